@@ -1,0 +1,64 @@
+"""The Typer application: names the commands; each module of this folder holds some of them."""
+
+from typing import Annotated
+
+import click
+import typer
+
+from langprune_cli import __version__
+from langprune_cli.cli import artifacts, demo, stages
+
+app = typer.Typer(
+    name="langprune",
+    help="Prune large language models, after training, for the languages their users care about.\n\n"
+    "calibrate -> score -> mask -> apply -> eval -> export: each stage keeps what it made in the workspace, and\n"
+    "takes the newest of the stage before. Try [bold]langprune demo[/bold].",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+STAGES = "Stages"
+ARTIFACTS = "Artifacts"
+
+app.command(rich_help_panel=STAGES)(stages.calibrate)
+app.command(rich_help_panel=STAGES)(stages.score)
+app.command(rich_help_panel=STAGES)(stages.mask)
+app.command(rich_help_panel=STAGES)(stages.apply)
+app.command("eval", rich_help_panel=STAGES)(stages.evaluate)
+app.command(rich_help_panel=STAGES)(stages.export)
+app.command(rich_help_panel=STAGES)(demo.demo)
+app.command("ls", rich_help_panel=ARTIFACTS)(artifacts.list_artifacts)
+app.command(rich_help_panel=ARTIFACTS)(artifacts.show)
+app.command("rm", rich_help_panel=ARTIFACTS)(artifacts.remove)
+
+
+def _print_version(asked: bool) -> None:  # noqa: FBT001 - Typer's callback
+    if asked:
+        typer.echo(f"langprune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def langprune(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere on the line.")] = False,
+) -> None:
+    """Prune large language models, after training, for the languages their users care about."""
+
+
+def run(words: list[str]) -> int:
+    """Run the command that `words` are; errors in the options are shown by click, others raised."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(args=words, prog_name="langprune", standalone_mode=False)
+    except click.exceptions.Abort as error:
+        raise KeyboardInterrupt from error
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,130 @@
+"""The commands about artifacts: ls, show, rm."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from langprune_cli.cli import options as opt
+from langprune_cli.cli.console import print_json, print_line, print_table
+from langprune_cli.cli.results import describe
+from langprune_cli.errors import LangpruneError, UsageError, near_matches
+
+if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
+    from langprune_cli.store.workspace import Workspace
+
+_NAME = typer.Argument(help="Name, or kind/name where several kinds have it.", show_default=False)
+
+
+def list_artifacts(
+    *,
+    kind: Annotated[
+        str | None, typer.Argument(help="stats, scores, masks, models or evals.", show_default=False)
+    ] = None,
+    workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
+    json: opt.Json = False,
+) -> None:
+    """List the artifacts of the workspace, oldest first.
+
+    [bold]langprune ls masks[/bold]
+    """
+    from langprune_cli.store.artifact import KINDS, Artifact  # noqa: PLC0415 - needs torch
+    from langprune_cli.store.workspace import Workspace  # noqa: PLC0415
+
+    if kind is not None and kind not in KINDS:
+        raise UsageError(f"{kind!r} is no kind of artifact: {near_matches(kind, KINDS)}")
+    entries = Workspace(workspace).entries(kind)
+    sizes = [Artifact(entry.folder, entry.manifest).size() for entry in entries]
+    if json:
+        rows = [
+            {"kind": entry.kind, "name": entry.name, "path": str(entry.folder), "key": entry.manifest.key,
+             "complete": entry.manifest.complete, "bytes": size}
+            for entry, size in zip(entries, sizes, strict=True)
+        ]  # fmt: skip
+        print_json({"schema": 1, "artifacts": rows})
+    elif not entries:
+        print_line(f"{workspace} has no artifacts yet; langprune calibrate --lang LANGUAGE makes the first.")
+    else:
+        lines = [
+            [entry.kind, entry.name, f"{size / 1e6:,.2f} MB", describe(entry.manifest)]
+            for entry, size in zip(entries, sizes, strict=True)
+        ]
+        print_table(["kind", "name", "size", "what"], lines)
+
+
+def _split(name: str, workspace: "Workspace") -> tuple[str, str]:
+    """Return (kind, name) of `name` or `kind/name`; raises LangpruneError when none or several kinds have it."""
+    from langprune_cli.store.artifact import KINDS  # noqa: PLC0415 - needs torch
+
+    kind, slash, rest = name.partition("/")
+    if slash and kind in KINDS:
+        return kind, rest
+    found = [entry.kind for entry in workspace.entries() if entry.name == name]
+    if len(found) > 1:
+        raise LangpruneError(f"{' and '.join(found)} have {name!r}: write {found[0]}/{name}")
+    if not found:
+        names = {entry.name for entry in workspace.entries()}
+        hint = near_matches(name, names) if names else f"{workspace.root} is empty"
+        raise LangpruneError(f"no artifact is called {name!r}: {hint}")
+    return found[0], name
+
+
+def show(
+    name: Annotated[str, _NAME],
+    *,
+    workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
+    json: opt.Json = False,
+) -> None:
+    """Show what an artifact is, what it was made from and what it holds.
+
+    [bold]langprune show uk-wanda-2x4[/bold]
+    """
+    from dataclasses import asdict  # noqa: PLC0415
+
+    from langprune_cli.store.artifact import Artifact, read_manifest  # noqa: PLC0415 - needs torch
+    from langprune_cli.store.workspace import Workspace  # noqa: PLC0415
+
+    opened = Workspace(workspace)
+    kind, short = _split(name, opened)
+    folder = opened.folder(kind, short)
+    manifest = read_manifest(folder)
+    if json:
+        print_json(asdict(manifest) | {"name": short, "path": str(folder)})
+        return
+    print_line(f"{kind}/{short}: {describe(manifest)}")
+    size = Artifact(folder, manifest).size()
+    print_line(f"{len(manifest.parts)} files, {size / 1e6:,.2f} MB, in {folder}")
+    sections = {
+        "inputs": manifest.inputs,
+        "params": manifest.params,
+        "about": manifest.about,
+        "environment": manifest.environment,
+    }
+    rows = [["key", manifest.key], ["made by", manifest.tool]]
+    rows += [[f"{section} {label}", text] for section, record in sections.items() for label, text in _flat(record)]
+    print_table(["", ""], rows)
+
+
+def _flat(record: object, prefix: str = "") -> list[tuple[str, str]]:
+    """Return a JSON value as lines of dotted names and values."""
+    if isinstance(record, dict):
+        return [line for key, value in record.items() for line in _flat(value, f"{prefix}.{key}" if prefix else key)]
+    if isinstance(record, list) and record and isinstance(record[0], dict):
+        return [line for number, value in enumerate(record) for line in _flat(value, f"{prefix}.{number}")]
+    return [(prefix, "-" if record is None else str(record))]
+
+
+def remove(
+    names: Annotated[list[str], _NAME],
+    *,
+    workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
+) -> None:
+    """Delete artifacts. A model that was written with --out stays where it is; only the workspace forgets it.
+
+    [bold]langprune rm masks/uk-wanda-0.5[/bold]
+    """
+    from langprune_cli.store.workspace import Workspace  # noqa: PLC0415 - needs torch
+
+    opened = Workspace(workspace)
+    for kind, short in [_split(name, opened) for name in names]:
+        opened.remove(kind, short)
+        print_line(f"removed {kind}/{short}")

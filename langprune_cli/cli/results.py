@@ -1,0 +1,69 @@
+"""Tables of results on stdout."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from langprune_cli.cli.console import print_line, print_table
+
+if TYPE_CHECKING:
+    from langprune_cli.stages.run import Outcome
+    from langprune_cli.store.artifact import Manifest
+
+
+def describe(manifest: Manifest) -> str:
+    """Say in a few words what an artifact holds."""
+    about, params, inputs = manifest.about, manifest.params, manifest.inputs
+    if not manifest.complete:
+        return "not complete: run its command again"
+    if manifest.kind == "stats":
+        text = inputs["text"]
+        return f"{text['windows']} windows of {text['seqlen']} tokens, {about['text']['sampling']}, {params['dtype']}"
+    if manifest.kind == "scores":
+        return f"{params['method']} from {about['stats'] or 'weights alone'}"
+    if manifest.kind == "masks":
+        done = (
+            f", {about['removed'] / about['weights']:.2%} of {about['weights']:,} weights removed"
+            if "removed" in about
+            else ""
+        )
+        return f"{params['method']} {params['pattern']} from {about['stats'] or 'weights alone'}{done}"
+    if manifest.kind == "models":
+        done = f", {about['checked']['sparsity']:.2%} zeros, checked" if "checked" in about else ""
+        return f"{about['model']['name'].rpartition('/')[2]} with mask {about['mask']['name']}{done}"
+    return f"{len(inputs['cells'])} rows"
+
+
+def print_outcomes(outcomes: list[Outcome]) -> None:
+    """Print one line per artifact: kind, name, what it holds, and whether it had to be made."""
+    for outcome in outcomes:
+        artifact = outcome.artifact
+        state = "already there, nothing to do" if outcome.cached else f"{outcome.seconds:.1f} s"
+        print_line(f"{artifact.manifest.kind}/{artifact.name}: {describe(artifact.manifest)} ({state})")
+        tails = artifact.manifest.about.get("dense_tail_columns")
+        if tails:
+            print_line(
+                f"  the last columns stay dense, since M does not divide the width, in {len(tails)} linears: {_some(tails)}"
+            )
+
+
+def _some(tails: dict[str, int]) -> str:
+    shown = [f"{name} ({count})" for name, count in list(tails.items())[:3]]
+    return ", ".join(shown) + (", ..." if len(tails) > 3 else "")
+
+
+def print_evaluation(rows: list[dict[str, Any]]) -> None:
+    """Print dense and pruned beside each other, text by text."""
+    dense = {row["text"]: row for row in rows if row is _first_of(rows, row["text"])}
+    lines = []
+    for row in rows:
+        base = dense[row["text"]]
+        change = "" if row is base else f"{row['ppl'] / base['ppl'] - 1:+.1%}"
+        bpb = "" if row["bpb"] is None else f"{row['bpb']:.4f}"
+        kind = f"mask {row['mask']}" if row["mask"] else row["model"]
+        lines.append([row["text"], kind, f"{row['ppl']:.3f}", change, bpb, f"{row['tokens']:,}", str(row["seqlen"])])
+    print_table(["text", "model", "ppl", "change", "bpb", "tokens", "seqlen"], lines)
+
+
+def _first_of(rows: list[dict[str, Any]], text: str) -> dict[str, Any]:
+    return next(row for row in rows if row["text"] == text)

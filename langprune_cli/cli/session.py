@@ -1,0 +1,254 @@
+"""One run of a stage command: resolves what was left out, calls the stage, prints what came out."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from langprune_cli.cli.console import ConsoleReporter, print_json
+from langprune_cli.cli.results import print_evaluation, print_outcomes
+from langprune_cli.errors import LangpruneError, UsageError, near_matches
+
+if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
+    from langprune_cli.methods.method import Method
+    from langprune_cli.stages.opened import ModelChoice, OpenedModel
+    from langprune_cli.stages.run import Outcome
+    from langprune_cli.store.artifact import Artifact
+
+
+class Session:
+    """A workspace, the settings of the computation, and the console."""
+
+    def __init__(
+        self,
+        workspace: Path,
+        *,
+        json: bool,
+        dtype: str = "auto",
+        device: str = "auto",
+        batch_tokens: int = 2048,
+        cache_dir: Path | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        import transformers  # noqa: PLC0415 - see above
+
+        from langprune_cli.stages.opened import Compute  # noqa: PLC0415
+        from langprune_cli.store.workspace import Workspace  # noqa: PLC0415
+
+        transformers.logging.set_verbosity_error()
+        warnings.filterwarnings("ignore", module=r"(transformers|torch|datasets|huggingface_hub)\b")
+        self.workspace = Workspace(workspace)
+        self.compute = Compute(dtype, device, batch_tokens, cache_dir, trust_remote_code)
+        self.reporter = ConsoleReporter()
+        self.json = json
+
+    def open(self, choice: ModelChoice, *, remember: bool = False) -> OpenedModel:
+        """Open a model; with `remember` it becomes the workspace's."""
+        from langprune_cli.stages.opened import model_artifact, open_model  # noqa: PLC0415
+
+        model = open_model(self.workspace, choice, self.compute, self.reporter)
+        if remember and not model_artifact(self.workspace, choice.name):
+            about = model.about
+            self.workspace.remember_model(about["name"] or choice.name, about["revision"])
+        return model
+
+    def choose(self, named: str | None, revision: str | None, made_from: Artifact | None = None) -> ModelChoice:
+        """Return the model that was named, else the one that an artifact was made from, else the workspace's."""
+        from langprune_cli.stages.opened import ModelChoice, choose_model  # noqa: PLC0415
+
+        if named is None and made_from is not None:
+            about = made_from.manifest.about["model"]
+            return ModelChoice(about["name"], revision or about["revision"])
+        return choose_model(self.workspace, named, revision, self.reporter)
+
+    def pick(self, kind: str, named: str | None, what: str, command: str) -> Artifact:
+        """Return the artifact that was named, else the newest, and say which.
+
+        Raises LangpruneError when there is none.
+        """
+        if named:
+            return self.workspace.find(kind, named)
+        newest = self.workspace.newest(kind)
+        if newest is None:
+            raise LangpruneError(f"the workspace {self.workspace.root} has no {kind}: run langprune {command} first")
+        self.reporter.note(f"Using {what} {newest.name}.")
+        return newest
+
+    def show(self, outcomes: list[Outcome], **more: Any) -> None:  # noqa: ANN401 - JSON values
+        """Print what a stage made."""
+        documents = [_document(outcome) for outcome in outcomes]
+        if self.json:
+            print_json({"schema": 1, **documents[0], **more, "artifacts": documents})
+        else:
+            print_outcomes(outcomes)
+
+    def calibrate(
+        self, model: str | None, revision: str | None, lang: list[str], data: list[str], *, name: str | None, force: bool,
+        **settings: Any,  # noqa: ANN401 - the fields of CalibrationSettings
+    ) -> None:  # fmt: skip
+        """Run stage 1."""
+        from langprune_cli.stages.calibrate import CalibrationSettings, calibrate  # noqa: PLC0415
+        from langprune_cli.stages.opened import DEMO  # noqa: PLC0415
+        from langprune_cli.text.corpora import resolve_texts  # noqa: PLC0415
+
+        choice = self.choose(model, revision)
+        specs = resolve_texts(lang, data, evaluation=False, builtin=choice.name == DEMO)
+        if name and len(specs) > 1:
+            raise UsageError(
+                f"--name {name} cannot name {len(specs)} artifacts: calibrate one text at a time, or leave it out"
+            )
+        opened = self.open(choice, remember=True)
+        self.show(
+            calibrate(
+                self.workspace, opened, specs, CalibrationSettings(**settings), self.reporter, name=name, force=force
+            )
+        )
+
+    def _stats_for(self, method: Method, named: str | None) -> Artifact | None:
+        if method.needs == "nothing" and not named:
+            return None
+        return self.pick("stats", named, "statistics", "calibrate --lang LANGUAGE")
+
+    def score(
+        self, model: str | None, revision: str | None, method: str, stats: str | None, *, name: str | None, force: bool
+    ) -> None:
+        """Run stage 2."""
+        from langprune_cli.methods.method import get_method  # noqa: PLC0415
+        from langprune_cli.stages.score import score  # noqa: PLC0415
+
+        chosen = get_method(method)
+        made_from = self._stats_for(chosen, stats)
+        opened = self.open(self.choose(model, revision, made_from), remember=model is not None)
+        self.show([score(self.workspace, opened, chosen, made_from, self.reporter, name=name, force=force)])
+
+    def mask(
+        self, model: str | None, revision: str | None, stats: str | None, scores: str | None, *, method: str, variant: bool,
+        pattern: str, sparsity: float | None, group: str | None, ties: str | None, exclude: str | None, name: str | None,
+        force: bool,
+    ) -> None:  # fmt: skip
+        """Run stage 3."""
+        from langprune_cli.methods.method import get_method  # noqa: PLC0415
+        from langprune_cli.numerics.patterns import parse_pattern  # noqa: PLC0415
+        from langprune_cli.stages.mask import MaskSettings, MaskSource, mask, source_of_scores  # noqa: PLC0415
+
+        parsed = parse_pattern(pattern, sparsity)
+        if variant and (method not in {"wanda", "wanda-variant"} or parsed.keep_of):
+            raise UsageError("--variant goes with --method wanda and --pattern unstructured only: leave it out")
+        groups: Literal["row", "layer"] | None = _one_of("--group", group, ("row", "layer"))
+        tie_rule: Literal["exact", "together"] | None = _one_of("--ties", ties, ("exact", "together"))
+        settings = MaskSettings(parsed, groups, tie_rule, exclude)
+        if scores:
+            if stats:
+                raise UsageError("--scores and --stats do not go together: scores were made from statistics already")
+            source = source_of_scores(self.workspace, self.workspace.find("scores", scores))
+        else:
+            chosen = get_method("wanda-variant" if variant else method)
+            source = MaskSource(chosen, self._stats_for(chosen, stats))
+        opened = self.open(self.choose(model, revision, source.scores or source.stats), remember=model is not None)
+        self.show([mask(self.workspace, opened, source, settings, self.reporter, name=name, force=force)])
+
+    def apply(
+        self, model: str | None, revision: str | None, mask: str | None, *, out: Path | None, max_shard_size: str,
+        name: str | None, force: bool,
+    ) -> None:  # fmt: skip
+        """Run stage 4."""
+        from langprune_cli.stages.apply import apply  # noqa: PLC0415
+
+        size = _bytes(max_shard_size)
+        chosen = self.pick("masks", mask, "mask", "mask")
+        opened = self.open(self.choose(model, revision, chosen), remember=model is not None)
+        made = apply(
+            self.workspace, opened, chosen, self.reporter, name=name, out=out, force=force, max_shard_bytes=size
+        )
+        self.show([made])
+
+    def evaluate(
+        self, model: str | None, revision: str | None, masks: list[str], lang: list[str], data: list[str], *,
+        seqlen: int | None, max_windows: int | None, name: str | None, force: bool,
+    ) -> None:  # fmt: skip
+        """Run stage 5: the dense model first, then the pruned ones."""
+        from langprune_cli.stages.evaluate import Subject, evaluate, read_rows  # noqa: PLC0415
+        from langprune_cli.stages.opened import DEMO, model_artifact  # noqa: PLC0415
+        from langprune_cli.text.corpora import resolve_texts  # noqa: PLC0415
+
+        found = [self.workspace.find("masks", each) for each in masks]
+        pruned = model_artifact(self.workspace, model) if model else None
+        if not model and not found:
+            pruned = self.workspace.newest("models")
+            newest_mask = self.workspace.newest("masks")
+            if pruned:
+                self.reporter.note(f"Using model {pruned.name}.")
+            elif newest_mask:
+                self.reporter.note(f"Using mask {newest_mask.name}.")
+                found = [newest_mask]
+        made_from = pruned or (found[0] if found else None)
+        choice = self.choose(None if pruned else model, revision, made_from)
+        specs = resolve_texts(lang, data, evaluation=True, builtin=choice.name == DEMO)
+        dense = self.open(choice)
+        subjects = [Subject(dense)]
+        if pruned:
+            subjects.append(Subject(self.open(type(choice)(str(pruned.folder)))))
+        subjects += [Subject(dense, each) for each in found]
+        outcome = evaluate(
+            self.workspace,
+            subjects,
+            specs,
+            self.reporter,
+            seqlen=seqlen,
+            max_windows=max_windows,
+            name=name,
+            force=force,
+        )
+        rows = read_rows(outcome.artifact)
+        if self.json:
+            print_json({"schema": 1, **_document(outcome), "rows": rows})
+        else:
+            print_evaluation(rows)
+            print_outcomes([outcome])
+
+    def export(self, model: str | None, out: Path, *, with_mask: bool) -> None:
+        """Run stage 6."""
+        from langprune_cli.stages.export import export  # noqa: PLC0415
+
+        artifact = self.pick("models", model, "model", "apply")
+        files = export(self.workspace, artifact, out, self.reporter, with_mask=with_mask)
+        if self.json:
+            print_json({"schema": 1, "kind": "export", "model": artifact.name, "path": str(out), "files": files})
+        else:
+            from langprune_cli.cli.console import print_line  # noqa: PLC0415
+
+            print_line(f"exported {artifact.name} to {out}: {', '.join(files)}")
+
+
+def _document(outcome: Outcome) -> dict[str, Any]:
+    """Return an outcome as --json shows it."""
+    artifact = outcome.artifact
+    return {
+        "kind": artifact.manifest.kind,
+        "name": artifact.name,
+        "path": str(artifact.folder),
+        "key": artifact.key,
+        "cached": outcome.cached,
+        "seconds": round(outcome.seconds, 3),
+        "about": artifact.manifest.about,
+    }
+
+
+def _one_of(option: str, value: str | None, known: tuple[str, ...]) -> Any:  # noqa: ANN401 - one of `known`, or None
+    if value is not None and value not in known:
+        raise UsageError(f"{option} {value!r} is unknown: {near_matches(value, known)}")
+    return value
+
+
+def _bytes(text: str) -> int:
+    """Read a size such as 500MB (powers of ten, as transformers counts); raises UsageError for anything else."""
+    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+    number, unit = text[:-2], text[-2:].upper()
+    try:
+        size = int(float(number) * units[unit])
+    except (ValueError, KeyError, OverflowError):
+        size = 0
+    if size < 1:
+        raise UsageError(f"--max-shard-size {text!r} is not a size: write it as 500MB or 2GB")
+    return size

@@ -1,0 +1,18 @@
+"""Magnitude pruning: the smallest weights of a layer leave (Han et al., arXiv 1506.02626, section 3)."""
+
+from torch import Tensor
+
+from langprune_cli.methods.method import Method, SiteStats
+
+
+def score(
+    w: Tensor,  # [o, i]
+    _stats: SiteStats | None,
+) -> Tensor:  # float32 [o, i]
+    """Return |W|."""
+    return w.float().abs()
+
+
+# A threshold over the layer: bf16 weights have few distinct magnitudes, and the published code lets all that equal the
+# threshold leave together.
+METHOD = Method("magnitude", "nothing", "layer", "together", "https://arxiv.org/abs/1506.02626", score)

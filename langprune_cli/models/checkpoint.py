@@ -1,0 +1,162 @@
+"""Read a safetensors checkpoint, one file or sharded, a few tensors at a time; and say exactly which one it is."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.store.files import canonical_json, disk_errors
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+_MOST_HEADER_BYTES = 100_000_000  # the format's own limit
+_SAMPLE = 4096  # bytes read at the start, middle and end of each tensor for the digest
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where one tensor lies."""
+
+    file: str
+    dtype: str  # the format's spelling: BF16
+    shape: tuple[int, ...]
+    start: int  # byte offset in the file
+    size: int  # bytes
+
+
+class Checkpoint:
+    """An opened checkpoint: names, shapes and places of all its tensors; values are read on demand.
+
+    Every shard's header is checked against the index and the file's length when it is opened, so that a truncated
+    download fails at once and not after an hour.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.entries: dict[str, TensorEntry] = {}
+        files = _shard_files(folder)
+        for file in sorted(set(files.values())) if files else [SINGLE]:
+            self.entries |= _read_header(folder, file)
+        if missing := sorted(set(files) - set(self.entries)):
+            raise LangpruneError(
+                f"{folder / INDEX} names the tensor {missing[0]}, which {files[missing[0]]} does not hold; "
+                "get the checkpoint again"
+            )
+
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Return tensors by name, copied out of the mapped files, which are unmapped again before this returns.
+
+        A mapping that stayed open would keep every page that was ever touched in the process's memory.
+        """
+        by_file: dict[str, list[str]] = {}
+        for name in names:
+            by_file.setdefault(self.entries[name].file, []).append(name)
+        tensors = {}
+        for file, inside in by_file.items():
+            path = self.folder / file
+            try:
+                with disk_errors(path), safe_open(path, framework="pt") as mapped:
+                    for name in inside:
+                        tensors[name] = mapped.get_tensor(name).clone()
+            except SafetensorError as error:
+                raise _corrupt(path, str(error)) from error
+        return tensors
+
+    def nbytes(self, names: Iterable[str] | None = None) -> int:
+        """Return the size in bytes of the named tensors, or of all."""
+        return sum(self.entries[name].size for name in (self.entries if names is None else names))
+
+    def elements(self, name: str) -> int:
+        """Return how many values a tensor has."""
+        return math.prod(self.entries[name].shape)
+
+    def digest(self) -> str:
+        """Return a sha256 that tells this checkpoint from others, without reading all of it.
+
+        It covers config.json's bytes, every tensor's name, dtype and shape, and three samples of 4 KiB of each tensor's
+        values; not file names or sharding. A fine-tuned or pruned copy differs in it; a single changed byte may not.
+        """
+        total = hashlib.sha256((self.folder / "config.json").read_bytes())
+        for name, entry in sorted(self.entries.items()):
+            total.update(canonical_json([name, entry.dtype, entry.shape]).encode())
+            last = max(0, entry.size - _SAMPLE)
+            path = self.folder / entry.file
+            with disk_errors(path), path.open("rb") as file:
+                for offset in sorted({0, last // 2, last}):
+                    file.seek(entry.start + offset)
+                    total.update(file.read(min(_SAMPLE, entry.size)))
+        return total.hexdigest()
+
+
+def _shard_files(folder: Path) -> dict[str, str]:
+    """Return tensor name -> file from the index; empty where the checkpoint is a single file."""
+    path = folder / INDEX
+    if not path.is_file():
+        if not (folder / SINGLE).is_file():
+            raise LangpruneError(
+                f"{folder} has no {SINGLE} and no {INDEX}: langprune reads safetensors checkpoints only"
+            )
+        return {}
+    try:
+        files: dict[str, str] = json.loads(path.read_bytes())["weight_map"]
+        names = set(files.values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LangpruneError(f"{path} is not a safetensors index: get the checkpoint again") from error
+    for file in names:
+        if not isinstance(file, str) or Path(file).name != file:
+            raise LangpruneError(f"{path} names the shard {file!r}, which is not a plain file name: do not trust it")
+    return files
+
+
+def _read_header(folder: Path, file: str) -> dict[str, TensorEntry]:
+    """Read and check one file's header: 8 bytes of length, JSON, then data that must end where the file does."""
+    path = folder / file
+    if not path.is_file():
+        raise LangpruneError(f"{path} is missing: get the checkpoint again")
+    with disk_errors(path), path.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        total = path.stat().st_size
+        if total < 8 or length > min(_MOST_HEADER_BYTES, total - 8):
+            raise _corrupt(path, f"{total} bytes are too few for its header")
+        raw = opened.read(length)
+    try:
+        header: dict[str, Any] = json.loads(raw)
+        header.pop("__metadata__", None)
+        entries = {
+            name: TensorEntry(
+                file, record["dtype"], tuple(record["shape"]), 8 + length + record["data_offsets"][0],
+                record["data_offsets"][1] - record["data_offsets"][0],
+            )
+            for name, record in header.items()
+        }  # fmt: skip
+        end = max((entry.start + entry.size for entry in entries.values()), default=8 + length)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise _corrupt(path, "its header is not readable") from error
+    if end != total:
+        raise _corrupt(path, f"its header speaks of {end} bytes and the file has {total}")
+    for name, entry in entries.items():
+        dtype = DTYPES.get(entry.dtype)
+        if dtype is None:
+            raise LangpruneError(
+                f"{path} holds {name} as {entry.dtype}: quantized checkpoints cannot be pruned: name the original model"
+            )
+        if entry.size != math.prod(entry.shape) * dtype.itemsize:
+            raise _corrupt(path, f"{name} has {entry.size} bytes, which do not fit its shape {list(entry.shape)}")
+    return entries
+
+
+def _corrupt(path: Path, what: str) -> LangpruneError:
+    return LangpruneError(f"{path} is corrupt or truncated ({what}): get the checkpoint again")

@@ -1,0 +1,141 @@
+"""Detours: stand-ins for blocks that record how the model calls each block, and hand back what they are given.
+
+One forward over detours yields every block's own arguments (rotary embeddings, full or sliding masks: they differ per
+block), computed by the model's own code. Another, in which the last detour returns the final hidden states, runs the
+model's own final norm, soft-caps and head.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of one block but its hidden states, which come first."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __call__(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        """Run `block` on `hidden` [b, t, h] and return its new hidden states."""
+        output = block(hidden, *self.args, **self.kwargs)
+        return output if isinstance(output, Tensor) else output[0]
+
+    def same_as(self, other: "Call") -> bool:
+        """Return whether both calls hold equal values, so that one can stand for the other."""
+        return _equal(self.args, other.args) and _equal(self.kwargs, other.kwargs)
+
+
+def _equal(a: Any, b: Any) -> bool:  # noqa: ANN401 - whatever a model passes to its blocks
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, (tuple, list)):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    return bool(a == b)
+
+
+class _Detour(nn.Module):
+    """Stands for one block; answers attribute look-ups (attention_type, ...) with the block's own."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self._block = (block,)  # in a tuple, so that its weights do not become the detour's
+        self.hidden: Tensor | None = None  # what came in
+        self.call = Call((), {})
+        self.answer: Tensor | None = None  # what to return instead
+        self.tuple_length = 0  # 0: the block returns a tensor
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of a block
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self._block[0], name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the block is called
+        if args:
+            self.hidden, self.call = args[0], Call(args[1:], kwargs)
+        else:
+            self.hidden = kwargs.pop("hidden_states")
+            self.call = Call((), kwargs)
+        hidden = self.hidden if self.answer is None else self.answer
+        return (hidden,) + (None,) * (self.tuple_length - 1) if self.tuple_length else hidden
+
+
+class _OutputSeenError(Exception):
+    """Ends a forward once block 0 has answered."""
+
+
+class Detours:
+    """All blocks of a model replaced by stand-ins, while a forward of this class runs."""
+
+    def __init__(self, model: nn.Module, blocks: nn.ModuleList) -> None:
+        self._model = model
+        self._blocks = blocks
+        self._detours = [_Detour(block) for block in blocks]
+
+    @contextmanager
+    def _in_place(self) -> Iterator[None]:
+        real = list(self._blocks)
+        try:
+            for index, detour in enumerate(self._detours):
+                self._blocks[index] = detour
+            yield
+        finally:
+            for index, block in enumerate(real):
+                self._blocks[index] = block
+            for detour in self._detours:
+                detour.hidden, detour.answer, detour.call = None, None, Call((), {})
+
+    def learn_output_form(self, ids: Tensor) -> None:
+        """Learn from block 0's real output whether blocks return a tensor or a tuple; annotations are not reliable.
+
+        Block 0 and everything outside of the blocks must be loaded. `ids` is a small [1, t].
+        """
+
+        def look(_module: nn.Module, _args: Any, output: Any) -> None:  # noqa: ANN401 - any block's output
+            for detour in self._detours:
+                detour.tuple_length = 0 if isinstance(output, Tensor) else len(output)
+            raise _OutputSeenError
+
+        handle = self._blocks[0].register_forward_hook(look)
+        try:
+            self._model(input_ids=ids, use_cache=False)
+        except _OutputSeenError:
+            pass
+        finally:
+            handle.remove()
+
+    def record(
+        self,
+        ids: Tensor,  # [b, t]
+    ) -> tuple[Tensor, list[Call]]:
+        """Return the input of block 0 [b, t, h] and each block's call for these ids."""
+        with self._in_place():
+            self._model(input_ids=ids, use_cache=False)
+            hidden = self._detours[0].hidden
+            calls = [detour.call for detour in self._detours]
+        if hidden is None:
+            raise RuntimeError("the model ran without calling its first block")
+        return hidden, calls
+
+    def head(
+        self,
+        ids: Tensor,  # [b, t], only its shape matters
+        hidden: Tensor,  # [b, t, h], output of the last block
+    ) -> Tensor:  # [b, t, vocabulary]
+        """Return the logits that the model's own final norm and head make of the last block's output."""
+        with self._in_place():
+            self._detours[-1].answer = hidden
+            logits: Tensor = self._model(input_ids=ids, use_cache=False).logits
+        return logits

@@ -1,0 +1,181 @@
+"""Fetch a model from the Hugging Face Hub into its cache, or find it there, and explain what goes wrong.
+
+Only what pruning reads is fetched: configuration, tokenizer and the safetensors weights. The small files come
+first and the weights last, so a snapshot whose weights are all there is known to be complete.
+"""
+
+import difflib
+import errno
+import glob
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, errors, snapshot_download, try_to_load_from_cache
+from huggingface_hub.hf_api import ModelInfo
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.models.model_files import INDEX, SINGLE, SMALL_FILES, folders_in, weight_files, why_unfit
+
+_COMMIT_SHA = re.compile(r"[0-9a-f]{40}")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_TRIES = 3
+# The errors of the HTTP library below huggingface_hub (httpx in 1.x, httpx2 in 2.x), which it lets through;
+# their base class is a base of HfHubHTTPError too.
+_HTTP_ERRORS: tuple[type[Exception], ...] = tuple(
+    base for base in errors.HfHubHTTPError.__bases__ if issubclass(base, Exception) and base is not OSError
+)
+# hf_xet raises RuntimeError; what something else answers at the hub's address (a login page) is not JSON or
+# lacks fields.
+_DOWNLOAD_ERRORS: tuple[type[Exception], ...] = (
+    *_HTTP_ERRORS,
+    errors.EntryNotFoundError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+)
+
+
+def fetch_snapshot(
+    name: str, revision: str | None, cache_dir: Path | None, *, with_code: bool
+) -> tuple[Path, tuple[str, ...]]:
+    """Return the folder in the cache that holds the model, named after its commit, and notes for the user.
+
+    If the hub gives no answer, a complete copy in the cache serves. Raises LangpruneError if there is none,
+    or if the model is not one that can be read here.
+    """
+    if cache_dir is not None:
+        cache_dir = cache_dir.expanduser().resolve()
+    try:
+        # A commit never changes: with all of it here there is nothing to ask the hub.
+        if revision and _COMMIT_SHA.fullmatch(revision) and not with_code:
+            cached = _cached_snapshot(name, revision, cache_dir)
+            if cached:
+                return cached, ()
+        info = HfApi().model_info(name, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except errors.HFValidationError as error:
+        raise LangpruneError(f"{name!r} is not a valid model id: give owner/name as on the hub") from error
+    except errors.RevisionNotFoundError as error:
+        raise _explained(error, name, revision) from error
+    except _DOWNLOAD_ERRORS as error:
+        cached = _cached_snapshot(name, revision or constants.DEFAULT_REVISION, cache_dir)
+        if cached is None:
+            raise _explained(error, name, revision) from error
+        note = f"the hub did not give the model {name}: using the copy in the cache, commit {cached.name[:12]}"
+        return cached, () if isinstance(error, errors.OfflineModeIsEnabled) else (note,)
+    try:
+        return _download_patiently(name, revision, info, cache_dir, with_code=with_code), ()
+    except _DOWNLOAD_ERRORS as error:
+        raise _explained(error, name, revision) from error
+
+
+def _download_patiently(
+    name: str, revision: str | None, info: ModelInfo, cache_dir: Path | None, *, with_code: bool
+) -> Path:
+    """Download, and begin again when a connection breaks; files that are complete are not fetched again.
+
+    huggingface_hub resumes some connections that break in the middle of a file and gives up on others, such as
+    one that is reset.
+    """
+    for _ in range(_TRIES - 1):
+        try:
+            return _download(name, revision, info, cache_dir, with_code=with_code)
+        except errors.HfHubHTTPError:
+            raise
+        except _HTTP_ERRORS:
+            continue
+    return _download(name, revision, info, cache_dir, with_code=with_code)
+
+
+def _download(name: str, revision: str | None, info: ModelInfo, cache_dir: Path | None, *, with_code: bool) -> Path:
+    """Fetch the small files, then the weights that they name, and return the snapshot's folder."""
+    names = {sibling.rfilename for sibling in info.siblings or ()}
+    if unfit := why_unfit(names, f"the model {name} on the hub"):
+        raise LangpruneError(unfit)
+    small = [n for n in names if SMALL_FILES.fullmatch(n) or (with_code and n.endswith(".py"))]
+    # The revision is passed on as named, which makes the cache remember its commit: offline, that is how the
+    # snapshot is found again.
+    fetched = snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=_literally(small))
+    folder = Path(fetched)
+    weights = weight_files(folder) if INDEX in names else [SINGLE]
+    if lost := sorted(set(weights) - names):
+        raise LangpruneError(f"the model {name} on the hub lacks {lost[0]}, which its index names: name another")
+    snapshot_download(name, revision=folder.name, cache_dir=cache_dir, allow_patterns=_literally(weights))
+    return folder
+
+
+def _literally(names: Iterable[str]) -> list[str]:
+    return [glob.escape(name) for name in names]
+
+
+def _cached_snapshot(name: str, revision: str, cache_dir: Path | None) -> Path | None:
+    """Return the folder of a snapshot in the cache if all of its weights are there."""
+    config = try_to_load_from_cache(name, "config.json", cache_dir=cache_dir, revision=revision)
+    if not isinstance(config, str):
+        return None
+    folder = Path(config).parent
+    return folder if all((folder / shard).is_file() for shard in weight_files(folder)) else None
+
+
+def _explained(error: Exception, name: str, revision: str | None) -> LangpruneError:
+    """Turn what huggingface_hub raised into one sentence that names the model and says what to do."""
+    # "Not in the cache" is raised from the reason why the hub was no help, which the user can act upon.
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    page = f"{constants.ENDPOINT}/{name}"
+    match error:
+        case errors.GatedRepoError():
+            message = (
+                f"the owners of the model {name} must grant access to it: ask for it at {page}, "
+                "then run `hf auth login`"
+            )
+        case errors.RepositoryNotFoundError():
+            message = (
+                f"there is no model {name} on the hub (or it is private) and no folder {name} here: "
+                f"check the spelling, or run `hf auth login` if you may read it{_near_names(name)}"
+            )
+        case errors.RevisionNotFoundError():
+            message = (
+                f"the model {name} has no revision {revision}: give a branch, a tag or a full commit sha "
+                f"from {page}/commits"
+            )
+        case errors.HfHubHTTPError():
+            message = _explained_status(error.response.status_code, name)
+        case errors.OfflineModeIsEnabled():
+            message = (
+                f"the model {name} is not complete in the cache, and HF_HUB_OFFLINE forbids fetching it: "
+                "unset HF_HUB_OFFLINE or name a local folder"
+            )
+        case OSError() if error.errno in _NO_ROOM:
+            message = (
+                f"there is no room to store the model {name}: free space on the disk of the cache, "
+                "or set HF_HOME to a folder on a larger one"
+            )
+        case PermissionError():
+            message = f"the model {name} cannot be stored in {error.filename}: set HF_HOME to a folder of yours"
+        case _:
+            reason = next(iter(str(error).strip().splitlines()), "").rstrip(".") or type(error).__name__
+            message = (
+                f"could not download the model {name} from {constants.ENDPOINT} ({reason}): "
+                "check the network and run the command again; files that are complete are kept"
+            )
+    return LangpruneError(message)
+
+
+def _explained_status(status: int, name: str) -> str:
+    if status == 401:
+        return f"the hub refused your token for the model {name}: run `hf auth login` with a valid one"
+    if status == 403:
+        return f"your token may not read the model {name} (403): ask its owners or use another"
+    if status == 429:
+        return f"too many requests (429) for the model {name}: wait some minutes or run `hf auth login`"
+    return f"the hub did not give the model {name} (status {status}): try again in some minutes"
+
+
+def _near_names(name: str) -> str:
+    """Return the end of a message that names "demo" or a folder here spelled nearly like the hub id."""
+    owner = Path(name).parent
+    known = ["demo", *(str(owner / folder) for folder in folders_in(owner))]
+    close = difflib.get_close_matches(name, known, n=2, cutoff=0.75)
+    return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -1,0 +1,101 @@
+"""Write a safetensors checkpoint block by block: the layout is planned first, then tensors go to their places.
+
+The files are what safetensors itself would write (same order, same header), but no more than one block need be in
+memory, and a finished shard is whole on disk while the next is being made.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from langprune_cli.models.checkpoint import DTYPES, SINGLE, TensorEntry
+
+MAX_SHARD_BYTES = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file to be written: the groups of tensors (blocks) in it, and where each tensor lies."""
+
+    file: str
+    groups: tuple[int, ...]
+    entries: dict[str, TensorEntry]
+    header: bytes
+
+    @property
+    def size(self) -> int:
+        """Return the size of the file in bytes."""
+        return len(self.header) + sum(entry.size for entry in self.entries.values())
+
+
+def plan_shards(groups: Sequence[dict[str, TensorEntry]], max_bytes: int = MAX_SHARD_BYTES) -> list[Shard]:
+    """Put consecutive groups (what is outside of the blocks, then each block) into files of up to `max_bytes`.
+
+    A group that is larger has a file to itself. Names follow the Hugging Face convention.
+    """
+    files: list[list[int]] = []
+    filled = 0
+    for index, group in enumerate(groups):
+        size = sum(entry.size for entry in group.values())
+        if not files or filled + size > max_bytes:
+            files.append([])
+            filled = 0
+        files[-1].append(index)
+        filled += size
+    total = len(files)
+    names = [SINGLE] if total == 1 else [f"model-{n:05d}-of-{total:05d}.safetensors" for n in range(1, total + 1)]
+    return [_lay_out(name, inside, groups) for name, inside in zip(names, files, strict=True)]
+
+
+def _lay_out(file: str, inside: Sequence[int], groups: Sequence[dict[str, TensorEntry]]) -> Shard:
+    tensors = {name: entry for index in inside for name, entry in groups[index].items()}
+    # Wide dtypes first, so that every tensor starts at a multiple of its item size; then by name.
+    order = sorted(tensors, key=lambda name: (-DTYPES[tensors[name].dtype].itemsize, name))
+    record: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    entries = {}
+    end = 0
+    for name in order:
+        start, end = end, end + tensors[name].size
+        record[name] = {"dtype": tensors[name].dtype, "shape": tensors[name].shape, "data_offsets": [start, end]}
+        entries[name] = replace(tensors[name], file=file, start=start)
+    text = json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    header = len(text).to_bytes(8, "little") + text
+    placed = {name: replace(entry, start=len(header) + entry.start) for name, entry in entries.items()}
+    return Shard(file, tuple(inside), placed, header)
+
+
+def write_shard(path: Path, shard: Shard, tensors: Iterable[dict[str, Tensor]]) -> None:
+    """Write one file; `tensors` gives one group's tensors at a time, in any order.
+
+    Raises ValueError for a tensor that does not fit its place or is missing.
+    """
+    missing = set(shard.entries)
+    with path.open("wb") as file:
+        file.write(shard.header)
+        file.truncate(shard.size)
+        for group in tensors:
+            for name, tensor in group.items():
+                entry = shard.entries[name]
+                if DTYPES[entry.dtype] != tensor.dtype or entry.shape != tuple(tensor.shape):
+                    raise ValueError(f"{name} was planned as {entry.dtype} {entry.shape}")
+                file.seek(entry.start)
+                file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+                missing.discard(name)
+        if missing:
+            raise ValueError(f"no values were given for {min(missing)}")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def index_json(shards: Sequence[Shard]) -> bytes:
+    """Return the contents of the index file of several shards."""
+    total = sum(entry.size for shard in shards for entry in shard.entries.values())
+    weight_map = {name: shard.file for shard in shards for name in shard.entries}
+    record = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,173 @@
+"""A model whose weights are in memory one block at a time."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.models.checkpoint import Checkpoint
+from langprune_cli.models.detours import Detours
+from langprune_cli.models.names import TensorNames
+from langprune_cli.models.skeleton import build_skeleton, checkpoint_dtype, find_blocks, read_config
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One prunable matrix of a block, always seen as [out, in]."""
+
+    name: str  # checkpoint tensor name: the key in every artifact
+    module: nn.Module
+    transposed: bool  # the checkpoint stores [in, out] (Conv1D)
+
+    @property
+    def weight(self) -> Tensor:
+        """Return the loaded weight as [out, in]; for Conv1D a transposed view, so that writing into it works."""
+        weight: Tensor = self.module.weight.data  # type: ignore[assignment] # a Parameter of a Linear or Conv1D
+        return weight.t() if self.transposed else weight
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block with its weights in memory."""
+
+    index: int
+    module: nn.Module
+    linears: tuple[Linear, ...]
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """One parameter: its checkpoint tensor, and every place in the modules that holds it (several when tied)."""
+
+    name: str
+    owners: tuple[tuple[nn.Module, str], ...]
+
+
+class StreamedModel:
+    """The skeleton of a causal language model over its checkpoint.
+
+    `block(i)` and `outside()` load the weights of block i, or of everything else, for as long as their context lasts.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        trust_remote_code: bool = False,
+    ) -> None:
+        """Build the skeleton; raises LangpruneError for what `Checkpoint` and `read_config` refuse."""
+        self.folder = folder
+        self.device = torch.device(device)
+        self.config = read_config(folder, trust_remote_code=trust_remote_code)
+        self.checkpoint = Checkpoint(folder)
+        self.dtype = dtype or checkpoint_dtype(self.config)
+        self.model = build_skeleton(self.config, self.dtype, trust_remote_code=trust_remote_code)
+        self._names = TensorNames(self.model, self.checkpoint.entries)
+        prefix, self.blocks = find_blocks(self.model)
+        self._slots: list[list[_Slot]] = [[] for _ in range(len(self.blocks) + 1)]  # by block, the last is outside
+        for slot, path in self._all_slots():
+            inside = path.startswith(f"{prefix}.")
+            self._slots[int(path[len(prefix) + 1 :].split(".")[0]) if inside else -1].append(slot)
+        self._load_buffers()
+        for owner in self.model.modules():  # Module.to would try to copy the meta parameters too
+            for attr, buffer in owner.named_buffers(recurse=False):
+                setattr(owner, attr, buffer.to(self.device))
+        self.detours = Detours(self.model, self.blocks)
+
+    @property
+    def context(self) -> int | None:
+        """Return the longest window the model was made for, None where the configuration does not say."""
+        limit: int | None = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        return limit
+
+    @cached_property
+    def digest(self) -> str:
+        """Return the checkpoint's digest."""
+        return self.checkpoint.digest()
+
+    def linears(self, index: int) -> tuple[Linear, ...]:
+        """Return the prunable linears of a block, loaded or not, in the order of its modules."""
+        names = {id(owner): slot.name for slot in self._slots[index] for owner, attr in slot.owners if attr == "weight"}
+        return tuple(
+            Linear(names[id(module)], module, isinstance(module, Conv1D))
+            for module in self.blocks[index].modules()
+            if isinstance(module, (nn.Linear, Conv1D))
+        )
+
+    def tensor_names(self, index: int) -> list[str]:
+        """Return the checkpoint tensors of block `index`."""
+        return [slot.name for slot in self._slots[index]]
+
+    def outside_names(self) -> list[str]:
+        """Return every checkpoint tensor that belongs to no block, those that the model does not use included."""
+        inside = {name for index in range(len(self.blocks)) for name in self.tensor_names(index)}
+        return [name for name in self.checkpoint.entries if name not in inside]
+
+    @contextmanager
+    def block(self, index: int) -> Iterator[Block]:
+        """Load block `index`, and free it afterwards."""
+        with self._loaded(self._slots[index]):
+            yield Block(index, self.blocks[index], self.linears(index))
+
+    @contextmanager
+    def outside(self) -> Iterator[None]:
+        """Load embeddings, final norm and head, and free them afterwards."""
+        with self._loaded(self._slots[-1]):
+            yield
+
+    @contextmanager
+    def _loaded(self, slots: Iterable[_Slot]) -> Iterator[None]:
+        slots = list(slots)
+        placeholders = [getattr(*slot.owners[0]) for slot in slots]
+        tensors = self.checkpoint.read(slot.name for slot in slots)
+        try:
+            for slot, placeholder in zip(slots, placeholders, strict=True):
+                value = tensors.pop(slot.name).to(self.device, self.dtype)
+                if value.shape != placeholder.shape:
+                    raise LangpruneError(
+                        f"{self.folder} holds {slot.name} with shape {list(value.shape)} where its config.json asks for "
+                        f"{list(placeholder.shape)}: get the checkpoint again"
+                    )
+                self._put(slot, nn.Parameter(value, requires_grad=False))
+            yield
+        finally:
+            for slot, placeholder in zip(slots, placeholders, strict=True):
+                self._put(slot, placeholder)
+
+    @staticmethod
+    def _put(slot: _Slot, parameter: nn.Parameter) -> None:
+        for owner, attr in slot.owners:
+            owner._parameters[attr] = parameter  # noqa: SLF001 - setattr would refuse to swap devices
+
+    def _all_slots(self) -> Iterator[tuple[_Slot, str]]:
+        """Yield each distinct parameter with its first path in the model; tied ones come once."""
+        places: dict[int, list[tuple[str, nn.Module, str]]] = {}
+        for prefix, module in self.model.named_modules():
+            for attr, parameter in module.named_parameters(recurse=False):
+                path = f"{prefix}.{attr}" if prefix else attr
+                places.setdefault(id(parameter), []).append((path, module, attr))
+        for found in places.values():
+            name = next(filter(None, (self._names.find(path) for path, _, _ in found)), None)
+            if name is None:
+                raise LangpruneError(
+                    f"{self.folder} has no tensor for {found[0][0]} of {type(self.model).__name__}; "
+                    "the checkpoint is incomplete, or this family's layout is not supported"
+                )
+            yield _Slot(name, tuple((module, attr) for _, module, attr in found)), found[0][0]
+
+    def _load_buffers(self) -> None:
+        """Load the buffers that the checkpoint holds and the model keeps; they are few and small, and stay loaded."""
+        kept: dict[str, Any] = self.model.state_dict()
+        for path, buffer in self.model.named_buffers():
+            name = self._names.find(path)
+            if name is not None and path in kept and self.checkpoint.entries[name].shape == tuple(buffer.shape):
+                buffer.copy_(self.checkpoint.read([name])[name])

@@ -1,0 +1,152 @@
+"""Stage 4, `apply`: write the pruned model as a Hugging Face folder, then read it back and check it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.models.checkpoint import Checkpoint, TensorEntry
+from langprune_cli.models.model_files import INDEX, SMALL_FILES
+from langprune_cli.models.shards import MAX_SHARD_BYTES, Shard, index_json, plan_shards, write_shard
+from langprune_cli.numerics.patterns import follows, parse_pattern
+from langprune_cli.stages.mask import MaskReader, remove_pruned
+from langprune_cli.stages.opened import OpenedModel
+from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
+from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.files import need_space
+from langprune_cli.store.workspace import Workspace
+
+_SPARE_BYTES = 10_000_000  # for the small files beside the weights
+
+
+def apply(
+    workspace: Workspace,
+    model: OpenedModel,
+    mask: Artifact,
+    reporter: Reporter,
+    *,
+    name: str | None = None,
+    out: Path | None = None,
+    force: bool = False,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> Outcome:
+    """Write `model` with the weights that `mask` does not keep at +0.0; all other tensors stay as they are, byte by byte.
+
+    The folder opens with transformers' from_pretrained. It is read back before it counts as complete.
+    Raises LangpruneError for a mask of another model, a full disk, or a folder that holds other things.
+    """
+    reader = MaskReader(mask, model)
+    recipe = Recipe(
+        "models",
+        inputs={"model": model.digest, "mask": mask.key},
+        params={"update": "none", "max_shard_bytes": max_shard_bytes},
+        about={
+            "model": model.about,
+            "mask": {"name": mask.name, **mask.manifest.params},
+            "stats": mask.manifest.about.get("stats"),
+            "text": _calibration_text(workspace, mask),
+        },
+        environment=model.environment(),
+    )
+
+    def make(writer: ArtifactWriter) -> Artifact:
+        return _Application(writer, model, reader, reporter).write(max_shard_bytes)
+
+    return run_stage(recipe, Destination(workspace, mask.name, name, out, force), make)
+
+
+def _calibration_text(workspace: Workspace, mask: Artifact) -> dict[str, object] | None:
+    """Return what the mask's statistics say about their text, None for a mask without (or whose statistics are gone)."""
+    key = mask.manifest.inputs["stats"]
+    stats = workspace.by_key("stats", key) if key else None
+    return {**stats.manifest.inputs["text"], **stats.manifest.about["text"]} if stats else None
+
+
+@dataclass(frozen=True)
+class _Application:
+    writer: ArtifactWriter
+    model: OpenedModel
+    masks: MaskReader
+    reporter: Reporter
+
+    def write(self, max_shard_bytes: int) -> Artifact:
+        """Write the shards that are not there yet, then the small files, then the index: the last makes it a model."""
+        blocks = len(self.model.streamed.blocks)
+        shards = plan_shards([self._entries(group) for group in range(-1, blocks)], max_shard_bytes)
+        todo = [shard for shard in shards if not self.writer.has(shard.file)]
+        need_space(self.writer.folder, sum(shard.size for shard in todo) + _SPARE_BYTES)
+        self.reporter.begin(f"apply {self.writer.folder.name}", blocks, 0)
+        for shard in todo:
+            with self.writer.part(shard.file) as temporary:
+                write_shard(temporary, shard, self._pruned_groups(shard))
+        self.reporter.end()
+        for path in sorted(self.model.location.folder.iterdir()):
+            if SMALL_FILES.fullmatch(path.name) and path.name != INDEX and not self.writer.has(path.name):
+                self.writer.write(path.name, path.read_bytes())
+        if len(shards) > 1 and not self.writer.has(INDEX):
+            self.writer.write(INDEX, index_json(shards))
+        return self.writer.finish(checked=self._check(shards))
+
+    def _names(self, group: int) -> list[str]:
+        """Return the tensors of a block, or with -1 those outside of all blocks."""
+        return self.model.streamed.outside_names() if group < 0 else self.model.streamed.tensor_names(group)
+
+    def _entries(self, group: int) -> dict[str, TensorEntry]:
+        entries = self.model.streamed.checkpoint.entries
+        return {name: entries[name] for name in self._names(group)}
+
+    def _pruned_groups(self, shard: Shard) -> Iterator[dict[str, Tensor]]:
+        for place in shard.groups:
+            yield self._pruned(place - 1)
+            if place:
+                self.reporter.tick(place - 1, 0)
+
+    def _pruned(self, group: int) -> dict[str, Tensor]:
+        """Return a group's tensors as they are to be written."""
+        tensors = self.model.streamed.checkpoint.read(self._names(group))
+        for linear, keep in self.masks.block(group):
+            weight = tensors[linear.name]
+            remove_pruned(weight.t() if linear.transposed else weight, keep)
+        return tensors
+
+    def _check(self, shards: list[Shard]) -> dict[str, int | float]:
+        """Open the folder that was written and compare every tensor with what it should be, bit by bit.
+
+        Raises LangpruneError for a tensor that differs or does not follow the mask's pattern.
+        """
+        params = self.masks.artifact.manifest.params
+        pattern = parse_pattern(params["pattern"], params["sparsity"])
+        written = Checkpoint(self.writer.folder)
+        zeros = pruned = unchanged = 0
+        for shard in shards:
+            for place in shard.groups:
+                wanted = self._pruned(place - 1)
+                found = written.read(wanted)
+                masked = {linear.name: linear for linear, _ in self.masks.block(place - 1)}
+                for name, tensor in found.items():
+                    linear = masked.get(name)
+                    seen = tensor.t() if linear and linear.transposed else tensor
+                    if not torch.equal(_bits(tensor), _bits(wanted[name])) or (linear and not follows(seen, pattern)):
+                        raise LangpruneError(
+                            f"{self.writer.folder / shard.file}: {name} reads back other than it was written: check the disk, "
+                            "then run the command again with --force"
+                        )
+                    if linear:
+                        zeros += int((tensor == 0).sum())
+                        pruned += tensor.numel()
+                    else:
+                        unchanged += 1
+        return {
+            "pruned_weights": pruned,
+            "zeros": zeros,
+            "sparsity": zeros / pruned if pruned else 0.0,
+            "untouched_tensors": unchanged,
+        }
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """Return the bytes of a tensor, so that -0.0 differs from 0.0 and NaN equals itself."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8)

@@ -1,0 +1,145 @@
+"""Stage 1, `calibrate`: run windows of text through the dense model and keep the sums that scores are made of."""
+
+import time
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+from langprune_cli.models.streamed import Block
+from langprune_cli.stages.moments import MomentCollector
+from langprune_cli.stages.opened import OpenedModel
+from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
+from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.files import need_space, new_file
+from langprune_cli.store.workspace import Workspace
+from langprune_cli.text.windows import calibration_windows
+from langprune_cli.types import TextSpec, Windows
+from langprune_cli.walk import HiddenStates, walk
+
+WINDOWS_PART = "windows.safetensors"
+
+# Hidden states are written when at least this much work would be lost without them.
+_SAVE_AFTER_SECONDS = 120.0
+
+
+def block_part(index: int) -> str:
+    """Return the file that holds what belongs to block `index`."""
+    return f"block-{index:03d}.safetensors"
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """What text to draw."""
+
+    nsamples: int = 128
+    seqlen: int | None = None  # None: 2048, or the model's context where that is shorter
+    seed: int = 0
+    sampling: str = "document"
+
+
+def calibrate(
+    workspace: Workspace,
+    model: OpenedModel,
+    specs: Iterable[TextSpec],
+    settings: CalibrationSettings,
+    reporter: Reporter,
+    *,
+    name: str | None = None,
+    force: bool = False,
+    save_after_seconds: float = _SAVE_AFTER_SECONDS,
+) -> list[Outcome]:
+    """Make one stats artifact for each text: column sums of squares and sums at every input site, in float64.
+
+    Raises LangpruneError for text that cannot be read or is too little, and for activations that are not finite.
+    """
+    seqlen = model.seqlen(settings.seqlen, reporter)
+    outcomes = []
+    for spec in specs:
+        windows = calibration_windows(
+            spec,
+            None if spec.source.endswith(".safetensors") else model.tokenizer,
+            nsamples=settings.nsamples,
+            seqlen=seqlen,
+            seed=settings.seed,
+            sampling=settings.sampling,
+            vocab_size=model.streamed.config.get_text_config().vocab_size,
+        )
+        for note in windows.notes:
+            reporter.note(note)
+        make = partial(_collect, model=model, windows=windows, reporter=reporter, save_after_seconds=save_after_seconds)
+        to = Destination(workspace, spec.name, name, force=force)
+        outcomes.append(run_stage(stats_recipe(model, windows), to, make))
+    return outcomes
+
+
+def stats_recipe(model: OpenedModel, windows: Windows) -> Recipe:
+    """Return the recipe of dense column norms of these windows."""
+    spec = windows.spec
+    return Recipe(
+        "stats",
+        inputs={"model": model.digest, "text": text_identity(windows)},
+        params={
+            "collect": ["norms"],
+            "propagation": "dense",
+            "dtype": str(model.streamed.dtype).removeprefix("torch."),
+        },
+        about={
+            "model": model.about,
+            "text": {
+                "source": spec.source,
+                "sampling": windows.sampling,
+                "seed": windows.seed,
+                "documents": windows.documents,
+            },
+            "blocks": len(model.streamed.blocks),
+        },
+        environment=model.environment(),
+    )
+
+
+def text_identity(windows: Windows) -> dict[str, object]:
+    """Return what identifies a text as far as results go: its language and the very tokens."""
+    return {
+        "language": windows.spec.language,
+        "fingerprint": windows.fingerprint,
+        "windows": windows.count,
+        "seqlen": windows.seqlen,
+    }
+
+
+def _collect(
+    writer: ArtifactWriter, model: OpenedModel, windows: Windows, reporter: Reporter, save_after_seconds: float
+) -> Artifact:
+    blocks = len(model.streamed.blocks)
+    done = next((i for i in range(blocks) if not writer.has(block_part(i))), blocks)
+    if done == blocks:
+        return writer.finish()
+    need_space(writer.folder, windows.ids.numel() * 4 + blocks * 10_000)
+    if not writer.has(WINDOWS_PART):
+        writer.write_tensors(WINDOWS_PART, {"windows": windows.ids})
+    states = HiddenStates(model.streamed, windows.ids, model.compute.batch_tokens)
+    first = 0
+    if writer.scratch.exists():
+        first = states.restore(writer.scratch) + 1
+        if first > done:  # a part that was finished then is damaged now
+            states, first = HiddenStates(model.streamed, windows.ids, model.compute.batch_tokens), 0
+    if done:
+        reporter.note(f"Going on with {writer.folder.name}: {done} of {blocks} blocks are on disk.")
+    collector = MomentCollector()
+
+    def observe(block: Block) -> AbstractContextManager[object]:
+        return collector.watch(block) if block.index >= done else nullcontext()
+
+    reporter.begin(f"calibrate {writer.folder.name}", blocks, windows.ids.numel() * (blocks - first))
+    saved = time.monotonic()
+    for block in walk(states, first=first, observe=observe, tick=reporter.tick):
+        if block.index >= done:
+            tensors, sites = collector.tensors(block)
+            writer.write_tensors(block_part(block.index), tensors, {"sites": sites})
+        if time.monotonic() - saved > save_after_seconds and block.index + 1 < blocks:
+            with new_file(writer.scratch) as temporary:
+                states.save(temporary, block.index)
+            saved = time.monotonic()
+    reporter.end()
+    return writer.finish()

@@ -1,0 +1,205 @@
+"""Stage 5, `eval`: perplexity and bits per byte of the dense and the pruned model on the same windows."""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.models.streamed import Block
+from langprune_cli.numerics.nats import bits_per_byte, perplexity, window_nats
+from langprune_cli.stages.calibrate import text_identity
+from langprune_cli.stages.mask import MaskReader, remove_pruned
+from langprune_cli.stages.opened import OpenedModel
+from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
+from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.files import canonical_json, readable_json
+from langprune_cli.store.workspace import Workspace
+from langprune_cli.text.token_bytes import predicted_bytes
+from langprune_cli.text.windows import evaluation_windows
+from langprune_cli.types import TextSpec, Windows
+from langprune_cli.walk import HiddenStates, walk
+
+RESULT = "result.json"
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated: a model as it is, or with a mask applied on the fly."""
+
+    model: OpenedModel
+    mask: Artifact | None = None
+
+    @property
+    def identity(self) -> Row:
+        """Return what decides the result beside the text: checkpoint, mask and dtype."""
+        return {
+            "model_digest": self.model.digest,
+            "mask_key": self.mask.key if self.mask else None,
+            "dtype": str(self.model.streamed.dtype).removeprefix("torch."),
+        }
+
+
+def evaluate(
+    workspace: Workspace,
+    subjects: Sequence[Subject],
+    specs: Sequence[TextSpec],
+    reporter: Reporter,
+    *,
+    seqlen: int | None = None,
+    max_windows: int | None = None,
+    name: str | None = None,
+    force: bool = False,
+) -> Outcome:
+    """Evaluate every subject on every text, the published protocol: texts joined, consecutive windows, tail dropped.
+
+    A row that an earlier evaluation in this workspace has (same checkpoint, mask, dtype and token ids) is taken from it.
+    Raises LangpruneError for text that cannot be read or is shorter than a window, and for masks of another model.
+    """
+    reference = subjects[0].model
+    length = reference.seqlen(seqlen, reporter)
+    texts = []
+    for spec in specs:
+        given = spec.source.endswith(".safetensors")
+        windows = evaluation_windows(
+            spec,
+            None if given else reference.tokenizer,
+            seqlen=length,
+            max_windows=max_windows,
+            vocab_size=reference.streamed.config.get_text_config().vocab_size,
+        )
+        for note in windows.notes:
+            reporter.note(note)
+        texts.append(windows)
+    cells = [(subject, windows) for windows in texts for subject in subjects]
+    recipe = Recipe(
+        "evals",
+        inputs={"cells": [subject.identity | text_identity(windows) for subject, windows in cells]},
+        params={},
+        environment=reference.environment(),
+    )
+    last = subjects[-1]
+    default = "-".join(
+        [last.mask.name if last.mask else last.model.label.replace("/", "-"), *(w.spec.name for w in texts)]
+    )
+
+    def make(writer: ArtifactWriter) -> Artifact:
+        for number, windows in enumerate(texts):
+            writer.write_tensors(f"windows-{number}.safetensors", {"windows": windows.ids})
+        known = {} if force else _known_cells(workspace)
+        rows = [_cell(writer, subject, windows, known, reporter) for subject, windows in cells]
+        writer.write(RESULT, readable_json({"schema": 1, "rows": rows}))
+        return writer.finish(rows=len(rows))
+
+    return run_stage(recipe, Destination(workspace, default, name, force=force), make)
+
+
+def read_rows(artifact: Artifact) -> list[Row]:
+    """Return the rows of an evaluation."""
+    rows: list[Row] = json.loads(artifact.read(RESULT))["rows"]
+    return rows
+
+
+def _known_cells(workspace: Workspace) -> dict[str, tuple[Row, bytes]]:
+    """Return the rows of all complete evaluations by cell, with the losses of their windows."""
+    known = {}
+    for entry in workspace.entries("evals"):
+        artifact = Artifact(entry.folder, entry.manifest)
+        with suppress(LangpruneError, ValueError, KeyError):
+            if entry.manifest.complete:
+                for row in read_rows(artifact):
+                    known[row["cell"]] = (row, artifact.read(_losses_part(row["cell"])))
+    return known
+
+
+def _losses_part(cell: str) -> str:
+    return f"nats-{cell}.safetensors"
+
+
+def _cell(
+    writer: ArtifactWriter,
+    subject: Subject,
+    windows: Windows,
+    known: dict[str, tuple[Row, bytes]],
+    reporter: Reporter,
+) -> Row:
+    """Return one row; its losses per window become a part, so that differences can be tested later."""
+    identity = subject.identity | text_identity(windows)
+    cell = hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
+    labels = {
+        "model": subject.model.label,
+        "mask": subject.mask.name if subject.mask else None,
+        "text": windows.spec.name,
+        "source": windows.spec.source,
+    }
+    part = _losses_part(cell)
+    if cell in known and not writer.has(part):
+        row, losses = known[cell]
+        writer.write(part, losses)
+        return row | labels
+    if writer.has(part):
+        nats = Artifact(writer.folder, writer.manifest).tensors(part)["nats"]
+    else:
+        nats = _losses(subject, windows, reporter)
+        writer.write_tensors(part, {"nats": nats})
+    total, tokens = float(nats.sum()), windows.count * (windows.seqlen - 1)
+    return {
+        **labels,
+        **identity,
+        "cell": cell,
+        "tokens": tokens,
+        "nats": total / tokens,
+        "ppl": perplexity(total, tokens),
+        "bpb": _bits_per_byte(subject.model, windows, total),
+    }
+
+
+def _bits_per_byte(model: OpenedModel, windows: Windows, nats: float) -> float | None:
+    """Return bpb, None for token ids without a tokenizer to say what text they are."""
+    try:
+        return bits_per_byte(nats, predicted_bytes(model.tokenizer, windows.ids))
+    except LangpruneError:
+        return None
+
+
+def _losses(subject: Subject, windows: Windows, reporter: Reporter) -> Tensor:
+    """Return each window's summed loss over its predicted tokens, float64 [n]."""
+    model = subject.model
+    reader = MaskReader(subject.mask, model) if subject.mask else None
+
+    def edit(block: Block) -> None:
+        if reader:
+            for linear, keep in reader.block(block.index):
+                remove_pruned(linear.weight, keep)
+
+    label = subject.mask.name if subject.mask else model.label
+    blocks = len(model.streamed.blocks)
+    reporter.begin(f"eval {label} on {windows.spec.name}", blocks, windows.ids.numel() * blocks)
+    states = HiddenStates(model.streamed, windows.ids, model.compute.batch_tokens)
+    for _ in walk(states, edit=edit, tick=reporter.tick):
+        pass
+    batches = [torch.zeros(ids.shape[0], dtype=torch.float64) for ids in states.ids]
+    for number, start, logits in states.logits():
+        targets = states.ids[number][:, start + 1 : start + 1 + logits.shape[1]].to(logits.device)
+        if targets.shape[1]:  # the last position of a window predicts nothing that is known
+            batches[number] += window_nats(logits[:, : targets.shape[1]], targets).cpu()
+    losses = torch.cat(batches)
+    reporter.end()
+    if not torch.isfinite(losses).all():
+        raise LangpruneError(
+            f"the loss of {label} on {windows.spec.name} is not finite: compute in another dtype, such as --dtype float32"
+        )
+    return losses
+
+
+def ppl_change(row: Row, dense: Row) -> float:
+    """Return by what share ppl is above the dense model's (0.05 = 5%)."""
+    return float(row["ppl"]) / float(dense["ppl"]) - 1 if math.isfinite(row["ppl"]) else math.inf

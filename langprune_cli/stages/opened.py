@@ -1,0 +1,177 @@
+"""Open a model for a stage: which one is meant, where it lies, its streamed skeleton and its tokenizer."""
+
+import platform
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from langprune_cli.errors import LangpruneError, UsageError, near_matches
+from langprune_cli.models.location import ModelLocation, locate_model
+from langprune_cli.models.streamed import StreamedModel
+from langprune_cli.stages.run import Reporter
+from langprune_cli.store.artifact import Artifact
+from langprune_cli.store.workspace import Workspace
+
+DEMO = "demo"
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a model is run."""
+
+    dtype: str = "auto"  # auto: the checkpoint's own
+    device: str = "auto"  # auto: cuda where there is one
+    batch_tokens: int = 2048
+    cache_dir: Path | None = None
+    trust_remote_code: bool = False
+
+    def torch_device(self) -> torch.device:
+        """Return the device; raises LangpruneError for one that this machine lacks."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise LangpruneError(f"--device {self.device} is not to be had on this machine: use cpu or auto") from error
+        return device
+
+    def torch_dtype(self) -> torch.dtype | None:
+        """Return the dtype to compute in, None for the checkpoint's own; raises UsageError for an unknown name."""
+        if self.dtype == "auto":
+            return None
+        if self.dtype not in _DTYPES:
+            raise UsageError(f"--dtype {self.dtype!r} is unknown ({near_matches(self.dtype, [*_DTYPES, 'auto'])})")
+        return _DTYPES[self.dtype]
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """The model that a user named, or that the workspace remembers."""
+
+    name: str
+    revision: str | None = None
+
+
+class OpenedModel:
+    """A model located and opened for streaming."""
+
+    def __init__(self, location: ModelLocation, compute: Compute) -> None:
+        self.location = location
+        self.compute = compute
+        self.streamed = StreamedModel(
+            location.folder,
+            dtype=compute.torch_dtype(),
+            device=compute.torch_device(),
+            trust_remote_code=compute.trust_remote_code,
+        )
+
+    @property
+    def about(self) -> dict[str, str | None]:
+        """Return how people name this model: hub id and revision, or the folder."""
+        name = str(self.location.folder.resolve()) if self.location.kind == "folder" else self.location.id
+        return {"name": name, "revision": self.location.revision}
+
+    @property
+    def label(self) -> str:
+        """Return a short name for tables."""
+        return self.location.folder.resolve().name if self.location.kind == "folder" else self.location.id
+
+    @property
+    def digest(self) -> str:
+        """Return the checkpoint's digest."""
+        return self.streamed.digest
+
+    @cached_property
+    def tokenizer(self) -> Any:  # noqa: ANN401 - transformers is untyped
+        """Return the model's own tokenizer; raises LangpruneError when its files are missing or unreadable."""
+        try:
+            return transformers.AutoTokenizer.from_pretrained(
+                self.location.folder, local_files_only=True, trust_remote_code=self.compute.trust_remote_code
+            )
+        except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            raise LangpruneError(
+                f"{self.location.folder} has no tokenizer that opens ({reason}): add tokenizer.json, or give token "
+                "windows with --data FILE.safetensors"
+            ) from error
+
+    def seqlen(self, asked: int | None, reporter: Reporter) -> int:
+        """Return the window length: as asked, else 2048 or the model's context where that is shorter.
+
+        Raises LangpruneError for a window longer than the context.
+        """
+        context = self.streamed.context
+        if asked is None:
+            chosen = min(2048, context or 2048)
+            if chosen < 2048:
+                reporter.note(f"Windows of {chosen} tokens, which is all the context of {self.label}.")
+            return chosen
+        if context and asked > context:
+            raise LangpruneError(
+                f"--seqlen {asked} is longer than the context of {self.label}, {context} tokens: ask for {context} or less"
+            )
+        return asked
+
+    def environment(self) -> dict[str, str]:
+        """Return what may change the last bits of a result but is not part of its key."""
+        return {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "device": self.streamed.device.type,
+            "machine": platform.machine(),
+        }
+
+
+def choose_model(workspace: Workspace, named: str | None, revision: str | None, reporter: Reporter) -> ModelChoice:
+    """Return the model named, else the one that the workspace remembers, else the built-in demo model, with a note."""
+    if named:
+        return ModelChoice(named, revision)
+    remembered = workspace.model()
+    if remembered and remembered["name"]:
+        return ModelChoice(remembered["name"], revision or remembered["revision"])
+    reporter.note("No model was named: using the built-in demo model (--model names another).")
+    return ModelChoice(DEMO, revision)
+
+
+def open_model(workspace: Workspace, choice: ModelChoice, compute: Compute, reporter: Reporter) -> OpenedModel:
+    """Locate a model (an artifact's name, a folder, a hub id or `demo`) and open it.
+
+    Raises LangpruneError as `locate_model`, `Checkpoint` and `read_config` do.
+    """
+    artifact = model_artifact(workspace, choice.name)
+    if artifact:
+        location = ModelLocation(artifact.folder, artifact.name, None, "folder")
+    else:
+        location = locate_model(
+            choice.name,
+            revision=choice.revision,
+            cache_dir=compute.cache_dir,
+            with_code=compute.trust_remote_code,
+        )
+    for note in location.notes:
+        reporter.note(note)
+    return OpenedModel(location, compute)
+
+
+def model_artifact(workspace: Workspace, name: str) -> Artifact | None:
+    """Return the model artifact called `name` (or lying in that folder), None when the name means something else."""
+    known = {entry.name for entry in workspace.entries("models")}
+    if name in known or (Path(name) / "manifest.json").is_file():
+        return workspace.find("models", name)
+    return None
+
+
+def check_same_model(artifact: Artifact, model: OpenedModel) -> None:
+    """Raise LangpruneError when `artifact` was made from another checkpoint than `model`."""
+    if artifact.manifest.inputs["model"] != model.digest:
+        made_for = artifact.manifest.about.get("model", {}).get("name", "another model")
+        raise LangpruneError(
+            f"{artifact.manifest.kind} {artifact.name} was made for another model ({made_for}), not for "
+            f"{model.about['name']}: name that model with --model, or make it again for this one"
+        )

@@ -1,0 +1,51 @@
+"""Stage 2, `score`: write how important each weight is; optional, since `mask` computes scores as it goes."""
+
+from langprune_cli.methods.method import Method
+from langprune_cli.stages.calibrate import block_part
+from langprune_cli.stages.opened import OpenedModel
+from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
+from langprune_cli.stages.scoring import block_scores, needed_stats
+from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.files import need_space
+from langprune_cli.store.workspace import Workspace
+
+
+def score(
+    workspace: Workspace,
+    model: OpenedModel,
+    method: Method,
+    stats: Artifact | None,
+    reporter: Reporter,
+    *,
+    name: str | None = None,
+    force: bool = False,
+) -> Outcome:
+    """Write the score of every prunable weight, float32, one part per block.
+
+    Raises UsageError and LangpruneError as `needed_stats` and `block_scores` do.
+    """
+    stats = needed_stats(method, stats, model)
+    recipe = Recipe(
+        "scores",
+        inputs={"model": model.digest, "stats": stats.key if stats else None},
+        params={"method": method.name},
+        about={"model": model.about, "stats": stats.name if stats else None, "paper": method.paper},
+        environment=model.environment(),
+    )
+    default = f"{stats.name}-{method.name}" if stats else method.name
+
+    def make(writer: ArtifactWriter) -> Artifact:
+        blocks = len(model.streamed.blocks)
+        todo = [index for index in range(blocks) if not writer.has(block_part(index))]
+        names = [linear.name for index in todo for linear in model.streamed.linears(index)]
+        elements = sum(model.streamed.checkpoint.elements(name) for name in names)
+        need_space(writer.folder, 4 * elements)
+        reporter.begin(f"score {writer.folder.name}", blocks, 0)
+        for index in todo:
+            scores = {linear.name: found.cpu() for linear, found in block_scores(model, index, method, stats)}
+            writer.write_tensors(block_part(index), scores)
+            reporter.tick(index, 0)
+        reporter.end()
+        return writer.finish()
+
+    return run_stage(recipe, Destination(workspace, default, name, force=force), make)

@@ -1,0 +1,241 @@
+"""Artifacts: a folder of parts and a manifest that says what they are, what they were made from, and their hashes.
+
+The format is specified in docs/format.md. A manifest holds no times and no paths that matter: the same inputs give the
+same bytes, so that a run which was interrupted and resumed ends byte-identical to one that was not.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+from langprune_cli import __version__
+from langprune_cli.errors import LangpruneError
+from langprune_cli.store.files import (
+    TEMPORARY,
+    canonical_json,
+    disk_errors,
+    new_file,
+    readable_json,
+    sha256_file,
+    sync_folder,
+    write_bytes,
+)
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+SCRATCH = "resume.safetensors"  # hidden states, kept only while a run is not complete
+_RECORD = "langprune"  # metadata key of a safetensors part's record
+KINDS = ("stats", "scores", "masks", "models", "evals")  # in the order of the stages that make them
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What an artifact is made of; its key follows from it."""
+
+    kind: str
+    inputs: Record  # digests of the model, the text and the tokenizer, keys of parent artifacts
+    params: Record  # settings that change the result
+    about: Record = field(default_factory=dict)  # for people: names, sources, notes; not part of the key
+    environment: Record = field(default_factory=dict)  # versions and device; not part of the key
+
+    @property
+    def key(self) -> str:
+        """Return sha256 over the canonical JSON of kind, schema, inputs and params."""
+        identity = {"kind": self.kind, "schema": SCHEMA, "inputs": self.inputs, "params": self.params}
+        return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
+
+
+@dataclass
+class Manifest:
+    """The contents of manifest.json."""
+
+    kind: str
+    key: str
+    inputs: Record
+    params: Record
+    about: Record
+    environment: Record
+    parts: dict[str, dict[str, Any]]  # file name -> {"sha256": hex, "size": bytes}
+    complete: bool
+    schema: int = SCHEMA
+    tool: str = f"langprune {__version__}"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A complete artifact on disk."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        """Return the name under which commands find it."""
+        return self.folder.name
+
+    @property
+    def key(self) -> str:
+        """Return its key."""
+        return self.manifest.key
+
+    def read(self, part: str) -> bytes:
+        """Return the bytes of one part; raises LangpruneError when it is missing, truncated or changed."""
+        path = self.folder / part
+        expected = self.manifest.parts.get(part)
+        if expected is None:
+            raise LangpruneError(f"{self.folder} has no part {part}: make it again with --force")
+        with disk_errors(path):
+            data = path.read_bytes() if path.exists() else b""
+        if hashlib.sha256(data).hexdigest() != expected["sha256"]:
+            state = "missing" if not path.exists() else "damaged"
+            raise LangpruneError(
+                f"{path} is {state} ({len(data)} bytes where {expected['size']} were written): make it again with --force"
+            )
+        return data
+
+    def tensors(self, part: str) -> dict[str, Tensor]:
+        """Return the tensors of one safetensors part; raises LangpruneError as `read` does."""
+        return load(self.read(part))
+
+    def tensors_and_record(self, part: str) -> tuple[dict[str, Tensor], Record]:
+        """Return a part's tensors and the record that was written with them; raises LangpruneError as `read` does."""
+        data = self.read(part)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        record: Record = json.loads(header.get("__metadata__", {}).get(_RECORD, "{}"))
+        return load(data), record
+
+    def size(self) -> int:
+        """Return the bytes of all parts."""
+        return sum(part["size"] for part in self.manifest.parts.values())
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read manifest.json; raises LangpruneError for a missing, unreadable or unknown one."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise LangpruneError(f"{folder} is no langprune artifact: it has no {MANIFEST}")
+    try:
+        record = json.loads(path.read_bytes())
+        schema = record.pop("schema")
+        tool = record.pop("tool")
+        if schema != SCHEMA:
+            raise LangpruneError(
+                f"{path} has schema {schema}, this langprune {__version__} reads schema {SCHEMA}; "
+                f"use the version that wrote it ({tool})"
+            )
+        manifest = Manifest(**record, schema=schema, tool=tool)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LangpruneError(f"{path} is not a langprune manifest: remove {folder} and make it again") from error
+    return manifest
+
+
+def open_artifact(folder: Path, kind: str) -> Artifact:
+    """Open a complete artifact; raises LangpruneError when it is of another kind or not complete."""
+    manifest = read_manifest(folder)
+    if manifest.kind != kind:
+        raise LangpruneError(f"{folder} holds {manifest.kind}, and {kind} are needed here: name another artifact")
+    if not manifest.complete:
+        raise LangpruneError(
+            f"{folder} is not complete: run the command that makes it again, it goes on where it stopped"
+        )
+    return Artifact(folder, manifest)
+
+
+class ArtifactWriter:
+    """Writes parts into an artifact's folder, and keeps what an interrupted run of the same key had finished."""
+
+    def __init__(self, folder: Path, recipe: Recipe, *, fresh: bool = False) -> None:
+        self.folder = folder
+        self.manifest = Manifest(**asdict(recipe), key=recipe.key, parts={}, complete=False)
+        with disk_errors(folder):
+            if folder.is_dir() and any(folder.iterdir()):
+                self._take_over(fresh=fresh)
+            folder.mkdir(parents=True, exist_ok=True)
+            self._save_manifest()
+
+    def _take_over(self, *, fresh: bool) -> None:
+        """Keep an interrupted run's parts whose hashes match, and remove its other files; never a file not its own.
+
+        Raises LangpruneError for a folder with other things in it, or with another artifact unless `fresh`.
+        """
+        if not (self.folder / MANIFEST).is_file():
+            raise LangpruneError(f"{self.folder} is not empty and holds no langprune artifact: choose another folder")
+        before = read_manifest(self.folder)
+        same = before.key == self.manifest.key
+        if not same and not fresh:
+            raise LangpruneError(
+                f"{self.folder} holds another artifact ({before.kind}, key {before.key[:8]}); "
+                "choose another name or folder, or replace it with --force"
+            )
+        for name, entry in before.parts.items():
+            path = self.folder / name
+            if same and not fresh and path.is_file() and sha256_file(path) == entry["sha256"]:
+                self.manifest.parts[name] = entry
+            else:
+                path.unlink(missing_ok=True)
+        if not self.manifest.parts:
+            self.scratch.unlink(missing_ok=True)
+        for leftover in self.folder.rglob(f"*{TEMPORARY}"):
+            leftover.unlink()
+
+    @property
+    def scratch(self) -> Path:
+        """Return the path of a file for resuming, which `finish` removes."""
+        return self.folder / SCRATCH
+
+    def has(self, part: str) -> bool:
+        """Return whether `part` is on disk, whole."""
+        return part in self.manifest.parts
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[Path]:
+        """Yield a temporary path to write; afterwards the part is in place, hashed and recorded."""
+        path = self.folder / name
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with new_file(path) as temporary:
+            yield temporary
+        self.manifest.parts[name] = {"sha256": sha256_file(path), "size": path.stat().st_size}
+        self._save_manifest()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write one part from memory."""
+        with self.part(name) as temporary:
+            temporary.write_bytes(data)
+
+    def write_tensors(self, name: str, tensors: dict[str, Tensor], record: Record | None = None) -> None:
+        """Write one safetensors part, and with it a JSON record.
+
+        The record is a single metadata entry: safetensors does not keep the order of several the same in every run.
+        """
+        metadata = {_RECORD: canonical_json(record)} if record else None
+        self.write(name, save({key: value.contiguous() for key, value in tensors.items()}, metadata))
+
+    def finish(self, **about: Any) -> Artifact:  # noqa: ANN401 - JSON values
+        """Add what is known only now to `about`, mark the artifact complete and return it."""
+        self.manifest.about |= about
+        self.manifest.complete = True
+        with disk_errors(self.folder):
+            self.scratch.unlink(missing_ok=True)
+            self._save_manifest()
+        return Artifact(self.folder, self.manifest)
+
+    def discard_if_empty(self) -> None:
+        """Remove the folder when the run failed before it finished any part."""
+        if not self.manifest.parts and not self.manifest.complete:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            with suppress(OSError):
+                sync_folder(self.folder.parent)
+
+    def _save_manifest(self) -> None:
+        write_bytes(self.folder / MANIFEST, readable_json(asdict(self.manifest)))

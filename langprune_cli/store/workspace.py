@@ -1,0 +1,135 @@
+"""A workspace: artifacts by kind and name, the model they are about, and which one is the newest."""
+
+import json
+import os
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from langprune_cli.errors import LangpruneError, UsageError, near_matches
+from langprune_cli.store.artifact import KINDS, MANIFEST, Artifact, Manifest, open_artifact, read_manifest
+from langprune_cli.store.files import disk_errors, readable_json, write_bytes
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,119}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One artifact as `ls` shows it."""
+
+    kind: str
+    name: str
+    folder: Path
+    manifest: Manifest
+    modified_ns: int
+
+
+class Workspace:
+    """The folder that holds what the stages write."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, kind: str, name: str) -> Path:
+        """Return where an artifact of that name lies or would lie; raises UsageError for a name that is no file name."""
+        if not _NAME.fullmatch(name):
+            raise UsageError(f"{name!r} cannot name an artifact: use letters, digits, '.', '_', '+' and '-'")
+        return self.root / kind / name
+
+    def entries(self, kind: str | None = None) -> list[Entry]:
+        """Return all artifacts (of one kind), complete or not, oldest first within each kind; unreadable ones left out."""
+        found = []
+        for each in [kind] if kind else KINDS:
+            here = []
+            for path in (self.root / each).glob(f"*/{MANIFEST}"):
+                try:
+                    manifest = read_manifest(path.parent)
+                except LangpruneError:
+                    continue
+                here.append(Entry(each, path.parent.name, path.parent, manifest, path.stat().st_mtime_ns))
+            found += sorted(here, key=lambda entry: (entry.modified_ns, entry.name))
+        return found
+
+    def by_key(self, kind: str, key: str) -> Artifact | None:
+        """Return the complete artifact with that key, if there is one."""
+        for entry in self.entries(kind):
+            if entry.manifest.key == key and entry.manifest.complete:
+                return Artifact(entry.folder, entry.manifest)
+        return None
+
+    def newest(self, kind: str) -> Artifact | None:
+        """Return the complete artifact of that kind which was made or asked for last."""
+        complete = [entry for entry in self.entries(kind) if entry.manifest.complete]
+        return Artifact(complete[-1].folder, complete[-1].manifest) if complete else None
+
+    def find(self, kind: str, name: str) -> Artifact:
+        """Return the artifact called `name`, or lying in the folder `name`.
+
+        Raises LangpruneError with the near matches when there is none, and as `open_artifact` does.
+        """
+        if _NAME.fullmatch(name) and (self.root / kind / name).is_dir():
+            return open_artifact(self.root / kind / name, kind)
+        if (Path(name) / MANIFEST).is_file():
+            return open_artifact(Path(name), kind)
+        names = [entry.name for entry in self.entries(kind)]
+        hint = near_matches(name, names) if names else f"the workspace {self.root} has no {kind} yet"
+        raise LangpruneError(f"no {kind} artifact is called {name!r}: {hint}")
+
+    def touch(self, artifact: Artifact) -> None:
+        """Make `artifact` the newest of its kind, even where the clock went backwards."""
+        others = [entry.modified_ns for entry in self.entries(artifact.manifest.kind)]
+        stamp = max(time.time_ns(), *(other + 1 for other in others)) if others else time.time_ns()
+        with disk_errors(artifact.folder):
+            os.utime(artifact.folder / MANIFEST, ns=(stamp, stamp))
+
+    def free_name(self, kind: str, wanted: str, key: str) -> str:
+        """Return `wanted`, or `wanted-<start of the key>` where another artifact has that name already."""
+        wanted = re.sub(r"[^\w.+-]+", "-", wanted).strip("-.")[:100] or "text"
+        try:
+            taken = read_manifest(self.folder(kind, wanted)).key not in {key, ""}
+        except LangpruneError:
+            taken = False
+        return f"{wanted}-{key[:8]}" if taken else wanted
+
+    def place(self, artifact: Artifact, name: str) -> Artifact:
+        """Let the workspace know, by a link, an artifact that lies in a folder of the user's; return it as linked."""
+        link = self.folder(artifact.manifest.kind, name)
+        with disk_errors(link):
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if link.is_symlink():
+                link.unlink()
+            link.symlink_to(artifact.folder.resolve(), target_is_directory=True)
+        return Artifact(link, artifact.manifest)
+
+    def remove(self, kind: str, name: str) -> None:
+        """Delete an artifact (only the link to it where it lies outside); raises LangpruneError when there is none."""
+        folder = self.folder(kind, name)
+        if not folder.is_symlink() and not folder.is_dir():
+            names = [entry.name for entry in self.entries(kind)]
+            raise LangpruneError(f"no {kind} artifact is called {name!r}: {near_matches(name, names)}")
+        with disk_errors(folder):
+            if folder.is_symlink():
+                folder.unlink()
+            else:
+                shutil.rmtree(folder)
+
+    def model(self) -> dict[str, str | None] | None:
+        """Return {"name", "revision"} of the model that the workspace is about, None before one was named."""
+        path = self.root / "workspace.json"
+        if not path.is_file():
+            return None
+        try:
+            record = json.loads(path.read_bytes())["model"]
+            return {"name": str(record["name"]), "revision": record["revision"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise LangpruneError(f"{path} is damaged: remove it and name the model again with --model") from error
+
+    def remember_model(self, name: str, revision: str | None) -> None:
+        """Make `name` the model of the stages that name none."""
+        record = {"name": name, "revision": revision}
+        if self.model() != record:
+            with disk_errors(self.root):
+                self.root.mkdir(parents=True, exist_ok=True)
+            write_bytes(self.root / "workspace.json", readable_json({"schema": 1, "model": record}))

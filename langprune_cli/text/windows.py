@@ -1,0 +1,214 @@
+"""Make token windows of a text: random ones to calibrate on, consecutive ones to evaluate on, given ones."""
+
+import hashlib
+import struct
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from langprune_cli.errors import LangpruneError, UsageError, near_matches
+from langprune_cli.text.encoding import Tokenizer, encode
+from langprune_cli.text.hub import HUB_PREFIX, MAX_HUB_DOCUMENTS
+from langprune_cli.text.sampling import JOIN, RankedDocuments, concat_windows, document_windows
+from langprune_cli.text.sources import read_documents, source_for
+from langprune_cli.types import TextSpec, Windows
+
+SAMPLINGS = ("concat", "document")
+_EVALUATION_BYTES = 32 * 2**20  # one text of 32 MiB takes half a minute and 4 GB to tokenise
+_BYTES_PER_TOKEN = 16  # a first guess, on the large side, at the text that some evaluation windows need
+
+
+def fingerprint(ids: Tensor) -> str:  # ids: integers [n, t]
+    """Return the identity of token windows: sha256, as hex, over a tag, n and t (int64) and the ids (int32).
+
+    All numbers are little-endian, so the figure is the same on every machine.
+    """
+    digest = hashlib.sha256(b"langprune windows v1")
+    digest.update(struct.pack("<qq", *ids.shape))
+    digest.update(ids.to(torch.int32).contiguous().cpu().numpy().astype("<i4").tobytes())
+    return digest.hexdigest()
+
+
+def calibration_windows(
+    spec: TextSpec,
+    tokenizer: Tokenizer | None,  # may be None if the source is a file of token ids
+    *,
+    nsamples: int,  # n
+    seqlen: int,  # t
+    seed: int,
+    sampling: str,  # "document" or "concat"
+    vocab_size: int | None = None,  # ids must be below; the tokenizer's size if None
+) -> Windows:
+    """Draw `nsamples` random windows of `seqlen` tokens from a text.
+
+    "document" takes one window of each of `nsamples` random documents that are longer than the window;
+    "concat" takes windows from anywhere in the documents joined by blank lines. Both depend on the text's
+    documents and the seed only, not on their order or the machine. A .safetensors source is taken as it is,
+    whatever else is asked for.
+
+    Raises UsageError for values out of range, LangpruneError if the text cannot be read or has too little of
+    it.
+    """
+    if (given := _given_windows(spec, tokenizer, vocab_size)) is not None:
+        return given
+    if sampling not in SAMPLINGS:
+        raise UsageError(f"there is no sampling {sampling!r}: {near_matches(sampling, SAMPLINGS)}")
+    if nsamples < 1 or seqlen < 2:
+        raise UsageError(f"at least 1 window of 2 tokens is needed, not {nsamples} of {seqlen}: raise the smaller")
+    tokenizer = _required(tokenizer, spec)
+    source = source_for(spec.source, evaluation=False)
+    ranked = RankedDocuments(lambda: read_documents(source), seed)
+    notes: list[str] = []
+    try:
+        if sampling == "document":
+            ids = document_windows(ranked, tokenizer, nsamples, seqlen)
+        else:
+            ids, notes = concat_windows(ranked, tokenizer, nsamples, seqlen)
+    except LangpruneError as error:
+        if ranked.documents:  # everything could be read, so the error is about how much there is of it
+            raise LangpruneError(f"{source}: {error}") from error
+        raise
+    notes += _hub_note(source, ranked.documents)
+    return _windows(ids, spec, tokenizer, vocab_size, sampling, seed, ranked.documents, notes)
+
+
+def evaluation_windows(
+    spec: TextSpec,
+    tokenizer: Tokenizer | None,  # may be None if the source is a file of token ids
+    *,
+    seqlen: int,  # t
+    max_windows: int | None = None,  # n at most; no more of the text is read than these need
+    vocab_size: int | None = None,  # ids must be below; the tokenizer's size if None
+) -> Windows:
+    """Cut a text into consecutive windows of `seqlen` tokens, the published protocol for perplexity.
+
+    The documents are joined by blank lines in the order of the source and tokenised as a whole, with the
+    tokenizer's defaults (a BOS token once, if it adds one); what is left over after the last whole window is
+    dropped. (Wanda's and SparseGPT's lib/eval.py on WikiText-2.) A .safetensors source is taken as it is, up
+    to `max_windows`.
+
+    Raises UsageError for values out of range, LangpruneError if the text cannot be read or is shorter than a
+    window.
+    """
+    if max_windows is not None and max_windows < 1:
+        raise UsageError(f"at least 1 window is needed, not {max_windows}")
+    if (given := _given_windows(spec, tokenizer, vocab_size)) is not None:
+        return given if max_windows is None else _first(given, max_windows)
+    if seqlen < 2:
+        raise UsageError(
+            f"a window needs at least 2 tokens, one to predict the other from, not {seqlen}: raise --seqlen"
+        )
+    tokenizer = _required(tokenizer, spec)
+    source = source_for(spec.source, evaluation=True)
+    budget = _EVALUATION_BYTES
+    if max_windows is not None:
+        budget = min(budget, max_windows * seqlen * _BYTES_PER_TOKEN)
+    while True:
+        text, documents, whole = _beginning(read_documents(source), budget)
+        ids = encode(tokenizer, text)
+        count = len(ids) // seqlen
+        # Where a prefix had too few tokens for the windows asked for, twice as much text is taken.
+        if whole or budget >= _EVALUATION_BYTES or (max_windows is not None and count > max_windows):
+            break
+        budget = min(2 * budget, _EVALUATION_BYTES)
+    if not count:
+        raise LangpruneError(
+            f"{source} has {len(ids)} tokens in {documents} documents, too few for one window of {seqlen}: "
+            f"give more text, or a --seqlen of at most {len(ids)}"
+        )
+    notes = _hub_note(source, documents)
+    if not whole and (max_windows is None or count < max_windows):
+        notes.append(f"only the first {documents} documents ({budget // 2**20} MiB) of {source} are evaluated on")
+    if max_windows is not None:
+        count = min(count, max_windows)
+    ids = ids[: count * seqlen].view(count, seqlen).clone()
+    return _windows(ids, spec, tokenizer, vocab_size, "contiguous", None, documents, notes)
+
+
+def _beginning(documents: Iterator[str], most: int) -> tuple[str, int, bool]:
+    """Join documents, at most `most` bytes: return the text, how many there are, and whether it is all."""
+    parts: list[str] = []
+    size = 0
+    for document in documents:
+        if size >= most:
+            return JOIN.join(parts), len(parts), False
+        raw = document.encode()
+        if len(raw) > most - size:
+            parts.append(raw[: most - size].decode(errors="ignore"))
+            return JOIN.join(parts), len(parts), False
+        parts.append(document)
+        size += len(raw) + len(JOIN)
+    return JOIN.join(parts), len(parts), True
+
+
+def _given_windows(spec: TextSpec, tokenizer: Tokenizer | None, vocab_size: int | None) -> Windows | None:
+    """Return the tensor `windows` of a .safetensors source, or None for a source of text."""
+    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
+
+    path = spec.source
+    if not path.lower().endswith(".safetensors") or path.startswith(HUB_PREFIX):
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            if "windows" not in file.keys():  # noqa: SIM118  (not a dict)
+                held = near_matches("windows", file.keys())
+                raise LangpruneError(f"{path} has no tensor `windows` of token ids ({held}): is it a file of weights?")
+            ids = file.get_tensor("windows")
+    except FileNotFoundError as error:
+        raise LangpruneError(f"there is no file {path}: check the name and the current folder") from error
+    except (SafetensorError, OSError) as error:
+        raise LangpruneError(f"{path} is not a readable safetensors file ({error}): make or copy it again") from error
+    if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool:
+        raise LangpruneError(f"{path}: `windows` holds {str(ids.dtype)[6:]}, not integers: give token ids")
+    if ids.dim() != 2 or ids.shape[0] < 1 or ids.shape[1] < 2:
+        raise LangpruneError(
+            f"{path}: `windows` has the shape {list(ids.shape)}: give [windows, tokens], at least [1, 2]"
+        )
+    n, t = ids.shape
+    note = f"{path} holds {n} windows of {t} tokens, which are used as they are"
+    return _windows(ids.to(torch.int64), spec, tokenizer, vocab_size, "given", None, 0, [note])
+
+
+def _windows(
+    ids: Tensor,  # [n, t]
+    spec: TextSpec,
+    tokenizer: Tokenizer | None,
+    vocab_size: int | None,
+    sampling: str,
+    seed: int | None,
+    documents: int,
+    notes: list[str],
+) -> Windows:
+    """Check that the ids lie within the vocabulary and make the record."""
+    size = vocab_size if vocab_size is not None else len(tokenizer) if tokenizer is not None else 2**31
+    lowest, highest = int(ids.min()), int(ids.max())
+    if lowest < 0 or highest >= size:
+        wrong = lowest if lowest < 0 else highest
+        raise LangpruneError(
+            f"{spec.source}: the token id {wrong} lies outside the vocabulary of {size}: "
+            "use the tokenizer that belongs to the model"
+        )
+    ids = ids.to(torch.int32).contiguous()
+    return Windows(ids, fingerprint(ids), spec, sampling, seed, documents, tuple(notes))
+
+
+def _first(windows: Windows, most: int) -> Windows:
+    if windows.count <= most:
+        return windows
+    ids = windows.ids[:most].clone()
+    note = f"{windows.spec.source} holds {windows.count} windows, of which the first {most} are used"
+    return replace(windows, ids=ids, fingerprint=fingerprint(ids), notes=(note,))
+
+
+def _required(tokenizer: Tokenizer | None, spec: TextSpec) -> Tokenizer:
+    if tokenizer is None:
+        raise LangpruneError(f"{spec.source} is text and there is no tokenizer: give a .safetensors file of token ids")
+    return tokenizer
+
+
+def _hub_note(source: str, documents: int) -> list[str]:
+    if source.startswith(HUB_PREFIX) and documents == MAX_HUB_DOCUMENTS:
+        return [f"no more than the first {MAX_HUB_DOCUMENTS} documents of {source} are read"]
+    return []

@@ -1,0 +1,106 @@
+"""The loop that streams a model's blocks over windows of text: one block and the hidden states in memory."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from langprune_cli.models.detours import Call
+from langprune_cli.models.streamed import Block, StreamedModel
+
+Tick = Callable[[int, int], None]  # (block index, tokens that have just passed through it)
+Observe = Callable[[Block], AbstractContextManager[object]]
+Edit = Callable[[Block], None]
+
+# Logits are made in pieces of about this size: a vocabulary of 256k tokens in float32 is 1 MB a token.
+_LOGITS_BYTES = 64 << 20
+
+
+class HiddenStates:
+    """The hidden states of all windows between two blocks, in micro-batches, and each block's call."""
+
+    def __init__(self, model: StreamedModel, ids: Tensor, batch_tokens: int) -> None:
+        """Embed `ids` [n, t]; a micro-batch is as many windows as `batch_tokens` holds, one at least."""
+        self.model = model
+        self.ids = torch.split(ids.long(), max(1, batch_tokens // ids.shape[1]))  # per micro-batch [b, t]
+        self.hidden: list[Tensor] = []  # per micro-batch [b, t, h]
+        self._calls: list[list[Call]] = []  # per micro-batch, per block
+        with torch.no_grad(), model.outside():
+            with model.block(0):
+                model.detours.learn_output_form(self.ids[0][:1, :2].to(model.device))
+            for part in self.ids:
+                hidden, calls = model.detours.record(part.to(model.device))
+                self.hidden.append(hidden)
+                self._calls.append(self._shared(calls))
+
+    def _shared(self, calls: list[Call]) -> list[Call]:
+        """Return an earlier micro-batch's equal calls, so that masks and rotary embeddings are held once."""
+        for earlier in self._calls[:1] + self._calls[-1:]:
+            if all(a.same_as(b) for a, b in zip(earlier, calls, strict=True)):
+                return earlier
+        return calls
+
+    def forward(self, block: Block, *, keep: bool = True, tick: Tick | None = None) -> None:
+        """Run every micro-batch through a loaded block; with `keep` the outputs become the hidden states."""
+        with torch.no_grad():
+            for number, hidden in enumerate(self.hidden):
+                output = self._calls[number][block.index](block.module, hidden)
+                if keep:
+                    self.hidden[number] = output
+                if tick:
+                    tick(block.index, hidden.shape[0] * hidden.shape[1])
+
+    def logits(self) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield (micro-batch, first position, logits [b, p, vocabulary]) for pieces of p positions, in order.
+
+        Call it when the hidden states are the last block's output. Norm and head treat each token by itself, so that a
+        piece of a window gives the logits that the whole would.
+        """
+        vocabulary = self.model.config.get_text_config().vocab_size
+        with torch.no_grad(), self.model.outside():
+            for number, (ids, hidden) in enumerate(zip(self.ids, self.hidden, strict=True)):
+                piece = max(1, _LOGITS_BYTES // (4 * vocabulary * hidden.shape[0]))
+                for start in range(0, hidden.shape[1], piece):
+                    part = ids[:, start : start + piece].to(self.model.device)
+                    yield number, start, self.model.detours.head(part, hidden[:, start : start + piece])
+
+    def save(self, path: Path, after: int) -> None:
+        """Write the hidden states as block `after` put them out, so that an interrupted walk can go on from there."""
+        tensors = {f"{number:05d}": hidden.contiguous() for number, hidden in enumerate(self.hidden)}
+        save_file(tensors | {"after": torch.tensor(after)}, path)
+
+    def restore(self, path: Path) -> int:
+        """Read what `save` wrote, and return the index of the block after which it was."""
+        saved = load_file(path)
+        after = int(saved.pop("after"))
+        self.hidden = [saved[f"{number:05d}"].to(self.model.device) for number in range(len(self.hidden))]
+        return after
+
+
+def walk(
+    states: HiddenStates,
+    *,
+    first: int = 0,
+    observe: Observe | None = None,
+    edit: Edit | None = None,
+    tick: Tick | None = None,
+) -> Iterator[Block]:
+    """Stream the blocks from `first` on, and yield each while it is loaded and the hidden states are its output.
+
+    observe: gives a context in which the block's inputs are watched, as it was loaded. edit: changes its weights; what
+    goes on to the next block is then the edited block's output (propagation `pruned`).
+    """
+    model = states.model
+    for index in range(first, len(model.blocks)):
+        with model.block(index) as block:
+            if observe is not None and edit is not None:
+                with observe(block):
+                    states.forward(block, keep=False, tick=tick)
+            if edit is not None:
+                edit(block)
+            with observe(block) if observe is not None and edit is None else nullcontext():
+                states.forward(block, tick=tick)
+            yield block

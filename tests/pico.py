@@ -1,0 +1,53 @@
+"""Pico models of every supported family, made on the spot: real transformers classes, random weights, no network."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+_SMALL = {"vocab_size": 97, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_LLAMA = _SMALL | {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+_HEADS = {"head_dim": 8}
+_GPT2 = _SMALL | {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
+_OPT = {"ffn_dim": 48, "word_embed_proj_dim": 24, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+_NEOX = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+_SLIDING = {"sliding_window": 8}
+
+# family -> (configuration class, settings)
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", _LLAMA),
+    "mistral": ("MistralConfig", _LLAMA | _SLIDING),
+    "qwen2": ("Qwen2Config", _LLAMA | {"tie_word_embeddings": True}),
+    "qwen3": ("Qwen3Config", _LLAMA | _HEADS),
+    "cohere": ("CohereConfig", _LLAMA),
+    "gemma2": ("Gemma2Config", _LLAMA | _HEADS | _SLIDING | {"query_pre_attn_scalar": 8}),
+    "gemma3_text": ("Gemma3TextConfig", _LLAMA | _HEADS | _SLIDING | {"query_pre_attn_scalar": 8}),
+    "opt": ("OPTConfig", _SMALL | _OPT),
+    "gpt2": ("GPT2Config", _GPT2),
+    "gpt_neox": ("GPTNeoXConfig", _SMALL | _NEOX),
+    "phi3": ("Phi3Config", _LLAMA),
+    "olmo2": ("Olmo2Config", _LLAMA),
+    "bloom": ("BloomConfig", {"vocab_size": 97, "hidden_size": 32, "n_layer": 3, "n_head": 4}),
+}
+
+
+def save_pico(
+    family: str, folder: Path, *, dtype: torch.dtype = torch.float32, shard_size: str = "5GB", **settings: Any
+) -> Any:
+    """Make a pico model with seeded random weights, norms and biases included, save it, and return it."""
+    kind, base = FAMILIES[family]
+    config = getattr(transformers, kind)(**base | settings)
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # fresh models have all-one norms and all-zero biases, which hide mistakes
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(folder, max_shard_size=shard_size)
+    return model

@@ -1,0 +1,441 @@
+"""Which text is read, and what is said of a text that cannot be."""
+
+import builtins
+import gzip
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from langprune_cli.errors import LangpruneError, UsageError
+from langprune_cli.text import hub, sources
+from langprune_cli.text.corpora import BUILTIN, CORPORA, Corpus, check_language_tag, resolve_texts
+from langprune_cli.text.hub import HubSource, parse_hub_source
+from langprune_cli.text.sources import read_documents
+from langprune_cli.types import TextSpec
+from tests.text_corpora import write_jsonl
+
+TEXTS = ["Перший документ.", "The second\none, of two lines.", "третій"]
+
+
+def read(source: object) -> list[str]:
+    return list(read_documents(str(source)))
+
+
+def one_sentence(error: LangpruneError) -> str:
+    """Return the message of `error`, having checked that it is one line that a person can act on."""
+    message = str(error)
+    assert "\n" not in message
+    assert "Traceback" not in message
+    assert len(message) < 500
+    return message
+
+
+def failure(source: object) -> str:
+    with pytest.raises(LangpruneError) as caught:
+        read(source)
+    assert caught.value.exit_code == 1
+    return one_sentence(caught.value)
+
+
+# --- languages and the registry
+
+
+@pytest.mark.parametrize(
+    ("tag", "usual"),
+    [("uk", "uk"), ("EN", "en"), ("pt-br", "pt-BR"), ("sr-LATN-rs", "sr-Latn-RS"), ("fil", "fil")],
+)
+def test_language_tags_get_their_usual_case(tag: str, usual: str) -> None:
+    assert check_language_tag(tag) == usual
+
+
+@pytest.mark.parametrize("tag", ["", "u", "english", "pt_BR", "uk-", "-uk", "12", "укр", "en-toolongsubtag", "uk\n"])
+def test_malformed_language_tags(tag: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_language_tag(tag)
+    assert repr(tag) in one_sentence(caught.value)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("corpus", CORPORA.values(), ids=CORPORA)
+def test_no_corpus_is_evaluated_on_its_calibration_text(corpus: Corpus) -> None:
+    calibration, evaluation = (parse_hub_source(corpus.source(evaluation=e)) for e in (False, True))
+    assert calibration.split != evaluation.split
+    assert (calibration.dataset, calibration.config) == (evaluation.dataset, evaluation.config)
+    assert calibration.column == evaluation.column == corpus.column
+
+
+def test_registered_corpora_of_languages() -> None:
+    calibration = resolve_texts(["uk", "en"], [], evaluation=False, builtin=False)
+    assert calibration == [
+        TextSpec("uk", "hf:mshamrai/lang-pruning-uk-uber-text-2:train#text", "uk"),
+        TextSpec("en", "hf:allenai/c4:en:train#text", "en"),
+    ]
+    evaluation = resolve_texts(["uk", "en"], [], evaluation=True, builtin=False)
+    assert [spec.source for spec in evaluation] == [
+        "hf:mshamrai/lang-pruning-uk-uber-text-2:test#text",
+        "hf:allenai/c4:en:validation#text",
+    ]
+
+
+def test_builtin_text_of_languages() -> None:
+    specs = resolve_texts(BUILTIN, [], evaluation=True, builtin=True)
+    assert specs == [TextSpec("en", "builtin:en", "en"), TextSpec("uk", "builtin:uk", "uk")]
+
+
+@pytest.mark.parametrize("builtin", [True, False])
+def test_language_without_a_corpus(*, builtin: bool) -> None:
+    with pytest.raises(LangpruneError, match=r"'ukr'.*did you mean uk\?.*--lang ukr --data") as caught:
+        resolve_texts(["ukr"], [], evaluation=False, builtin=builtin)
+    one_sentence(caught.value)
+
+
+def test_languages_and_data_are_paired_by_order() -> None:
+    specs = resolve_texts(["uk", "de"], ["b.jsonl", "a.txt"], evaluation=False, builtin=True)
+    assert specs == [TextSpec("uk", "b.jsonl", "uk"), TextSpec("de", "a.txt", "de")]
+
+
+def test_unequal_counts_of_languages_and_data() -> None:
+    with pytest.raises(UsageError, match=r"--lang was given 2 times and --data 1 time:"):
+        resolve_texts(["uk", "en"], ["a.txt"], evaluation=False, builtin=False)
+
+
+def test_nothing_named() -> None:
+    with pytest.raises(UsageError, match="name a language with --lang or a text with --data"):
+        resolve_texts([], [], evaluation=False, builtin=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("texts/news.jsonl.gz", "news"),
+        ("texts/news.2024.jsonl#body", "news.2024"),
+        ("новини.txt", "новини"),
+        ("my texts/", "my-texts"),
+        ("windows.uk.safetensors", "windows.uk"),
+        ("hf:owner/some-set:config:test#body", "some-set"),
+        ("builtin:uk:test", "uk"),
+        ("texts/*.txt", "text"),
+    ],
+)
+def test_text_without_a_language_is_named_after_its_source(source: object, name: str) -> None:
+    assert resolve_texts([], [source], evaluation=True, builtin=True) == [TextSpec(None, source, name)]
+
+
+def test_current_folder_gets_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "corpus").mkdir()
+    monkeypatch.chdir(tmp_path / "corpus")
+    assert resolve_texts([], ["."], evaluation=False, builtin=False)[0].name == "corpus"
+
+
+def test_equal_names_are_numbered() -> None:
+    specs = resolve_texts([], ["a/x.txt", "b/x.txt", "c/x-2.txt", "d/x.txt"], evaluation=False, builtin=False)
+    assert [spec.name for spec in specs] == ["x", "x-2", "x-2-2", "x-3"]
+
+
+# --- local files
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))))
+def test_jsonl_comes_back_without_blank_documents(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+    path = write_jsonl(tmp_path_factory.mktemp("texts") / "a.jsonl", [*texts, "last"])
+    assert read(path) == [text for text in [*texts, "last"] if text.strip()]
+
+
+def test_every_supported_kind_of_file(tmp_path: Path) -> None:
+    jsonl = write_jsonl(tmp_path / "a.jsonl", TEXTS)
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(jsonl.read_bytes()))
+    pq.write_table(pa.table({"text": [TEXTS[0], None, *TEXTS[1:]], "n": [1, 2, 3, 4]}), tmp_path / "c.parquet")
+    for name in ("a.jsonl", "b.jsonl.gz", "c.parquet"):
+        assert read(tmp_path / name) == TEXTS
+    (tmp_path / "d.txt").write_text(TEXTS[1], encoding="utf-8")
+    (tmp_path / "e.TXT.gz").write_bytes(gzip.compress(TEXTS[1].encode()))
+    assert read(tmp_path / "d.txt") == read(tmp_path / "e.TXT.gz") == [TEXTS[1]]
+
+
+def test_other_columns(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"body": "x", "text": "y"}\n\n{"body": "z"}\n')
+    assert read(f"{path}#body") == ["x", "z"]
+    pq.write_table(pa.table({"body": ["x"]}), tmp_path / "a.parquet")
+    assert read(f"{tmp_path / 'a.parquet'}#body") == ["x"]
+    odd = tmp_path / "no#1.txt"
+    odd.write_text("found")
+    assert read(odd) == ["found"]
+
+
+def test_folder_is_read_recursively_by_relative_path(tmp_path: Path) -> None:
+    for name in ("b/one.txt", "a.txt", "b.txt", "c/d/two.txt", ".hidden/no.txt", "c/.no.txt", "notes.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert read(tmp_path) == ["a.txt", "b.txt", "b/one.txt", "c/d/two.txt"]
+    assert read(tmp_path / "*.txt") == ["a.txt", "b.txt"]
+    assert read(tmp_path / "**" / "*o.txt") == ["c/d/two.txt"]
+
+
+def test_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfabc")
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "abc"}\r\n{"text": "\xef\xbb\xbfkept"}\n')
+    assert read(tmp_path / "a.txt") == ["abc"]
+    assert read(tmp_path / "a.jsonl") == ["abc", "\ufeffkept"]
+
+
+def test_documents_are_streamed(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "good"}\nnot json\n')
+    documents = read_documents(str(path))
+    assert next(documents) == "good"
+    with pytest.raises(LangpruneError, match=r"a\.jsonl:2 is not valid JSON"):
+        next(documents)
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    assert "check the name" in failure(tmp_path / "absent.jsonl")
+    assert "hf:owner/name" in failure("owner/name")
+    assert "there is no file" in failure(tmp_path / "*.jsonl")
+
+
+def test_folder_without_text(tmp_path: Path) -> None:
+    (tmp_path / "readme.md").write_text("x")
+    assert ".parquet" in failure(tmp_path)
+
+
+def test_unsupported_kind(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[]")
+    assert "a.json is of no known kind" in failure(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_not_utf8(tmp_path: Path, *, packed: bool) -> None:
+    raw = b'{"text": "fine"}\n{"text": "caf\xe9"}\n'
+    path = tmp_path / ("a.jsonl.gz" if packed else "a.jsonl")
+    path.write_bytes(gzip.compress(raw) if packed else raw)
+    assert f"{path} is not UTF-8 at byte {raw.index(0xE9)} (0xe9)" in failure(path)
+
+
+def test_not_utf8_in_plain_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("Привіт".encode("cp1251"))
+    assert "not UTF-8 at byte 0" in failure(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('{"text": "x"', "a.jsonl:2 is not valid JSON"),
+        ("[" * 200_000, "a.jsonl:2 is not valid JSON"),
+        ("9" * 5000, "a.jsonl:2 is not valid JSON"),
+        ('"text"', 'a.jsonl:2 is a string, not a JSON object: write {"text": "..."}'),
+        ("[1]", "a.jsonl:2 is a list"),
+        ('{"txet": 1, "id": 2}', "has no column 'text' (did you mean txet? Known: id, txet)"),
+        ("{}", "has no column 'text' (it has none)"),
+        ('{"text": 5}', "a.jsonl:2: the column 'text' holds a number, not a string"),
+        ('{"text": null}', "holds null, not a string"),
+        ('{"text": ["a"]}', "holds a list, not a string"),
+        ('{"text": true}', "holds a boolean, not a string"),
+        ('{"text": "ab\\ud83d"}', "half of a surrogate pair at character 2"),
+    ],
+)
+def test_broken_lines_are_named(tmp_path: Path, line: str, expected: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"text": "fine"}}\n{line}\n')
+    assert expected in failure(path)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda raw: raw[:-6], lambda raw: raw[:20], lambda _: b"no gzip", lambda _: b"\x1f\x8b\x08"]
+)
+def test_corrupt_gzip(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(damage(gzip.compress(json.dumps({"text": "x" * 500}).encode())))
+    assert f"{path} is not a complete gzip file" in failure(path)
+
+
+def test_damaged_gzip_body(tmp_path: Path) -> None:
+    raw = bytearray(gzip.compress(bytes(range(256)) * 20))
+    raw[30] ^= 0xFF
+    (tmp_path / "a.txt.gz").write_bytes(bytes(raw))
+    assert "a.txt.gz" in failure(tmp_path / "a.txt.gz")
+
+
+def test_corrupt_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["x"] * 100}), path)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert f"{path} is not a readable Parquet file" in failure(path)
+    path.write_bytes(b"")
+    assert f"{path} is not a readable Parquet file" in failure(path)
+
+
+def test_parquet_columns(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"n": [1], "body": ["x"], "tags": [["x"]]}), path)
+    assert "no column 'text' (Known: body, n, tags)" in failure(path)
+    assert "'n' holds int64, not strings" in failure(f"{path}#n")
+    assert "'tags' holds list" in failure(f"{path}#tags")
+    categories = pa.array(["x", "y", "x"]).dictionary_encode()
+    pq.write_table(pa.table({"text": categories}), path)
+    assert read(path) == ["x", "y", "x"]
+
+
+def test_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", TEXTS)
+
+    def refuse(*_args: object, **_options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(path), "open", refuse)
+    assert failure(path) == f"{path} cannot be read: Permission denied"
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", '{"text": ""}\n{"text": " \\n\\u00a0"}\n'])
+def test_empty_corpus(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(content)
+    assert "holds no text" in failure(path)
+
+
+# --- the built-in text
+
+
+def test_builtin_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "_BUILTIN_FOLDER", tmp_path)
+    assert "install langprune again" in failure("builtin:uk:calib")
+    for part in ("calib", "test"):
+        (tmp_path / f"uk.{part}.jsonl.gz").write_bytes(gzip.compress(json.dumps({"text": part}).encode()))
+    assert read("builtin:uk:calib") == ["calib"]
+    assert read("builtin:uk:test") == ["test"]
+    assert read(sources.source_for("builtin:uk", evaluation=True)) == ["test"]
+    assert read(sources.source_for("builtin:uk", evaluation=False)) == ["calib"]
+    assert "builtin:uk:test" in failure("builtin:uk")
+    assert "no built-in text for 'ku'" in failure("builtin:ku:test")
+
+
+# --- the Hub, without it
+
+
+@pytest.mark.parametrize(
+    ("source", "parsed"),
+    [
+        ("hf:o/n", HubSource("o/n", None, "train", "text")),
+        ("hf:o/n:test", HubSource("o/n", None, "test", "text")),
+        ("hf:o/n:Validation#body", HubSource("o/n", None, "Validation", "body")),
+        ("hf:o/n:uk", HubSource("o/n", "uk", "train", "text")),
+        ("hf:o/n:test:train", HubSource("o/n", "test", "train", "text")),
+        ("hf:o/n#body", HubSource("o/n", None, "train", "body")),
+    ],
+)
+def test_hub_sources_are_taken_apart(source: object, parsed: HubSource) -> None:
+    assert parse_hub_source(source) == parsed
+
+
+@pytest.mark.parametrize("source", ["hf:", "hf:name", "hf:o/n:", "hf:o/n::test", "hf:a/b/c", "hf:/n", "hf:o/n:a:b:c"])
+def test_malformed_hub_sources(source: object) -> None:
+    assert repr(source) in failure(source)
+
+
+def with_rows(monkeypatch: pytest.MonkeyPatch, rows: list[Any] | Exception, asked: list[Any] | None = None) -> None:
+    """Let `datasets.load_dataset` give `rows`, or raise the exception that stands among them."""
+    import datasets  # noqa: PLC0415
+
+    def load(*args: object, **options: object) -> None:
+        if asked is not None:
+            asked.append((args, options))
+
+        def stream() -> None:
+            for row in rows:
+                if isinstance(row, BaseException):
+                    raise row
+                yield row
+
+        if isinstance(rows, BaseException):
+            raise rows
+        return stream()
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+
+
+def test_hub_dataset_is_streamed_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(hub, "MAX_HUB_DOCUMENTS", 3)
+    rows = [{"text": text} for text in ("a", None, " ", "b", "c", "d")]
+    with_rows(monkeypatch, rows, asked)
+    assert read("hf:o/n:uk:test") == ["a", "b", "c"]
+    assert asked == [(("o/n", "uk"), {"split": "test", "streaming": True})]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"body": "x"}, "row 2 of hf:o/n (train) has no column 'text' (Known: body)"),
+        ({"text": 3}, "row 2 of hf:o/n (train) holds a number, not a string"),
+    ],
+)
+def test_hub_rows_that_are_no_text(monkeypatch: pytest.MonkeyPatch, row: dict[str, object], expected: str) -> None:
+    with_rows(monkeypatch, [{"text": "fine"}, row])
+    assert expected in failure("hf:o/n")
+
+
+def hub_errors() -> None:
+    import datasets  # noqa: PLC0415
+    from huggingface_hub import errors  # noqa: PLC0415
+
+    class Answer:
+        headers: ClassVar[dict[str, str]] = {}
+        request = None
+
+        def __init__(self, status_code: int) -> None:
+            self.status_code = status_code
+
+    absent = datasets.exceptions.DatasetNotFoundError("Dataset 'o/n' doesn't exist on the Hub or cannot be accessed.")
+    gated = datasets.exceptions.DatasetNotFoundError("Dataset 'o/n' is a gated dataset on the Hub.")
+    available = "Available splits: ['train', 'test']"
+    return {
+        "there is no dataset hf:o/n": absent,
+        "hf:o/n is gated: accept its terms at": gated,
+        "there is no dataset hf:o/n, or": errors.RepositoryNotFoundError("404", response=Answer(404)),
+        "hf:o/n is gated": errors.GatedRepoError("403", response=Answer(403)),
+        "unset HF_HUB_OFFLINE": errors.OfflineModeIsEnabled("offline"),
+        "may not be read (401)": errors.HfHubHTTPError("401", response=Answer(401)),
+        "answered 503": errors.HfHubHTTPError("503", response=Answer(503)),
+        "the Hub cannot be reached": builtins.ConnectionError("Couldn't reach 'o/n' on the Hub (ConnectError)"),
+        "cannot be reached for hf:o/n": errors.HfHubHTTPError.__bases__[0]("timed out"),
+        "no split 'train' (Known: train, test)": ValueError(f"Bad split: x. {available}"),
+        "no config None (Known: en, uk)": ValueError("BuilderConfig 'x' not found. Available: ['en', 'uk']"),
+        "a config must be named (Known: en, uk)": ValueError(
+            "Config name is missing.\nPlease pick one among the available configs: ['en', 'uk']\nExample"
+        ),
+        "no code from the Hub is run": RuntimeError("Dataset scripts are no longer supported, but found n.py"),
+        "no data files": datasets.exceptions.DataFilesNotFoundError("No (supported) data files found in o/n"),
+        "cannot be read (something else": RuntimeError("something\nelse"),
+    }
+
+
+@pytest.mark.parametrize(("expected", "error"), hub_errors().items())
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "while streaming"])
+def test_hub_failures_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, expected: str, error: Exception, *, late: bool
+) -> None:
+    with_rows(monkeypatch, [{"text": "fine"}, error] if late else error)
+    message = failure("hf:o/n")
+    assert expected in message
+    assert re.search(r": .*(check|log in|give|write|choose|accept|unset|try)", message), message
+
+
+def test_local_folder_does_not_stand_in_for_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "o" / "n").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert "hides the dataset" in failure("hf:o/n")
+
+
+def test_name_that_no_file_could_have() -> None:
+    with pytest.raises(LangpruneError, match="there is no file or folder"):
+        read("x" * 5000)
+    with pytest.raises(LangpruneError, match="there is no file or folder"):
+        read("a\0b")
