@@ -1,10 +1,12 @@
 """The loop that streams a model's blocks over windows of text: one block and the hidden states in memory."""
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -70,13 +72,17 @@ class HiddenStates:
     def save(self, path: Path, after: int) -> None:
         """Write the hidden states as block `after` put them out, so that an interrupted walk can go on from there."""
         tensors = {f"{number:05d}": hidden.contiguous() for number, hidden in enumerate(self.hidden)}
-        save_file(tensors | {"after": torch.tensor(after)}, path)
+        try:
+            save_file(tensors | {"after": torch.tensor(after)}, path)
+        except SafetensorError as error:  # it hides the errno of a full disk in words
+            raise OSError(errno.ENOSPC if "No space" in str(error) else errno.EIO, str(error)) from error
 
     def restore(self, path: Path) -> int:
-        """Read what `save` wrote, and return the index of the block after which it was."""
+        """Read what `save` wrote, in micro-batches of whatever size; return the index of the block after which it was."""
         saved = load_file(path)
         after = int(saved.pop("after"))
-        self.hidden = [saved[f"{number:05d}"].to(self.model.device) for number in range(len(self.hidden))]
+        windows = torch.cat([saved[number] for number in sorted(saved)])
+        self.hidden = [part.to(self.model.device) for part in torch.split(windows, [len(ids) for ids in self.ids])]
         return after
 
 

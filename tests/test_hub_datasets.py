@@ -150,7 +150,6 @@ def test_a_hub_that_limits_requests(hub: HubSite, repository: Path) -> None:
     assert "429" in limited
 
 
-@pytest.mark.slow  # the libraries below try again for half a minute before they give up
 def test_a_hub_that_is_down(hub: HubSite) -> None:
     hub.stop()
     down = read(hub, "hf:owner/texts")[0]

@@ -343,6 +343,7 @@ def test_malformed_hub_sources(source: object) -> None:
 def with_rows(monkeypatch: pytest.MonkeyPatch, rows: list[Any] | Exception, asked: list[Any] | None = None) -> None:
     """Let `datasets.load_dataset` give `rows`, or raise the exception that stands among them."""
     import datasets  # noqa: PLC0415
+    from huggingface_hub import HfApi, constants  # noqa: PLC0415
 
     def load(*args: object, **options: object) -> None:
         if asked is not None:
@@ -359,6 +360,8 @@ def with_rows(monkeypatch: pytest.MonkeyPatch, rows: list[Any] | Exception, aske
         return stream()
 
     monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(HfApi, "dataset_info", lambda *_args, **_options: None)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # the suite runs offline but for what asks a hub
 
 
 def test_hub_dataset_is_streamed_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from langprune_cli.cli import artifacts, demo, stages
 app = typer.Typer(
     name="langprune",
     help="Prune large language models, after training, for the languages their users care about.\n\n"
-    "calibrate -> score -> mask -> apply -> eval -> export: each stage keeps what it made in the workspace, and\n"
+    "calibrate -> score -> mask -> apply -> eval -> export: each stage keeps what it made in the workspace and "
     "takes the newest of the stage before. Try [bold]langprune demo[/bold].",
     no_args_is_help=True,
     rich_markup_mode="rich",

@@ -1,5 +1,6 @@
 """What the user sees: progress and notes on stderr, results on stdout."""
 
+import atexit
 import json
 import sys
 import time
@@ -38,6 +39,7 @@ class ConsoleReporter:
         self._what, self._blocks, self._total, self._done, self._block = what, blocks, tokens, 0, 0
         self._begun = self._said = time.monotonic()
         if self._console.is_terminal:
+            atexit.register(self.end)  # an error or Ctrl-C must not leave the terminal without its cursor
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),

@@ -50,7 +50,7 @@ Data = Annotated[
     typer.Option(
         "--data",
         "-d",
-        help="Text: .jsonl[.gz], .txt, .parquet, a folder, hf:owner/name[:config][:split][#column], or a .safetensors "
+        help="Text: .jsonl[.gz], .txt, .parquet, a folder, hf:owner/name[:config][:split]\\[#column], or a .safetensors "
         "file of token windows. With --lang, paired in order.",
         rich_help_panel=_INPUT,
     ),

@@ -22,15 +22,11 @@ def describe(manifest: Manifest) -> str:
     if manifest.kind == "scores":
         return f"{params['method']} from {about['stats'] or 'weights alone'}"
     if manifest.kind == "masks":
-        done = (
-            f", {about['removed'] / about['weights']:.2%} of {about['weights']:,} weights removed"
-            if "removed" in about
-            else ""
-        )
-        return f"{params['method']} {params['pattern']} from {about['stats'] or 'weights alone'}{done}"
+        removed = f"{about['removed'] / about['weights']:.2%} of {about['weights']:,} weights removed"
+        return f"{params['method']} {params['pattern']} from {about['stats'] or 'weights alone'}, {removed}"
     if manifest.kind == "models":
-        done = f", {about['checked']['sparsity']:.2%} zeros, checked" if "checked" in about else ""
-        return f"{about['model']['name'].rpartition('/')[2]} with mask {about['mask']['name']}{done}"
+        base = about["model"]["name"].rpartition("/")[2]
+        return f"{base} with mask {about['mask']['name']}, {about['checked']['sparsity']:.2%} zeros, checked"
     return f"{len(inputs['cells'])} rows"
 
 
@@ -43,7 +39,7 @@ def print_outcomes(outcomes: list[Outcome]) -> None:
         tails = artifact.manifest.about.get("dense_tail_columns")
         if tails:
             print_line(
-                f"  the last columns stay dense, since M does not divide the width, in {len(tails)} linears: {_some(tails)}"
+                f"  M does not divide the width of {len(tails)} linears; their last columns stay dense: {_some(tails)}"
             )
 
 
@@ -58,10 +54,11 @@ def print_evaluation(rows: list[dict[str, Any]]) -> None:
     lines = []
     for row in rows:
         base = dense[row["text"]]
-        change = "" if row is base else f"{row['ppl'] / base['ppl'] - 1:+.1%}"
+        change = f"{row['ppl'] / base['ppl'] - 1:+.1%}" if row is not base and row["ppl"] and base["ppl"] else ""
+        ppl = "inf" if row["ppl"] is None else f"{row['ppl']:.3f}"
         bpb = "" if row["bpb"] is None else f"{row['bpb']:.4f}"
         kind = f"mask {row['mask']}" if row["mask"] else row["model"]
-        lines.append([row["text"], kind, f"{row['ppl']:.3f}", change, bpb, f"{row['tokens']:,}", str(row["seqlen"])])
+        lines.append([row["text"], kind, ppl, change, bpb, f"{row['tokens']:,}", str(row["seqlen"])])
     print_table(["text", "model", "ppl", "change", "bpb", "tokens", "seqlen"], lines)
 
 

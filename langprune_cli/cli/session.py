@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,6 +38,8 @@ class Session:
         from langprune_cli.store.workspace import Workspace  # noqa: PLC0415
 
         transformers.logging.set_verbosity_error()
+        for library in ("datasets", "huggingface_hub", "fsspec"):  # what matters of theirs comes up as an exception
+            logging.getLogger(library).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=r"(transformers|torch|datasets|huggingface_hub)\b")
         self.workspace = Workspace(workspace)
         self.compute = Compute(dtype, device, batch_tokens, cache_dir, trust_remote_code)

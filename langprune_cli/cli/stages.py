@@ -25,7 +25,7 @@ def calibrate(
     sampling: Annotated[
         str,
         typer.Option(
-            help="document: one window of each of some random documents that are long enough; concat: windows of the joined text.",
+            help="document: a random window of each of some random documents; concat: random windows of the joined text.",
             rich_help_panel=_INPUT,
         ),
     ] = "document",
@@ -142,8 +142,8 @@ def mask(
     """
     session = Session(workspace, json=json, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code)
     session.mask(
-        model, revision, stats, scores, method=method, variant=variant, pattern=pattern, sparsity=sparsity, group=group, ties=ties,
-        exclude=exclude, name=name, force=force,
+        model, revision, stats, scores, method=method, variant=variant, pattern=pattern, sparsity=sparsity, group=group,
+        ties=ties, exclude=exclude, name=name, force=force,
     )  # fmt: skip
 
 
@@ -232,9 +232,7 @@ def export(
     ] = None,
     with_mask: Annotated[
         bool,
-        typer.Option(
-            "--with-mask", help="Add the keep masks, to prune again after fine-tuning.", rich_help_panel=_OUTPUT
-        ),
+        typer.Option("--with-mask", help="Add the keep masks.", rich_help_panel=_OUTPUT),
     ] = False,
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,

@@ -13,14 +13,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
+from langprune_cli.models.model_files import INDEX, weight_files, weight_map
 from langprune_cli.store.files import canonical_json, disk_errors
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-
+# In the order in which safetensors lays tensors out.
 DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    "I64": torch.int64, "F64": torch.float64, "F32": torch.float32, "I32": torch.int32, "BF16": torch.bfloat16,
+    "F16": torch.float16, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 _MOST_HEADER_BYTES = 100_000_000  # the format's own limit
 _SAMPLE = 4096  # bytes read at the start, middle and end of each tensor for the digest
@@ -47,8 +46,8 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.entries: dict[str, TensorEntry] = {}
-        files = _shard_files(folder)
-        for file in sorted(set(files.values())) if files else [SINGLE]:
+        files = weight_map(folder)
+        for file in weight_files(folder):
             self.entries |= _read_header(folder, file)
         if missing := sorted(set(files) - set(self.entries)):
             raise LangpruneError(
@@ -101,31 +100,12 @@ class Checkpoint:
         return total.hexdigest()
 
 
-def _shard_files(folder: Path) -> dict[str, str]:
-    """Return tensor name -> file from the index; empty where the checkpoint is a single file."""
-    path = folder / INDEX
-    if not path.is_file():
-        if not (folder / SINGLE).is_file():
-            raise LangpruneError(
-                f"{folder} has no {SINGLE} and no {INDEX}: langprune reads safetensors checkpoints only"
-            )
-        return {}
-    try:
-        files: dict[str, str] = json.loads(path.read_bytes())["weight_map"]
-        names = set(files.values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LangpruneError(f"{path} is not a safetensors index: get the checkpoint again") from error
-    for file in names:
-        if not isinstance(file, str) or Path(file).name != file:
-            raise LangpruneError(f"{path} names the shard {file!r}, which is not a plain file name: do not trust it")
-    return files
-
-
 def _read_header(folder: Path, file: str) -> dict[str, TensorEntry]:
     """Read and check one file's header: 8 bytes of length, JSON, then data that must end where the file does."""
     path = folder / file
-    if not path.is_file():
-        raise LangpruneError(f"{path} is missing: get the checkpoint again")
+    with disk_errors(path):
+        if not path.is_file():
+            raise LangpruneError(f"{path} is missing: get the checkpoint again")
     with disk_errors(path), path.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         total = path.stat().st_size
@@ -135,15 +115,9 @@ def _read_header(folder: Path, file: str) -> dict[str, TensorEntry]:
     try:
         header: dict[str, Any] = json.loads(raw)
         header.pop("__metadata__", None)
-        entries = {
-            name: TensorEntry(
-                file, record["dtype"], tuple(record["shape"]), 8 + length + record["data_offsets"][0],
-                record["data_offsets"][1] - record["data_offsets"][0],
-            )
-            for name, record in header.items()
-        }  # fmt: skip
+        entries = {name: _entry(file, 8 + length, record) for name, record in header.items()}
         end = max((entry.start + entry.size for entry in entries.values()), default=8 + length)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _corrupt(path, "its header is not readable") from error
     if end != total:
         raise _corrupt(path, f"its header speaks of {end} bytes and the file has {total}")
@@ -156,6 +130,14 @@ def _read_header(folder: Path, file: str) -> dict[str, TensorEntry]:
         if entry.size != math.prod(entry.shape) * dtype.itemsize:
             raise _corrupt(path, f"{name} has {entry.size} bytes, which do not fit its shape {list(entry.shape)}")
     return entries
+
+
+def _entry(file: str, data: int, record: dict[str, Any]) -> TensorEntry:
+    """Return the entry of one tensor's record, its offsets counted from `data`; raises ValueError where it is not one."""
+    dtype, shape, (start, end) = record["dtype"], record["shape"], record["data_offsets"]
+    if not isinstance(dtype, str) or any(type(number) is not int or number < 0 for number in (start, end, *shape)):
+        raise ValueError("a record is not a spelling of a dtype and sizes in whole numbers")
+    return TensorEntry(file, dtype, tuple(shape), data + start, end - start)
 
 
 def _corrupt(path: Path, what: str) -> LangpruneError:

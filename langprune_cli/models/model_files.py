@@ -17,22 +17,31 @@ SMALL_FILES = re.compile(
 _PICKLES = (".bin", ".pt", ".pth")
 
 
-def weight_files(folder: Path) -> list[str]:
-    """Return the names of the files that hold the weights: the shards that the index names, else one file.
+def weight_map(folder: Path) -> dict[str, str]:
+    """Return tensor name -> file as the index says; empty where the weights are a single file.
 
-    Whether they are there is not checked. Raises LangpruneError if the index is not valid.
+    Raises LangpruneError if the index is not valid.
     """
     index = folder / INDEX
     if not index.is_file():
-        return [SINGLE]
+        return {}
     try:
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        files: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
+        shards = set(files.values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise LangpruneError(f"{index} is not a safetensors index: get the model again") from error
     for shard in shards:
         if not isinstance(shard, str) or Path(shard).name != shard:
             raise LangpruneError(f"{index} names the shard {shard!r}, not a plain file name: do not trust this model")
-    return sorted(shards)
+    return files
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Return the names of the files that hold the weights, whether they are there or not.
+
+    Raises LangpruneError as `weight_map` does.
+    """
+    return sorted(set(weight_map(folder).values())) or [SINGLE]
 
 
 def folders_in(parent: Path) -> list[str]:

@@ -13,9 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from langprune_cli.models.checkpoint import DTYPES, SINGLE, TensorEntry
+from langprune_cli.models.checkpoint import DTYPES, TensorEntry
+from langprune_cli.models.model_files import SINGLE
 
 MAX_SHARD_BYTES = 2_000_000_000
+_DTYPE_ORDER = tuple(DTYPES)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def plan_shards(groups: Sequence[dict[str, TensorEntry]], max_bytes: int = MAX_S
 def _lay_out(file: str, inside: Sequence[int], groups: Sequence[dict[str, TensorEntry]]) -> Shard:
     tensors = {name: entry for index in inside for name, entry in groups[index].items()}
     # Wide dtypes first, so that every tensor starts at a multiple of its item size; then by name.
-    order = sorted(tensors, key=lambda name: (-DTYPES[tensors[name].dtype].itemsize, name))
+    order = sorted(tensors, key=lambda name: (_DTYPE_ORDER.index(tensors[name].dtype), name))
     record: dict[str, object] = {"__metadata__": {"format": "pt"}}
     entries = {}
     end = 0

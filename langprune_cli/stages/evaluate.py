@@ -16,17 +16,21 @@ from langprune_cli.models.streamed import Block
 from langprune_cli.numerics.nats import bits_per_byte, perplexity, window_nats
 from langprune_cli.stages.calibrate import text_identity
 from langprune_cli.stages.mask import MaskReader, remove_pruned
-from langprune_cli.stages.opened import OpenedModel
+from langprune_cli.stages.opened import OpenedModel, check_same_model
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import canonical_json, readable_json
 from langprune_cli.store.workspace import Workspace
+from langprune_cli.text.hub import HUB_PREFIX
 from langprune_cli.text.token_bytes import predicted_bytes
 from langprune_cli.text.windows import evaluation_windows
 from langprune_cli.types import TextSpec, Windows
 from langprune_cli.walk import HiddenStates, walk
 
 RESULT = "result.json"
+
+# A corpus of the hub has millions of tokens; the published evaluation on C4 takes its first 256 windows.
+_HUB_WINDOWS = 256
 
 Row = dict[str, Any]
 
@@ -64,6 +68,9 @@ def evaluate(
     A row that an earlier evaluation in this workspace has (same checkpoint, mask, dtype and token ids) is taken from it.
     Raises LangpruneError for text that cannot be read or is shorter than a window, and for masks of another model.
     """
+    for subject in subjects:
+        if subject.mask:
+            check_same_model(subject.mask, subject.model)
     reference = subjects[0].model
     length = reference.seqlen(seqlen, reporter)
     texts = []
@@ -73,7 +80,7 @@ def evaluate(
             spec,
             None if given else reference.tokenizer,
             seqlen=length,
-            max_windows=max_windows,
+            max_windows=max_windows or (_HUB_WINDOWS if spec.source.startswith(HUB_PREFIX) else None),
             vocab_size=reference.streamed.config.get_text_config().vocab_size,
         )
         for note in windows.notes:
@@ -151,13 +158,14 @@ def _cell(
         nats = _losses(subject, windows, reporter)
         writer.write_tensors(part, {"nats": nats})
     total, tokens = float(nats.sum()), windows.count * (windows.seqlen - 1)
+    ppl = perplexity(total, tokens)
     return {
         **labels,
         **identity,
         "cell": cell,
         "tokens": tokens,
         "nats": total / tokens,
-        "ppl": perplexity(total, tokens),
+        "ppl": ppl if math.isfinite(ppl) else None,  # JSON has no infinity
         "bpb": _bits_per_byte(subject.model, windows, total),
     }
 
@@ -198,8 +206,3 @@ def _losses(subject: Subject, windows: Windows, reporter: Reporter) -> Tensor:
             f"the loss of {label} on {windows.spec.name} is not finite: compute in another dtype, such as --dtype float32"
         )
     return losses
-
-
-def ppl_change(row: Row, dense: Row) -> float:
-    """Return by what share ppl is above the dense model's (0.05 = 5%)."""
-    return float(row["ppl"]) / float(dense["ppl"]) - 1 if math.isfinite(row["ppl"]) else math.inf

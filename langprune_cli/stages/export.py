@@ -10,7 +10,7 @@ from langprune_cli.stages.evaluate import Row, read_rows
 from langprune_cli.stages.model_card import model_card, public_name
 from langprune_cli.stages.run import Reporter
 from langprune_cli.store.artifact import MANIFEST, Artifact
-from langprune_cli.store.files import TEMPORARY, disk_errors, need_space, readable_json, write_bytes
+from langprune_cli.store.files import TEMPORARY, disk_errors, need_space, readable_json, sha256_file, write_bytes
 from langprune_cli.store.workspace import Workspace
 
 PROVENANCE = "langprune.json"
@@ -42,6 +42,10 @@ def export(
             staging.mkdir()
             for part in sorted(model.manifest.parts):
                 shutil.copyfile(model.folder / part, staging / part)
+                if sha256_file(staging / part) != model.manifest.parts[part]["sha256"]:
+                    raise LangpruneError(
+                        f"{model.folder / part} is damaged: make it again with langprune apply --force"
+                    )
                 reporter.note(f"copied {part}")
             if mask:
                 _write_mask(staging / MASK_FILE, mask)

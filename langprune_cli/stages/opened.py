@@ -80,7 +80,9 @@ class OpenedModel:
     @property
     def label(self) -> str:
         """Return a short name for tables."""
-        return self.location.folder.resolve().name if self.location.kind == "folder" else self.location.id
+        if self.location.kind != "folder":
+            return self.location.id
+        return Path(self.location.id).name or self.location.folder.resolve().name
 
     @property
     def digest(self) -> str:

@@ -52,17 +52,18 @@ def run_stage(recipe: Recipe, to: Destination, make: Callable[[ArtifactWriter], 
     Where `make` fails before any part was finished, nothing is left on disk.
     """
     begun = time.monotonic()
-    found = to.workspace.by_key(recipe.kind, recipe.key)
-    fits = (
-        found is not None
-        and (to.name is None or found.name == to.name)
-        and (to.out is None or found.folder.resolve() == to.out.resolve())
-    )
-    if found is not None and fits and not to.force:
-        to.workspace.touch(found)
-        return Outcome(found, cached=True, seconds=time.monotonic() - begun)
-    name = to.name or to.workspace.free_name(recipe.kind, to.default_name, recipe.key)
-    folder = to.out or to.workspace.folder(recipe.kind, name)
+    for found in [] if to.force else to.workspace.all_by_key(recipe.kind, recipe.key):
+        named = to.name is None or found.name == to.name
+        if named and (to.out is None or found.folder.resolve() == to.out.resolve()):
+            to.workspace.touch(found)
+            return Outcome(found, cached=True, seconds=time.monotonic() - begun)
+    if to.out:
+        name = to.workspace.link_name(recipe.kind, to.name, to.default_name, recipe.key)
+        folder = to.out
+    else:
+        name = to.name or to.workspace.free_name(recipe.kind, to.default_name, recipe.key)
+        folder = to.workspace.folder(recipe.kind, name)
+        to.workspace.vacate(folder)
     writer = ArtifactWriter(folder, recipe, fresh=to.force)
     try:
         artifact = make(writer)

@@ -134,6 +134,9 @@ def read_manifest(folder: Path) -> Manifest:
                 f"use the version that wrote it ({tool})"
             )
         manifest = Manifest(**record, schema=schema, tool=tool)
+        for name, part in manifest.parts.items():
+            if Path(name).is_absolute() or ".." in Path(name).parts or not {"sha256", "size"} <= part.keys():
+                raise ValueError(name)  # parts are removed and copied by these names: none may lie outside
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LangpruneError(f"{path} is not a langprune manifest: remove {folder} and make it again") from error
     return manifest
@@ -161,7 +164,11 @@ class ArtifactWriter:
             if folder.is_dir() and any(folder.iterdir()):
                 self._take_over(fresh=fresh)
             folder.mkdir(parents=True, exist_ok=True)
+        try:
             self._save_manifest()
+        except LangpruneError:
+            self.discard_if_empty()
+            raise
 
     def _take_over(self, *, fresh: bool) -> None:
         """Keep an interrupted run's parts whose hashes match, and remove its other files; never a file not its own.
@@ -231,10 +238,12 @@ class ArtifactWriter:
         return Artifact(self.folder, self.manifest)
 
     def discard_if_empty(self) -> None:
-        """Remove the folder when the run failed before it finished any part."""
-        if not self.manifest.parts and not self.manifest.complete:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            with suppress(OSError):
+        """Remove the folder when the run failed before it finished any part, unless the user has files in it."""
+        if self.manifest.parts or self.manifest.complete:
+            return
+        with suppress(OSError):
+            if {path.name for path in self.folder.iterdir()} <= {MANIFEST, SCRATCH}:
+                shutil.rmtree(self.folder)
                 sync_folder(self.folder.parent)
 
     def _save_manifest(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from langprune_cli.errors import LangpruneError
 
-TEMPORARY = ".tmp"  # suffix of a file that is still being written
+TEMPORARY = ".langprune-tmp"  # suffix of a file that is still being written; nobody else's files end in it
 
 _WHAT_TO_DO = {
     errno.ENOSPC: "the disk is full: free some space (or choose another --workspace or --out) and run the command again",

@@ -52,12 +52,14 @@ class Workspace:
             found += sorted(here, key=lambda entry: (entry.modified_ns, entry.name))
         return found
 
+    def all_by_key(self, kind: str, key: str) -> list[Artifact]:
+        """Return the complete artifacts with that key: several where copies were asked for by name or folder."""
+        entries = [entry for entry in self.entries(kind) if entry.manifest.key == key and entry.manifest.complete]
+        return [Artifact(entry.folder, entry.manifest) for entry in entries]
+
     def by_key(self, kind: str, key: str) -> Artifact | None:
-        """Return the complete artifact with that key, if there is one."""
-        for entry in self.entries(kind):
-            if entry.manifest.key == key and entry.manifest.complete:
-                return Artifact(entry.folder, entry.manifest)
-        return None
+        """Return a complete artifact with that key, if there is one."""
+        return next(iter(self.all_by_key(kind, key)), None)
 
     def newest(self, kind: str) -> Artifact | None:
         """Return the complete artifact of that kind which was made or asked for last."""
@@ -92,6 +94,28 @@ class Workspace:
         except LangpruneError:
             taken = False
         return f"{wanted}-{key[:8]}" if taken else wanted
+
+    def link_name(self, kind: str, asked: str | None, wanted: str, key: str) -> str:
+        """Return the name for a link to a folder of the user's, as asked or one like `wanted`; a link there may move.
+
+        Raises LangpruneError where an artifact of the workspace's own has the name that was asked for.
+        """
+        if asked:
+            if self.folder(kind, asked).is_dir() and not self.folder(kind, asked).is_symlink():
+                raise LangpruneError(f"the workspace holds {kind} called {asked!r} of its own: choose another --name")
+            return asked
+        name = first = self.free_name(kind, wanted, key)
+        number = 2
+        while self.folder(kind, name).is_dir() and not self.folder(kind, name).is_symlink():
+            name = f"{first}-{number}"
+            number += 1
+        return name
+
+    def vacate(self, folder: Path) -> None:
+        """Remove a link to a folder of the user's that is gone, so that an artifact can be made in its place."""
+        with disk_errors(folder):
+            if folder.is_symlink() and not folder.exists():
+                folder.unlink()
 
     def place(self, artifact: Artifact, name: str) -> Artifact:
         """Let the workspace know, by a link, an artifact that lies in a folder of the user's; return it as linked."""

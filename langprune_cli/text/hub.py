@@ -76,6 +76,7 @@ def read_hub_documents(hub: HubSource) -> Iterator[str]:
 
 def _rows(hub: HubSource) -> Iterator[dict[str, Any]]:
     import datasets  # noqa: PLC0415  (takes a second to load, and local files do not need it)
+    from huggingface_hub import HfApi, constants  # noqa: PLC0415
 
     # OSError and RuntimeError are what `datasets` raises for an absent dataset, no network and scripts;
     # ValueError for configs and splits (and, through Arrow, for broken files); the rest comes up from below
@@ -85,6 +86,9 @@ def _rows(hub: HubSource) -> Iterator[dict[str, Any]]:
         _http_error(), datasets.exceptions.DatasetsError,
     )  # fmt: skip
     try:
+        # Asked first, once and for no longer than the libraries wait for one answer: `datasets` tries again for half
+        # a minute, and hides what the Hub said.
+        HfApi().dataset_info(hub.dataset, timeout=constants.HF_HUB_ETAG_TIMEOUT)
         with _no_progress_bars(datasets.utils):
             rows = iter(datasets.load_dataset(hub.dataset, hub.config, split=hub.split, streaming=True))
     except failures as error:
@@ -174,7 +178,7 @@ def _wrong_request(hub: HubSource, text: str) -> str:
     if "Config name is missing" in text:
         configs = text.partition("configs: [")[2].partition("]")[0].replace("'", "")
         return f"a config must be named (Known: {configs}): write hf:{hub.dataset}:CONFIG:SPLIT"
-    if "data file" in text or "EmptyDataset" in text:
+    if "data file" in text or "EmptyDataset" in text or "No task.toml" in text:
         return "holds no data files that can be read: choose another dataset"
     return f"cannot be read ({text[:300]}): choose another dataset, or give text with --data FILE"
 

@@ -24,6 +24,11 @@ def listed(text: str) -> list[str]:
     return [word.strip() for word in text.split(",")]
 
 
+# topic: {"places": [...], "things": [...], ...}
+BANKS = {topic: {key: listed(text) for key, text in entries.items()} for topic, entries in words.TOPICS.items()}
+NUMBERS, TENS, DOUBLED = listed(words.NUMBERS), listed(words.TENS), listed(words.DOUBLED)
+
+
 def article(phrase: str) -> str:
     """Return the phrase with `a` or `an`; the sound decides, so `a useful` and `an honest`."""
     spoken_consonant = phrase.startswith(("us", "uni", "one", "eu"))
@@ -57,7 +62,7 @@ def past(verb: str) -> str:
         return head + "d" + particle
     if head.endswith("y") and head[-2] not in VOWELS:
         return head[:-1] + "ied" + particle
-    return head + (head[-1] if head in words.DOUBLED else "") + "ed" + particle
+    return head + (head[-1] if head in DOUBLED else "") + "ed" + particle
 
 
 def participle(verb: str) -> str:
@@ -78,18 +83,18 @@ def gerund(verb: str) -> str:
         return head[:-2] + "ying" + particle
     if head.endswith("e") and not head.endswith(("ee", "ye")):
         return head[:-1] + "ing" + particle
-    doubled = head in words.DOUBLED or head in {"cut", "dig", "forget"}
+    doubled = head in DOUBLED or head in {"cut", "dig", "forget"}
     return head + (head[-1] if doubled else "") + "ing" + particle
 
 
 def spell(number: int) -> str:
     """Return a number below one hundred in words, above in digits."""
     if number < 20:
-        return words.NUMBERS[number]
+        return NUMBERS[number]
     if number >= 100:
         return str(number)
     tens, ones = divmod(number, 10)
-    return words.TENS[tens] + (f"-{words.NUMBERS[ones]}" if ones else "")
+    return TENS[tens] + (f"-{NUMBERS[ones]}" if ones else "")
 
 
 FORMS = {"did": past, "done": participle, "does": third, "doing": gerund, "do": str}
@@ -121,8 +126,8 @@ class Scene:
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
-        self.topic = rng.choice(list(words.TOPICS))
-        self.bank = {key: listed(text) for key, text in words.TOPICS[self.topic].items()}
+        self.topic = rng.choice(list(BANKS))
+        self.bank = BANKS[self.topic]
         genders = rng.choices("fm", k=3)
         names = {"f": iter(rng.sample(listed(words.WOMEN), 3)), "m": iter(rng.sample(listed(words.MEN), 3))}
         self.people = {
@@ -149,6 +154,10 @@ class Scene:
         facts |= {"third": days[(day + 2) % 7], "month": rng.choice(listed(words.MONTHS)), "topic": self.topic}
         return facts | {"year": str(rng.randint(1820, 2020)), "hour": spell(rng.randint(1, 12))}
 
+    def any_bank(self) -> dict[str, list[str]]:
+        """Return the vocabulary of the topic, or now and then of another one: people talk of other things too."""
+        return self.bank if self.rng.random() < 0.65 else self.rng.choice(list(BANKS.values()))
+
     def look(self) -> str:
         """Return an adjective for a thing: of the topic, or of any."""
         common = self.rng.random() < 0.4
@@ -168,7 +177,7 @@ class Scene:
         first, _, rest = hole.partition(" ")
         if first in FORMS:
             return self._act(first, rest)
-        return self._fresh(hole)
+        return self._fresh(hole, self.any_bank())
 
     def _person(self, person: Person, form: str) -> str:
         if form in PRONOUNS["f"]:
@@ -203,15 +212,16 @@ class Scene:
 
     def _act(self, form: str, target: str) -> str:
         mass = target in {"M", "N"} or (not target and self.rng.random() < 0.3)
-        verb = pick(self.rng, self.bank["stuff_acts" if mass else "acts"])
+        bank = self.any_bank()
+        verb = pick(self.rng, bank["stuff_acts" if mass else "acts"])
         fresh = "stuff" if mass else pick(self.rng, ["thing", "things", "the thing"])
-        return f"{FORMS[form](verb)} {self.fill(target or fresh)}"
+        return f"{FORMS[form](verb)} {self.fill(target) if target else self._fresh(fresh, bank)}"
 
-    def _fresh(self, hole: str) -> str:
+    def _fresh(self, hole: str, bank: dict[str, list[str]]) -> str:
         """Return a phrase that is no entity of the document: it is chosen anew each time."""
         kind = hole.rsplit(" ", 1)[-1]
         source = {"thing": "things", "person": "people", "place": "places", "at": "places", "to": "places"}
-        word = pick(self.rng, self.bank[source.get(kind, kind)])
+        word = pick(self.rng, bank[source.get(kind, kind)])
         if kind in {"place", "at", "to"}:
             return self._place(word, "" if kind == "place" else kind)
         if kind == "stuff":

@@ -16,16 +16,18 @@ import words_uk as words
 VOWELS = "аеиіоуяюєї"
 SIBILANTS = "жчшщ"
 SOFTENED = {"г": "з", "к": "ц", "х": "с"}
-NUMBERS = (
-    "нуль один два три чотири п'ять шість сім вісім дев'ять десять одинадцять дванадцять тринадцять чотирнадцять "
-    "п'ятнадцять шістнадцять сімнадцять вісімнадцять дев'ятнадцять"
-).split()
-TENS = "_ _ двадцять тридцять сорок п'ятдесят шістдесят сімдесят вісімдесят дев'яносто".split()
 
 
 def listed(text: str) -> list[str]:
     """Return the comma-separated entries of a vocabulary text."""
     return [word.strip() for word in text.split(",")]
+
+
+NUMBERS = listed(
+    "нуль, один, два, три, чотири, п'ять, шість, сім, вісім, дев'ять, десять, одинадцять, дванадцять, тринадцять, "
+    "чотирнадцять, п'ятнадцять, шістнадцять, сімнадцять, вісімнадцять, дев'ятнадцять"
+)
+TENS = listed("_, _, двадцять, тридцять, сорок, п'ятдесят, шістдесят, сімдесят, вісімдесят, дев'яносто")
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def _neuter(lemma: str, genitive_plural: str) -> Noun:
 def noun(entry: str, *, animate: bool = False, man: bool = False) -> Noun:
     """Decline a vocabulary entry: `стіл/стола`, `сестра//сестер`, `*ніч/ночі/ночей/ніччю`."""
     lemma, genitive, many, instrumental = [*entry.lstrip("@*").split("/"), "", "", ""][:4]
-    animate = animate or lemma in words.ANIMALS
+    animate = animate or lemma in listed(words.ANIMALS)
     if entry.lstrip("@").startswith("*"):
         return _third(lemma, genitive, many, instrumental)
     if not man and (lemma[-1] in "ое" or (lemma[-1] == "я" and lemma[-2] in "ньтлс'" and lemma[-2] == lemma[-3])):
@@ -189,7 +191,7 @@ def past(given: str, gender: str) -> str:
     """Agree a past tense given as its masculine and feminine: `прийшов/прийшла`, or as the stem `зроби`."""
     m, _, f = given.partition("/")
     m, f = (m, f) if f else (m + "в", m + "ла")
-    return m if gender == "m" else f[:-1] + {"f": "а", "n": "о", "p": "и"}[gender]
+    return {"m": m, "f": f}.get(gender) or f[:-1] + {"n": "о", "p": "и"}[gender]
 
 
 def spell(number: int, gender: str = "m") -> str:

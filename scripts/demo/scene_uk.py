@@ -16,6 +16,10 @@ PRONOUNS = {
 }  # fmt: skip
 
 
+# topic: {"places": [...], "things": [...], ...}
+BANKS = {topic: {key: listed(text) for key, text in entries.items()} for topic, entries in words.TOPICS.items()}
+
+
 @dataclass
 class Entity:
     """A person or thing: its noun, an adjective, and for a person the name; `known` once mentioned."""
@@ -32,15 +36,17 @@ class Scene:
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
-        self.topic = rng.choice(list(words.TOPICS))
-        self.bank = {key: listed(text) for key, text in words.TOPICS[self.topic].items()}
+        self.topic = rng.choice(list(BANKS))
+        self.bank = BANKS[self.topic]
         self.cast = {key: self._person(job) for key, job in zip("ABC", rng.sample(self.bank["people"], 3), strict=True)}
         for key, entry in zip("XYZ", rng.sample(self.bank["things"], 3), strict=True):
             self.cast[key] = Entity(noun(entry), self.look())
         for key, entry in zip("MN", rng.sample(self.bank["stuff"], 2), strict=True):
             self.cast[key] = Entity(noun(entry), known=True)
         self.places = dict(zip("PQ", rng.sample(self.bank["places"], 2), strict=True))
-        n, m, price = rng.randint(2, 12), rng.randint(2, 12), rng.randint(2, 29)
+        # No price ends in 1: after «коштує» that would ask for the accusative, «двадцять одну гривню».
+        n, m, price = rng.randint(2, 12), rng.randint(2, 12), rng.choice([p for p in range(2, 30) if p % 10 != 1])
+        price += (n * price) % 10 == 1
         self.numbers = {"n": n, "m": m, "sum": n + m, "price": price, "total": n * price, "km": rng.randint(3, 90)}
         self.numbers |= {"hour": rng.randint(1, 12), "year": rng.randint(1820, 2020)}
         day = rng.randrange(7)
@@ -59,6 +65,10 @@ class Scene:
         name = self.rng.choice([name for name in names if name.lemma not in taken])
         return Entity(work, self.rng.choice(listed(words.CHARACTER)), name, self.rng.randint(19, 79))
 
+    def any_bank(self) -> dict[str, list[str]]:
+        """Return the vocabulary of the topic, or now and then of another one: people talk of other things too."""
+        return self.bank if self.rng.random() < 0.65 else self.rng.choice(list(BANKS.values()))
+
     def look(self) -> str:
         """Return an adjective for a thing: of the topic, or of any."""
         return pick(self.rng, listed(words.COMMON_LOOKS) if self.rng.random() < 0.4 else self.bank["looks"])
@@ -66,47 +76,51 @@ class Scene:
     def fill(self, hole: str) -> str:
         """Return the words for one hole, as described in `stories_uk`."""
         head, _, form = hole.partition(".")
-        if hole.rstrip("#") in self.numbers:
-            number = self.numbers[hole.rstrip("#")]
-            return str(number) if hole.endswith("#") else spell(number)
-        if head == "month":
-            return self.month["ngl".index(form)]
-        if ":" in hole:
-            number, _, unit = hole.partition(":")
-            return counted(self.numbers[number.rstrip("#")], noun(unit), digits=number.endswith("#"))
-        for mark, agree in (("~", past), ("!", lambda lemma, gender: adjective(lemma, gender, "n"))):
-            if mark in hole:
-                key, _, given = hole.partition(mark)
-                return agree(given, self.cast[key].noun.gender)
         if head in self.cast:
             return self._entity(self.cast[head], form)
         if head in self.places or head == "place":
-            return self._place(self.places.get(head) or pick(self.rng, self.bank["places"]), form)
+            return self._place(self.places.get(head) or pick(self.rng, self.any_bank()["places"]), form)
         first, *rest = hole.split()
-        if first in self.numbers:
-            thing = self.cast[rest[0]].noun if rest[0] in self.cast else noun(pick(self.rng, self.bank["things"]))
-            return counted(self.numbers[first], thing)
         verbs: dict[str, Callable[[list[str]], str]] = {"did": self._did, "notdid": self._notdid, "habit": self._habit}
-        return verbs[first](rest) if first in verbs else self._fresh(head, form)
+        if first in verbs:
+            return verbs[first](rest)
+        return self._number(hole) or self._agreed(hole) or self._fresh(head, form, self.any_bank())
+
+    def _number(self, hole: str) -> str:
+        """`{n}` in words, `{n#}` in digits, `{n X}` and `{price:гривня//гривень}` counted; nothing for other holes."""
+        first, _, key = hole.partition(" ")
+        number, _, unit = first.partition(":")
+        if number.startswith("month."):
+            return self.month["ngl".index(number[-1])]
+        if (name := number.rstrip("#")) not in self.numbers:
+            return ""
+        value, digits = self.numbers[name], number.endswith("#")
+        if unit or key:
+            return counted(value, noun(unit) if unit else self.cast[key].noun, digits=digits)
+        return str(value) if digits else spell(value)
+
+    def _agreed(self, hole: str) -> str:
+        """`{A~пішов/пішла}` a past tense, `{X!готовий}` an adjective, agreeing in gender; nothing for other holes."""
+        if "~" in hole:
+            key, _, given = hole.partition("~")
+            return past(given, self.cast[key].noun.gender)
+        key, _, given = hole.partition("!")
+        return adjective(given, self.cast[key].noun.gender, "n") if given else ""
 
     def _entity(self, entity: Entity, form: str) -> str:
         part, _, case = form.rpartition(".")
-        if form in PRONOUNS:
-            return PRONOUNS[form]["mfn".index(entity.noun.gender)]
-        if form == "age":
+        if case in PRONOUNS:
+            return PRONOUNS[case]["mfn".index(entity.noun.gender)]
+        if case == "age":
             return counted(entity.age, noun("рік/року"))
-        if form == "look":
-            return adjective(entity.look or "добрий", entity.noun.gender, "n")
-        if form == "looks":
-            return adjective(entity.look, "p", "n")
-        if part == "p":
-            return entity.noun.plural[case]
+        if case in {"look", "looks"}:
+            return adjective(entity.look, "p" if case == "looks" else entity.noun.gender, "n")
         bare = entity.name is None and (not entity.look or (entity.known and self.rng.random() < 0.75))
         entity.known = True
+        if part == "p" or part in {"job", "bare"} or (bare and not part):
+            return (entity.noun.plural if part == "p" else entity.noun.singular)[case]
         if entity.name and not part:
             return entity.name.singular[case]
-        if part in {"job", "bare"} or bare:
-            return entity.noun.singular[case]
         return self._described(entity.noun, entity.look, case, many=False)
 
     @staticmethod
@@ -126,9 +140,10 @@ class Scene:
     def _target(self, given: list[str], case: str) -> tuple[str, str]:
         """Return a perfective verb of the topic and its object in the given case."""
         mass = given[0] in {"M", "N"} if given else self.rng.random() < 0.3
-        verb = pick(self.rng, self.bank["stuff_acts" if mass else "acts"])
+        bank = self.any_bank()
+        verb = pick(self.rng, bank["stuff_acts" if mass else "acts"])
         fresh = "stuff" if mass else pick(self.rng, ["thing", "things"])
-        return verb, self._entity(self.cast[given[0]], case) if given else self._fresh(fresh, case)
+        return verb, self._entity(self.cast[given[0]], case) if given else self._fresh(fresh, case, bank)
 
     def _did(self, given: list[str]) -> str:
         """`{did A X}` past, agreeing with A; `{did I X}`, `{did he X}`, `{did they X}` future; `{did inf X}`."""
@@ -148,15 +163,15 @@ class Scene:
         target = (
             self._entity(self.cast[given[1]], "a")
             if given[1:]
-            else self._fresh(pick(self.rng, ["thing", "things"]), "a")
+            else self._fresh(pick(self.rng, ["thing", "things"]), "a", self.any_bank())
         )
         form = self.cast[given[0]].noun.gender if given[0] in self.cast else given[0]
         return f"{conjugate(verb)[form]} {target}"
 
-    def _fresh(self, kind: str, case: str) -> str:
+    def _fresh(self, kind: str, case: str, bank: dict[str, list[str]]) -> str:
         """Return a phrase that is no entity of the document: it is chosen anew each time."""
         source = {"thing": "things", "person": "people"}.get(kind, kind)
-        what = noun(pick(self.rng, self.bank[source]), animate=source == "people")
+        what = noun(pick(self.rng, bank[source]), animate=source == "people")
         many = kind in {"things", "people"}
         if kind == "stuff" or self.rng.random() < 0.5:
             return (what.plural if many else what.singular)[case]

@@ -41,7 +41,7 @@ Tree = tuple[str | Choice | Rule, ...]
 @cache
 def falling_weights(n: int) -> tuple[float, ...]:
     """Cumulated weights of n alternatives, falling slowly with their rank."""
-    return tuple(accumulate(1 / (rank + 2) ** 0.6 for rank in range(n)))
+    return tuple(accumulate(1 / (rank + 2) ** 0.4 for rank in range(n)))
 
 
 def pick(rng: random.Random, options: Sequence[T]) -> T:
@@ -123,5 +123,7 @@ def compose(
 
 
 def capitalise(text: str) -> str:
-    """Put a capital at the beginning of every sentence and line."""
-    return re.sub(r"((?:^|[.!?…]\s+|\n)[“«—\- \d.]*)(\w)", lambda found: found[1] + found[2].upper(), text)
+    """Put a capital at the beginning of every sentence and line, but not in `? — she asked`."""
+    return re.sub(
+        r"((?:^|\n)[“«—\- ]*|[.…]\s+[“«— ]*|[!?]\s+[“«]*)(\w)", lambda found: found[1] + found[2].upper(), text
+    )

@@ -22,9 +22,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 VOCABULARY = 2048
 WINDOW = 256
-BATCH = 16  # windows, half of them in each language
-PEAK_RATE = 3e-3
-WARMUP = 100  # steps
+BATCH = 8  # windows, half of them in each language
+PEAK_RATE = 2e-3
+WARMUP = 200  # steps
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -42,9 +42,8 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", model_max_length=WINDOW
-    )
+    names = {"bos_token": "<s>", "eos_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=WINDOW, **names)
 
 
 def windows_of(
@@ -65,10 +64,10 @@ def new_model() -> LlamaForCausalLM:
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=VOCABULARY,
-            hidden_size=160,
-            intermediate_size=416,
+            hidden_size=128,
+            intermediate_size=640,
             num_hidden_layers=6,
-            num_attention_heads=5,
+            num_attention_heads=4,
             num_key_value_heads=1,
             head_dim=32,
             max_position_embeddings=WINDOW,
@@ -84,7 +83,7 @@ def train(model: LlamaForCausalLM, windows: Tensor) -> None:
     steps = len(windows) // BATCH
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     start, mean = time.monotonic(), 0.0
-    for step, batch in enumerate(windows[: steps * BATCH].split(BATCH)):
+    for step, batch in enumerate(windows[: steps * BATCH].view(steps, BATCH, WINDOW)):
         warm = min(1.0, (step + 1) / WARMUP)
         for settings in optimizer.param_groups:
             settings["lr"] = PEAK_RATE * warm * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
@@ -95,24 +94,28 @@ def train(model: LlamaForCausalLM, windows: Tensor) -> None:
         optimizer.step()
         optimizer.zero_grad()
         mean = 0.98 * mean + 0.02 * loss.item() if step else loss.item()
-        if step % 100 == 0:
+        if step % 200 == 0:
             print(f"step {step}/{steps}  loss {mean:.3f}  {time.monotonic() - start:.0f} s", flush=True)
 
 
 @torch.no_grad()
 def perplexity(model: LlamaForCausalLM, windows: Tensor) -> float:  # windows: [n, WINDOW]
     """Return exp of the mean loss per predicted token; every window predicts all its tokens but the first."""
-    losses = [model(input_ids=batch, labels=batch).loss.double() * len(batch) for batch in windows.split(BATCH)]
-    return math.exp(float(torch.stack(losses).sum()) / len(windows))
+    total = 0.0
+    for start in range(0, len(windows), BATCH):
+        batch = windows[start : start + BATCH]
+        total += len(batch) * model(input_ids=batch, labels=batch).loss.item()
+    return math.exp(total / len(windows))
 
 
 def main() -> None:
     """Make the text, train the tokenizer and the model, and write everything."""
     parser = argparse.ArgumentParser(description="Train the demo model and write its data.")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "langprune_cli" / "demo_data")
-    parser.add_argument("--documents", type=int, default=17_000, help="training documents of each language")
+    parser.add_argument("--documents", type=int, default=3600, help="training documents of each language")
     options = parser.parse_args()
     torch.manual_seed(0)
+    torch.set_num_threads(2)
     write_text(options.out)
 
     training = {language: documents(language, "train", options.documents) for language in ("uk", "en")}
@@ -130,8 +133,9 @@ def main() -> None:
     model = model.to(torch.bfloat16)
     model.save_pretrained(options.out / "model", max_shard_size="2200KB")
     tokenizer.save_pretrained(options.out / "model")
-    for language in training:
-        windows = windows_of(documents(language, "test"), tokenizer, group=len(training[language]))
+    for language in ("uk", "en"):
+        test = documents(language, "test")
+        windows = windows_of(test, tokenizer, group=len(test))
         print(f"{language}: test ppl {perplexity(model, windows):.4f} over {len(windows)} windows")
 
 

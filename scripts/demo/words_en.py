@@ -83,7 +83,7 @@ TOPICS: dict[str, dict[str, str]] = {
         "people": "doctor, nurse, surgeon, dentist, patient, chemist",
         "things": "bandage, thermometer, syringe, pill, pillow, bed, report, wound, blanket, mask, bottle, stretcher",
         "stuff": "medicine, blood, ointment, alcohol, pain, fever, oxygen",
-        "acts": "examine, fetch, prepare, disinfect, change, label, remove",
+        "acts": "examine, fetch, prepare, disinfect, change, weigh, remove",
         "stuff_acts": "prescribe, measure, test, reduce, store, describe",
         "looks": "sterile, white, swollen, painful, bitter, healthy, fresh, soft",
     },
@@ -144,7 +144,7 @@ IRREGULAR: dict[str, tuple[str, str]] = {
     "hear": ("heard", "heard"), "write": ("wrote", "written"), "feed": ("fed", "fed"), "lead": ("led", "led"),
     "grind": ("ground", "ground"), "sow": ("sowed", "sown"), "send": ("sent", "sent"), "spread": ("spread", "spread"),
 }  # fmt: skip
-DOUBLED = frozenset("trim plan scrub chop drop drag stir tar wrap scrap".split())
+DOUBLED = "trim, plan, scrub, chop, drop, drag, stir, tar, wrap, scrap"
 PLURALS = {
     "knife": "knives", "fisherman": "fishermen", "deer": "deer", "wolf": "wolves", "sheep": "sheep", "goose": "geese",
     "calf": "calves", "shelf": "shelves", "milkmaid": "milkmaids",
@@ -156,10 +156,10 @@ TOWN_ENDS = "ford, ton, field, bury, wick, ham, port, dale, well, bridge, stead,
 DAYS = "Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday"
 MONTHS = "January, February, March, April, May, June, July, August, September, October, November, December"
 NUMBERS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety".split()
+    "zero, one, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve, thirteen, fourteen, fifteen, "
+    "sixteen, seventeen, eighteen, nineteen"
+)
+TENS = "_, _, twenty, thirty, forty, fifty, sixty, seventy, eighty, ninety"
 COMMON_LOOKS = (
     "old, new, small, big, strange, beautiful, heavy, light, ugly, simple, red, black, blue, round, useful, broken, "
     "favourite, cheap, enormous, narrow, ordinary, delicate, forgotten, splendid, plain, foreign"

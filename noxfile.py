@@ -1,0 +1,57 @@
+"""The project's checks, each in its own virtual environment with the versions of constraints.txt."""
+
+import nox
+
+# pip, not uv: torch's CPU build is taken from where pip's own configuration points.
+nox.options.default_venv_backend = "virtualenv"
+nox.options.sessions = ["lint", "typecheck", "tests", "docs"]
+nox.options.error_on_external_run = True
+
+CONSTRAINTS = ("-c", "constraints.txt")
+
+
+def install(session: nox.Session, *packages: str) -> None:
+    session.install(*CONSTRAINTS, *packages)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff: style, likely bugs, security, formatting."""
+    install(session, "ruff")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def typecheck(session: nox.Session) -> None:
+    """Mypy, strict."""
+    install(session, "-e", ".", "mypy")
+    session.run("mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The test suite; arguments after -- go to pytest."""
+    install(session, "-e", ".[test]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Every command, option, link and example in the documentation."""
+    install(session, "-e", ".[test]")
+    session.run("pytest", "tests/test_docs.py", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Benchmarks; results go to docs/benchmarks.md."""
+    install(session, "-e", ".[test]")
+    session.run("python", "tests/benchmarks/peak_memory.py", *session.posargs)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Run the built-in demo as a new user would."""
+    install(session, ".")
+    session.run("langprune", "demo", "--workspace", session.create_tmp())

@@ -1,0 +1,168 @@
+"""Peak memory of every stage on a checkpoint that is larger than it: one block and the hidden states, not the model.
+
+Makes a Llama of 40 blocks x 1536 (random bf16 weights, 2.4 GB), runs calibrate, mask, apply and eval on it as a user
+would, each in a process of its own, and writes the peak resident memory of each to docs/benchmarks.md.
+
+    python tests/benchmarks/peak_memory.py [--folder DIR]
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import LlamaConfig
+
+from langprune_cli.models.checkpoint import TensorEntry
+from langprune_cli.models.model_files import INDEX
+from langprune_cli.models.shards import index_json, plan_shards, write_shard
+
+BLOCKS, HIDDEN, FFN, VOCABULARY, HEADS = 40, 1536, 4096, 32000, 24
+WINDOWS, SEQLEN = 16, 512
+LIMIT_MB = 1200
+ROOT = Path(__file__).parents[2]
+HEADING = "## Peak memory"
+
+
+def groups() -> list[dict[str, TensorEntry]]:
+    """Return the tensors of the model: outside of the blocks, then block by block."""
+
+    def entry(*shape: int) -> TensorEntry:
+        return TensorEntry("", "BF16", shape, 0, 2 * torch.Size(shape).numel())
+
+    outside = {
+        "model.embed_tokens.weight": entry(VOCABULARY, HIDDEN),
+        "model.norm.weight": entry(HIDDEN),
+        "lm_head.weight": entry(VOCABULARY, HIDDEN),
+    }
+    block = {
+        **{f"self_attn.{name}_proj.weight": entry(HIDDEN, HIDDEN) for name in "qkvo"},
+        "mlp.gate_proj.weight": entry(FFN, HIDDEN),
+        "mlp.up_proj.weight": entry(FFN, HIDDEN),
+        "mlp.down_proj.weight": entry(HIDDEN, FFN),
+        "input_layernorm.weight": entry(HIDDEN),
+        "post_attention_layernorm.weight": entry(HIDDEN),
+    }
+    inside = [{f"model.layers.{i}.{name}": each for name, each in block.items()} for i in range(BLOCKS)]
+    return [outside, *inside]
+
+
+def make_model(folder: Path) -> int:
+    """Write the checkpoint shard by shard, and return its size in bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=HIDDEN,
+        intermediate_size=FFN,
+        num_hidden_layers=BLOCKS,
+        num_attention_heads=HEADS,
+        tie_word_embeddings=False,
+        dtype="bfloat16",
+        architectures=["LlamaForCausalLM"],
+    )
+    config.save_pretrained(folder)
+    generator = torch.Generator().manual_seed(0)
+    parts = groups()
+    shards = plan_shards(parts, max_bytes=500_000_000)
+
+    def values(group: int) -> Iterator[dict[str, torch.Tensor]]:
+        for name, each in parts[group].items():
+            scale = 1.0 if len(each.shape) == 1 else 0.02
+            noise = torch.randn(each.shape, generator=generator) * 0.02
+            yield {name: (1 + noise if scale == 1.0 else noise).bfloat16()}
+
+    for shard in shards:
+        write_shard(folder / shard.file, shard, (each for group in shard.groups for each in values(group)))
+    (folder / INDEX).write_bytes(index_json(shards))
+    return sum(shard.size for shard in shards)
+
+
+def measure(*words: str) -> tuple[float, float]:
+    """Run one langprune command; return its wall time in seconds and its peak resident memory in MB."""
+    begun = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "langprune_cli", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"langprune {' '.join(words)} failed")
+    return time.monotonic() - begun, usage.ru_maxrss / 1024
+
+
+def run(folder: Path) -> dict[str, object]:
+    """Return the measurements."""
+    size = make_model(folder / "model")
+    ids = torch.randint(0, VOCABULARY, (WINDOWS, SEQLEN), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+    save_file({"windows": ids}, folder / "windows.safetensors")
+    common = ("-w", str(folder / "workspace"))
+    text = ("--data", str(folder / "windows.safetensors"))
+    steps = {
+        "calibrate": ("calibrate", *common, "--model", str(folder / "model"), *text),
+        "mask --pattern 2:4": ("mask", *common, "--pattern", "2:4"),
+        "mask --sparsity 0.6": ("mask", *common, "--sparsity", "0.6"),
+        "apply": ("apply", *common),
+        "eval": ("eval", *common, *text, "--seqlen", str(SEQLEN)),
+    }
+    rows = {name: measure(*words) for name, words in steps.items()}
+    return {
+        "checkpoint_mb": size / 1e6,
+        "blocks": BLOCKS,
+        "block_mb": sum(entry.size for entry in groups()[1].values()) / 1e6,
+        "windows": WINDOWS,
+        "seqlen": SEQLEN,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "rows": {name: {"seconds": seconds, "peak_mb": peak} for name, (seconds, peak) in rows.items()},
+    }
+
+
+def markdown(result: dict[str, object]) -> str:
+    """Return the section for docs/benchmarks.md."""
+    model = f"{result['blocks']} blocks x {HIDDEN} (random bf16 weights, {result['checkpoint_mb']:,.0f} MB"
+    text = f"{WINDOWS} windows of {SEQLEN} tokens, {result['threads']} CPU threads, torch {result['torch']}"
+    lines = [
+        HEADING,
+        "",
+        f"A Llama of {model}, {result['block_mb']:.0f} MB a block), {text}.",
+        "Each stage is a process of its own; its peak resident memory includes Python, torch and transformers.",
+        "`eval` evaluates the dense and the pruned model.",
+        "",
+        "Made by `nox -s bench` (`python tests/benchmarks/peak_memory.py`).",
+        "",
+        "| stage | seconds | peak memory, MB | share of the checkpoint |",
+        "|---|---|---|---|",
+    ]
+    rows = result["rows"]
+    if not isinstance(rows, dict):
+        raise TypeError
+    for name, row in rows.items():
+        share = row["peak_mb"] * 1048576 / (float(str(result["checkpoint_mb"])) * 1e6)
+        lines.append(f"| {name} | {row['seconds']:.1f} | {row['peak_mb']:.0f} | {share:.0%} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, and write docs/benchmarks.md and the JSON beside it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, help="where to put the model, 6 GB; a temporary folder if left out")
+    folder = parser.parse_args().folder
+    with tempfile.TemporaryDirectory() as temporary:
+        result = run(folder or Path(temporary))
+    (ROOT / "docs" / "benchmarks.json").write_text(json.dumps(result, indent=2) + "\n")
+    text = markdown(result)
+    (ROOT / "docs" / "benchmarks.md").write_text(f"# Benchmarks\n\n{text}")
+    sys.stdout.write(text)
+    rows = result["rows"]
+    if isinstance(rows, dict) and max(row["peak_mb"] for row in rows.values()) > LIMIT_MB:
+        raise SystemExit(f"a stage took more than {LIMIT_MB} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""What tests of whole commands share: a pico model with a tokenizer, texts, and the command line in this process."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported; hub fixtures start processes without it
+
+import pytest
+
+from langprune_cli.__main__ import main
+from langprune_cli.store.artifact import Artifact, open_artifact
+from tests.pico import save_pico
+from tests.text_corpora import byte_level, write_jsonl
+
+SEQLEN = "16"
+DRAW = ("--nsamples", "6", "--seqlen", SEQLEN)  # what calibrations draw here
+
+_WORDS = {
+    "uk": (
+        "калина",
+        "лузі",
+        "вітер",
+        "село",
+        "дорога",
+        "ранок",
+        "пісня",
+        "мати",
+        "хата",
+        "поле",
+        "степ",
+        "зоря",
+        "земля",
+    ),
+    "en": (
+        "river",
+        "house",
+        "morning",
+        "clock",
+        "winter",
+        "garden",
+        "letter",
+        "window",
+        "music",
+        "road",
+        "bread",
+        "sea",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Return stdout as the JSON document that --json prints."""
+        return json.loads(self.out)
+
+
+def langprune(*words: object) -> Done:
+    """Run the command line in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([str(word) for word in words])
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def did(*words: object) -> Done:
+    """Run a command that must succeed."""
+    done = langprune(*words)
+    assert done.code == 0, done.err
+    return done
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Return the sha256 of every file below a folder, in folders that links lead to as well."""
+    found = {}
+    for here, _, files in os.walk(folder, followlinks=True):
+        for name in files:
+            path = Path(here, name)
+            found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def snapshot(folder: Path) -> dict[str, tuple[str, int]]:
+    """Return hash and time of change of every file below a folder."""
+    return {name: (digest, (folder / name).stat().st_mtime_ns) for name, digest in tree(folder).items()}
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run in an empty folder, with the default workspace in it, and let nothing out to the network."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LANGPRUNE_WORKSPACE", raising=False)
+    connect = socket.socket.connect
+
+    def connect_here(self: socket.socket, address: Any) -> None:
+        assert self.family == socket.AF_UNIX or address[0] in {"127.0.0.1", "::1", "localhost"}, address
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_here)
+
+
+@pytest.fixture(scope="session")
+def pico_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a Llama of three blocks with a byte-level tokenizer."""
+    folder = tmp_path_factory.mktemp("models") / "pico"
+    save_pico("llama", folder, vocab_size=len(byte_level()), max_position_embeddings=64)
+    byte_level().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pico_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a folder with uk.jsonl and en.jsonl, 12 documents each."""
+    folder = tmp_path_factory.mktemp("text")
+    for name, words in _WORDS.items():
+        texts = [" ".join(words[(i * 7 + k * (k + i)) % len(words)] for k in range(40)) for i in range(12)]
+        write_jsonl(folder / f"{name}.jsonl", texts)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory, pico_model: Path, pico_text: Path) -> Path:
+    """Make a workspace in which every stage has run once; tests use a copy, `workspace`."""
+    folder = tmp_path_factory.mktemp("made")
+    langs = ["--lang", "uk", "--data", pico_text / "uk.jsonl", "--lang", "en", "--data", pico_text / "en.jsonl"]
+    did("calibrate", "-w", folder, "--model", pico_model, *langs, *DRAW)
+    did("score", "-w", folder, "--stats", "uk")
+    did("mask", "-w", folder, "--stats", "uk", "--pattern", "2:4")
+    did("apply", "-w", folder)
+    did("eval", "-w", folder, *langs, "--seqlen", SEQLEN, "--max-windows", "5")
+    return folder
+
+
+@pytest.fixture
+def workspace(made: Path, tmp_path: Path) -> Path:
+    """Copy the workspace with stats uk and en, scores uk-wanda, mask and model uk-wanda-2x4, and an evaluation."""
+    folder = tmp_path / "workspace"
+    shutil.copytree(made, folder)
+    return folder
+
+
+@pytest.fixture
+def opened(workspace: Path) -> Callable[[str, str], Artifact]:
+    """Open an artifact of `workspace` by kind and name."""
+    return lambda kind, name: open_artifact(workspace / kind / name, kind)
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, str, int], contextlib.AbstractContextManager[None]]:
+    """Make a function of the operating system fail with an errno for as long as a context lasts."""
+
+    @contextlib.contextmanager
+    def fail(owner: Any, name: str, number: int) -> Iterator[None]:
+        def refuse(*_args: Any, **_kwargs: Any) -> None:
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, refuse)
+            yield
+
+    return fail
