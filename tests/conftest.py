@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # pico products are too small for two threads to meet
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported; hub fixtures start processes without it
 
 import pytest
@@ -21,40 +23,14 @@ from langprune_cli.store.artifact import Artifact, open_artifact
 from tests.pico import save_pico
 from tests.text_corpora import byte_level, write_jsonl
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 SEQLEN = "16"
 DRAW = ("--nsamples", "6", "--seqlen", SEQLEN)  # what calibrations draw here
 
 _WORDS = {
-    "uk": (
-        "калина",
-        "лузі",
-        "вітер",
-        "село",
-        "дорога",
-        "ранок",
-        "пісня",
-        "мати",
-        "хата",
-        "поле",
-        "степ",
-        "зоря",
-        "земля",
-    ),
-    "en": (
-        "river",
-        "house",
-        "morning",
-        "clock",
-        "winter",
-        "garden",
-        "letter",
-        "window",
-        "music",
-        "road",
-        "bread",
-        "sea",
-    ),
-}
+    "uk": ("калина", "лузі", "вітер", "село", "дорога", "ранок", "пісня", "мати", "хата", "поле", "степ", "зоря", "земля"),
+    "en": ("river", "house", "morning", "clock", "winter", "garden", "letter", "window", "music", "road", "bread", "sea"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,6 +60,17 @@ def did(*words: object) -> Done:
     done = langprune(*words)
     assert done.code == 0, done.err
     return done
+
+
+def one_sentence(done: Done, code: int, says: str) -> None:
+    """Check that a command ended with one sentence about what is wrong, and printed nothing else."""
+    assert done.code == code, done.err
+    errors = [line for line in done.err.splitlines() if line.startswith("error:")]
+    assert done.err.splitlines()[-1:] == errors, done.err
+    assert re.search(says, errors[0]), errors[0]
+    assert "Traceback" not in done.err
+    assert "--debug" not in done.err  # what the generic answer to unforeseen errors says
+    assert done.out == ""
 
 
 def tree(folder: Path) -> dict[str, str]:

@@ -22,6 +22,7 @@ from langprune_cli.stages.opened import Compute, OpenedModel
 from langprune_cli.store.artifact import Artifact
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.types import TextSpec
+from tests.reference.quiet import Quiet
 from tests.text_corpora import FIXTURES, NO_FIXTURES
 
 pytestmark = [pytest.mark.skipif(not FIXTURES.is_dir(), reason=NO_FIXTURES), pytest.mark.slow]
@@ -34,22 +35,6 @@ PATTERNS = {
     "2x4": Pattern(0.5, (2, 4)),
     "4x8": Pattern(0.5, (4, 8)),
 }
-
-
-class Quiet:
-    """A reporter that shows nothing."""
-
-    def note(self, text: str) -> None:
-        pass
-
-    def begin(self, what: str, blocks: int, tokens: int) -> None:
-        pass
-
-    def tick(self, block: int, tokens: int) -> None:
-        pass
-
-    def end(self) -> None:
-        pass
 
 
 class Run:
@@ -136,7 +121,7 @@ def test_dense_perplexity(text: str, run: Run) -> None:
     assert (row["windows"], row["seqlen"], row["tokens"], row["mask"]) == (240, 256, 240 * 255, None)
 
 
-@pytest.mark.parametrize(("case", "text"), [("wanda-0.5", "uk"), ("wanda-0.5", "en"), ("wanda-2x4", "uk")])
+@pytest.mark.parametrize(("case", "text"), [("wanda-0.5", "uk"), ("wanda-2x4", "uk")])
 def test_perplexity_of_dense_wanda_masks(case: str, text: str, run: Run) -> None:
     found = run.rows("uk", case, (text,))[text]["ppl"]
     assert found == pytest.approx(golden_ppl()["uk"]["dense"][case][text], rel=0.005)
@@ -150,6 +135,8 @@ def test_perplexity_of_wandas_variant(run: Run) -> None:
 
 def test_what_pruning_for_a_language_costs_the_other(run: Run) -> None:
     """Masks made from Ukrainian text lose more on English, and the other way round: the point of all this."""
-    uk, en = (agreement(run, run.mask(mine, "wanda-0.5"), f"masks.{mine}.dense.wanda-0.5.safetensors") for mine in LANGUAGES)
+    uk, en = (
+        agreement(run, run.mask(mine, "wanda-0.5"), f"masks.{mine}.dense.wanda-0.5.safetensors") for mine in LANGUAGES
+    )
     crossed = agreement(run, run.mask("uk", "wanda-0.5"), "masks.en.dense.wanda-0.5.safetensors")
     assert crossed < 0.97 < min(uk, en)

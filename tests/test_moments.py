@@ -1,5 +1,7 @@
 """Column moments against float64 sums, their additivity, and what they are not to depend on."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -71,7 +73,7 @@ def test_slices_cover_every_row(width: int) -> None:
 def test_sums_add_over_splits(tokens: int, width: int, cuts: list[int]) -> None:
     x = activations(tokens, width)
     edges = sorted({0, tokens, *(cut for cut in cuts if cut < tokens)})
-    parts = moments_of(*(x[start:stop] for start, stop in zip(edges, edges[1:], strict=False)))
+    parts = moments_of(*(x[start:stop] for start, stop in pairwise(edges)))
     whole = moments_of(x)
     assert parts.tokens == whole.tokens == tokens
     torch.testing.assert_close(parts.sum_sq, whole.sum_sq, rtol=1e-12, atol=0)

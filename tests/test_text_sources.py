@@ -366,7 +366,7 @@ def with_rows(monkeypatch: pytest.MonkeyPatch, rows: list[Any] | Exception, aske
 
 def test_hub_dataset_is_streamed_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(hub, "MAX_HUB_DOCUMENTS", 3)
+    monkeypatch.setattr(hub, "MAX_HUB_DOCUMENTS", 5)
     rows = [{"text": text} for text in ("a", None, " ", "b", "c", "d")]
     with_rows(monkeypatch, rows, asked)
     assert read("hf:o/n:uk:test") == ["a", "b", "c"]

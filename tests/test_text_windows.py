@@ -45,6 +45,15 @@ def one_sentence(error: LangpruneError) -> str:
     return str(error)
 
 
+def test_evaluation_keeps_blank_documents_as_the_published_join_does(tmp_path: Path) -> None:
+    rows = ["", "= Heading =", "", TEXTS[0], " ", TEXTS[1], ""]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    cut = evaluation_windows(spec_of(path), byte_level(), seqlen=8)
+    joined = ids_of("\n\n".join(rows))
+    assert cut.ids.flatten().tolist() == joined[: len(joined) // 8 * 8]
+    assert cut.documents == len(rows)
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_jsonl(tmp_path_factory.mktemp("corpus") / "a.jsonl", TEXTS)

@@ -1,8 +1,7 @@
 """The Typer application: names the commands; each module of this folder holds some of them."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from langprune_cli import __version__
@@ -18,6 +17,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+# UsageError and Ctrl-C's exit code as Typer has them: of click, or of the copy of click that newer Typers hold.
+_USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
+_INTERRUPTED = 130
 
 STAGES = "Stages"
 ARTIFACTS = "Artifacts"
@@ -56,9 +59,11 @@ def run(words: list[str]) -> int:
     command = typer.main.get_command(app)
     try:
         code = command.main(args=words, prog_name="langprune", standalone_mode=False)
-    except click.exceptions.Abort as error:
+    except typer.Abort as error:
         raise KeyboardInterrupt from error
-    except click.ClickException as error:
+    except _USAGE_ERROR as error:
         error.show()
-        return error.exit_code
+        return 2
+    if code == _INTERRUPTED:
+        raise KeyboardInterrupt
     return code if isinstance(code, int) else 0

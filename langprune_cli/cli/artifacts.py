@@ -86,6 +86,8 @@ def show(
     opened = Workspace(workspace)
     kind, short = _split(name, opened)
     folder = opened.folder(kind, short)
+    if not folder.is_dir():
+        opened.find(kind, short)  # says what is called nearly so
     manifest = read_manifest(folder)
     if json:
         print_json(asdict(manifest) | {"name": short, "path": str(folder)})

@@ -23,6 +23,7 @@ def describe(manifest: Manifest) -> str:
         return f"{params['method']} from {about['stats'] or 'weights alone'}"
     if manifest.kind == "masks":
         removed = f"{about['removed'] / about['weights']:.2%} of {about['weights']:,} weights removed"
+        removed += f", {params['exclude']} left out" if params["exclude"] else ""
         return f"{params['method']} {params['pattern']} from {about['stats'] or 'weights alone'}, {removed}"
     if manifest.kind == "models":
         base = about["model"]["name"].rpartition("/")[2]

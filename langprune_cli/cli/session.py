@@ -45,15 +45,17 @@ class Session:
         self.compute = Compute(dtype, device, batch_tokens, cache_dir, trust_remote_code)
         self.reporter = ConsoleReporter()
         self.json = json
+        self._remember: tuple[str, str | None] | None = None
 
     def open(self, choice: ModelChoice, *, remember: bool = False) -> OpenedModel:
-        """Open a model; with `remember` it becomes the workspace's."""
+        """Open a model; with `remember` it becomes the workspace's once the stage has succeeded."""
         from langprune_cli.stages.opened import model_artifact, open_model  # noqa: PLC0415
 
         model = open_model(self.workspace, choice, self.compute, self.reporter)
         if remember and not model_artifact(self.workspace, choice.name):
+            self.workspace.model()  # a damaged record is to be noticed before the work
             about = model.about
-            self.workspace.remember_model(about["name"] or choice.name, about["revision"])
+            self._remember = about["name"] or choice.name, about["revision"]
         return model
 
     def choose(self, named: str | None, revision: str | None, made_from: Artifact | None = None) -> ModelChoice:
@@ -79,7 +81,9 @@ class Session:
         return newest
 
     def show(self, outcomes: list[Outcome], **more: Any) -> None:  # noqa: ANN401 - JSON values
-        """Print what a stage made."""
+        """Print what a stage made, and remember the model that it was asked to use."""
+        if self._remember:
+            self.workspace.remember_model(*self._remember)
         documents = [_document(outcome) for outcome in outcomes]
         if self.json:
             print_json({"schema": 1, **documents[0], **more, "artifacts": documents})
@@ -126,9 +130,9 @@ class Session:
         self.show([score(self.workspace, opened, chosen, made_from, self.reporter, name=name, force=force)])
 
     def mask(
-        self, model: str | None, revision: str | None, stats: str | None, scores: str | None, *, method: str, variant: bool,
-        pattern: str, sparsity: float | None, group: str | None, ties: str | None, exclude: str | None, name: str | None,
-        force: bool,
+        self, model: str | None, revision: str | None, stats: str | None, scores: str | None, *, method: str | None,
+        variant: bool, pattern: str, sparsity: float | None, group: str | None, ties: str | None, exclude: str | None,
+        name: str | None, force: bool,
     ) -> None:  # fmt: skip
         """Run stage 3."""
         from langprune_cli.methods.method import get_method  # noqa: PLC0415
@@ -136,17 +140,17 @@ class Session:
         from langprune_cli.stages.mask import MaskSettings, MaskSource, mask, source_of_scores  # noqa: PLC0415
 
         parsed = parse_pattern(pattern, sparsity)
-        if variant and (method not in {"wanda", "wanda-variant"} or parsed.keep_of):
+        if variant and (method not in {None, "wanda", "wanda-variant"} or parsed.keep_of):
             raise UsageError("--variant goes with --method wanda and --pattern unstructured only: leave it out")
         groups: Literal["row", "layer"] | None = _one_of("--group", group, ("row", "layer"))
         tie_rule: Literal["exact", "together"] | None = _one_of("--ties", ties, ("exact", "together"))
         settings = MaskSettings(parsed, groups, tie_rule, exclude)
         if scores:
-            if stats:
-                raise UsageError("--scores and --stats do not go together: scores were made from statistics already")
+            if stats or method or variant:
+                raise UsageError("--scores goes without --stats, --method and --variant: scores have theirs already")
             source = source_of_scores(self.workspace, self.workspace.find("scores", scores))
         else:
-            chosen = get_method("wanda-variant" if variant else method)
+            chosen = get_method("wanda-variant" if variant else method or "wanda")
             source = MaskSource(chosen, self._stats_for(chosen, stats))
         opened = self.open(self.choose(model, revision, source.scores or source.stats), remember=model is not None)
         self.show([mask(self.workspace, opened, source, settings, self.reporter, name=name, force=force)])
@@ -178,13 +182,13 @@ class Session:
         found = [self.workspace.find("masks", each) for each in masks]
         pruned = model_artifact(self.workspace, model) if model else None
         if not model and not found:
-            pruned = self.workspace.newest("models")
-            newest_mask = self.workspace.newest("masks")
-            if pruned:
-                self.reporter.note(f"Using model {pruned.name}.")
-            elif newest_mask:
-                self.reporter.note(f"Using mask {newest_mask.name}.")
-                found = [newest_mask]
+            newest = self.workspace.newest("models", "masks")
+            if newest and newest.manifest.kind == "models":
+                self.reporter.note(f"Using model {newest.name}.")
+                pruned = newest
+            elif newest:
+                self.reporter.note(f"Using mask {newest.name}.")
+                found = [newest]
         made_from = pruned or (found[0] if found else None)
         choice = self.choose(None if pruned else model, revision, made_from)
         specs = resolve_texts(lang, data, evaluation=True, builtin=choice.name == DEMO)

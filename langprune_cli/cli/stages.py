@@ -97,7 +97,7 @@ def mask(
         float | None,
         typer.Option("--sparsity", "-s", help="Fraction removed; 0.5 if left out.", rich_help_panel=_CHOICE),
     ] = None,
-    method: Annotated[str, _METHOD] = "wanda",
+    method: Annotated[str | None, _METHOD] = None,
     variant: Annotated[
         bool,
         typer.Option(
@@ -192,7 +192,12 @@ def evaluate(
     ] = None,
     seqlen: opt.Seqlen = None,
     max_windows: Annotated[
-        int | None, typer.Option(min=1, help="Evaluate the first windows only.", rich_help_panel=_INPUT)
+        int | None,
+        typer.Option(
+            min=1,
+            help="Evaluate the first windows only; of a dataset on the hub 256 if left out.",
+            rich_help_panel=_INPUT,
+        ),
     ] = None,
     dtype: opt.Dtype = "auto",
     device: opt.Device = "auto",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
@@ -56,23 +56,22 @@ class Checkpoint:
             )
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Return tensors by name, copied out of the mapped files, which are unmapped again before this returns.
+        """Return tensors by name, each copied out of a mapping of its own, which is unmapped again at once.
 
         A mapping that stayed open would keep every page that was ever touched in the process's memory.
         """
-        by_file: dict[str, list[str]] = {}
-        for name in names:
-            by_file.setdefault(self.entries[name].file, []).append(name)
-        tensors = {}
-        for file, inside in by_file.items():
-            path = self.folder / file
+        return {name: self._read(self.entries[name]) for name in names}
+
+    def _read(self, entry: TensorEntry) -> Tensor:
+        path = self.folder / entry.file
+        data = torch.empty(entry.size, dtype=torch.uint8)
+        if entry.size:  # nothing cannot be mapped
             try:
-                with disk_errors(path), safe_open(path, framework="pt") as mapped:
-                    for name in inside:
-                        tensors[name] = mapped.get_tensor(name).clone()
-            except SafetensorError as error:
-                raise _corrupt(path, str(error)) from error
-        return tensors
+                with disk_errors(path):
+                    data.numpy()[:] = np.memmap(path, np.uint8, "r", entry.start, (entry.size,))
+            except ValueError as error:
+                raise _corrupt(path, "it has become shorter since it was opened") from error
+        return data.view(DTYPES[entry.dtype]).view(entry.shape)
 
     def nbytes(self, names: Iterable[str] | None = None) -> int:
         """Return the size in bytes of the named tensors, or of all."""
@@ -116,16 +115,20 @@ def _read_header(folder: Path, file: str) -> dict[str, TensorEntry]:
         header: dict[str, Any] = json.loads(raw)
         header.pop("__metadata__", None)
         entries = {name: _entry(file, 8 + length, record) for name, record in header.items()}
-        end = max((entry.start + entry.size for entry in entries.values()), default=8 + length)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _corrupt(path, "its header is not readable") from error
+    end = 8 + length
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].size)):
+        if entry.start != end:  # the format leaves no holes, and no two tensors share bytes
+            raise _corrupt(path, f"{name} begins at byte {entry.start}, where {end} was expected")
+        end += entry.size
     if end != total:
         raise _corrupt(path, f"its header speaks of {end} bytes and the file has {total}")
     for name, entry in entries.items():
         dtype = DTYPES.get(entry.dtype)
         if dtype is None:
             raise LangpruneError(
-                f"{path} holds {name} as {entry.dtype}: quantized checkpoints cannot be pruned: name the original model"
+                f"{path} holds {name} as {entry.dtype}: quantized checkpoints cannot be pruned, name the original model"
             )
         if entry.size != math.prod(entry.shape) * dtype.itemsize:
             raise _corrupt(path, f"{name} has {entry.size} bytes, which do not fit its shape {list(entry.shape)}")

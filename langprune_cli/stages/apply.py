@@ -11,6 +11,7 @@ from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import Checkpoint, TensorEntry
 from langprune_cli.models.model_files import INDEX, SMALL_FILES
 from langprune_cli.models.shards import MAX_SHARD_BYTES, Shard, index_json, plan_shards, write_shard
+from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.patterns import follows, parse_pattern
 from langprune_cli.stages.mask import MaskReader, remove_pruned
 from langprune_cli.stages.opened import OpenedModel
@@ -100,17 +101,19 @@ class _Application:
 
     def _pruned_groups(self, shard: Shard) -> Iterator[dict[str, Tensor]]:
         for place in shard.groups:
-            yield self._pruned(place - 1)
+            yield from ({name: tensor} for name, _, tensor in self._pruned(place - 1))
             if place:
                 self.reporter.tick(place - 1, 0)
 
-    def _pruned(self, group: int) -> dict[str, Tensor]:
-        """Return a group's tensors as they are to be written."""
-        tensors = self.model.streamed.checkpoint.read(self._names(group))
-        for linear, keep in self.masks.block(group):
-            weight = tensors[linear.name]
-            remove_pruned(weight.t() if linear.transposed else weight, keep)
-        return tensors
+    def _pruned(self, group: int) -> Iterator[tuple[str, Linear | None, Tensor]]:
+        """Yield a group's tensors as they are to be written, one at a time, with the linear of those that are pruned."""
+        masks = {linear.name: (linear, keep) for linear, keep in self.masks.block(group)}
+        for name in self._names(group):
+            tensor = self.model.streamed.checkpoint.read([name])[name]
+            linear, keep = masks.get(name, (None, None))
+            if linear is not None and keep is not None:
+                remove_pruned(tensor.t() if linear.transposed else tensor, keep)
+            yield name, linear, tensor
 
     def _check(self, shards: list[Shard]) -> dict[str, int | float]:
         """Open the folder that was written and compare every tensor with what it should be, bit by bit.
@@ -121,24 +124,20 @@ class _Application:
         pattern = parse_pattern(params["pattern"], params["sparsity"])
         written = Checkpoint(self.writer.folder)
         zeros = pruned = unchanged = 0
-        for shard in shards:
-            for place in shard.groups:
-                wanted = self._pruned(place - 1)
-                found = written.read(wanted)
-                masked = {linear.name: linear for linear, _ in self.masks.block(place - 1)}
-                for name, tensor in found.items():
-                    linear = masked.get(name)
-                    seen = tensor.t() if linear and linear.transposed else tensor
-                    if not torch.equal(_bits(tensor), _bits(wanted[name])) or (linear and not follows(seen, pattern)):
-                        raise LangpruneError(
-                            f"{self.writer.folder / shard.file}: {name} reads back other than it was written: check the disk, "
-                            "then run the command again with --force"
-                        )
-                    if linear:
-                        zeros += int((tensor == 0).sum())
-                        pruned += tensor.numel()
-                    else:
-                        unchanged += 1
+        for group in (place - 1 for shard in shards for place in shard.groups):
+            for name, linear, wanted in self._pruned(group):
+                found = written.read([name])[name]
+                seen = found.t() if linear and linear.transposed else found
+                if not torch.equal(_bits(found), _bits(wanted)) or (linear and not follows(seen, pattern)):
+                    raise LangpruneError(
+                        f"{self.writer.folder}: {name} reads back other than it was written: check the disk, then run the "
+                        "command again with --force"
+                    )
+                if linear:
+                    zeros += int((found == 0).sum())
+                    pruned += found.numel()
+                else:
+                    unchanged += 1
         return {
             "pruned_weights": pruned,
             "zeros": zeros,

@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
+
+from safetensors import SafetensorError
 
 from langprune_cli.models.streamed import Block
 from langprune_cli.stages.moments import MomentCollector
@@ -121,7 +123,8 @@ def _collect(
     states = HiddenStates(model.streamed, windows.ids, model.compute.batch_tokens)
     first = 0
     if writer.scratch.exists():
-        first = states.restore(writer.scratch) + 1
+        with suppress(SafetensorError, KeyError, RuntimeError):  # damaged: the blocks before are run again
+            first = states.restore(writer.scratch) + 1
         if first > done:  # a part that was finished then is damaged now
             states, first = HiddenStates(model.streamed, windows.ids, model.compute.batch_tokens), 0
     if done:

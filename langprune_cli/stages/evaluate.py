@@ -171,11 +171,12 @@ def _cell(
 
 
 def _bits_per_byte(model: OpenedModel, windows: Windows, nats: float) -> float | None:
-    """Return bpb, None for token ids without a tokenizer to say what text they are."""
+    """Return bpb, None for token ids without a tokenizer to say what text they are, or which are no text."""
     try:
-        return bits_per_byte(nats, predicted_bytes(model.tokenizer, windows.ids))
+        text_bytes = predicted_bytes(model.tokenizer, windows.ids)
     except LangpruneError:
         return None
+    return bits_per_byte(nats, text_bytes) if text_bytes else None
 
 
 def _losses(subject: Subject, windows: Windows, reporter: Reporter) -> Tensor:

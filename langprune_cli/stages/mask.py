@@ -70,11 +70,7 @@ def mask(
         source = replace(source, stats=needed_stats(method, source.stats, model))
         stats_key = source.stats.key if source.stats else None
         stats_name = source.stats.name if source.stats else None
-    if settings.pattern.keep_of and settings.group:
-        raise UsageError(
-            f"--group {settings.group} does not go with --pattern {settings.pattern}, which compares M inputs"
-        )
-    group, ties = settings.group or method.group, settings.ties or method.ties
+    group, ties = _comparison(settings, method)
     chosen = {} if settings.pattern.keep_of else {"group": group, "ties": ties}
     recipe = Recipe(
         "masks",
@@ -114,6 +110,21 @@ def mask(
 
     to = Destination(workspace, f"{stats_name}-{label}" if stats_name else label, name, force=force)
     return run_stage(recipe, to, make)
+
+
+def _comparison(settings: MaskSettings, method: Method) -> tuple[Group, Ties]:
+    """Return what weights are compared within, and what becomes of ties; raises UsageError for what has no effect."""
+    n_of_m = settings.pattern.keep_of is not None
+    if n_of_m and settings.group:
+        raise UsageError(
+            f"--group {settings.group} does not go with --pattern {settings.pattern}, which compares M inputs"
+        )
+    group = settings.group or method.group
+    if settings.ties and (n_of_m or group == "row"):
+        raise UsageError(
+            f"--ties {settings.ties} goes with --group layer only: the counts of rows and of N:M are exact"
+        )
+    return group, (settings.ties or method.ties) if group == "layer" else "exact"
 
 
 def _scores(model: OpenedModel, index: int, source: MaskSource, exclude: str | None) -> Iterator[tuple[Linear, Tensor]]:

@@ -1,6 +1,7 @@
 """Open a model for a stage: which one is meant, where it lies, its streamed skeleton and its tokenizer."""
 
 import platform
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,9 @@ from langprune_cli.store.artifact import Artifact
 from langprune_cli.store.workspace import Workspace
 
 DEMO = "demo"
+_VOCABULARY = re.compile(
+    r"tokenizer\.(json|model)|vocab\.(json|txt)|spiece\.model|sentencepiece\.bpe\.model|.+\.tiktoken"
+)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -36,7 +40,7 @@ class Compute:
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             device = torch.device(self.device)
-            torch.empty(0, device=device)
+            torch.empty(0, device=device).cpu()  # meta has no data to give back
         except (RuntimeError, AssertionError) as error:
             raise LangpruneError(f"--device {self.device} is not to be had on this machine: use cpu or auto") from error
         return device
@@ -93,6 +97,9 @@ class OpenedModel:
     def tokenizer(self) -> Any:  # noqa: ANN401 - transformers is untyped
         """Return the model's own tokenizer; raises LangpruneError when its files are missing or unreadable."""
         try:
+            # For some families transformers would make one of an empty vocabulary, and say nothing.
+            if not any(_VOCABULARY.fullmatch(path.name) for path in self.location.folder.iterdir()):
+                raise ValueError("there is no vocabulary file")
             return transformers.AutoTokenizer.from_pretrained(
                 self.location.folder, local_files_only=True, trust_remote_code=self.compute.trust_remote_code
             )

@@ -12,7 +12,7 @@ from langprune_cli.errors import LangpruneError, UsageError, near_matches
 from langprune_cli.store.artifact import KINDS, MANIFEST, Artifact, Manifest, open_artifact, read_manifest
 from langprune_cli.store.files import disk_errors, readable_json, write_bytes
 
-_NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,119}")
+_NAME = re.compile(r"\w[\w.+-]{0,119}")  # letters of any script: artifacts are named after texts
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,11 @@ class Workspace:
         """Return a complete artifact with that key, if there is one."""
         return next(iter(self.all_by_key(kind, key)), None)
 
-    def newest(self, kind: str) -> Artifact | None:
-        """Return the complete artifact of that kind which was made or asked for last."""
-        complete = [entry for entry in self.entries(kind) if entry.manifest.complete]
-        return Artifact(complete[-1].folder, complete[-1].manifest) if complete else None
+    def newest(self, *kinds: str) -> Artifact | None:
+        """Return the complete artifact of those kinds which was made or asked for last."""
+        complete = [entry for kind in kinds for entry in self.entries(kind) if entry.manifest.complete]
+        last = max(complete, key=lambda entry: entry.modified_ns, default=None)
+        return Artifact(last.folder, last.manifest) if last else None
 
     def find(self, kind: str, name: str) -> Artifact:
         """Return the artifact called `name`, or lying in the folder `name`.
@@ -80,8 +81,8 @@ class Workspace:
         raise LangpruneError(f"no {kind} artifact is called {name!r}: {hint}")
 
     def touch(self, artifact: Artifact) -> None:
-        """Make `artifact` the newest of its kind, even where the clock went backwards."""
-        others = [entry.modified_ns for entry in self.entries(artifact.manifest.kind)]
+        """Make `artifact` the newest of all, even where the clock went backwards."""
+        others = [entry.modified_ns for entry in self.entries()]
         stamp = max(time.time_ns(), *(other + 1 for other in others)) if others else time.time_ns()
         with disk_errors(artifact.folder):
             os.utime(artifact.folder / MANIFEST, ns=(stamp, stamp))

@@ -50,7 +50,7 @@ def parse_hub_source(source: str) -> HubSource:
 
 
 def read_hub_documents(hub: HubSource) -> Iterator[str]:
-    """Yield the first MAX_HUB_DOCUMENTS documents of a dataset that are not null or blank.
+    """Yield the first MAX_HUB_DOCUMENTS documents of a dataset, null ones as blank.
 
     Raises LangpruneError if the dataset, its config, split or column does not exist, is gated, cannot be
     reached or is not a table of strings.
@@ -60,17 +60,13 @@ def read_hub_documents(hub: HubSource) -> Iterator[str]:
             f"the local {hub.dataset} hides the dataset of that name on the Hub: give --data {hub.dataset} "
             "to read the local one, or start langprune from another folder"
         )
-    yielded = 0
     for number, row in enumerate(_rows(hub), start=1):
         where = f"row {number} of hf:{hub.dataset} ({hub.split})"
         if hub.column not in row:
             raise missing_column(where, hub.column, row)
         value = row[hub.column]
-        if value is None or not (text := valid_text(value, where)) or text.isspace():
-            continue
-        yield text
-        yielded += 1
-        if yielded == MAX_HUB_DOCUMENTS:
+        yield "" if value is None else valid_text(value, where)
+        if number == MAX_HUB_DOCUMENTS:
             return
 
 

@@ -14,8 +14,11 @@ _BUILTIN_FOLDER = Path(__file__).parent.parent / "demo_data"
 _BUILTIN_PARTS = ("calib", "test")
 
 
-def read_documents(source: str) -> Iterator[str]:
-    """Yield the non-blank documents of `source` in the order in which they lie there, files by relative path.
+def read_documents(source: str, *, keep_blank: bool = False) -> Iterator[str]:
+    """Yield the documents of `source` in the order in which they lie there, files by relative path.
+
+    Blank ones are left out unless `keep_blank`: WikiText's rows are lines of an article, blank ones among them, and the
+    published perplexities are of all rows joined.
 
     `source` is a .jsonl, .txt or .parquet file (the first two also as .gz), a folder or a glob pattern of
     such files, `builtin:<language>:calib`, `builtin:<language>:test`, or
@@ -27,8 +30,9 @@ def read_documents(source: str) -> Iterator[str]:
     """
     empty = True
     for document in _documents(source):
-        if document and not document.isspace():
-            empty = False
+        blank = not document or document.isspace()
+        empty = empty and blank
+        if keep_blank or not blank:
             yield document
     if empty:
         raise LangpruneError(f"{source} holds no text: give a source with at least one document that is not blank")

@@ -106,7 +106,7 @@ def evaluation_windows(
     if max_windows is not None:
         budget = min(budget, max_windows * seqlen * _BYTES_PER_TOKEN)
     while True:
-        text, documents, whole = _beginning(read_documents(source), budget)
+        text, documents, whole = _beginning(read_documents(source, keep_blank=True), budget)
         ids = encode(tokenizer, text)
         count = len(ids) // seqlen
         # Where a prefix had too few tokens for the windows asked for, twice as much text is taken.

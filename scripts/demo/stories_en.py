@@ -115,7 +115,8 @@ RULES: dict[str, list[str]] = {
         "since then {A} has <often> {done}, and {X} stands {P.at}.",
         "and {A} went home, <felt> but [wiser|tired|free].",
         "that is how {A}, {A.job} from {town}, {did X}.", "on {third} everything in {town} was as before.",
-        "people in {town} still tell this story when [it rains|the nights are long|snow falls].", "“never again!” said {A}. but on {next} {A.he} {did}.",
+        "people in {town} still tell this story when [it rains|the nights are long|snow falls].",
+        "“never again!” said {A}. but on {next} {A.he} {did}.",
     ],
     "describe": [
         "{P} of {town} <is_known>. <there_is>",

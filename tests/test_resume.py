@@ -1,0 +1,287 @@
+"""Commands that are killed at any point and run again end byte-identical to ones that were not interrupted."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from langprune_cli.models.streamed import Block
+from langprune_cli.stages.calibrate import CalibrationSettings, calibrate
+from langprune_cli.stages.opened import Compute, ModelChoice, open_model
+from langprune_cli.store.artifact import SCRATCH
+from langprune_cli.store.files import TEMPORARY
+from langprune_cli.store.workspace import Workspace
+from langprune_cli.types import TextSpec
+from langprune_cli.walk import HiddenStates
+from tests.conftest import DRAW, REPOSITORY, Done, did, tree
+
+# Runs in one process that imports everything once and then forks a child for each run. In a child, the n-th call of one
+# function becomes the end: a signal before the call, after it, or after half of the bytes that it was to write.
+RUNS = """
+import importlib, json, os, signal, sys
+from pathlib import Path
+import langprune_cli.stages.apply, langprune_cli.stages.calibrate, langprune_cli.stages.mask, langprune_cli.stages.evaluate
+import langprune_cli.cli.app, langprune_cli.cli.session, langprune_cli.stages.score
+import torch._dynamo, transformers
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+from langprune_cli.__main__ import main
+from langprune_cli.stages.calibrate import calibrate
+
+def strike(target, number, when, what):
+    module, _, path = target.partition(":")
+    owner = importlib.import_module(module)
+    *above, name = path.split(".")
+    for each in above:
+        owner = getattr(owner, each)
+    real, calls = getattr(owner, name), []
+    def struck(*args, **kwargs):
+        calls.append(1)
+        if len(calls) < number:
+            return real(*args, **kwargs)
+        if when == "after":
+            real(*args, **kwargs)
+        if when == "half":
+            real(args[0], args[1][: len(args[1]) // 2])
+        os.kill(os.getpid(), getattr(signal, what))
+        return real(*args, **kwargs)
+    setattr(owner, name, struck)
+
+def child(run):
+    os.dup2(os.open(run["stderr"], os.O_WRONLY | os.O_CREAT), 2)
+    strike(*run["strike"])
+    if run["save_after"] is not None:
+        calibrate.__kwdefaults__["save_after_seconds"] = run["save_after"]
+    return main(run["words"])
+
+for run in json.load(sys.stdin):
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        code = child(run)
+        sys.stderr.flush()
+        os._exit(code)
+    status = os.waitpid(pid, 0)[1]
+    Path(run["status"]).write_text(str(os.waitstatus_to_exitcode(status)))
+"""
+
+FILES = "langprune_cli.store.files:"
+SAVE = "langprune_cli.store.artifact:ArtifactWriter._save_manifest"  # calls: 1 at the start, then one after each part
+TENSORS = "langprune_cli.store.artifact:ArtifactWriter.write_tensors"
+BYTES = "pathlib:Path.write_bytes"
+RENAME = "pathlib:Path.replace"
+STATES = "langprune_cli.walk:HiddenStates.save"
+GROUP = "langprune_cli.stages.apply:_Application._pruned"  # calls: the tensors outside of the blocks, then each block
+
+COMMANDS: dict[str, list[str]] = {
+    "calibrate": ["calibrate", "--lang", "uk", "--data", "TEXT/uk.jsonl", *DRAW, "--seed", "3", "--name", "new"],
+    "score": ["score", "--stats", "uk", "--method", "ria", "--name", "new"],
+    "mask": ["mask", "--stats", "uk", "--pattern", "4:8", "--name", "new"],
+    "apply": ["apply", "--name", "new", "--max-shard-size", "90KB"],
+    "eval": ["eval", "--lang", "uk", "--data", "TEXT/uk.jsonl", "--seqlen", "24", "--name", "new"],
+}
+# (command, function, which call, when, seconds after which hidden states are saved)
+STRIKES: list[tuple[str, str, int, str, float | None]] = [
+    ("calibrate", TENSORS, 1, "before", None),  # the folder is there, with a manifest of nothing
+    ("calibrate", TENSORS, 3, "before", None),  # one block is done
+    ("calibrate", TENSORS, 4, "after", None),  # all are done, but that is not yet on record
+    ("calibrate", SAVE, 1, "before", None),
+    ("calibrate", SAVE, 4, "before", None),  # a part is in place and not in the manifest
+    ("calibrate", BYTES, 5, "half", None),  # half a part
+    ("calibrate", BYTES, 6, "half", None),  # half a manifest
+    ("calibrate", RENAME, 5, "before", None),
+    ("calibrate", STATES, 1, "before", 0.0),
+    ("calibrate", STATES, 2, "before", 0.0),  # the states after block 0 are there, blocks 0 and 1 are done
+    ("calibrate", STATES, 2, "after", 0.0),  # newer ones lie beside, without their name
+    ("calibrate", TENSORS, 4, "before", 0.0),
+    ("calibrate", SAVE, 5, "before", 0.0),
+    ("score", TENSORS, 2, "after", None),
+    ("mask", TENSORS, 2, "before", None),
+    ("mask", SAVE, 3, "before", None),
+    ("mask", BYTES, 4, "half", None),
+    ("apply", GROUP, 2, "before", None),  # in the middle of a shard
+    ("apply", "langprune_cli.stages.apply:write_shard", 1, "after", None),
+    ("apply", SAVE, 2, "before", None),  # a shard is in place and not in the manifest
+    ("apply", "langprune_cli.stages.apply:write_shard", 2, "before", None),
+    ("apply", "langprune_cli.stages.apply:_Application._check", 1, "before", None),  # all is written, nothing checked
+    ("eval", TENSORS, 3, "before", None),
+    ("eval", BYTES, 8, "half", None),
+]
+
+
+def words_of(command: str, text: Path) -> list[str]:
+    return [word.replace("TEXT", str(text)) for word in COMMANDS[command]]
+
+
+def run_all(runs: list[dict[str, Any]]) -> list[int]:
+    """Run commands that are struck, each in a process of its own, and return their exit codes."""
+    env = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", RUNS], input=json.dumps(runs), env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return [int(Path(run["status"]).read_text()) for run in runs]
+
+
+@pytest.fixture(scope="module")
+def killed(made: Path, pico_text: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Return workspaces in which one command was killed, one for each of STRIKES."""
+    runs, folders = [], []
+    for number, (command, target, call, when, save_after) in enumerate(STRIKES):
+        here = tmp_path_factory.mktemp(f"killed{number}")
+        folders.append(here / "ws")
+        shutil.copytree(made, here / "ws")
+        words = [*words_of(command, pico_text), "-w", str(here / "ws")]
+        runs.append({
+            "words": words, "strike": [target, call, when, "SIGKILL"], "save_after": save_after,
+            "stderr": str(here / "stderr"), "status": str(here / "status"),
+        })  # fmt: skip
+    assert run_all(runs) == [-signal.SIGKILL] * len(STRIKES)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def whole(made: Path, pico_text: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return a workspace for each command in which it ran without interruption."""
+    folders = {}
+    for command in COMMANDS:
+        folders[command] = tmp_path_factory.mktemp(command) / "ws"
+        shutil.copytree(made, folders[command])
+        did(*words_of(command, pico_text), "-w", folders[command])
+    return folders
+
+
+def _label(strike: tuple[str, str, int, str, float | None]) -> str:
+    command, target, call, when, save_after = strike
+    return (
+        f"{command}-{when}-{target.rpartition('.')[2].rpartition(':')[2]}-{call}{'-states' * (save_after is not None)}"
+    )
+
+
+@pytest.mark.parametrize("number", range(len(STRIKES)), ids=[_label(strike) for strike in STRIKES])
+def test_killed_and_run_again_is_byte_identical(
+    killed: list[Path], whole: dict[str, Path], pico_text: Path, number: int
+) -> None:
+    command, folder = STRIKES[number][0], killed[number]
+    expected = tree(whole[command])
+    assert tree(folder) != expected
+    did(*words_of(command, pico_text), "-w", folder)
+    assert tree(folder) == expected
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def note(self, text: str) -> None: ...
+    def begin(self, what: str, blocks: int, tokens: int) -> None: ...
+    def tick(self, block: int, tokens: int) -> None: ...
+    def end(self) -> None: ...
+
+
+class Crash(BaseException):
+    """Stands for a crash where the process must live on to be looked at."""
+
+
+def calibrated(folder: Path, model: Path, text: Path, batch_tokens: int = 32) -> None:
+    here = Workspace(folder)
+    opened = open_model(here, ModelChoice(str(model)), Compute(batch_tokens=batch_tokens), Silent())
+    spec = TextSpec("uk", str(text / "uk.jsonl"), "uk")
+    calibrate(here, opened, [spec], CalibrationSettings(6, 16), Silent(), save_after_seconds=0)
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, pico_model: Path, pico_text: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Yield a workspace whose calibration ended when the states after block 1 were saved, and block 2 was to run."""
+    forward = HiddenStates.forward
+
+    def crash(self: HiddenStates, block: Block, **options: Any) -> None:
+        if block.index == 2:
+            raise Crash
+        forward(self, block, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HiddenStates, "forward", crash)
+        with pytest.raises(Crash):
+            calibrated(tmp_path / "ws", pico_model, pico_text)
+    assert (tmp_path / "ws/stats/uk" / SCRATCH).is_file()
+    return tmp_path / "ws"
+
+
+@pytest.fixture
+def blocks_run(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Note which blocks are run."""
+    run: list[int] = []
+    forward = HiddenStates.forward
+
+    def noted(self: HiddenStates, block: Block, **options: Any) -> None:
+        run.append(block.index)
+        forward(self, block, **options)
+
+    monkeypatch.setattr(HiddenStates, "forward", noted)
+    return run
+
+
+def test_saved_states_spare_the_blocks_before(
+    stopped: Path, blocks_run: list[int], made: Path, pico_model: Path, pico_text: Path
+) -> None:
+    calibrated(stopped, pico_model, pico_text)
+    assert blocks_run == [2]
+    assert tree(stopped / "stats/uk").keys() == tree(made / "stats/uk").keys()
+    blocks_run.clear()
+    calibrated(stopped.with_name("other"), pico_model, pico_text)
+    assert blocks_run == [0, 1, 2]
+    assert tree(stopped / "stats") == tree(stopped.with_name("other") / "stats")
+
+
+@pytest.mark.parametrize("batch_tokens", [16, 64, 2048])
+def test_saved_states_in_other_batches(
+    stopped: Path, blocks_run: list[int], pico_model: Path, pico_text: Path, batch_tokens: int
+) -> None:
+    """The batch size is no part of the key; all windows must count whatever it was when the states were saved."""
+    calibrated(stopped, pico_model, pico_text, batch_tokens)
+    assert blocks_run == [2]
+    calibrated(stopped.with_name("other"), pico_model, pico_text)
+    tokens = [_tokens(folder / "stats/uk/block-002.safetensors") for folder in (stopped, stopped.with_name("other"))]
+    assert tokens[0] == tokens[1] == [96] * 4
+
+
+def _tokens(path: Path) -> list[int]:
+    from safetensors.torch import load_file  # noqa: PLC0415
+
+    return [int(value) for name, value in load_file(path).items() if name.endswith("/tokens")]
+
+
+@pytest.mark.parametrize("damage", ["states", "part"])
+def test_damage_that_the_crash_left_is_made_good(
+    stopped: Path, blocks_run: list[int], pico_model: Path, pico_text: Path, damage: str
+) -> None:
+    path = stopped / "stats/uk" / (SCRATCH if damage == "states" else "block-001.safetensors")
+    path.write_bytes(path.read_bytes()[:-7])
+    calibrated(stopped, pico_model, pico_text)
+    assert blocks_run == [0, 1, 2]
+    calibrated(stopped.with_name("other"), pico_model, pico_text)
+    assert tree(stopped / "stats") == tree(stopped.with_name("other") / "stats")
+
+
+def test_ctrl_c_ends_with_130_and_can_be_resumed(
+    made: Path, whole: dict[str, Path], pico_text: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(made, tmp_path / "ws")
+    words = [*words_of("mask", pico_text), "-w", str(tmp_path / "ws")]
+    run = {
+        "words": words, "strike": [TENSORS, 2, "before", "SIGINT"], "save_after": None,
+        "stderr": str(tmp_path / "stderr"), "status": str(tmp_path / "status"),
+    }  # fmt: skip
+    assert run_all([run]) == [130]
+    said = (tmp_path / "stderr").read_text().split("\n")
+    assert [line for line in said if line] == ["interrupted: the same command goes on where this one stopped"]
+    assert not list((tmp_path / "ws").rglob(f"*{TEMPORARY}"))
+    done: Done = did(*words, "--json")
+    assert done.json["cached"] is False
+    assert tree(tmp_path / "ws") == tree(whole["mask"])
