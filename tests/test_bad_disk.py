@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from langprune_cli.errors import LangpruneError
 from langprune_cli.stages import apply, calibrate, export, mask, score
-from langprune_cli.store.files import TEMPORARY
+from langprune_cli.store.files import TEMPORARY, write_bytes
 from tests.conftest import DRAW, langprune, one_sentence, snapshot, tree
 
 COMMANDS = {
@@ -102,3 +103,15 @@ def test_a_disk_that_breaks(
         done = langprune(*words_of("mask", pico_text), "-w", workspace)
     one_sentence(done, 1, "the disk reported an input/output error")
     assert tree(workspace) == before
+
+
+@pytest.mark.parametrize("place", [(os, "fsync"), (Path, "replace")], ids=["fsync", "replace"])
+def test_a_file_that_cannot_be_replaced_stays(
+    tmp_path: Path, failing: Callable[[Any, str, int], AbstractContextManager[None]], place: tuple[Any, str]
+) -> None:
+    """The error is injected, as above."""
+    write_bytes(tmp_path / "file", b"old")
+    with failing(*place, errno.EIO), pytest.raises(LangpruneError):
+        write_bytes(tmp_path / "file", b"new")
+    assert tree(tmp_path).keys() == {"file"}
+    assert (tmp_path / "file").read_bytes() == b"old"

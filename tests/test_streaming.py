@@ -71,8 +71,8 @@ def test_bf16_checkpoints_stream_in_bf16(family: str, tmp_path: Path) -> None:
 def test_another_dtype_than_the_checkpoints(tmp_path: Path) -> None:
     save_pico("llama", tmp_path, dtype=torch.bfloat16)
     whole = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
-    streamed = streamed_logits(StreamedModel(tmp_path, dtype=torch.float32), some_ids())
-    assert torch.equal(streamed, whole_logits(whole, some_ids()))
+    model = StreamedModel(tmp_path, dtype=torch.float32)
+    assert torch.equal(streamed_logits(model, some_ids()), whole_logits(whole, some_ids()))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -278,8 +278,7 @@ def test_a_missing_tensor_is_named(name: str, tmp_path: Path) -> None:
 
 def test_a_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
     save_pico("llama", tmp_path)
-    name = "model.layers.1.mlp.up_proj.weight"
-    rename(tmp_path, str, {name: torch.zeros(47, 32)})
+    rename(tmp_path, str, {"model.layers.1.mlp.up_proj.weight": torch.zeros(47, 32)})
     model = StreamedModel(tmp_path)
     with pytest.raises(LangpruneError, match=r"up_proj\.weight with shape \[47, 32\].*\[48, 32\]"), model.block(1):
         pass

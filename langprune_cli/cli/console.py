@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 _PIPED_WIDTH = 160  # a pipe has no width; narrower, rich would cut names
-_QUIET_SECONDS = 1.0  # plain progress lines come no oftener
+_QUIET_SECONDS = 3.0  # plain progress lines come no oftener
 
 
 class ConsoleReporter:

@@ -28,5 +28,6 @@ def demo(
         print_json(result)
         return
     print_table(["model", *(f"ppl on {text}" for text in result["texts"])], result["table"])
-    print_line(result["verdict"])
+    for sentence in result["verdict"]:
+        print_line(sentence)
     print_line(f"{result['seconds']:.0f} s; everything is in {workspace}: langprune ls -w {workspace}")

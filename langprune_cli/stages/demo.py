@@ -23,7 +23,7 @@ _PATTERN = Pattern(0.5)
 def run_demo(workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
     """Prune the demo model to half for each of its languages and evaluate every mask on every language.
 
-    Returns {"texts", "table" (rows of text), "rows" (as `eval` has them), "verdict", "seconds", "exported"}.
+    Returns {"texts", "table" (rows of text), "rows" (as `eval` has them), "verdict" (a sentence per language), "seconds", "exported"}.
     """
     begun = time.monotonic()
     model = open_model(workspace, ModelChoice(DEMO), Compute(), reporter)
@@ -72,13 +72,12 @@ def _export_once(workspace: Workspace, name: str, reporter: Reporter) -> Path:
     return out
 
 
-def _verdict(ppl: dict[tuple[str | None, str], float], mask_of: dict[str, str | None]) -> str:
-    """Say whether each language suffers least under its own mask, as measured."""
-    parts = []
+def _verdict(ppl: dict[tuple[str | None, str], float], mask_of: dict[str, str | None]) -> list[str]:
+    """Say for each language how much worse the model is at it under its own mask and under the other's, as measured."""
+    sentences = []
     for language, own in mask_of.items():
-        others = [ppl[mask, language] for mask in mask_of.values() if mask != own]
-        best = ppl[own, language] < min(others)
-        lost = ppl[own, language] / ppl[None, language] - 1
-        parts.append(f"{language} loses {lost:+.1%} under its own mask, {min(others) / ppl[None, language] - 1:+.1%} under "
-                     f"the other's{'' if best else ' (less!)'}")  # fmt: skip
-    return "; ".join(parts) + "."
+        rise = {mask: ppl[mask, language] / ppl[None, language] - 1 for mask in mask_of.values()}
+        other = min(rise[mask] for mask in rise if mask != own)
+        best = "" if rise[own] < other else ": not what was expected"
+        sentences.append(f"{language}: ppl {rise[own]:+.1%} under its own mask, {other:+.1%} under the other{best}")
+    return sentences

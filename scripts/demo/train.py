@@ -3,10 +3,12 @@
 
     python scripts/demo/train.py
 
-TIME NOTE
-The model is small for what it has to learn, and its text never repeats: whatever it knows of a language, it has to
-keep in weights of its own. That is what makes the choice of the calibration language show. Two runs on one
-machine and version of torch give the same model; another processor may round differently.
+Training took 16 minutes on two cores with AVX-512 BF16 that other programs kept busy too (5.1 million tokens), and
+ended at a test perplexity of 3.195 (uk) and 3.211 (en).
+
+The feed-forward layers hold most of the weights and the model is small for the vocabulary of two languages, so that
+they compete for it: the choice of the calibration language shows after pruning. Everything is seeded, but another
+processor, thread count or version of torch may round differently.
 """
 
 import argparse
@@ -133,6 +135,8 @@ def main() -> None:
     model = model.to(torch.bfloat16)
     model.save_pretrained(options.out / "model", max_shard_size="2200KB")
     tokenizer.save_pretrained(options.out / "model")
+    for shard in (options.out / "model").glob("*.safetensors"):
+        shard.chmod(0o644)  # they are written for their owner alone, and a wheel keeps the mode
     for language in ("uk", "en"):
         test = documents(language, "test")
         windows = windows_of(test, tokenizer, group=len(test))
