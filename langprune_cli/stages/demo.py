@@ -23,7 +23,8 @@ _PATTERN = Pattern(0.5)
 def run_demo(workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
     """Prune the demo model to half for each of its languages and evaluate every mask on every language.
 
-    Returns {"texts", "table" (rows of text), "rows" (as `eval` has them), "verdict" (a sentence per language), "seconds", "exported"}.
+    Returns {"texts", "table" (rows of text), "rows" (as `eval` has them), "verdict" (a sentence per language),
+    "seconds", "exported"}.
     """
     begun = time.monotonic()
     model = open_model(workspace, ModelChoice(DEMO), Compute(), reporter)
