@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from langprune_cli.errors import LangpruneError
+from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.models.checkpoint import Checkpoint, TensorEntry
 from langprune_cli.models.model_files import INDEX, SMALL_FILES
 from langprune_cli.models.shards import MAX_SHARD_BYTES, Shard, index_json, plan_shards, write_shard
@@ -37,8 +37,12 @@ def apply(
     """Write `model` with the weights that `mask` does not keep at +0.0; all other tensors stay as they are, byte by byte.
 
     The folder opens with transformers' from_pretrained. It is read back before it counts as complete.
-    Raises LangpruneError for a mask of another model, a full disk, or a folder that holds other things.
+    Raises UsageError for the model's own folder, LangpruneError for a mask of another model, a full disk, or a folder
+    that holds other things.
     """
+    target = out or (workspace.folder("models", name) if name else None)
+    if target and target.resolve() == model.location.folder.resolve():
+        raise UsageError(f"{target} is the model that is read: choose another --name or --out")
     reader = MaskReader(mask, model)
     recipe = Recipe(
         "models",
@@ -48,7 +52,7 @@ def apply(
             "model": model.about,
             "mask": {"name": mask.name, **mask.manifest.params},
             "stats": mask.manifest.about.get("stats"),
-            "text": _calibration_text(workspace, mask),
+            "text": mask.manifest.about["text"],
         },
         environment=model.environment(),
     )
@@ -57,13 +61,6 @@ def apply(
         return _Application(writer, model, reader, reporter).write(max_shard_bytes)
 
     return run_stage(recipe, Destination(workspace, mask.name, name, out, force), make)
-
-
-def _calibration_text(workspace: Workspace, mask: Artifact) -> dict[str, object] | None:
-    """Return what the mask's statistics say about their text, None for a mask without (or whose statistics are gone)."""
-    key = mask.manifest.inputs["stats"]
-    stats = workspace.by_key("stats", key) if key else None
-    return {**stats.manifest.inputs["text"], **stats.manifest.about["text"]} if stats else None
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,8 @@ class _Application:
                 write_shard(temporary, shard, self._pruned_groups(shard))
         self.reporter.end()
         for path in sorted(self.model.location.folder.iterdir()):
-            if SMALL_FILES.fullmatch(path.name) and path.name != INDEX and not self.writer.has(path.name):
+            wanted = SMALL_FILES.fullmatch(path.name) or (self.model.compute.trust_remote_code and path.suffix == ".py")
+            if wanted and path.name != INDEX and not self.writer.has(path.name):
                 self.writer.write(path.name, path.read_bytes())
         if len(shards) > 1 and not self.writer.has(INDEX):
             self.writer.write(INDEX, index_json(shards))

@@ -78,7 +78,7 @@ def _provenance(model: Artifact) -> dict[str, object]:
     """Return the manifest without what is only of use on this machine."""
     manifest = model.manifest
     about = dict(manifest.about)
-    about["model"] = about["model"] | {"name": public_name(about["model"]["name"])}
+    about["model"] = about["model"] | {"name": public_name(about["model"]["name"], about["model"]["revision"])}
     if about["text"]:
         about["text"] = about["text"] | {"source": public_name(about["text"]["source"])}
     return {

@@ -13,7 +13,7 @@ from langprune_cli.numerics.patterns import Group, Pattern, Ties, keep_mask
 from langprune_cli.stages.calibrate import block_part
 from langprune_cli.stages.opened import OpenedModel, check_same_model
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
-from langprune_cli.stages.scoring import block_scores, needed_stats, prunable
+from langprune_cli.stages.scoring import block_scores, calibration_text, needed_stats, prunable
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import need_space
 from langprune_cli.store.workspace import Workspace
@@ -65,11 +65,11 @@ def mask(
     if source.scores:
         check_same_model(source.scores, model)
         stats_key = source.scores.manifest.inputs["stats"]
-        stats_name = source.scores.manifest.about["stats"]
+        stats_name, text = source.scores.manifest.about["stats"], source.scores.manifest.about["text"]
     else:
         source = replace(source, stats=needed_stats(method, source.stats, model))
         stats_key = source.stats.key if source.stats else None
-        stats_name = source.stats.name if source.stats else None
+        stats_name, text = source.stats.name if source.stats else None, calibration_text(source.stats)
     group, ties = _comparison(settings, method)
     chosen = {} if settings.pattern.keep_of else {"group": group, "ties": ties}
     recipe = Recipe(
@@ -82,7 +82,7 @@ def mask(
             "exclude": settings.exclude,
             **chosen,
         },
-        about={"model": model.about, "stats": stats_name},
+        about={"model": model.about, "stats": stats_name, "text": text},
         environment=model.environment(),
     )
     label = f"{method.name}-{settings.pattern.slug}"

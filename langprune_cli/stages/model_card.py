@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from langprune_cli.store.artifact import Artifact
+from langprune_cli.text.hub import HUB_PREFIX
+from langprune_cli.text.sources import BUILTIN_PREFIX
 
 
-def public_name(name: str) -> str:
-    """Return a model's or text's name as it may be published: a hub id as it is, a path without its folders."""
-    return Path(name).name if Path(name).is_absolute() or name.startswith(".") else name
+def public_name(name: str, revision: str | None = None) -> str:
+    """Return a model's or text's name as it may be published: what lies on the hub as it is, a path without its folders."""
+    public = revision is not None or name.startswith((HUB_PREFIX, BUILTIN_PREFIX))
+    return name if public else Path(name).name
 
 
 def model_card(model: Artifact, rows: list[dict[str, Any]], title: str) -> str:
@@ -18,7 +21,8 @@ def model_card(model: Artifact, rows: list[dict[str, Any]], title: str) -> str:
     """
     about = model.manifest.about
     mask, text = about["mask"], about["text"]
-    base, revision = public_name(about["model"]["name"]), about["model"]["revision"]
+    revision = about["model"]["revision"]
+    base = public_name(about["model"]["name"], revision)
     removed = about["checked"]["sparsity"]
     languages = sorted({row["pruned"]["language"] for row in rows if row["pruned"]["language"]} | _language(text))
     front = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags:", "- pruning", "- langprune"]

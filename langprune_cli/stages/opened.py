@@ -165,7 +165,15 @@ def open_model(workspace: Workspace, choice: ModelChoice, compute: Compute, repo
         )
     for note in location.notes:
         reporter.note(note)
-    return OpenedModel(location, compute)
+    model = OpenedModel(location, compute)
+    if model.streamed.dtype == torch.bfloat16 and model.streamed.device.type == "cpu" and _lacks_bfloat16():
+        reporter.note("This CPU has no bfloat16 units: --dtype float32 is several times faster here.")
+    return model
+
+
+def _lacks_bfloat16() -> bool:
+    """Return whether products of bfloat16 matrices are emulated: all x86 CPUs that have them have AVX-512 too."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def model_artifact(workspace: Workspace, name: str) -> Artifact | None:

@@ -4,7 +4,7 @@ from langprune_cli.methods.method import Method
 from langprune_cli.stages.calibrate import block_part
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
-from langprune_cli.stages.scoring import block_scores, needed_stats
+from langprune_cli.stages.scoring import block_scores, calibration_text, needed_stats
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import need_space
 from langprune_cli.store.workspace import Workspace
@@ -29,7 +29,12 @@ def score(
         "scores",
         inputs={"model": model.digest, "stats": stats.key if stats else None},
         params={"method": method.name},
-        about={"model": model.about, "stats": stats.name if stats else None, "paper": method.paper},
+        about={
+            "model": model.about,
+            "stats": stats.name if stats else None,
+            "text": calibration_text(stats),
+            "paper": method.paper,
+        },
         environment=model.environment(),
     )
     default = f"{stats.name}-{method.name}" if stats else method.name

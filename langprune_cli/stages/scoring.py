@@ -30,6 +30,11 @@ def needed_stats(method: Method, stats: Artifact | None, model: OpenedModel) -> 
     return stats
 
 
+def calibration_text(stats: Artifact | None) -> dict[str, object] | None:
+    """Return what is known of the text behind statistics, for artifacts made from them to carry along."""
+    return {**stats.manifest.inputs["text"], **stats.manifest.about["text"]} if stats else None
+
+
 def prunable(model: OpenedModel, index: int, exclude: str | None) -> list[Linear]:
     """Return a block's linears whose checkpoint names the pattern `exclude` does not match anywhere.
 
