@@ -59,12 +59,12 @@ def test_small_values_beside_large_ones_are_not_lost() -> None:
     assert moments_of(x).sum_sq.tolist() == [2.0**26 + 19_999] * 2
 
 
-@pytest.mark.parametrize("width", [1, 3, 200_000])
-def test_slices_cover_every_row(width: int) -> None:
-    rows = max(1, moments._SLICE_BYTES // (8 * width))
-    tokens = 2 * rows + 1 if width > 1 else rows + 1
-    assert width < 200_000 or rows == 1  # wider than a slice: one row at a time
-    x = activations(tokens, width)
+@pytest.mark.parametrize(
+    "width", [1, 3, moments._TILE_COLUMNS, moments._TILE_COLUMNS + 1, 5 * moments._TILE_COLUMNS - 1]
+)
+def test_tiles_cover_every_row_and_column(width: int) -> None:
+    rows = moments._TILE_VALUES // min(width, moments._TILE_COLUMNS)
+    x = activations(2 * rows + 1, width)
     assert_sums(moments_of(x), x, relative=1e-12)
 
 

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Rows are widened to float64 a slice at a time: a slice of this many bytes stays in a core's cache, where the whole
-# activation matrix would make three trips to memory at four times its size.
-_SLICE_BYTES = 1 << 20
+# Activations are widened to float64 a tile at a time: a tile stays in a core's cache, where the whole matrix would make
+# three trips to memory at four times its size. 2^15 values is also where torch begins to split work over threads: on a
+# busy machine, waiting for the other thread cost up to a hundred times what it saved (docs/decisions.md).
+_TILE_VALUES = 1 << 15
+_TILE_COLUMNS = 1 << 11
 
 
 @dataclass
@@ -30,15 +32,24 @@ class ColumnMoments:
         float64 throughout: squares of fp16 values above 256 overflow fp16, and float32 sums over 10^5 tokens would
         make the result depend on how the windows were batched in the seventh digit.
         """
-        rows = max(1, _SLICE_BYTES // (8 * x.shape[1]))
-        ones = torch.ones(rows, dtype=torch.float64, device=x.device)
-        wide = torch.empty(rows, x.shape[1], dtype=torch.float64, device=x.device)
-        for part in torch.split(x, rows):
-            count = part.shape[0]
-            piece = wide[:count].copy_(part)
-            self.sum_x.addmv_(piece.t(), ones[:count])
-            self.sum_sq.addmv_(piece.square_().t(), ones[:count])
+        if x.device.type == "cpu":
+            self._add_tiles(x)
+        else:  # a GPU wants few and large operations
+            wide = x.double()
+            self.sum_x += wide.sum(dim=0)
+            self.sum_sq += wide.square_().sum(dim=0)
         self.tokens += x.shape[0]
+
+    def _add_tiles(self, x: Tensor) -> None:
+        wide = torch.empty(_TILE_VALUES, dtype=torch.float64)
+        ones = torch.ones(_TILE_VALUES, dtype=torch.float64)
+        for start in range(0, x.shape[1], _TILE_COLUMNS):
+            columns = slice(start, start + _TILE_COLUMNS)
+            width = self.sum_x[columns].shape[0]
+            for rows in torch.split(x[:, columns], _TILE_VALUES // width):
+                tile = wide[: rows.numel()].view(rows.shape).copy_(rows)
+                self.sum_x[columns].addmv_(tile.t(), ones[: len(rows)])
+                self.sum_sq[columns].addmv_(tile.square_().t(), ones[: len(rows)])
 
 
 def column_norms(
