@@ -1,5 +1,6 @@
 """Entry point: `langprune` and `python -m langprune_cli`."""
 
+import os
 import sys
 
 from langprune_cli.errors import LangpruneError
@@ -11,30 +12,38 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code: 0 done, 1 error, 2 usage, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in words
-    words = [word for word in words if word != DEBUG]
-    from langprune_cli.cli.app import run  # noqa: PLC0415 - after the flag is read
-
+    # Before torch loads OpenMP: threads that spin while they wait take the cores from whatever else runs here, and made
+    # `calibrate` three times slower beside one busy process (docs/decisions.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        return run(words)
-    except LangpruneError as error:
+        from langprune_cli.cli.app import run  # noqa: PLC0415 - after the flag and the policy
+
+        return run([word for word in words if word != DEBUG])
+    except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - rich would wrap and colour it
-        return error.exit_code
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        print("interrupted: the same command goes on where this one stopped", file=sys.stderr)  # noqa: T201 - as above
-        return 130
-    except BrokenPipeError:  # the reader of our output has gone: `langprune ls | head`
-        sys.stderr.close()
+        return _end(error)
+
+
+def _end(error: BaseException) -> int:
+    """Say in one line on stderr what ended the command, and return the exit code."""
+    if isinstance(error, BrokenPipeError):  # the reader of our output has gone: `langprune ls | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it flushes
         return 1
-    except Exception as error:
-        if debug:
-            raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        print(f"error: {reason} ({type(error).__name__}): run it again with {DEBUG} to see where", file=sys.stderr)  # noqa: T201 - as above
-        return 1
+    if isinstance(error, KeyboardInterrupt):
+        line, code = "interrupted: a stage goes on where it stopped when its command is given again", 130
+    elif isinstance(error, LangpruneError):
+        line, code = f"error: {error}", error.exit_code
+    elif isinstance(error, OSError):
+        line, code = (
+            f"error: {error.filename or 'output'}: {error.strerror or error}: check it and run the command again",
+            1,
+        )
+    else:
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        line, code = f"error: {reason} ({type(error).__name__}): run it again with {DEBUG} to see where", 1
+    print(line, file=sys.stderr)  # noqa: T201 - rich would wrap and colour it
+    return code
 
 
 if __name__ == "__main__":

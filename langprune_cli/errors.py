@@ -25,6 +25,8 @@ def near_matches(word: str, known: Iterable[str]) -> str:
     `near_matches("wonda", ["wanda", "ria"])` is "did you mean wanda? Known: ria, wanda".
     """
     names = sorted(known)
+    if not names:
+        return "there are none"
     close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
     listing = f"Known: {', '.join(names)}"
     return f"did you mean {' or '.join(close)}? {listing}" if close else listing

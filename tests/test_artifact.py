@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.stages.run import Destination, run_stage
-from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe, open_artifact, read_manifest
-from langprune_cli.store.files import TEMPORARY, canonical_json, need_space
+from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe, is_artifact, open_artifact, read_manifest
+from langprune_cli.store.files import TEMPORARY, canonical_json, disk_errors, need_space
 from langprune_cli.store.workspace import Workspace
 from tests.conftest import snapshot, tree
 
@@ -136,9 +136,9 @@ def test_every_changed_byte_of_a_part_is_refused(tmp_path: Path, change: str) ->
 def test_missing_and_unknown_parts_are_refused(tmp_path: Path) -> None:
     artifact = written(tmp_path / "x")
     (tmp_path / "x/a.bin").unlink()
-    with pytest.raises(LangpruneError, match=r"a\.bin is missing"):
+    with pytest.raises(LangpruneError, match=r"a\.bin is missing .*: run langprune mask again with --force"):
         artifact.read("a.bin")
-    with pytest.raises(LangpruneError, match=r"has no part c\.bin"):
+    with pytest.raises(LangpruneError, match=r"has no part c\.bin: run langprune mask again with --force"):
         artifact.read("c.bin")
 
 
@@ -168,6 +168,37 @@ def test_manifests_that_are_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(LangpruneError, match="is not a langprune manifest"):
         read_manifest(tmp_path)
+
+
+def test_whose_folder_it_is_not_is_not_advised_to_be_removed(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"name": "another program\'s"}')
+    with pytest.raises(LangpruneError) as refused:
+        read_manifest(tmp_path)
+    assert "remove" not in str(refused.value)
+    assert "--force" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        (None, False),
+        ("", False),
+        ("{", False),
+        ("[]", False),
+        ('["schema", "kind", "key"]', False),
+        ('{"name": "an app", "icons": []}', False),
+        ('{"schema": 1, "kind": "models"}', False),
+        ("[" * 100_000, False),
+        ("\udcff", False),
+        ('{"schema": 7, "kind": "models", "key": ""}', True),  # of another version, and refused where it is read
+    ],
+)
+def test_what_is_an_artifact(tmp_path: Path, text: str | None, is_one: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    if text is not None:
+        (tmp_path / "manifest.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert is_artifact(tmp_path) is is_one
+    assert not is_artifact(tmp_path / ("x" * 300))
+    assert not is_artifact(Path("a\0b"))
 
 
 def test_a_folder_without_manifest_is_no_artifact(tmp_path: Path) -> None:
@@ -251,6 +282,51 @@ def test_failing_before_the_first_part_leaves_no_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "masks/x").exists()
 
 
+def failing_after(*parts: str, error: type[BaseException] = LangpruneError) -> Callable[[ArtifactWriter], Artifact]:
+    """Return a stage that fails when it has written those parts."""
+
+    def make(writer: ArtifactWriter) -> Artifact:
+        for part in parts:
+            writer.write(part, b"x")
+        raise error("the numbers are not finite")
+
+    return make
+
+
+@pytest.mark.parametrize("error", [LangpruneError, ValueError, OSError])
+@pytest.mark.parametrize("parts", [["windows.safetensors"], ["windows-0.safetensors", "windows-1.safetensors"]])
+def test_failing_with_nothing_but_its_text_leaves_no_folder(
+    tmp_path: Path, parts: list[str], error: type[Exception]
+) -> None:
+    with pytest.raises(error, match="not finite"):
+        run_stage(RECIPE, Destination(Workspace(tmp_path), "x"), failing_after(*parts, error=error))
+    assert tree(tmp_path) == {}
+    assert not (tmp_path / "masks/x").exists()
+
+
+def test_failing_later_or_by_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
+    to = Destination(Workspace(tmp_path), "x")
+    with pytest.raises(LangpruneError):
+        run_stage(RECIPE, to, failing_after("windows.safetensors", "block-000.safetensors"))
+    assert {"masks/x/windows.safetensors", "masks/x/block-000.safetensors"} < tree(tmp_path).keys()
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(
+            RECIPE, Destination(to.workspace, "y", "y"), failing_after("windows.safetensors", error=KeyboardInterrupt)
+        )
+    assert "masks/y/windows.safetensors" in tree(tmp_path)
+
+
+def test_failing_with_nothing_but_its_text_keeps_files_of_the_users(tmp_path: Path) -> None:
+    def make(writer: ArtifactWriter) -> Artifact:
+        writer.write("windows.safetensors", b"x")
+        (writer.folder / "notes.txt").write_text("mine")
+        raise LangpruneError("no")
+
+    with pytest.raises(LangpruneError):
+        run_stage(RECIPE, Destination(Workspace(tmp_path), "x"), make)
+    assert (tmp_path / "masks/x/notes.txt").read_text() == "mine"
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES])
 @pytest.mark.parametrize("place", [(os, "fsync"), (Path, "write_bytes"), (Path, "replace")], ids=lambda p: p[1])
 def test_a_failing_disk_is_one_sentence(failing: Fail, tmp_path: Path, place: tuple[Any, str], number: int) -> None:
@@ -282,6 +358,22 @@ def test_a_disk_that_fails_at_once_leaves_nothing(failing: Fail, tmp_path: Path)
     with failing(os, "fsync", errno.ENOSPC), pytest.raises(LangpruneError, match="the disk is full"):
         run_stage(RECIPE, Destination(Workspace(tmp_path), "x"), lambda writer: writer.finish())
     assert not (tmp_path / "masks/x").exists()
+
+
+def test_what_to_do_about_a_file_that_may_not_be_read(failing: Fail, tmp_path: Path) -> None:
+    """The error is injected, as above."""
+    artifact = written(tmp_path / "x")
+    with failing(Path, "read_bytes", errno.EACCES), pytest.raises(LangpruneError) as refused:
+        artifact.read("a.bin")
+    assert str(refused.value) == f"{tmp_path / 'x/a.bin'}: permission is denied: make it readable"
+    with failing(Path, "read_bytes", errno.EPERM), pytest.raises(LangpruneError, match=r"json: .*: make it readable"):
+        read_manifest(tmp_path / "x")
+    for reading, says in ((True, "make it readable"), (False, "choose a --workspace or --out that you may write")):
+        with (
+            pytest.raises(LangpruneError, match=f"x: permission is denied: {says}"),
+            disk_errors(Path("x"), reading=reading),
+        ):
+            raise PermissionError(errno.EACCES, "no")
 
 
 def test_need_space_asks_the_nearest_folder_that_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,7 +221,9 @@ def test_damaged_part(workspace: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     done = langprune("mask", "-w", workspace, "--stats", "uk", "-p", "4:8")
     one_sentence(
-        done, 1, r"stats/uk/block-001\.safetensors is damaged \(\d+ bytes where \d+ were written\): make it again"
+        done,
+        1,
+        r"uk/block-001\.safetensors is damaged \(\d+ bytes where \d+ were written\): run langprune calibrate again",
     )
 
 

@@ -73,8 +73,6 @@ def test_values_are_those_of_safetensors(tmp_path: Path, shards: int) -> None:
         assert tensor.shape == expected[name].shape
         assert torch.equal(bits(tensor), bits(expected[name]))
         assert opened.elements(name) == tensor.numel()
-    assert opened.nbytes() == sum(tensor.nbytes for tensor in tensors.values())
-    assert opened.nbytes(["embed.weight", "layers.0.w"]) == 9 * 4 * 4 + 5 * 7 * 2
     assert opened.read([]) == {}
 
 

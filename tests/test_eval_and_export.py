@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -132,7 +133,7 @@ def test_card_says_what_was_done(exported: Path, workspace: Path, opened: Open) 
     card = (exported / "README.md").read_text()
     rows = evaluate.read_rows(opened("evals", "uk-wanda-2x4-uk-en"))
     front = card.split("---\n")[1]
-    assert "language:\n- en\n- uk\n" in front
+    assert yaml.safe_load(front)["language"] == ["en", "uk"]
     assert "base_model" not in front  # a folder of mine means nothing to others
     assert "# my-model\n" in card
     assert "pico with 50.0% of the weights" in card
@@ -142,7 +143,7 @@ def test_card_says_what_was_done(exported: Path, workspace: Path, opened: Open) 
     assert f"uk, uk.jsonl: {windows.shape[0]} windows of {windows.shape[1]} tokens (document, seed 0)" in card
     for dense, pruned in (rows[:2], rows[2:]):
         tag, figures = dense["language"], [f"{row[key]:.4g}" for key in ("ppl", "bpb") for row in (dense, pruned)]
-        assert f"| {tag}.jsonl ({tag}) | {SEQLEN} | {dense['tokens']} | {' | '.join(figures)} |" in card
+        assert f"| {tag}.jsonl ({tag}) | float32 | {SEQLEN} | {dense['tokens']} | {' | '.join(figures)} |" in card
 
 
 def test_nothing_local_leaves_the_machine(exported: Path, workspace: Path, pico_model: Path, pico_text: Path) -> None:
@@ -180,19 +181,6 @@ def test_export_without_mask_and_without_evaluation(workspace: Path, tmp_path: P
     assert not (tmp_path / "out/mask").exists()
 
 
-def test_card_of_a_hub_model_names_it(workspace: Path, tmp_path: Path) -> None:
-    path = workspace / "models" / PRUNED / "manifest.json"
-    record = json.loads(path.read_bytes())
-    record["about"]["model"] = {"name": "owner/base", "revision": "0123abc"}
-    record["about"]["text"]["source"] = "hf:owner/texts:train"
-    path.write_text(json.dumps(record))
-    did("export", "-w", workspace, "--out", tmp_path / "out")
-    card = (tmp_path / "out/README.md").read_text()
-    assert "base_model: owner/base\n" in card
-    assert "| base model | owner/base at 0123abc |" in card
-    assert "hf:owner/texts:train: 6 windows" in card
-
-
 def test_export_refuses_a_damaged_model(workspace: Path, tmp_path: Path) -> None:
     path = workspace / "models" / PRUNED / "model.safetensors"
     data = bytearray(path.read_bytes())
@@ -213,6 +201,43 @@ def test_export_refuses_what_is_there(workspace: Path, tmp_path: Path, kind: str
     done = langprune("export", "-w", workspace, "--out", out)
     assert (done.code, done.err.splitlines()[-1]) == (1, f"error: {out} exists and is not an empty folder: choose another --out")  # fmt: skip # noqa: E501
     assert snapshot(tmp_path) == before
+
+
+def test_export_into_the_folder_one_stands_in(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    did("export", "-w", workspace, "--out", ".")
+    assert "# here\n" in Path("README.md").read_text()  # read from where the shell stands
+    assert "exists and is not an empty folder" in langprune("export", "-w", workspace, "--out", ".").err
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_export_through_a_link(workspace: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "usual").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    done = did("export", "-w", workspace, "--out", "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real/model.safetensors").is_file()
+    assert (tmp_path / "real").stat().st_mode == tmp_path.joinpath("usual").stat().st_mode  # others may read it
+    assert "copied" not in done.err
+
+
+def test_a_failed_export_leaves_no_parents(workspace: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    (workspace / "models" / PRUNED / "config.json").write_text("{}")
+    assert "config.json is damaged" in langprune("export", "-w", workspace, "--out", "new/folders/out").err
+    assert sorted(tmp_path.rglob("*")) == before
+    (workspace / "models" / PRUNED / "config.json").unlink()
+    assert f"{PRUNED} is damaged" in langprune("export", "-w", workspace, "--out", "new/folders/out").err
+
+
+def test_a_damaged_evaluation_is_skipped(workspace: Path, pico_text: Path) -> None:
+    did("eval", "-w", workspace, *texts(pico_text, "uk"), "--seqlen", SEQLEN, "--max-windows", "2", "--name", "bad")
+    (workspace / "evals/bad/result.json").write_text("{}")
+    assert "skipped damaged evaluation bad" in did("export", "-w", workspace, "--out", "out").err
+    assert "| uk.jsonl (uk) |" in Path("out/README.md").read_text()  # from the other one
+    did("eval", "-w", workspace, *texts(pico_text, "uk"), "--seqlen", SEQLEN, "--max-windows", "3")  # nor eval's way
 
 
 def test_ls_show_and_rm(workspace: Path) -> None:

@@ -54,6 +54,7 @@ def strike(target, number, when, what):
     setattr(owner, name, struck)
 
 def child(run):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests were started in the background
     os.dup2(os.open(run["stderr"], os.O_WRONLY | os.O_CREAT), 2)
     strike(*run["strike"])
     if run["save_after"] is not None:
@@ -175,6 +176,36 @@ def test_killed_and_run_again_is_byte_identical(
     assert tree(folder) == expected
 
 
+LOST = {
+    "calibrate": [
+        "stats/new/windows.safetensors",
+        "stats/new/block-000.safetensors",
+        "stats/new/block-002.safetensors",
+    ],
+    "score": ["scores/new/block-001.safetensors"],
+    "mask": ["masks/new/block-001.safetensors"],
+    "apply": ["models/new/model-00001-of-*.safetensors", "models/new/config.json"],
+    "eval": ["evals/new/windows-0.safetensors", "evals/new/result.json", "evals/new/nats-*.safetensors"],
+}
+
+
+@pytest.mark.parametrize(("command", "part"), [(command, part) for command, parts in LOST.items() for part in parts])
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_a_lost_part_is_made_again_byte_identical(
+    whole: dict[str, Path], tmp_path: Path, pico_text: Path, command: str, part: str, damage: str
+) -> None:
+    shutil.copytree(whole[command], tmp_path / "ws")
+    path = next((tmp_path / "ws").glob(part))
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1])
+    words = [*words_of(command, pico_text), "-w", tmp_path / "ws", "--json"]
+    assert did(*words).json["cached"] is False
+    assert tree(tmp_path / "ws") == tree(whole[command])
+    assert did(*words).json["cached"] is True
+
+
 class Silent:
     """A reporter that says nothing."""
 
@@ -280,7 +311,9 @@ def test_ctrl_c_ends_with_130_and_can_be_resumed(
     }  # fmt: skip
     assert run_all([run]) == [130]
     said = (tmp_path / "stderr").read_text().split("\n")
-    assert [line for line in said if line] == ["interrupted: the same command goes on where this one stopped"]
+    assert [line for line in said if line] == [
+        "interrupted: a stage goes on where it stopped when its command is given again"
+    ]
     assert not list((tmp_path / "ws").rglob(f"*{TEMPORARY}"))
     done: Done = did(*words, "--json")
     assert done.json["cached"] is False

@@ -102,8 +102,10 @@ def show(
         "environment": manifest.environment,
     }
     rows = [["key", manifest.key], ["made by", manifest.tool]]
-    rows += [[f"{section} {label}", text] for section, record in sections.items() for label, text in _flat(record)]
-    print_table(["", ""], rows)
+    rows += [[f"{section}.{label}", text] for section, record in sections.items() for label, text in _flat(record)]
+    width = max(len(label) for label, _ in rows)
+    for label, text in rows:
+        print_line(f"{label:<{width}}  {text}")
 
 
 def _flat(record: object, prefix: str = "") -> list[tuple[str, str]]:

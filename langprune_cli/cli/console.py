@@ -80,12 +80,23 @@ def print_json(document: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
-    """Print a table on stdout; columns whose cells are all figures are set to the right."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="bold")
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on stdout; columns whose cells are all figures are set to the right.
+
+    Nothing is cut: where the terminal is narrow, the last column wraps, and the others stay whole.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for number, name in enumerate(columns):
-        figures = all(row[number][:1] in "+-0123456789" for row in rows if row[number])
-        table.add_column(escape(name), justify="right" if rows and figures else "left", no_wrap=True)
+        figures = bool(rows) and all(row[number][:1] in "+-0123456789" for row in rows if row[number])
+        width = max(len(cell) for cell in [name, *(row[number] for row in rows)])
+        last = number == len(columns) - 1 and not figures
+        table.add_column(
+            escape(name),
+            justify="right" if figures else "left",
+            no_wrap=not last,
+            min_width=None if last else width,
+            overflow="fold",
+        )
     for row in rows:
         table.add_row(*map(escape, row))
     Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH).print(table)

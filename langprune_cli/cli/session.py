@@ -41,7 +41,7 @@ class Session:
         for library in ("datasets", "huggingface_hub", "fsspec"):  # what matters of theirs comes up as an exception
             logging.getLogger(library).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=r"(transformers|torch|datasets|huggingface_hub)\b")
-        self.workspace = Workspace(workspace)
+        self.workspace = Workspace(workspace.expanduser())
         self.compute = Compute(dtype, device, batch_tokens, cache_dir, trust_remote_code)
         self.reporter = ConsoleReporter()
         self.json = json
@@ -82,13 +82,16 @@ class Session:
 
     def show(self, outcomes: list[Outcome], **more: Any) -> None:  # noqa: ANN401 - JSON values
         """Print what a stage made, and remember the model that it was asked to use."""
-        if self._remember:
-            self.workspace.remember_model(*self._remember)
+        self._keep_model()
         documents = [_document(outcome) for outcome in outcomes]
         if self.json:
             print_json({"schema": 1, **documents[0], **more, "artifacts": documents})
         else:
             print_outcomes(outcomes)
+
+    def _keep_model(self) -> None:
+        if self._remember:
+            self.workspace.remember_model(*self._remember)
 
     def calibrate(
         self, model: str | None, revision: str | None, lang: list[str], data: list[str], *, name: str | None, force: bool,
@@ -112,9 +115,21 @@ class Session:
             )
         )
 
-    def _stats_for(self, method: Method, named: str | None) -> Artifact | None:
-        if method.needs == "nothing" and not named:
+    def _newer_scores(self) -> Artifact | None:
+        """Return the newest scores, and say so, where no statistics are newer than they."""
+        newest = self.workspace.newest("scores", "stats")
+        if newest is None or newest.manifest.kind != "scores":
             return None
+        self.reporter.note(f"Using scores {newest.name}.")
+        return newest
+
+    def _stats_for(self, method: Method, named: str | None) -> Artifact | None:
+        if method.needs == "nothing":
+            if not named:
+                return None
+            self.reporter.note(
+                f"Method {method.name} looks at weights alone: of --stats {named} only the model counts."
+            )
         return self.pick("stats", named, "statistics", "calibrate --lang LANGUAGE")
 
     def score(
@@ -149,9 +164,11 @@ class Session:
             if stats or method or variant:
                 raise UsageError("--scores goes without --stats, --method and --variant: scores have theirs already")
             source = source_of_scores(self.workspace, self.workspace.find("scores", scores))
-        else:
+        elif stats or method or variant or not (newest := self._newer_scores()):
             chosen = get_method("wanda-variant" if variant else method or "wanda")
             source = MaskSource(chosen, self._stats_for(chosen, stats))
+        else:
+            source = source_of_scores(self.workspace, newest)
         opened = self.open(self.choose(model, revision, source.scores or source.stats), remember=model is not None)
         self.show([mask(self.workspace, opened, source, settings, self.reporter, name=name, force=force)])
 
@@ -166,7 +183,14 @@ class Session:
         chosen = self.pick("masks", mask, "mask", "mask")
         opened = self.open(self.choose(model, revision, chosen), remember=model is not None)
         made = apply(
-            self.workspace, opened, chosen, self.reporter, name=name, out=out, force=force, max_shard_bytes=size
+            self.workspace,
+            opened,
+            chosen,
+            self.reporter,
+            name=name,
+            out=out.expanduser() if out else None,
+            force=force,
+            max_shard_bytes=size,
         )
         self.show([made])
 
@@ -192,11 +216,12 @@ class Session:
         made_from = pruned or (found[0] if found else None)
         choice = self.choose(None if pruned else model, revision, made_from)
         specs = resolve_texts(lang, data, evaluation=True, builtin=choice.name == DEMO)
-        dense = self.open(choice)
-        subjects = [Subject(dense)]
-        if pruned:
-            subjects.append(Subject(self.open(type(choice)(str(pruned.folder)))))
-        subjects += [Subject(dense, each) for each in found]
+        dense = self.open(choice, remember=model is not None and pruned is None)
+        models = [dense] + ([self.open(type(choice)(str(pruned.folder)))] if pruned else [])
+        subjects = [Subject(opened) for opened in models]
+        for each in found:  # a mask may be of the model that was named, or of the one that this was pruned from
+            fits = [opened for opened in models if opened.digest == each.manifest.inputs["model"]]
+            subjects.append(Subject(fits[0] if fits else dense, each))
         outcome = evaluate(
             self.workspace,
             subjects,
@@ -207,6 +232,7 @@ class Session:
             name=name,
             force=force,
         )
+        self._keep_model()
         rows = read_rows(outcome.artifact)
         if self.json:
             print_json({"schema": 1, **_document(outcome), "rows": rows})
@@ -234,7 +260,7 @@ def _document(outcome: Outcome) -> dict[str, Any]:
     return {
         "kind": artifact.manifest.kind,
         "name": artifact.name,
-        "path": str(artifact.folder),
+        "path": str(artifact.folder.absolute()),
         "key": artifact.key,
         "cached": outcome.cached,
         "seconds": round(outcome.seconds, 3),

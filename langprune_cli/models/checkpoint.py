@@ -67,15 +67,16 @@ class Checkpoint:
         data = torch.empty(entry.size, dtype=torch.uint8)
         if entry.size:  # nothing cannot be mapped
             try:
-                with disk_errors(path):
+                with disk_errors(path, reading=True):
                     data.numpy()[:] = np.memmap(path, np.uint8, "r", entry.start, (entry.size,))
             except ValueError as error:
                 raise _corrupt(path, "it has become shorter since it was opened") from error
         return data.view(DTYPES[entry.dtype]).view(entry.shape)
 
-    def nbytes(self, names: Iterable[str] | None = None) -> int:
-        """Return the size in bytes of the named tensors, or of all."""
-        return sum(self.entries[name].size for name in (self.entries if names is None else names))
+    def float_dtype(self) -> torch.dtype:
+        """Return the dtype of the first tensor that is of floating point, float32 where there is none."""
+        dtypes = (DTYPES[entry.dtype] for entry in self.entries.values())
+        return next((dtype for dtype in dtypes if dtype.is_floating_point), torch.float32)
 
     def elements(self, name: str) -> int:
         """Return how many values a tensor has."""
@@ -87,12 +88,14 @@ class Checkpoint:
         It covers config.json's bytes, every tensor's name, dtype and shape, and three samples of 4 KiB of each tensor's
         values; not file names or sharding. A fine-tuned or pruned copy differs in it; a single changed byte may not.
         """
-        total = hashlib.sha256((self.folder / "config.json").read_bytes())
+        config = self.folder / "config.json"
+        with disk_errors(config, reading=True):
+            total = hashlib.sha256(config.read_bytes())
         for name, entry in sorted(self.entries.items()):
             total.update(canonical_json([name, entry.dtype, entry.shape]).encode())
             last = max(0, entry.size - _SAMPLE)
             path = self.folder / entry.file
-            with disk_errors(path), path.open("rb") as file:
+            with disk_errors(path, reading=True), path.open("rb") as file:
                 for offset in sorted({0, last // 2, last}):
                     file.seek(entry.start + offset)
                     total.update(file.read(min(_SAMPLE, entry.size)))
@@ -102,10 +105,10 @@ class Checkpoint:
 def _read_header(folder: Path, file: str) -> dict[str, TensorEntry]:
     """Read and check one file's header: 8 bytes of length, JSON, then data that must end where the file does."""
     path = folder / file
-    with disk_errors(path):
+    with disk_errors(path, reading=True):
         if not path.is_file():
             raise LangpruneError(f"{path} is missing: get the checkpoint again")
-    with disk_errors(path), path.open("rb") as opened:
+    with disk_errors(path, reading=True), path.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         total = path.stat().st_size
         if total < 8 or length > min(_MOST_HEADER_BYTES, total - 8):

@@ -12,6 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from langprune_cli.errors import LangpruneError
 
+# How configurations of different families call the number of experts.
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+
 
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
@@ -37,13 +40,18 @@ def _parameters_on_meta() -> Iterator[None]:
 def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:  # noqa: ANN401 - transformers is untyped
     """Return the configuration of a causal language model.
 
-    Raises LangpruneError for an unreadable config.json, an unknown or another kind of model, or quantized weights.
+    Raises LangpruneError for an unreadable config.json, an unknown or another kind of model, a mixture of experts, or
+    quantized weights.
     """
     path = folder / "config.json"
     try:
         raw = json.loads(path.read_bytes())
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if "trust_remote_code" in str(error) and not trust_remote_code:
+            raise LangpruneError(
+                f"{folder} needs Python code of its own to run: read that code, then add --trust-remote-code"
+            ) from error
         reason = str(error).strip().splitlines()[0][:200]
         raise LangpruneError(f"{path} does not describe a model that transformers knows ({reason})") from error
     if raw.get("quantization_config"):
@@ -58,12 +66,15 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:  # noq
         raise LangpruneError(
             f"{folder} is not a causal language model ({kind or config.model_type}): name one that generates text"
         )
+    text = config.get_text_config()
+    if any((getattr(text, name, None) or 0) > 1 for name in _EXPERTS):
+        raise LangpruneError(f"{folder} is a mixture of experts, which is not supported yet: name a dense model")
     return config
 
 
-def checkpoint_dtype(config: Any) -> torch.dtype:  # noqa: ANN401 - transformers is untyped
-    """Return the dtype that the configuration states for the weights, float32 where it states none."""
-    dtype = getattr(config, "dtype", None) or torch.float32
+def stated_dtype(config: Any) -> torch.dtype | None:  # noqa: ANN401 - transformers is untyped
+    """Return the dtype that the configuration states for the weights, None where it states none."""
+    dtype: torch.dtype | str | None = getattr(config, "dtype", None)
     return getattr(torch, dtype) if isinstance(dtype, str) else dtype
 
 
@@ -85,7 +96,13 @@ def find_blocks(model: Any) -> tuple[str, nn.ModuleList]:  # noqa: ANN401 - tran
     Raises LangpruneError when there is none.
     """
     count = model.config.get_text_config().num_hidden_layers
-    for name, module in model.named_modules():  # outermost first
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return name, module
-    raise LangpruneError(f"no list of {count} blocks was found in {type(model).__name__}: this family is not supported")
+    lists = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count
+    ]
+    if not lists:
+        raise LangpruneError(
+            f"no list of {count} blocks was found in {type(model).__name__}: this family is not supported"
+        )
+    return min(lists, key=lambda found: found[0].count("."))

@@ -15,7 +15,7 @@ from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import Checkpoint
 from langprune_cli.models.detours import Detours
 from langprune_cli.models.names import TensorNames
-from langprune_cli.models.skeleton import build_skeleton, checkpoint_dtype, find_blocks, read_config
+from langprune_cli.models.skeleton import build_skeleton, find_blocks, read_config, stated_dtype
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,15 @@ class StreamedModel:
         device: torch.device | str = "cpu",
         trust_remote_code: bool = False,
     ) -> None:
-        """Build the skeleton; raises LangpruneError for what `Checkpoint` and `read_config` refuse."""
+        """Build the skeleton.
+
+        Raises LangpruneError for what `Checkpoint` and `read_config` refuse, and for blocks of experts or shared linears.
+        """
         self.folder = folder
         self.device = torch.device(device)
         self.config = read_config(folder, trust_remote_code=trust_remote_code)
         self.checkpoint = Checkpoint(folder)
-        self.dtype = dtype or checkpoint_dtype(self.config)
+        self.dtype = dtype or stated_dtype(self.config) or self.checkpoint.float_dtype()
         self.model = build_skeleton(self.config, self.dtype, trust_remote_code=trust_remote_code)
         self._names = TensorNames(self.model, self.checkpoint.entries)
         prefix, self.blocks = find_blocks(self.model)
@@ -77,11 +80,26 @@ class StreamedModel:
         for slot, path in self._all_slots():
             inside = path.startswith(f"{prefix}.")
             self._slots[int(path[len(prefix) + 1 :].split(".")[0]) if inside else -1].append(slot)
+        for index in range(len(self.blocks)):
+            self._refuse_what_is_not_linear(index)
         self._load_buffers()
         for owner in self.model.modules():  # Module.to would try to copy the meta parameters too
             for attr, buffer in owner.named_buffers(recurse=False):
                 setattr(owner, attr, buffer.to(self.device))
         self.detours = Detours(self.model, self.blocks)
+
+    def _refuse_what_is_not_linear(self, index: int) -> None:
+        """Raise LangpruneError for a block with matrices that pruning would pass over or prune twice."""
+        kind = type(self.model).__name__
+        own = {id(owner) for slot in self._slots[index] for owner, _ in slot.owners}
+        for module in self.blocks[index].modules():
+            if isinstance(module, (nn.Linear, Conv1D)) and id(module) not in own:
+                raise LangpruneError(f"{kind} shares linears between blocks: this family is not supported")
+            stacked = any(parameter.dim() > 2 for parameter in module.parameters(recurse=False))
+            if stacked and not isinstance(module, nn.Conv1d):
+                raise LangpruneError(
+                    f"{kind} keeps several matrices in one tensor, as experts do: it is not supported yet"
+                )
 
     @property
     def context(self) -> int | None:

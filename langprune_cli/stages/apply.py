@@ -1,8 +1,11 @@
 """Stage 4, `apply`: write the pruned model as a Hugging Face folder, then read it back and check it."""
 
+import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,10 +19,11 @@ from langprune_cli.numerics.patterns import follows, parse_pattern
 from langprune_cli.stages.mask import MaskReader, remove_pruned
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
-from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.artifact import MANIFEST, Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import need_space
 from langprune_cli.store.workspace import Workspace
 
+PROVENANCE = "langprune.json"  # what an exported model has in place of a manifest
 _SPARE_BYTES = 10_000_000  # for the small files beside the weights
 
 
@@ -44,6 +48,7 @@ def apply(
     if target and target.resolve() == model.location.folder.resolve():
         raise UsageError(f"{target} is the model that is read: choose another --name or --out")
     reader = MaskReader(mask, model)
+    known, base = mask.manifest.about, _pruned_before(model.location.folder)
     recipe = Recipe(
         "models",
         inputs={"model": model.digest, "mask": mask.key},
@@ -51,8 +56,10 @@ def apply(
         about={
             "model": model.about,
             "mask": {"name": mask.name, **mask.manifest.params},
-            "stats": mask.manifest.about.get("stats"),
-            "text": mask.manifest.about["text"],
+            "stats": known.get("stats") or mask.manifest.inputs["stats"],
+            "text": known.get("text"),
+            "dense_tail_columns": known.get("dense_tail_columns", {}),
+            **({"base": base} if base else {}),
         },
         environment=model.environment(),
     )
@@ -61,6 +68,16 @@ def apply(
         return _Application(writer, model, reader, reporter).write(max_shard_bytes)
 
     return run_stage(recipe, Destination(workspace, mask.name, name, out, force), make)
+
+
+def _pruned_before(folder: Path) -> dict[str, Any] | None:
+    """Return {"mask": name and params} where `folder` holds a model that was pruned already, as written or exported."""
+    for name in (MANIFEST, PROVENANCE):
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # somebody else's file of that name
+            record = json.loads((folder / name).read_bytes())
+            if {"model", "mask"} <= record["inputs"].keys() and record["tool"].startswith("langprune"):
+                return {"mask": record["about"].get("mask")}
+    return None
 
 
 @dataclass(frozen=True)
@@ -121,7 +138,11 @@ class _Application:
         params = self.masks.artifact.manifest.params
         pattern = parse_pattern(params["pattern"], params["sparsity"])
         written = Checkpoint(self.writer.folder)
+        streamed = self.model.streamed
+        blocks = len(streamed.blocks)
+        linears = {linear.name for index in range(blocks) for linear in streamed.linears(index)}
         zeros = pruned = unchanged = 0
+        self.reporter.begin(f"check {self.writer.folder.name}", blocks, 0)
         for group in (place - 1 for shard in shards for place in shard.groups):
             for name, linear, wanted in self._pruned(group):
                 found = written.read([name])[name]
@@ -136,7 +157,11 @@ class _Application:
                     pruned += found.numel()
                 else:
                     unchanged += 1
+            if group >= 0:
+                self.reporter.tick(group, 0)
+        self.reporter.end()
         return {
+            "linear_weights": sum(streamed.checkpoint.elements(name) for name in linears),
             "pruned_weights": pruned,
             "zeros": zeros,
             "sparsity": zeros / pruned if pruned else 0.0,

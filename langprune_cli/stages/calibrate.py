@@ -15,7 +15,7 @@ from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import need_space, new_file
 from langprune_cli.store.workspace import Workspace
-from langprune_cli.text.windows import calibration_windows
+from langprune_cli.text.windows import calibration_windows, is_given
 from langprune_cli.types import TextSpec, Windows
 from langprune_cli.walk import HiddenStates, walk
 
@@ -55,24 +55,37 @@ def calibrate(
 
     Raises LangpruneError for text that cannot be read or is too little, and for activations that are not finite.
     """
-    seqlen = model.seqlen(settings.seqlen, reporter)
+    texts = _draw(model, list(specs), settings, reporter)
     outcomes = []
+    for windows in texts:
+        make = partial(_collect, model=model, windows=windows, reporter=reporter, save_after_seconds=save_after_seconds)
+        to = Destination(workspace, windows.spec.name, name, force=force)
+        outcomes.append(run_stage(stats_recipe(model, windows), to, make))
+    return outcomes
+
+
+def _draw(
+    model: OpenedModel, specs: list[TextSpec], settings: CalibrationSettings, reporter: Reporter
+) -> list[Windows]:
+    """Return the windows of all texts, before any is run: a mistake in the last one is not to cost the work on the first."""
+    drawn = [spec for spec in specs if not is_given(spec.source)]
+    seqlen = model.seqlen(settings.seqlen, reporter) if drawn else 0
+    texts = []
     for spec in specs:
         windows = calibration_windows(
             spec,
-            None if spec.source.endswith(".safetensors") else model.tokenizer,
+            model.tokenizer if spec in drawn else None,
             nsamples=settings.nsamples,
             seqlen=seqlen,
             seed=settings.seed,
             sampling=settings.sampling,
             vocab_size=model.streamed.config.get_text_config().vocab_size,
         )
+        model.check_windows(windows)
         for note in windows.notes:
             reporter.note(note)
-        make = partial(_collect, model=model, windows=windows, reporter=reporter, save_after_seconds=save_after_seconds)
-        to = Destination(workspace, spec.name, name, force=force)
-        outcomes.append(run_stage(stats_recipe(model, windows), to, make))
-    return outcomes
+        texts.append(windows)
+    return texts
 
 
 def stats_recipe(model: OpenedModel, windows: Windows) -> Recipe:
@@ -115,11 +128,11 @@ def _collect(
 ) -> Artifact:
     blocks = len(model.streamed.blocks)
     done = next((i for i in range(blocks) if not writer.has(block_part(i))), blocks)
-    if done == blocks:
-        return writer.finish()
-    need_space(writer.folder, windows.ids.numel() * 4 + blocks * 10_000)
+    need_space(writer.folder, windows.ids.numel() * 4 + (blocks - done) * 10_000)
     if not writer.has(WINDOWS_PART):
         writer.write_tensors(WINDOWS_PART, {"windows": windows.ids})
+    if done == blocks:
+        return writer.finish()
     states = HiddenStates(model.streamed, windows.ids, model.compute.batch_tokens)
     first = 0
     if writer.scratch.exists():

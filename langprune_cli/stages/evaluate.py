@@ -3,12 +3,13 @@
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors.torch import load
 from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
@@ -23,7 +24,7 @@ from langprune_cli.store.files import canonical_json, readable_json
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.text.hub import HUB_PREFIX
 from langprune_cli.text.token_bytes import predicted_bytes
-from langprune_cli.text.windows import evaluation_windows
+from langprune_cli.text.windows import evaluation_windows, is_given
 from langprune_cli.types import TextSpec, Windows
 from langprune_cli.walk import HiddenStates, walk
 
@@ -31,6 +32,11 @@ RESULT = "result.json"
 
 # A corpus of the hub has millions of tokens; the published evaluation on C4 takes its first 256 windows.
 _HUB_WINDOWS = 256
+
+_FIELDS = {
+    "model", "mask", "text", "source", "model_digest", "mask_key", "dtype", "language", "fingerprint", "windows", "seqlen",
+    "cell", "tokens", "nats", "ppl", "bpb",
+}  # fmt: skip
 
 Row = dict[str, Any]
 
@@ -71,21 +77,8 @@ def evaluate(
     for subject in subjects:
         if subject.mask:
             check_same_model(subject.mask, subject.model)
+    texts = _texts(subjects, specs, reporter, seqlen=seqlen, max_windows=max_windows)
     reference = subjects[0].model
-    length = reference.seqlen(seqlen, reporter)
-    texts = []
-    for spec in specs:
-        given = spec.source.endswith(".safetensors")
-        windows = evaluation_windows(
-            spec,
-            None if given else reference.tokenizer,
-            seqlen=length,
-            max_windows=max_windows or (_HUB_WINDOWS if spec.source.startswith(HUB_PREFIX) else None),
-            vocab_size=reference.streamed.config.get_text_config().vocab_size,
-        )
-        for note in windows.notes:
-            reporter.note(note)
-        texts.append(windows)
     cells = [(subject, windows) for windows in texts for subject in subjects]
     recipe = Recipe(
         "evals",
@@ -97,16 +90,48 @@ def evaluate(
     default = "-".join(
         [last.mask.name if last.mask else last.model.label.replace("/", "-"), *(w.spec.name for w in texts)]
     )
+    known = {} if force else _known_cells(workspace)
+    to = Destination(workspace, default, name, force=force)
+    found = [each for each in workspace.all_by_key("evals", recipe.key) if name in {None, each.name}]
+    if found and _gains_bpb(found[0], cells, known):  # written anew in its place, from the losses it has
+        to = Destination(workspace, default, found[0].name, force=True)
 
     def make(writer: ArtifactWriter) -> Artifact:
         for number, windows in enumerate(texts):
             writer.write_tensors(f"windows-{number}.safetensors", {"windows": windows.ids})
-        known = {} if force else _known_cells(workspace)
         rows = [_cell(writer, subject, windows, known, reporter) for subject, windows in cells]
         writer.write(RESULT, readable_json({"schema": 1, "rows": rows}))
         return writer.finish(rows=len(rows))
 
-    return run_stage(recipe, Destination(workspace, default, name, force=force), make)
+    return run_stage(recipe, to, make)
+
+
+def _texts(
+    subjects: Sequence[Subject],
+    specs: Sequence[TextSpec],
+    reporter: Reporter,
+    *,
+    seqlen: int | None,
+    max_windows: int | None,
+) -> list[Windows]:
+    """Return the windows of every text; raises LangpruneError for some that are longer than a model's context."""
+    reference = subjects[0].model
+    length = 0 if all(is_given(spec.source) for spec in specs) else reference.seqlen(seqlen, reporter)
+    texts = []
+    for spec in specs:
+        windows = evaluation_windows(
+            spec,
+            None if is_given(spec.source) else reference.tokenizer,
+            seqlen=length,
+            max_windows=max_windows or (_HUB_WINDOWS if spec.source.startswith(HUB_PREFIX) else None),
+            vocab_size=reference.streamed.config.get_text_config().vocab_size,
+        )
+        for subject in subjects:
+            subject.model.check_windows(windows)
+        for note in windows.notes:
+            reporter.note(note)
+        texts.append(windows)
+    return texts
 
 
 def read_rows(artifact: Artifact) -> list[Row]:
@@ -115,16 +140,54 @@ def read_rows(artifact: Artifact) -> list[Row]:
     return rows
 
 
+def complete_evaluations(workspace: Workspace, damaged: list[str]) -> Iterator[tuple[Artifact, list[Row]]]:
+    """Yield the complete evaluations that can be read, oldest first, with their rows; add the names of others to `damaged`."""
+    for entry in workspace.entries("evals"):
+        if entry.manifest.complete:
+            artifact = Artifact(entry.folder, entry.manifest)
+            try:
+                rows = read_rows(artifact)
+                sound = all(row.keys() >= _FIELDS for row in rows)
+            except (LangpruneError, ValueError, KeyError, TypeError, AttributeError):
+                sound = False
+            if sound:
+                yield artifact, rows
+            else:
+                damaged.append(entry.name)
+
+
 def _known_cells(workspace: Workspace) -> dict[str, tuple[Row, bytes]]:
     """Return the rows of all complete evaluations by cell, with the losses of their windows."""
     known = {}
-    for entry in workspace.entries("evals"):
-        artifact = Artifact(entry.folder, entry.manifest)
-        with suppress(LangpruneError, ValueError, KeyError):
-            if entry.manifest.complete:
-                for row in read_rows(artifact):
-                    known[row["cell"]] = (row, artifact.read(_losses_part(row["cell"])))
+    for artifact, rows in complete_evaluations(workspace, damaged=[]):
+        for row in rows:
+            with suppress(LangpruneError):
+                known[row["cell"]] = (row, artifact.read(_losses_part(row["cell"])))
     return known
+
+
+def _cell_of(subject: Subject, windows: Windows) -> str:
+    identity = subject.identity | text_identity(windows)
+    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
+
+
+def _known_bpb(subject: Subject, windows: Windows, row: Row, losses: bytes) -> float | None:
+    """Return a known row's bpb, computed now where there was no tokenizer then."""
+    if row["bpb"] is not None:
+        return float(row["bpb"])
+    return _bits_per_byte(subject.model, windows, float(load(losses)["nats"].sum()))
+
+
+def _gains_bpb(evaluation: Artifact, cells: list[tuple[Subject, Windows]], known: dict[str, tuple[Row, bytes]]) -> bool:
+    """Return whether an evaluation lacks a figure for bpb that could be computed now."""
+    lacking = set()
+    with suppress(LangpruneError):
+        lacking = {row["cell"] for row in read_rows(evaluation) if row["bpb"] is None}
+    found = [(subject, windows, _cell_of(subject, windows)) for subject, windows in cells] if lacking else []
+    return any(
+        cell in lacking & known.keys() and _known_bpb(subject, windows, *known[cell]) is not None
+        for subject, windows, cell in found
+    )
 
 
 def _losses_part(cell: str) -> str:
@@ -139,8 +202,7 @@ def _cell(
     reporter: Reporter,
 ) -> Row:
     """Return one row; its losses per window become a part, so that differences can be tested later."""
-    identity = subject.identity | text_identity(windows)
-    cell = hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
+    cell = _cell_of(subject, windows)
     labels = {
         "model": subject.model.label,
         "mask": subject.mask.name if subject.mask else None,
@@ -151,7 +213,7 @@ def _cell(
     if cell in known and not writer.has(part):
         row, losses = known[cell]
         writer.write(part, losses)
-        return row | labels
+        return row | labels | {"bpb": _known_bpb(subject, windows, row, losses)}
     if writer.has(part):
         nats = Artifact(writer.folder, writer.manifest).tensors(part)["nats"]
     else:
@@ -161,7 +223,8 @@ def _cell(
     ppl = perplexity(total, tokens)
     return {
         **labels,
-        **identity,
+        **subject.identity,
+        **text_identity(windows),
         "cell": cell,
         "tokens": tokens,
         "nats": total / tokens,

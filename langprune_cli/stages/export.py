@@ -1,22 +1,25 @@
 """Stage 6, `export`: a folder to share, with weights, tokenizer, model card and where it all comes from."""
 
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import Checkpoint, TensorEntry
 from langprune_cli.models.shards import plan_shards, write_shard
-from langprune_cli.stages.evaluate import Row, read_rows
+from langprune_cli.stages.apply import PROVENANCE
+from langprune_cli.stages.evaluate import Row, complete_evaluations
 from langprune_cli.stages.model_card import model_card, public_name
 from langprune_cli.stages.run import Reporter
 from langprune_cli.store.artifact import MANIFEST, Artifact
 from langprune_cli.store.files import TEMPORARY, disk_errors, need_space, readable_json, sha256_file, write_bytes
 from langprune_cli.store.workspace import Workspace
 
-PROVENANCE = "langprune.json"
-MASK_FILE = (
-    "mask/keep_masks.safetensors"  # in a folder of its own: some engines load every .safetensors beside the weights
-)
+# In a folder of its own: some engines load every .safetensors that lies beside the weights.
+MASK_FILE = "mask/keep_masks.safetensors"
 
 
 def export(
@@ -25,62 +28,98 @@ def export(
     """Copy a model artifact to `out`, a new or empty folder, with a model card; return the names of the files.
 
     The folder appears whole: it is made beside and renamed. Raises LangpruneError for a folder that is not empty, a full
-    disk, and with `with_mask` for a mask that is no longer in the workspace.
+    disk, a damaged model, and with `with_mask` for a mask that is no longer in the workspace.
     """
     mask = workspace.by_key("masks", model.manifest.inputs["mask"]) if with_mask else None
     if with_mask and mask is None:
         raise LangpruneError(f"the mask of {model.name} is not in {workspace.root} any more: leave out --with-mask")
-    with disk_errors(out):
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise LangpruneError(f"{out} exists and is not an empty folder: choose another --out")
-        out.parent.mkdir(parents=True, exist_ok=True)
-    need_space(out, model.size() + (mask.size() if mask else 0))
-    staging = out.with_name(f".{out.name}{TEMPORARY}")
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
-        with disk_errors(out):
-            staging.mkdir()
-            for part in sorted(model.manifest.parts):
-                shutil.copyfile(model.folder / part, staging / part)
-                if sha256_file(staging / part) != model.manifest.parts[part]["sha256"]:
-                    raise LangpruneError(
-                        f"{model.folder / part} is damaged: make it again with langprune apply --force"
-                    )
-                reporter.note(f"copied {part}")
-            if mask:
-                _write_mask(staging / MASK_FILE, mask)
-            write_bytes(staging / PROVENANCE, readable_json(_provenance(model)))
-            write_bytes(staging / "README.md", model_card(model, _rows_about(workspace, model), out.name).encode())
-            if out.exists():
-                out.rmdir()
+    out = _destination(out)
+    rows = _rows_about(workspace, model, reporter)
+    card = model_card(model, rows, out.name, MASK_FILE if mask else None)
+    size = model.size() + (mask.size() if mask else 0)
+    need_space(out, size)
+    reporter.note(f"Copying {model.name}, {size / 1e6:,.1f} MB.")
+    with disk_errors(out), _staging(out) as staging:
+        for part in sorted(model.manifest.parts):
+            source = model.folder / part
+            if source.is_file():
+                shutil.copyfile(source, staging / part)
+            if not source.is_file() or sha256_file(staging / part) != model.manifest.parts[part]["sha256"]:
+                raise LangpruneError(f"{source} is damaged: make it again with langprune apply --force")
+        if mask:
+            _write_mask(staging / MASK_FILE, mask)
+        write_bytes(staging / PROVENANCE, readable_json(_provenance(model)))
+        write_bytes(staging / "README.md", card.encode())
+        if out.exists() and out.samefile(Path.cwd()):
+            # A shell stands in it, and would not see a folder put in its place.
+            for path in staging.iterdir():
+                path.rename(out / path.name)
+        else:
             staging.rename(out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
 
 
-def _rows_about(workspace: Workspace, model: Artifact) -> list[dict[str, Row | None]]:
-    """Return the newest rows about this model, or about its mask on the fly, each with its dense row."""
-    dense_digest, mask_key = model.manifest.inputs["model"], model.manifest.inputs["mask"]
-    subjects = {(dense_digest, None): "dense", (dense_digest, mask_key): "pruned"}
-    subjects[Checkpoint(model.folder).digest(), None] = "pruned"
+def _destination(out: Path) -> Path:
+    """Return the absolute path of a folder that is not there or empty, links followed; raises LangpruneError for others."""
+    try:
+        place = out.expanduser().resolve()
+    except RuntimeError as error:  # links in a circle, or no such user's home
+        raise LangpruneError(f"{out}: {error}: choose another --out") from error
+    with disk_errors(out):
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+            raise LangpruneError(f"{out} exists and is not an empty folder: choose another --out")
+    return place
+
+
+@contextmanager
+def _staging(out: Path) -> Iterator[Path]:
+    """Yield an empty folder on the disk of `out`; a failure leaves nothing, not even the parents that were made."""
+    made = [parent for parent in out.parents if not parent.exists()]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # What tempfile makes is its owner's alone: the folder inside has the usual permissions.
+        with tempfile.TemporaryDirectory(TEMPORARY, f".{out.name}", out.parent, ignore_cleanup_errors=True) as around:
+            staging = Path(around, "export")
+            staging.mkdir()
+            yield staging
+    except BaseException:
+        with suppress(OSError):
+            for parent in made:
+                parent.rmdir()
+        raise
+
+
+def _rows_about(workspace: Workspace, model: Artifact, reporter: Reporter) -> list[dict[str, Row | None]]:
+    """Return the newest rows about this model, or about its mask on the fly, each with that of the model it came from."""
+    try:
+        digest = Checkpoint(model.folder).digest()
+    except (LangpruneError, OSError) as error:
+        raise LangpruneError(
+            f"{model.folder} is damaged ({error}): make it again with langprune apply --force"
+        ) from error
+    base_digest, mask_key = model.manifest.inputs["model"], model.manifest.inputs["mask"]
+    subjects = {(base_digest, None): "base", (base_digest, mask_key): "pruned", (digest, None): "pruned"}
     by_text: dict[tuple[str, str], dict[str, Row]] = {}
-    for entry in workspace.entries("evals"):
-        if entry.manifest.complete:
-            for row in read_rows(Artifact(entry.folder, entry.manifest)):
-                subject = subjects.get((row["model_digest"], row["mask_key"]))
-                if subject:
-                    by_text.setdefault((row["fingerprint"], row["dtype"]), {})[subject] = row
-    return [{"pruned": rows["pruned"], "dense": rows.get("dense")} for rows in by_text.values() if "pruned" in rows]
+    damaged: list[str] = []
+    for _, rows in complete_evaluations(workspace, damaged):
+        for row in rows:
+            subject = subjects.get((row["model_digest"], row["mask_key"]))
+            if subject:
+                by_text.setdefault((row["fingerprint"], row["dtype"]), {})[subject] = row
+    for name in damaged:
+        reporter.note(f"skipped damaged evaluation {name}")
+    return [{"pruned": rows["pruned"], "base": rows.get("base")} for rows in by_text.values() if "pruned" in rows]
 
 
 def _provenance(model: Artifact) -> dict[str, object]:
     """Return the manifest without what is only of use on this machine."""
     manifest = model.manifest
-    about = dict(manifest.about)
-    about["model"] = about["model"] | {"name": public_name(about["model"]["name"], about["model"]["revision"])}
-    if about["text"]:
-        about["text"] = about["text"] | {"source": public_name(about["text"]["source"])}
+    about: dict[str, Any] = dict(manifest.about)
+    source, text = about.get("model") or {}, about.get("text") or {}
+    if source.get("name"):
+        about["model"] = source | {"name": public_name(source["name"], source.get("revision"))}
+    if text.get("source"):
+        about["text"] = text | {"source": public_name(text["source"])}
     return {
         "schema": manifest.schema,
         "tool": manifest.tool,

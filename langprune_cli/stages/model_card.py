@@ -1,11 +1,14 @@
 """The model card of an exported model: what was pruned, how, on which text, and what it cost."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from langprune_cli.store.artifact import Artifact
 from langprune_cli.text.hub import HUB_PREFIX
 from langprune_cli.text.sources import BUILTIN_PREFIX
+
+_UNKNOWN = "not recorded"
 
 
 def public_name(name: str, revision: str | None = None) -> str:
@@ -14,84 +17,141 @@ def public_name(name: str, revision: str | None = None) -> str:
     return name if public else Path(name).name
 
 
-def model_card(model: Artifact, rows: list[dict[str, Any]], title: str) -> str:
+def model_card(model: Artifact, rows: list[dict[str, Any]], title: str, mask_file: str | None = None) -> str:
     """Return README.md of an exported model.
 
-    `rows` are pairs of evaluation rows: {"pruned": row, "dense": row or None}.
+    `rows` are pairs of evaluation rows: {"pruned": row, "base": row or None}. `mask_file` is where the masks lie, if they
+    go with the model. What the manifest says for people may be missing: an older version wrote less.
     """
     about = model.manifest.about
-    mask, text = about["mask"], about["text"]
-    revision = about["model"]["revision"]
-    base = public_name(about["model"]["name"], revision)
-    removed = about["checked"]["sparsity"]
-    languages = sorted({row["pruned"]["language"] for row in rows if row["pruned"]["language"]} | _language(text))
+    source = about.get("model") or {}
+    revision = source.get("revision")
+    base = public_name(source["name"], revision) if source.get("name") else "A model"
+    languages = sorted({row["pruned"]["language"] for row in rows if row["pruned"]["language"]} | _language(about))
     front = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags:", "- pruning", "- langprune"]
     if revision:  # only a hub id means something to others
-        front += [f"base_model: {base}"]
+        front += [f"base_model: {_quoted(base)}"]
     if languages:
-        front += ["language:", *(f"- {language}" for language in languages)]
+        front += ["language:", *(f"- {_quoted(language)}" for language in languages)]
     lines = [
         *front,
         "---",
         "",
         f"# {title}",
         "",
-        f"{base} with {removed:.1%} of the weights of its blocks' linears set to zero, in one shot, after training,",
+        f"{base} with {_removed(about)} set to zero, in one shot, after training,",
         f"by {model.manifest.tool}. Embeddings, norms and head are unchanged. The weights are stored dense, in the base",
         "model's dtype; any tool that loads the base model loads this one.",
         "",
         "| | |",
         "|---|---|",
-        f"| base model | {base}{f' at {revision}' if revision else ''} |",
-        f"| method | {mask['method']} |",
-        f"| pattern | {_pattern(mask)} |",
-        f"| update of surviving weights | {model.manifest.params['update']} |",
-        f"| calibration text | {_text(text)} |",
-        "",
-        "## Evaluation",
+        *_facts(model, base if source.get("name") else _UNKNOWN),
         "",
     ]
+    if mask_file:
+        lines += [
+            f"`{mask_file}` holds the masks, for each pruned linear a tensor of its weight's name: uint8",
+            "`[out, ceil(in / 8)]`, where bit b of byte k of a row, b = 0 being the least significant, is column 8k + b, and",
+            "1 means that the weight was kept.",
+            "",
+        ]
+    lines += ["## Evaluation", ""]
     if rows:
         lines += [
-            "| text | seqlen | predicted tokens | ppl dense | ppl pruned | bpb dense | bpb pruned |",
-            "|---|---|---|---|---|---|---|",
+            "| text | dtype | seqlen | predicted tokens | ppl base | ppl pruned | bpb base | bpb pruned |",
+            "|---|---|---|---|---|---|---|---|",
         ]
-        lines += [_row(row["pruned"], row["dense"]) for row in rows]
+        lines += [_figures(row["pruned"], row["base"]) for row in rows]
         lines += ["", "Perplexity over consecutive windows of the joined text; bpb is bits per UTF-8 byte."]
     else:
         lines += ["Not evaluated. `langprune eval` measures it; export again afterwards to have the figures here."]
     return "\n".join(lines) + "\n"
 
 
-def _language(text: dict[str, Any] | None) -> set[str]:
-    return {text["language"]} if text and text["language"] else set()
+def _facts(model: Artifact, base: str) -> list[str]:
+    """Return the rows that say how the model was made."""
+    about = model.manifest.about
+    mask = about.get("mask") or {}
+    revision = (about.get("model") or {}).get("revision")
+    facts = [_line("base model", f"{base}{f' at {revision}' if revision else ''}")]
+    if "base" in about:
+        before = about["base"].get("mask") or {}
+        facts += [_line("base was itself pruned", f"{before.get('method', _UNKNOWN)}, {_pattern(before)}")]
+    facts += [_line("method", mask.get("method", _UNKNOWN)), _line("pattern", _pattern(mask))]
+    if mask.get("exclude"):
+        facts += [_line("left dense", f"linears whose name matches {_code(mask['exclude'])}")]
+    if tails := about.get("dense_tail_columns"):
+        columns = sorted(set(tails.values()))
+        many = f"{columns[0]}" if len(columns) == 1 else f"{columns[0]} to {columns[-1]}"
+        facts += [
+            _line("left dense", f"the last columns ({many}) of {len(tails)} linears, whose width M does not divide")
+        ]
+    facts += [_line("update of surviving weights", model.manifest.params.get("update", _UNKNOWN))]
+    return [*facts, _line("calibration text", _text(about))]
+
+
+def _removed(about: dict[str, Any]) -> str:
+    """Return the share of all the linears' weights that are zero, excluded linears and dense tails counted in."""
+    checked = about.get("checked") or {}
+    if "zeros" not in checked:
+        return "weights of its blocks' linears"
+    if checked.get("linear_weights"):
+        return f"{checked['zeros'] / checked['linear_weights']:.1%} of the weights of its blocks' linears"
+    which = "the linears that were pruned" if (about.get("mask") or {}).get("exclude") else "its blocks' linears"
+    return f"{checked['zeros'] / max(1, checked['pruned_weights']):.1%} of the weights of {which}"
+
+
+def _language(about: dict[str, Any]) -> set[str]:
+    language = (about.get("text") or {}).get("language")
+    return {language} if language else set()
 
 
 def _pattern(mask: dict[str, Any]) -> str:
     """Return the pattern in words; N:M needs no group."""
-    if "group" not in mask:
-        return (
-            f"{mask['pattern']} (of every {mask['pattern'].split(':')[1]} inputs, {mask['pattern'].split(':')[0]} stay)"
-        )
-    return f"unstructured, {mask['sparsity']:.0%} of each {mask['group']}"
+    pattern = mask.get("pattern")
+    if pattern is None:
+        return _UNKNOWN
+    if ":" in pattern:
+        n, m = pattern.split(":")
+        return f"{pattern} (of every {m} inputs, {n} stay)"
+    share = f", {mask['sparsity']:.0%} of each {mask.get('group', 'group')}" if "sparsity" in mask else ""
+    return f"{pattern}{share}"
 
 
-def _text(text: dict[str, Any] | None) -> str:
-    if text is None:
-        return "none"
-    language = f"{text['language']}, " if text["language"] else ""
-    seed = f", seed {text['seed']}" if text["seed"] is not None else ""
-    return (
-        f"{language}{public_name(text['source'])}: {text['windows']} windows of {text['seqlen']} tokens "
-        f"({text['sampling']}{seed}), fingerprint {text['fingerprint'][:16]}"
-    )
+def _text(about: dict[str, Any]) -> str:
+    text = about.get("text")
+    if not text or not text.get("source"):
+        needless = not text and "stats" in about and about["stats"] is None
+        return "none, the method needs no text" if needless else _UNKNOWN
+    language = f"{text['language']}, " if text.get("language") else ""
+    drawn = [str(text["sampling"])] if text.get("sampling") else []
+    drawn += [f"seed {text['seed']}"] if text.get("seed") is not None else []
+    size = f": {text['windows']} windows of {text['seqlen']} tokens" if {"windows", "seqlen"} <= text.keys() else ""
+    mark = f", fingerprint {text['fingerprint'][:16]}" if text.get("fingerprint") else ""
+    how = f" ({', '.join(drawn)})" if drawn else ""
+    return f"{language}{public_name(text['source'])}{size}{how}{mark}"
 
 
-def _row(pruned: dict[str, Any], dense: dict[str, Any] | None) -> str:
+def _figures(pruned: dict[str, Any], base: dict[str, Any] | None) -> str:
     def figure(row: dict[str, Any] | None, key: str) -> str:
         return f"{row[key]:.4g}" if row and row[key] is not None else "-"
 
     text = f"{public_name(pruned['source'])}" + (f" ({pruned['language']})" if pruned["language"] else "")
-    cells = [text, str(pruned["seqlen"]), f"{pruned['tokens']:,}"]
-    cells += [figure(row, key) for key in ("ppl", "bpb") for row in (dense, pruned)]
-    return f"| {' | '.join(cells)} |"
+    cells = [text, pruned["dtype"], str(pruned["seqlen"]), f"{pruned['tokens']:,}"]
+    return _line(*cells, *(figure(row, key) for key in ("ppl", "bpb") for row in (base, pruned)))
+
+
+def _line(*cells: str) -> str:
+    """Return a row of a table; a bar inside a cell would end it."""
+    inside = [cell.replace("\n", " ").replace("|", "\\|") for cell in cells]
+    return f"| {' | '.join(inside)} |"
+
+
+def _code(text: str) -> str:
+    """Return text as code, whatever backticks it has."""
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
+
+
+def _quoted(text: str) -> str:
+    """Return a YAML scalar that is a string to every reader: a bare `no` is a boolean, and Norwegian."""
+    return json.dumps(text, ensure_ascii=False)

@@ -14,8 +14,9 @@ from langprune_cli.errors import LangpruneError, UsageError, near_matches
 from langprune_cli.models.location import ModelLocation, locate_model
 from langprune_cli.models.streamed import StreamedModel
 from langprune_cli.stages.run import Reporter
-from langprune_cli.store.artifact import Artifact
+from langprune_cli.store.artifact import Artifact, is_artifact
 from langprune_cli.store.workspace import Workspace
+from langprune_cli.types import Windows
 
 DEMO = "demo"
 _VOCABULARY = re.compile(
@@ -127,6 +128,15 @@ class OpenedModel:
             )
         return asked
 
+    def check_windows(self, windows: Windows) -> None:
+        """Raise LangpruneError where windows that were given are longer than the context."""
+        context = self.streamed.context
+        if context and windows.seqlen > context:
+            raise LangpruneError(
+                f"{windows.spec.source} has windows of {windows.seqlen} tokens, and the context of {self.label} is {context}: "
+                "give shorter ones"
+            )
+
     def environment(self) -> dict[str, str]:
         """Return what may change the last bits of a result but is not part of its key."""
         return {
@@ -172,14 +182,16 @@ def open_model(workspace: Workspace, choice: ModelChoice, compute: Compute, repo
 
 
 def _lacks_bfloat16() -> bool:
-    """Return whether products of bfloat16 matrices are emulated: all x86 CPUs that have them have AVX-512 too."""
+    """Return whether products of bfloat16 matrices are emulated, as on x86 CPUs without AVX-512."""
     return torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def model_artifact(workspace: Workspace, name: str) -> Artifact | None:
     """Return the model artifact called `name` (or lying in that folder), None when the name means something else."""
+    if name == DEMO:
+        return None
     known = {entry.name for entry in workspace.entries("models")}
-    if name in known or (Path(name) / "manifest.json").is_file():
+    if name in known or is_artifact(Path(name)):
         return workspace.find("models", name)
     return None
 

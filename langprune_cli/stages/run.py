@@ -2,12 +2,16 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from langprune_cli.errors import UsageError
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.locks import being_made
 from langprune_cli.store.workspace import Workspace
+
+_INPUT_PARTS = "windows*.safetensors"  # written first, and drawn again in no time
 
 
 class Reporter(Protocol):
@@ -47,29 +51,71 @@ class Destination:
 
 
 def run_stage(recipe: Recipe, to: Destination, make: Callable[[ArtifactWriter], Artifact]) -> Outcome:
-    """Return the artifact of `recipe`: as it lies on disk when it is complete, else made (or gone on with) by `make`.
+    """Return the artifact of `recipe`: as it lies on disk when it is whole, else made (or gone on with) by `make`.
 
-    Where `make` fails before any part was finished, nothing is left on disk.
+    Where `make` fails before any part was finished that cost work, nothing is left on disk.
+    Raises LangpruneError while another process makes the same one.
     """
     begun = time.monotonic()
-    for found in [] if to.force else to.workspace.all_by_key(recipe.kind, recipe.key):
-        named = to.name is None or found.name == to.name
-        if named and (to.out is None or found.folder.resolve() == to.out.resolve()):
-            to.workspace.touch(found)
+    to = _settled(recipe.kind, to)
+    if found := _made(recipe, to):
+        return Outcome(found, cached=True, seconds=time.monotonic() - begun)
+    name, folder = _place(recipe, to)
+    with being_made(folder, recipe.kind, to.workspace):
+        if found := _made(recipe, to):  # by another process, since we looked
             return Outcome(found, cached=True, seconds=time.monotonic() - begun)
-    if to.out:
-        name = to.workspace.link_name(recipe.kind, to.name, to.default_name, recipe.key)
-        folder = to.out
-    else:
-        name = to.name or to.workspace.free_name(recipe.kind, to.default_name, recipe.key)
-        folder = to.workspace.folder(recipe.kind, name)
-        to.workspace.vacate(folder)
-    writer = ArtifactWriter(folder, recipe, fresh=to.force)
-    try:
-        artifact = make(writer)
-    finally:
-        writer.discard_if_empty()
-    if to.out:
-        artifact = to.workspace.place(artifact, name)
-    to.workspace.touch(artifact)
+        writer = ArtifactWriter(folder, recipe, fresh=to.force)
+        try:
+            artifact = make(writer)
+        except Exception:
+            writer.discard_if_empty(but_for=_INPUT_PARTS)
+            raise
+        finally:
+            writer.discard_if_empty()
+        if to.out:
+            artifact = to.workspace.place(artifact, name)
+        to.workspace.touch(artifact)
     return Outcome(artifact, cached=False, seconds=time.monotonic() - begun)
+
+
+def _settled(kind: str, to: Destination) -> Destination:
+    """Return `to` with a folder of the workspace's own as the name that it is; raises UsageError for a name not to be had."""
+    own = to.workspace.name_of(kind, to.out) if to.out else None
+    if own and to.name not in {None, own}:
+        raise UsageError(f"--out {to.out} is in the workspace, under the name {own!r}: leave out --name {to.name}")
+    if own:
+        to = replace(to, name=own, out=None)
+    if to.name:
+        to.workspace.check_new_name(kind, to.name)
+    return to
+
+
+def _complete(recipe: Recipe, to: Destination) -> list[Artifact]:
+    """Return the artifacts of that key, where they were asked for, that were complete once."""
+    return [
+        found
+        for found in ([] if to.force else to.workspace.all_by_key(recipe.kind, recipe.key))
+        if (to.name is None or found.name == to.name) and (to.out is None or found.folder.resolve() == to.out.resolve())
+    ]
+
+
+def _made(recipe: Recipe, to: Destination) -> Artifact | None:
+    """Return the artifact when there is nothing to do, as the newest of the workspace."""
+    whole = next((found for found in _complete(recipe, to) if found.is_whole()), None)
+    if whole:
+        to.workspace.touch(whole)
+    return whole
+
+
+def _place(recipe: Recipe, to: Destination) -> tuple[str, Path]:
+    """Return under which name and in which folder to make the artifact: one that lost parts gets them where it lies."""
+    damaged = next(iter(_complete(recipe, to)), None)
+    if damaged:
+        return damaged.name, to.out or damaged.folder
+    if to.out:
+        name = to.workspace.link_name(recipe.kind, to.name, to.default_name, recipe.key, force=to.force)
+        return name, to.out
+    name = to.name or to.workspace.free_name(recipe.kind, to.default_name, recipe.key)
+    folder = to.workspace.folder(recipe.kind, name)
+    to.workspace.vacate(folder)
+    return name, folder

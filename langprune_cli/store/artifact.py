@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 SCRATCH = "resume.safetensors"  # hidden states, kept only while a run is not complete
 _RECORD = "langprune"  # metadata key of a safetensors part's record
-KINDS = ("stats", "scores", "masks", "models", "evals")  # in the order of the stages that make them
+MADE_BY = {"stats": "calibrate", "scores": "score", "masks": "mask", "models": "apply", "evals": "eval"}
+KINDS = tuple(MADE_BY)  # in the order of the stages that make them
 
 Record = dict[str, Any]
 
@@ -92,16 +94,26 @@ class Artifact:
         """Return the bytes of one part; raises LangpruneError when it is missing, truncated or changed."""
         path = self.folder / part
         expected = self.manifest.parts.get(part)
+        again = f"run langprune {MADE_BY.get(self.manifest.kind, '')} again with --force"
         if expected is None:
-            raise LangpruneError(f"{self.folder} has no part {part}: make it again with --force")
-        with disk_errors(path):
+            raise LangpruneError(f"{self.folder} has no part {part}: {again}")
+        with disk_errors(path, reading=True):
             data = path.read_bytes() if path.exists() else b""
         if hashlib.sha256(data).hexdigest() != expected["sha256"]:
             state = "missing" if not path.exists() else "damaged"
             raise LangpruneError(
-                f"{path} is {state} ({len(data)} bytes where {expected['size']} were written): make it again with --force"
+                f"{path} is {state} ({len(data)} bytes where {expected['size']} were written): {again}"
             )
         return data
+
+    def is_whole(self) -> bool:
+        """Return whether all parts are there, with the sizes that were written; their hashes are left to `read`."""
+        try:
+            return all(
+                (self.folder / part).stat().st_size == entry["size"] for part, entry in self.manifest.parts.items()
+            )
+        except OSError:
+            return False
 
     def tensors(self, part: str) -> dict[str, Tensor]:
         """Return the tensors of one safetensors part; raises LangpruneError as `read` does."""
@@ -119,13 +131,24 @@ class Artifact:
         return sum(part["size"] for part in self.manifest.parts.values())
 
 
+def is_artifact(folder: Path) -> bool:
+    """Return whether `folder` has a manifest of langprune's; other programs call files manifest.json too."""
+    try:
+        record = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and {"schema", "kind", "key"} <= record.keys()
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read manifest.json; raises LangpruneError for a missing, unreadable or unknown one."""
     path = folder / MANIFEST
-    if not path.is_file():
-        raise LangpruneError(f"{folder} is no langprune artifact: it has no {MANIFEST}")
+    with disk_errors(path, reading=True):
+        if not path.is_file():
+            raise LangpruneError(f"{folder} is no langprune artifact: it has no {MANIFEST}")
+        data = path.read_bytes()
     try:
-        record = json.loads(path.read_bytes())
+        record = json.loads(data)
         schema = record.pop("schema")
         tool = record.pop("tool")
         if schema != SCHEMA:
@@ -137,8 +160,11 @@ def read_manifest(folder: Path) -> Manifest:
         for name, part in manifest.parts.items():
             if Path(name).is_absolute() or ".." in Path(name).parts or not {"sha256", "size"} <= part.keys():
                 raise ValueError(name)  # parts are removed and copied by these names: none may lie outside
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LangpruneError(f"{path} is not a langprune manifest: remove {folder} and make it again") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        # Whose folder this is cannot be known any more: it must not be deleted on our advice.
+        raise LangpruneError(
+            f"{path} is not a langprune manifest: name another, or move {folder} out of the way"
+        ) from error
     return manifest
 
 
@@ -237,12 +263,15 @@ class ArtifactWriter:
             self._save_manifest()
         return Artifact(self.folder, self.manifest)
 
-    def discard_if_empty(self) -> None:
-        """Remove the folder when the run failed before it finished any part, unless the user has files in it."""
-        if self.manifest.parts or self.manifest.complete:
+    def discard_if_empty(self, *, but_for: str = "") -> None:
+        """Remove the folder when the run failed before it finished any part, unless the user has files in it.
+
+        Parts whose names match the pattern `but_for` do not count, and go with it.
+        """
+        if self.manifest.complete or not all(fnmatch(part, but_for) for part in self.manifest.parts):
             return
         with suppress(OSError):
-            if {path.name for path in self.folder.iterdir()} <= {MANIFEST, SCRATCH}:
+            if {path.name for path in self.folder.iterdir()} <= {MANIFEST, SCRATCH, *self.manifest.parts}:
                 shutil.rmtree(self.folder)
                 sync_folder(self.folder.parent)
 

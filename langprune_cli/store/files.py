@@ -27,13 +27,19 @@ _WHAT_TO_DO = {
 }
 
 
+_WHAT_TO_DO_TO_READ = _WHAT_TO_DO | {
+    errno.EACCES: "permission is denied: make it readable",
+    errno.EPERM: "permission is denied: make it readable",
+}
+
+
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError about `path` into a LangpruneError that says what to do."""
+def disk_errors(path: Path, *, reading: bool = False) -> Iterator[None]:
+    """Turn an OSError about `path`, which is written unless it is for `reading`, into a LangpruneError with advice."""
     try:
         yield
     except OSError as error:
-        reason = _WHAT_TO_DO.get(
+        reason = (_WHAT_TO_DO_TO_READ if reading else _WHAT_TO_DO).get(
             error.errno or 0, f"{error.strerror or error}; check the path and run the command again"
         )
         raise LangpruneError(f"{path}: {reason}") from error

@@ -14,6 +14,9 @@ from langprune_cli.store.artifact import KINDS, MANIFEST, Artifact, Manifest, op
 from langprune_cli.store.files import disk_errors, readable_json, write_bytes
 
 _NAME = re.compile(r"\w[\w.+-]{0,119}")  # letters of any script: artifacts are named after texts
+_MOST_NAME_BYTES = 200  # file systems take 255, and the name of a lock is longer
+_MOST_FREE_NAME_BYTES = 165  # of a name that is made up; `-<8 digits of the key>` and `-<number>` may follow
+_RESERVED = {("models", "demo")}  # (kind, name) that mean something else to a user: the built-in model
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,19 @@ class Workspace:
         """Return where an artifact of that name lies or would lie; raises UsageError for a name that is no file name."""
         if not _NAME.fullmatch(name):
             raise UsageError(f"{name!r} cannot name an artifact: use letters, digits, '.', '_', '+' and '-'")
+        if len(name.encode()) > _MOST_NAME_BYTES:
+            raise UsageError(f"{name!r} is too long to name an artifact: {_MOST_NAME_BYTES} bytes are the most")
         return self.root / kind / name
+
+    def check_new_name(self, kind: str, name: str) -> None:
+        """Raise UsageError for a name that no new artifact of that kind may have."""
+        self.folder(kind, name)
+        if (kind, name) in _RESERVED:
+            raise UsageError(f"{name!r} means the built-in model: choose another --name")
+
+    def name_of(self, kind: str, folder: Path) -> str | None:
+        """Return the name that an artifact in `folder` has as one of the workspace's own, None for another place."""
+        return folder.name if folder.parent.resolve() == (self.root / kind).resolve() else None
 
     def entries(self, kind: str | None = None) -> list[Entry]:
         """Return all artifacts (of one kind), complete or not, oldest first within each kind; unreadable ones left out."""
@@ -73,13 +88,18 @@ class Workspace:
 
         Raises LangpruneError with the near matches when there is none, and as `open_artifact` does.
         """
-        if _NAME.fullmatch(name) and (self.root / kind / name).is_dir():
-            return open_artifact(self.root / kind / name, kind)
-        if (Path(name) / MANIFEST).is_file():
-            return open_artifact(Path(name), kind)
+        with suppress(OSError, ValueError, UsageError):  # what no file can be called
+            if self.folder(kind, name).is_dir():
+                return open_artifact(self.folder(kind, name), kind)
+        with suppress(OSError, ValueError):
+            if (Path(name) / MANIFEST).is_file():
+                return open_artifact(Path(name), kind)
+        raise self._unknown(kind, name)
+
+    def _unknown(self, kind: str, name: str) -> LangpruneError:
         names = [entry.name for entry in self.entries(kind)]
         hint = near_matches(name, names) if names else f"the workspace {self.root} has no {kind} yet"
-        raise LangpruneError(f"no {kind} artifact is called {name!r}: {hint}")
+        return LangpruneError(f"no {kind} artifact is called {name!r}: {hint}")
 
     def touch(self, artifact: Artifact) -> None:
         """Make `artifact` the newest of all, even where the clock went backwards."""
@@ -89,29 +109,48 @@ class Workspace:
             os.utime(artifact.folder / MANIFEST, ns=(stamp, stamp))
 
     def free_name(self, kind: str, wanted: str, key: str) -> str:
-        """Return `wanted`, or `wanted-<start of the key>` where another artifact has that name already."""
-        wanted = re.sub(r"[^\w.+-]+", "-", wanted).strip("-.")[:100] or "text"
+        """Return `wanted`, or `wanted-<start of the key>` where another artifact has that name already.
+
+        What a name cannot hold is replaced, and the end is cut off where the file system could not take it.
+        """
+        fit = re.sub(r"[^\w.+-]+", "-", wanted).lstrip("-.+")[:100].encode()[:_MOST_FREE_NAME_BYTES]
+        name = fit.decode(errors="ignore").rstrip("-.") or "text"
+        taken = (kind, name) in _RESERVED or self._key_of(kind, name) not in {key, None}
+        return f"{name}-{key[:8]}" if taken else name
+
+    def _key_of(self, kind: str, name: str) -> str | None:
+        """Return the key of the artifact of that name, None where there is none that can be read."""
         try:
-            taken = read_manifest(self.folder(kind, wanted)).key not in {key, ""}
+            return read_manifest(self.folder(kind, name)).key
         except LangpruneError:
-            taken = False
-        return f"{wanted}-{key[:8]}" if taken else wanted
+            return None
 
-    def link_name(self, kind: str, asked: str | None, wanted: str, key: str) -> str:
-        """Return the name for a link to a folder of the user's, as asked or one like `wanted`; a link there may move.
+    def link_name(self, kind: str, asked: str | None, wanted: str, key: str, *, force: bool = False) -> str:
+        """Return the name for a link to a folder of the user's, as asked or one like `wanted`.
 
-        Raises LangpruneError where an artifact of the workspace's own has the name that was asked for.
+        A link may move away from a folder that is gone, or that holds the same artifact; with `force` from any. Raises
+        LangpruneError where an artifact of the workspace's own has the name that was asked for, and UsageError where
+        another artifact in a folder of the user's has it.
         """
         if asked:
-            if self.folder(kind, asked).is_dir() and not self.folder(kind, asked).is_symlink():
+            if self._is_own(kind, asked):
                 raise LangpruneError(f"the workspace holds {kind} called {asked!r} of its own: choose another --name")
+            if not force and self._key_of(kind, asked) not in {key, None}:
+                there = self.folder(kind, asked).resolve()
+                raise UsageError(
+                    f"{asked!r} is the artifact in {there}: choose another --name, or move it with --force"
+                )
             return asked
         name = first = self.free_name(kind, wanted, key)
         number = 2
-        while self.folder(kind, name).is_dir() and not self.folder(kind, name).is_symlink():
+        while self._is_own(kind, name) or self._key_of(kind, name) not in {key, None}:
             name = f"{first}-{number}"
             number += 1
         return name
+
+    def _is_own(self, kind: str, name: str) -> bool:
+        """Return whether there is a folder of that name in the workspace itself, not a link to one."""
+        return self.folder(kind, name).is_dir() and not self.folder(kind, name).is_symlink()
 
     def vacate(self, folder: Path) -> None:
         """Remove a link to a folder of the user's that is gone, so that an artifact can be made in its place."""
@@ -123,6 +162,8 @@ class Workspace:
         """Let the workspace know, by a link, an artifact that lies in a folder of the user's; return it as linked."""
         link = self.folder(artifact.manifest.kind, name)
         with disk_errors(link):
+            if link.resolve() == artifact.folder.resolve():  # its own folder, or linked already
+                return Artifact(link, artifact.manifest)
             link.parent.mkdir(parents=True, exist_ok=True)
             if link.is_symlink():
                 link.unlink()
@@ -133,8 +174,7 @@ class Workspace:
         """Delete an artifact (only the link to it where it lies outside); raises LangpruneError when there is none."""
         folder = self.folder(kind, name)
         if not folder.is_symlink() and not folder.is_dir():
-            names = [entry.name for entry in self.entries(kind)]
-            raise LangpruneError(f"no {kind} artifact is called {name!r}: {near_matches(name, names)}")
+            raise self._unknown(kind, name)
         with disk_errors(folder):
             if folder.is_symlink():
                 folder.unlink()

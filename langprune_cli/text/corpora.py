@@ -22,7 +22,6 @@ class Corpus:
     calibration_split: str
     evaluation_split: str
     column: str
-    about: str  # one line for people
 
     def source(self, *, evaluation: bool) -> str:
         """Return the `hf:owner/name[:config]:split#column` of the calibration or the evaluation half."""
@@ -41,7 +40,6 @@ CORPORA: dict[str, Corpus] = {
             calibration_split="train",
             evaluation_split="validation",
             column="text",
-            about="C4, cleaned web text, what the published Wanda and SparseGPT code calibrates on",
         ),
         Corpus(
             language="uk",
@@ -50,7 +48,6 @@ CORPORA: dict[str, Corpus] = {
             calibration_split="train",
             evaluation_split="test",
             column="text",
-            about="UberText 2.0: court, fiction, news, social, wiki (Shamrai, UNLP 2024)",
         ),
     )
 }

@@ -50,9 +50,9 @@ def source_for(source: str, *, evaluation: bool) -> str:
 def local_path(source: str) -> tuple[Path, str]:
     """Split a local `path[#column]`; a file that really has a # in its name is found as well."""
     if "#" not in source or _exists(source):
-        return Path(source), DEFAULT_COLUMN
+        return Path(source).expanduser(), DEFAULT_COLUMN
     path, _, column = source.rpartition("#")
-    return Path(path), column or DEFAULT_COLUMN
+    return Path(path).expanduser(), column or DEFAULT_COLUMN
 
 
 def strip_text_suffix(name: str) -> str:

@@ -31,6 +31,11 @@ def fingerprint(ids: Tensor) -> str:  # ids: integers [n, t]
     return digest.hexdigest()
 
 
+def is_given(source: str) -> bool:
+    """Return whether a source is a file of token ids, which needs no tokenizer and is used as it is."""
+    return source.lower().endswith(".safetensors") and not source.startswith(HUB_PREFIX)
+
+
 def calibration_windows(
     spec: TextSpec,
     tokenizer: Tokenizer | None,  # may be None if the source is a file of token ids
@@ -148,7 +153,7 @@ def _given_windows(spec: TextSpec, tokenizer: Tokenizer | None, vocab_size: int 
     from safetensors import SafetensorError, safe_open  # noqa: PLC0415
 
     path = spec.source
-    if not path.lower().endswith(".safetensors") or path.startswith(HUB_PREFIX):
+    if not is_given(path):
         return None
     try:
         with safe_open(path, framework="pt") as file:

@@ -1,0 +1,72 @@
+"""One process at a time makes an artifact: a lock beside its folder, which the system drops when the process ends."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.store.files import disk_errors
+from langprune_cli.store.workspace import Workspace
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock, and what it has would outlive a crash: there, nothing is locked
+    fcntl = None  # type: ignore[assignment]
+
+# Where nothing can be written beside the folder there is no lock; whether inside of it, its writer finds out and says.
+_NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextmanager
+def being_made(folder: Path, kind: str, workspace: Workspace) -> Iterator[None]:
+    """Hold the lock on the artifact in `folder`; raises LangpruneError while another process holds it.
+
+    The lock's file is gone afterwards. One that a killed process left is no lock, and the next run removes it.
+    """
+    real = folder.resolve()  # whoever comes by a link, and whoever by --out, must meet at one lock
+    own = workspace.name_of(kind, real)
+    path = real.with_name(f".{real.name}.lock") if own else real.parent / f".{real.name}.langprune-lock"
+    try:
+        descriptor = _locked(path, folder)
+    except BlockingIOError as error:
+        what, option = (f"{kind}/{own}", "--name") if own else (str(folder), "--out")
+        raise LangpruneError(f"another langprune is making {what}: wait for it, or choose another {option}") from error
+    if descriptor is None:
+        yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()  # before the lock is dropped, lest it be another process's by then
+        os.close(descriptor)
+
+
+def _locked(path: Path, folder: Path) -> int | None:
+    """Return the open, locked file `path`, None where there can be none; raises BlockingIOError when it is taken."""
+    while fcntl is not None:
+        with disk_errors(folder):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            except OSError as error:
+                if error.errno in _NO_PLACE:
+                    return None
+                raise
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise
+        except FileNotFoundError:  # as below
+            pass
+        except OSError:  # a file system without locks
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+            return None
+        os.close(descriptor)  # who held it has removed the file between our opening and locking it: once more
+    return None
