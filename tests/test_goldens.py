@@ -15,10 +15,11 @@ from langprune_cli.methods.method import get_method
 from langprune_cli.models.location import ModelLocation
 from langprune_cli.numerics.packing import unpack_mask
 from langprune_cli.numerics.patterns import Pattern
-from langprune_cli.stages.calibrate import CalibrationSettings, block_part, calibrate
+from langprune_cli.stages.calibrate import CalibrationSettings, calibrate
 from langprune_cli.stages.evaluate import Row, Subject, evaluate, read_rows
 from langprune_cli.stages.mask import MaskSettings, MaskSource, mask
 from langprune_cli.stages.opened import Compute, OpenedModel
+from langprune_cli.stages.parts import block_part
 from langprune_cli.store.artifact import Artifact
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.types import TextSpec

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from langprune_cli.models.streamed import Block, StreamedModel
-from langprune_cli.stages.mask import MaskReader, remove_pruned
+from langprune_cli.stages.keep_masks import MaskReader, remove_pruned
 from langprune_cli.stages.opened import Compute, OpenedModel, locate_model
 from langprune_cli.store.artifact import Artifact
 from langprune_cli.walk import HiddenStates, walk

@@ -121,6 +121,11 @@ class StreamedModel:
             if isinstance(module, (nn.Linear, Conv1D))
         )
 
+    def shape(self, linear: Linear) -> tuple[int, int]:
+        """Return (out, in) of a linear without reading it."""
+        rows, columns = self.checkpoint.entries[linear.name].shape
+        return (columns, rows) if linear.transposed else (rows, columns)
+
     def tensor_names(self, index: int) -> list[str]:
         """Return the checkpoint tensors of block `index`."""
         return [slot.name for slot in self._slots[index]]

@@ -16,7 +16,7 @@ from langprune_cli.models.model_files import INDEX, SMALL_FILES
 from langprune_cli.models.shards import MAX_SHARD_BYTES, Shard, index_json, plan_shards, write_shard
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.patterns import follows, parse_pattern
-from langprune_cli.stages.mask import MaskReader, remove_pruned
+from langprune_cli.stages.keep_masks import MaskReader, remove_pruned
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.artifact import MANIFEST, Artifact, ArtifactWriter, Recipe

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from langprune_cli.models.streamed import Block
 from langprune_cli.stages.moments import MomentCollector
 from langprune_cli.stages.opened import OpenedModel
+from langprune_cli.stages.parts import WINDOWS_PART, block_part, text_identity
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import need_space, new_file
@@ -19,15 +20,8 @@ from langprune_cli.text.windows import calibration_windows, is_given
 from langprune_cli.types import TextSpec, Windows
 from langprune_cli.walk import HiddenStates, walk
 
-WINDOWS_PART = "windows.safetensors"
-
 # Hidden states are written when at least this much work would be lost without them.
 _SAVE_AFTER_SECONDS = 120.0
-
-
-def block_part(index: int) -> str:
-    """Return the file that holds what belongs to block `index`."""
-    return f"block-{index:03d}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -111,16 +105,6 @@ def stats_recipe(model: OpenedModel, windows: Windows) -> Recipe:
         },
         environment=model.environment(),
     )
-
-
-def text_identity(windows: Windows) -> dict[str, object]:
-    """Return what identifies a text as far as results go: its language and the very tokens."""
-    return {
-        "language": windows.spec.language,
-        "fingerprint": windows.fingerprint,
-        "windows": windows.count,
-        "seqlen": windows.seqlen,
-    }
 
 
 def _collect(

@@ -15,9 +15,9 @@ from torch import Tensor
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.streamed import Block
 from langprune_cli.numerics.nats import bits_per_byte, perplexity, window_nats
-from langprune_cli.stages.calibrate import text_identity
-from langprune_cli.stages.mask import MaskReader, remove_pruned
+from langprune_cli.stages.keep_masks import MaskReader, remove_pruned
 from langprune_cli.stages.opened import OpenedModel, check_same_model
+from langprune_cli.stages.parts import text_identity
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import canonical_json, readable_json

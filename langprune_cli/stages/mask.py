@@ -10,8 +10,8 @@ from langprune_cli.methods.method import Method, get_method
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.packing import pack_mask, unpack_mask
 from langprune_cli.numerics.patterns import Group, Pattern, Ties, keep_mask
-from langprune_cli.stages.calibrate import block_part
 from langprune_cli.stages.opened import OpenedModel, check_same_model
+from langprune_cli.stages.parts import block_part
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
 from langprune_cli.stages.scoring import block_scores, calibration_text, needed_stats, prunable
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
@@ -92,7 +92,7 @@ def mask(
         shapes = {}
         for index in range(blocks):
             for linear in prunable(model, index, settings.exclude):
-                shapes[linear.name] = linear_shape(model, linear)
+                shapes[linear.name] = model.streamed.shape(linear)
         if not shapes:
             raise LangpruneError(f"--exclude {settings.exclude!r} leaves nothing to prune: give a narrower pattern")
         need_space(writer.folder, sum(o * -(-i // 8) for o, i in shapes.values()))
@@ -136,12 +136,6 @@ def _scores(model: OpenedModel, index: int, source: MaskSource, exclude: str | N
         yield linear, tensors[linear.name]
 
 
-def linear_shape(model: OpenedModel, linear: Linear) -> tuple[int, int]:
-    """Return (out, in) of a linear without reading it."""
-    rows, columns = model.streamed.checkpoint.entries[linear.name].shape
-    return (columns, rows) if linear.transposed else (rows, columns)
-
-
 def _summary(
     writer: ArtifactWriter, blocks: int, shapes: dict[str, tuple[int, int]], pattern: Pattern
 ) -> dict[str, object]:
@@ -154,32 +148,3 @@ def _summary(
     weights = sum(o * i for o, i in shapes.values())
     tails = {name: pattern.tail(i) for name, (_, i) in shapes.items() if pattern.tail(i)}
     return {"weights": weights, "removed": weights - kept, "linears": len(shapes), "dense_tail_columns": tails}
-
-
-class MaskReader:
-    """Reads the keep masks of a complete artifact for the linears of a model."""
-
-    def __init__(self, artifact: Artifact, model: OpenedModel) -> None:
-        """Take an artifact's masks; raises LangpruneError when they were made for another model."""
-        check_same_model(artifact, model)
-        self.artifact = artifact
-        self._model = model
-
-    def block(self, index: int) -> list[tuple[Linear, Tensor]]:
-        """Return the pruned linears of block `index` with their keep masks [o, i]; none for -1, outside of all blocks."""
-        if index < 0:
-            return []
-        packed = self.artifact.tensors(block_part(index))
-        return [
-            (linear, unpack_mask(packed[linear.name], linear_shape(self._model, linear)[1]))
-            for linear in self._model.streamed.linears(index)
-            if linear.name in packed
-        ]
-
-
-def remove_pruned(
-    weight: Tensor,  # [o, i]
-    keep: Tensor,  # bool [o, i]
-) -> None:
-    """Set the weights that do not stay to +0.0, in place (a product with the mask would leave -0.0 and NaN behind)."""
-    weight.masked_fill_(~keep.to(weight.device), 0.0)

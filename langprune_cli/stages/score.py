@@ -1,8 +1,8 @@
 """Stage 2, `score`: write how important each weight is; optional, since `mask` computes scores as it goes."""
 
 from langprune_cli.methods.method import Method
-from langprune_cli.stages.calibrate import block_part
 from langprune_cli.stages.opened import OpenedModel
+from langprune_cli.stages.parts import block_part
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
 from langprune_cli.stages.scoring import block_scores, calibration_text, needed_stats
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe

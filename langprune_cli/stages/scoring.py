@@ -9,9 +9,9 @@ from torch import Tensor
 from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.methods.method import Method, SiteStats
 from langprune_cli.models.streamed import Linear
-from langprune_cli.stages.calibrate import block_part
 from langprune_cli.stages.moments import linear_stats
 from langprune_cli.stages.opened import OpenedModel, check_same_model
+from langprune_cli.stages.parts import block_part
 from langprune_cli.store.artifact import Artifact
 
 

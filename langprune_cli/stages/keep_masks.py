@@ -1,0 +1,38 @@
+"""Keep masks read from their artifact, and what they do to a weight: for `apply` and for `eval` on the fly."""
+
+from torch import Tensor
+
+from langprune_cli.models.streamed import Linear
+from langprune_cli.numerics.packing import unpack_mask
+from langprune_cli.stages.opened import OpenedModel, check_same_model
+from langprune_cli.stages.parts import block_part
+from langprune_cli.store.artifact import Artifact
+
+
+class MaskReader:
+    """Reads the keep masks of a complete artifact for the linears of a model."""
+
+    def __init__(self, artifact: Artifact, model: OpenedModel) -> None:
+        """Take an artifact's masks; raises LangpruneError when they were made for another model."""
+        check_same_model(artifact, model)
+        self.artifact = artifact
+        self._model = model
+
+    def block(self, index: int) -> list[tuple[Linear, Tensor]]:
+        """Return the pruned linears of block `index` with their keep masks [o, i]; none for -1, outside of all blocks."""
+        if index < 0:
+            return []
+        packed = self.artifact.tensors(block_part(index))
+        return [
+            (linear, unpack_mask(packed[linear.name], self._model.streamed.shape(linear)[1]))
+            for linear in self._model.streamed.linears(index)
+            if linear.name in packed
+        ]
+
+
+def remove_pruned(
+    weight: Tensor,  # [o, i]
+    keep: Tensor,  # bool [o, i]
+) -> None:
+    """Set the weights that do not stay to +0.0, in place (a product with the mask would leave -0.0 and NaN behind)."""
+    weight.masked_fill_(~keep.to(weight.device), 0.0)

@@ -1,0 +1,20 @@
+"""Names of parts, and what identifies a text: what several stages agree on."""
+
+from langprune_cli.types import Windows
+
+WINDOWS_PART = "windows.safetensors"
+
+
+def block_part(index: int) -> str:
+    """Return the file that holds what belongs to block `index`."""
+    return f"block-{index:03d}.safetensors"
+
+
+def text_identity(windows: Windows) -> dict[str, object]:
+    """Return what identifies a text as far as results go: its language and the very tokens."""
+    return {
+        "language": windows.spec.language,
+        "fingerprint": windows.fingerprint,
+        "windows": windows.count,
+        "seqlen": windows.seqlen,
+    }
