@@ -1,0 +1,57 @@
+"""Whole commands on a model and a dataset of a hub, as a user types them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests import hub_fixtures
+from tests.conftest import DRAW, SEQLEN
+from tests.hub_fixtures import HubSite
+
+hub = hub_fixtures.hub
+
+
+def langprune(hub: HubSite, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own, which asks that hub."""
+    command = [sys.executable, "-m", "langprune_cli", *words]
+    return subprocess.run(command, env=hub.env, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_a_hub_model_is_pruned_on_a_hub_dataset(
+    hub: HubSite, pico_model: Path, pico_text: Path, tmp_path: Path
+) -> None:
+    sha = hub.add_model("owner/pico", pico_model)
+    repository = tmp_path / "texts"
+    repository.mkdir()
+    for split, language in (("train", "uk"), ("test", "en")):
+        (repository / f"{split}.jsonl").write_bytes((pico_text / f"{language}.jsonl").read_bytes())
+    hub.add_dataset("owner/texts", repository)
+    words = ["--model", "owner/pico", "--lang", "uk", "--data", "hf:owner/texts:train", *DRAW, "--json"]
+    made = langprune(hub, tmp_path, "calibrate", *words)
+    assert made.returncode == 0, made.stderr
+    assert json.loads(made.stdout)["about"]["model"] == {"name": "owner/pico", "revision": sha}
+    assert langprune(hub, tmp_path, "mask", "--pattern", "2:4").returncode == 0
+    evaluated = langprune(
+        hub, tmp_path, "eval", "--data", "hf:owner/texts:test", "--seqlen", SEQLEN, "--max-windows", "3", "--json"
+    )
+    rows = json.loads(evaluated.stdout)["rows"]
+    assert [(row["model"], row["mask"]) for row in rows] == [("owner/pico", None), ("owner/pico", "uk-wanda-2x4")]
+
+    hub.stop()
+    # The model is in the cache, and what was made is on disk: both serve without the hub.
+    assert langprune(hub, tmp_path, "mask", "--pattern", "4:8").returncode == 0
+    applied = langprune(hub, tmp_path, "apply", "--out", "pruned")
+    assert applied.returncode == 0, applied.stderr
+    exported = langprune(hub, tmp_path, "export", "--out", "shared")
+    assert exported.returncode == 0, exported.stderr
+    assert 'base_model: "owner/pico"' in (tmp_path / "shared" / "README.md").read_text()
+    # What is not there is one sentence.
+    for missing in (
+        ["--model", "owner/other", "--data", "hf:owner/texts"],
+        ["--data", "hf:owner/texts:train", "--seed", "7"],
+    ):
+        failed = langprune(hub, tmp_path, "calibrate", *missing, *DRAW)
+        assert failed.returncode == 1
+        assert failed.stderr.strip().splitlines()[-1].startswith("error: ")
+        assert "Traceback" not in failed.stderr
