@@ -83,7 +83,7 @@ def evaluate(
     recipe = Recipe(
         "evals",
         inputs={"cells": [subject.identity | text_identity(windows) for subject, windows in cells]},
-        params={},
+        params={"bpb": _has_tokenizer(reference)},  # without one bpb is unknown, and is not to stay so when one comes
         environment=reference.environment(),
     )
     last = subjects[-1]
@@ -91,10 +91,6 @@ def evaluate(
         [last.mask.name if last.mask else last.model.label.replace("/", "-"), *(w.spec.name for w in texts)]
     )
     known = {} if force else _known_cells(workspace)
-    to = Destination(workspace, default, name, force=force)
-    found = [each for each in workspace.all_by_key("evals", recipe.key) if name in {None, each.name}]
-    if found and _gains_bpb(found[0], cells, known):  # written anew in its place, from the losses it has
-        to = Destination(workspace, default, found[0].name, force=True)
 
     def make(writer: ArtifactWriter) -> Artifact:
         for number, windows in enumerate(texts):
@@ -103,7 +99,7 @@ def evaluate(
         writer.write(RESULT, readable_json({"schema": 1, "rows": rows}))
         return writer.finish(rows=len(rows))
 
-    return run_stage(recipe, to, make)
+    return run_stage(recipe, Destination(workspace, default, name, force=force), make)
 
 
 def _texts(
@@ -178,18 +174,6 @@ def _known_bpb(subject: Subject, windows: Windows, row: Row, losses: bytes) -> f
     return _bits_per_byte(subject.model, windows, float(load(losses)["nats"].sum()))
 
 
-def _gains_bpb(evaluation: Artifact, cells: list[tuple[Subject, Windows]], known: dict[str, tuple[Row, bytes]]) -> bool:
-    """Return whether an evaluation lacks a figure for bpb that could be computed now."""
-    lacking = set()
-    with suppress(LangpruneError):
-        lacking = {row["cell"] for row in read_rows(evaluation) if row["bpb"] is None}
-    found = [(subject, windows, _cell_of(subject, windows)) for subject, windows in cells] if lacking else []
-    return any(
-        cell in lacking & known.keys() and _known_bpb(subject, windows, *known[cell]) is not None
-        for subject, windows, cell in found
-    )
-
-
 def _losses_part(cell: str) -> str:
     return f"nats-{cell}.safetensors"
 
@@ -231,6 +215,14 @@ def _cell(
         "ppl": ppl if math.isfinite(ppl) else None,  # JSON has no infinity
         "bpb": _bits_per_byte(subject.model, windows, total),
     }
+
+
+def _has_tokenizer(model: OpenedModel) -> bool:
+    """Return whether the model's tokenizer opens; token ids that were given can be evaluated without."""
+    try:
+        return model.tokenizer is not None
+    except LangpruneError:
+        return False
 
 
 def _bits_per_byte(model: OpenedModel, windows: Windows, nats: float) -> float | None:

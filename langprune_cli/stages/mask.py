@@ -65,7 +65,7 @@ def mask(
     if source.scores:
         check_same_model(source.scores, model)
         stats_key = source.scores.manifest.inputs["stats"]
-        stats_name, text = source.scores.manifest.about["stats"], source.scores.manifest.about["text"]
+        stats_name, text = source.scores.manifest.about.get("stats"), source.scores.manifest.about.get("text")
     else:
         source = replace(source, stats=needed_stats(method, source.stats, model))
         stats_key = source.stats.key if source.stats else None
