@@ -13,7 +13,7 @@ from langprune_cli.store.workspace import Workspace
 try:
     import fcntl
 except ImportError:  # Windows has no flock, and what it has would outlive a crash: there, nothing is locked
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment] # mypy has it be a module
 
 # Where nothing can be written beside the folder there is no lock; whether inside of it, its writer finds out and says.
 _NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS}
