@@ -61,7 +61,7 @@ def test_any_order_of_arrival_gives_the_same_bytes(
 ) -> None:
     tensors = {name: random_tensor(shape, dtype, seed) for seed, (name, (shape, dtype)) in enumerate(plans.items())}
     shuffled = list(tensors)
-    order.shuffle(shuffled)  # type: ignore[attr-defined]
+    order.shuffle(shuffled)  # type: ignore[attr-defined] # a Random, which hypothesis draws
     groups = [{name: tensors[name] for name in shuffled[start::split]} for start in range(split)]
     files = written(tmp_path_factory.mktemp("shards"), groups)
     assert files == {"model.safetensors": by_safetensors(tensors)}
