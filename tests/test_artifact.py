@@ -1,4 +1,4 @@
-"""Artifacts on disk: keys, manifests, hashes of parts, and what a writer keeps, removes and refuses."""
+"""Artifacts on disk: keys, manifests and hashes of parts, and what readers refuse."""
 
 import hashlib
 import json

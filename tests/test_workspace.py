@@ -1,4 +1,4 @@
-"""A workspace: names, keys, the newest artifact, links to folders of the user's, and the remembered model."""
+"""A workspace: names, keys, the newest artifact, and what is found again instead of made."""
 
 from pathlib import Path
 
