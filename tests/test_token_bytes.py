@@ -102,7 +102,7 @@ def test_tokenizer_without_a_fast_backend_is_unknown() -> None:
             return 3
 
         def __call__(self, text: str, **options: object) -> None:
-            raise NotImplementedError
+            raise NotImplementedError  # lengths of tokens are not to be had by encoding
 
         def decode(self, token_ids: list[int], **_options: object) -> None:
             return "a" * len(token_ids)

@@ -74,9 +74,8 @@ def make_model(folder: Path) -> int:
 
     def values(group: int) -> Iterator[dict[str, torch.Tensor]]:
         for name, each in parts[group].items():
-            scale = 1.0 if len(each.shape) == 1 else 0.02
             noise = torch.randn(each.shape, generator=generator) * 0.02
-            yield {name: (1 + noise if scale == 1.0 else noise).bfloat16()}
+            yield {name: (1 + noise if len(each.shape) == 1 else noise).bfloat16()}  # norms lie about 1
 
     for shard in shards:
         write_shard(folder / shard.file, shard, (each for group in shard.groups for each in values(group)))
