@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -14,11 +14,15 @@ from langprune_cli.models.detours import Call
 from langprune_cli.models.streamed import Block, StreamedModel
 
 Tick = Callable[[int, int], None]  # (block index, tokens that have just passed through it)
-Observe = Callable[[Block], AbstractContextManager[object]]
+Observe = Callable[[Block], AbstractContextManager[object] | None]  # None: there is nothing to be seen in that block
 Edit = Callable[[Block], None]
 
 # Logits are made in pieces of about this size: a vocabulary of 256k tokens in float32 is 1 MB a token.
 _LOGITS_BYTES = 64 << 20
+
+
+class EnoughSeen(Exception):  # noqa: N818 - not an error: it ends a forward whose output nobody needs
+    """Raised inside a block's forward by who watches it, once all that was to be seen has been."""
 
 
 class HiddenStates:
@@ -46,12 +50,18 @@ class HiddenStates:
         return calls
 
     def forward(self, block: Block, *, keep: bool = True, tick: Tick | None = None) -> None:
-        """Run every micro-batch through a loaded block; with `keep` the outputs become the hidden states."""
+        """Run every micro-batch through a loaded block; with `keep` the outputs become the hidden states.
+
+        Without, a forward may end early with EnoughSeen.
+        """
         with torch.no_grad():
             for number, hidden in enumerate(self.hidden):
-                output = self._calls[number][block.index](block.module, hidden)
+                call = self._calls[number][block.index]
                 if keep:
-                    self.hidden[number] = output
+                    self.hidden[number] = call(block.module, hidden)
+                else:
+                    with suppress(EnoughSeen):
+                        call(block.module, hidden)
                 if tick:
                     tick(block.index, hidden.shape[0] * hidden.shape[1])
 
@@ -102,11 +112,13 @@ def walk(
     model = states.model
     for index in range(first, len(model.blocks)):
         with model.block(index) as block:
-            if observe is not None and edit is not None:
-                with observe(block):
+            watched = observe(block) if observe else None
+            if edit is not None and watched is not None:
+                with watched:
                     states.forward(block, keep=False, tick=tick)
+                watched = None
             if edit is not None:
                 edit(block)
-            with observe(block) if observe is not None and edit is None else nullcontext():
+            with watched or nullcontext():
                 states.forward(block, tick=tick)
             yield block

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.stages import apply, calibrate, export, mask, score
+from langprune_cli.stages import calibrate, export, mask, model_writing, prune, score
 from langprune_cli.store.files import TEMPORARY, write_bytes
 from tests.conftest import DRAW, langprune, one_sentence, snapshot, tree
 
@@ -21,6 +21,7 @@ COMMANDS = {
     "score": ["score", "--method", "ria"],
     "mask": ["mask", "-p", "4:8"],
     "apply": ["apply", "--name", "x"],
+    "prune": ["prune", "--lang", "uk", "--data", "TEXT/uk.jsonl", *DRAW, "--method", "sparsegpt", "--name", "x"],
     "export": ["export", "--out", "mine"],
 }
 
@@ -55,12 +56,12 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("room", [0, 1, 3])
-@pytest.mark.parametrize("command", ["calibrate", "score", "mask", "apply"])
+@pytest.mark.parametrize("command", ["calibrate", "score", "mask", "apply", "prune"])
 def test_a_disk_that_fills_up(
     made: Path, disk: Path, monkeypatch: pytest.MonkeyPatch, pico_text: Path, command: str, room: int
 ) -> None:
     """A real full disk; only the look at its free space beforehand is left out, so that writing itself fails."""
-    for stage in (apply, calibrate, mask, score):
+    for stage in (calibrate, mask, model_writing, prune, score):
         monkeypatch.setattr(stage, "need_space", lambda *_: None)
     shutil.copytree(made, disk / "ws")
     (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - room * 4096))
@@ -73,7 +74,7 @@ def test_a_disk_that_fills_up(
     assert langprune(*words, "-w", disk / "ws").code == 0
 
 
-@pytest.mark.parametrize("command", ["calibrate", "score", "mask", "apply"])
+@pytest.mark.parametrize("command", ["calibrate", "score", "mask", "apply", "prune"])
 def test_a_read_only_disk(made: Path, disk: Path, pico_text: Path, command: str) -> None:
     shutil.copytree(made, disk / "ws")
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)

@@ -25,6 +25,7 @@ import torch._dynamo, transformers
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 from langprune_cli.__main__ import main
 from langprune_cli.stages.calibrate import calibrate
+from langprune_cli.stages.prune import prune
 
 def strike(target, number, when, what):
     module, _, path = target.partition(":")
@@ -50,7 +51,8 @@ def child(run):
     os.dup2(os.open(run["stderr"], os.O_WRONLY | os.O_CREAT), 2)
     strike(*run["strike"])
     if run["save_after"] is not None:
-        calibrate.__kwdefaults__["save_after_seconds"] = run["save_after"]
+        for stage in (calibrate, prune):
+            stage.__kwdefaults__["save_after_seconds"] = run["save_after"]
     return main(run["words"])
 
 for run in json.load(sys.stdin):
@@ -70,13 +72,33 @@ TENSORS = "langprune_cli.store.artifact:ArtifactWriter.write_tensors"
 BYTES = "pathlib:Path.write_bytes"
 RENAME = "pathlib:Path.replace"
 STATES = "langprune_cli.walk:HiddenStates.save"
-GROUP = "langprune_cli.stages.apply:_Application._pruned"  # calls: the tensors outside of the blocks, then each block
+UPDATED = "langprune_cli.stages.apply:updated_block"  # calls: each block
+CHECK = "langprune_cli.stages.model_writing:ModelWriter.check"
+SHARD = "langprune_cli.stages.model_writing:write_shard"
 
 COMMANDS: dict[str, list[str]] = {
     "calibrate": ["calibrate", "--lang", "uk", "--data", "TEXT/uk.jsonl", *DRAW, "--seed", "3", "--name", "new"],
     "score": ["score", "--stats", "uk", "--method", "ria", "--name", "new"],
     "mask": ["mask", "--stats", "uk", "--pattern", "4:8", "--name", "new"],
     "apply": ["apply", "--name", "new", "--max-shard-size", "90KB"],
+    "prune": [
+        "prune",
+        "--lang",
+        "uk",
+        "--data",
+        "TEXT/uk.jsonl",
+        *DRAW,
+        "--method",
+        "sparsegpt",
+        "--update",
+        "pcg",
+        "--pattern",
+        "2:4",
+        "--name",
+        "new",
+        "--max-shard-size",
+        "90KB",
+    ],
     "eval": ["eval", "--lang", "uk", "--data", "TEXT/uk.jsonl", "--seqlen", "24", "--name", "new"],
 }
 # (command, function, which call, when, seconds after which hidden states are saved)
@@ -98,11 +120,21 @@ STRIKES: list[tuple[str, str, int, str, float | None]] = [
     ("mask", TENSORS, 2, "before", None),
     ("mask", SAVE, 3, "before", None),
     ("mask", BYTES, 4, "half", None),
-    ("apply", GROUP, 2, "before", None),  # in the middle of a shard
-    ("apply", "langprune_cli.stages.apply:write_shard", 1, "after", None),
+    ("apply", UPDATED, 2, "before", None),  # in the middle of a shard
+    ("apply", SHARD, 1, "after", None),
     ("apply", SAVE, 2, "before", None),  # a shard is in place and not in the manifest
-    ("apply", "langprune_cli.stages.apply:write_shard", 2, "before", None),
-    ("apply", "langprune_cli.stages.apply:_Application._check", 1, "before", None),  # all is written, nothing checked
+    ("apply", SHARD, 2, "before", None),
+    ("apply", CHECK, 1, "before", None),  # all is written, nothing checked
+    ("prune", TENSORS, 1, "before", None),
+    ("prune", TENSORS, 3, "before", None),  # block 0 has statistics and no masks
+    ("prune", TENSORS, 4, "before", None),  # block 0 is done, and its shard is not
+    ("prune", SAVE, 9, "before", None),
+    ("prune", BYTES, 7, "half", None),
+    ("prune", SHARD, 2, "after", None),
+    ("prune", STATES, 1, "after", 0.0),
+    ("prune", STATES, 2, "before", 0.0),
+    ("prune", TENSORS, 6, "after", 0.0),  # block 2 has statistics, the states before it are there
+    ("prune", CHECK, 1, "before", 0.0),  # statistics and masks are complete, the model is not checked
     ("eval", TENSORS, 3, "before", None),
     ("eval", BYTES, 8, "half", None),
 ]
@@ -176,7 +208,8 @@ LOST = {
     ],
     "score": ["scores/new/block-001.safetensors"],
     "mask": ["masks/new/block-001.safetensors"],
-    "apply": ["models/new/model-00001-of-*.safetensors", "models/new/config.json"],
+    "apply": ["models/new/model-00001-of-*.safetensors", "models/new/pruning.json", "models/new/config.json"],
+    "prune": ["models/new/model-00001-of-*.safetensors", "models/new/pruning.json", "models/new/config.json"],
     "eval": ["evals/new/windows-0.safetensors", "evals/new/result.json", "evals/new/nats-*.safetensors"],
 }
 

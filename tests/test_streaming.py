@@ -15,8 +15,8 @@ from langprune_cli.errors import LangpruneError
 from langprune_cli.models.location import ModelLocation
 from langprune_cli.models.streamed import Block, StreamedModel
 from langprune_cli.stages.evaluate import Subject, evaluate, read_rows
-from langprune_cli.stages.moments import MomentCollector
 from langprune_cli.stages.opened import Compute, OpenedModel
+from langprune_cli.stages.statistics import StatsCollector
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.types import TextSpec
 from langprune_cli.walk import HiddenStates, walk
@@ -82,7 +82,7 @@ def test_sites_and_sums_of_every_family(family: str, tmp_path: Path) -> None:
     ids = some_ids(3)
     expected = input_sums(whole, ids)
     model = StreamedModel(tmp_path)
-    collector = MomentCollector()
+    collector = StatsCollector(hessian=False)
     prefix, groups = SITES[family]
     for block in walk(HiddenStates(model, ids, ids.shape[1]), observe=collector.watch):
         tensors, sites = collector.tensors(block)
@@ -211,7 +211,7 @@ def test_an_edit_goes_on_and_observe_sees_the_block_before_it(tmp_path: Path) ->
         for linear in block.linears:
             linear.weight.mul_(0.5)
 
-    collector = MomentCollector()
+    collector = StatsCollector(hessian=False)
     found = {}
     states = HiddenStates(StreamedModel(tmp_path), ids, ids.shape[1])
     for block in walk(states, observe=collector.watch, edit=halve):
@@ -287,7 +287,7 @@ def test_a_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
 def test_activations_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     save_pico("llama", tmp_path)
     model = StreamedModel(tmp_path)
-    collector = MomentCollector()
+    collector = StatsCollector(hessian=False)
 
     def overflow(block: Block) -> None:
         for linear in block.linears:

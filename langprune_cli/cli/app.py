@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from langprune_cli import __version__
-from langprune_cli.cli import artifacts, demo, stages
+from langprune_cli.cli import artifacts, demo, prune, stages
 
 app = typer.Typer(
     name="langprune",
@@ -31,6 +31,7 @@ app.command(rich_help_panel=STAGES)(stages.mask)
 app.command(rich_help_panel=STAGES)(stages.apply)
 app.command("eval", rich_help_panel=STAGES)(stages.evaluate)
 app.command(rich_help_panel=STAGES)(stages.export)
+app.command(rich_help_panel=STAGES)(prune.prune)
 app.command(rich_help_panel=STAGES)(demo.demo)
 app.command("ls", rich_help_panel=ARTIFACTS)(artifacts.list_artifacts)
 app.command(rich_help_panel=ARTIFACTS)(artifacts.show)

@@ -85,3 +85,88 @@ TrustRemoteCode = Annotated[
     typer.Option("--trust-remote-code", help="Run Python code that comes with the model.", rich_help_panel=_COMPUTE),
 ]
 DEFAULT_WORKSPACE = Path("langprune-workspace")
+
+CHOICE = "What is pruned"
+
+Nsamples = Annotated[int, typer.Option(min=1, help="Windows per text.", rich_help_panel=_INPUT)]
+Seed = Annotated[int, typer.Option(help="Seed of the draw.", rich_help_panel=_INPUT)]
+Sampling = Annotated[
+    str,
+    typer.Option(
+        help="document: a random window of each of some random documents; concat: random windows of the joined text.",
+        rich_help_panel=_INPUT,
+    ),
+]
+Method = typer.Option(
+    help="magnitude, wanda, wanda-variant, ria, sparsegpt or admm.", rich_help_panel=CHOICE
+)  # with a type of each command's own
+Stats = Annotated[
+    str | None,
+    typer.Option(
+        help="Statistics to use: a name, or a folder; the newest that will do if left out.", rich_help_panel=_INPUT
+    ),
+]
+Pattern = Annotated[
+    str,
+    typer.Option(
+        "--pattern",
+        "-p",
+        help="unstructured, N:M = N kept of every M inputs, or N:8 (the letter N) for an N of each block's own.",
+        rich_help_panel=CHOICE,
+    ),
+]
+Sparsity = Annotated[
+    float | None, typer.Option("--sparsity", "-s", help="Fraction removed; 0.5 if left out.", rich_help_panel=CHOICE)
+]
+Variant = Annotated[
+    bool,
+    typer.Option("--variant", help="Wanda's variant: rows lose equal shares of importance.", rich_help_panel=CHOICE),
+]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        help="row or layer: what weights are compared within; the method's own if left out.", rich_help_panel=CHOICE
+    ),
+]
+Ties = Annotated[
+    str | None,
+    typer.Option(
+        help="exact: the count asked for; together: all weights at the threshold leave (magnitude's own).",
+        rich_help_panel=CHOICE,
+    ),
+]
+Exclude = Annotated[
+    str | None,
+    typer.Option(metavar="REGEX", help="Tensors to leave dense, by checkpoint name.", rich_help_panel=CHOICE),
+]
+Refine = Annotated[
+    str | None,
+    typer.Option(
+        help="Better the mask afterwards: sparseswaps (by Hessians) or dsnot (by norms).", rich_help_panel=CHOICE
+    ),
+]
+Allocation = Annotated[
+    str,
+    typer.Option(help="How sparsity is spread over blocks: uniform, owl, alpha or search.", rich_help_panel=CHOICE),
+]
+Damping = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of a Hessian's mean diagonal that is added to it; 0.01 if left out, more where that cannot be factored.",
+        rich_help_panel=CHOICE,
+    ),
+]
+Update = Annotated[
+    str | None,
+    typer.Option(
+        help="New values for the weights that stay: none, sparsegpt or pcg; what belongs to the method if left out.",
+        rich_help_panel=CHOICE,
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Folder to write to, instead of one in the workspace.", rich_help_panel=_OUTPUT),
+]
+MaxShardSize = Annotated[
+    str, typer.Option("--max-shard-size", help="Largest weight file, such as 500MB or 2GB.", rich_help_panel=_OUTPUT)
+]

@@ -8,6 +8,7 @@ from langprune_cli.cli.console import print_line, print_table
 
 if TYPE_CHECKING:
     from langprune_cli.stages.run import Outcome
+    from langprune_cli.stages.updating import Pruned
     from langprune_cli.store.artifact import Manifest
 
 
@@ -47,6 +48,28 @@ def print_outcomes(outcomes: list[Outcome]) -> None:
 def _some(tails: dict[str, int]) -> str:
     shown = [f"{name} ({count})" for name, count in list(tails.items())[:3]]
     return ", ".join(shown) + (", ..." if len(tails) > 3 else "")
+
+
+def print_pruned(linears: list[Pruned], seconds: dict[int, float]) -> None:
+    """Print what became of each block: its sparsity, the relative error of each linear, and how long it took.
+
+    Linears are named by their last words, which are the same in all blocks.
+    """
+    blocks: dict[int, dict[str, Pruned]] = {}
+    for each in linears:
+        blocks.setdefault(each.block, {})[each.linear.split(".")[-2]] = each
+    columns = list(dict.fromkeys(name for block in blocks.values() for name in block))
+    rows = []
+    for index, block in blocks.items():
+        removed = sum(each.removed for each in block.values()) / sum(each.weights for each in block.values())
+        errors = [_percent(block[name].error) if name in block else "" for name in columns]
+        rows.append([str(index), f"{removed:.2%}", *errors, f"{seconds[index]:.1f}" if index in seconds else ""])
+    print_line("Relative reconstruction error of each linear (squared, on the calibration text):")
+    print_table(["layer", "sparsity", *columns, "seconds"], rows)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.2%}"
 
 
 def print_evaluation(rows: list[dict[str, Any]]) -> None:

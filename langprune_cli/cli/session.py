@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from langprune_cli.cli.console import ConsoleReporter, print_json
 from langprune_cli.cli.results import print_evaluation, print_outcomes
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
-    from langprune_cli.methods.method import Method
     from langprune_cli.stages.opened import ModelChoice, OpenedModel
     from langprune_cli.stages.run import Outcome
     from langprune_cli.store.artifact import Artifact
@@ -82,14 +81,15 @@ class Session:
 
     def show(self, outcomes: list[Outcome], **more: Any) -> None:  # noqa: ANN401 - JSON values
         """Print what a stage made, and remember the model that it was asked to use."""
-        self._keep_model()
-        documents = [_document(outcome) for outcome in outcomes]
+        self.keep_model()
+        documents = [document(outcome) for outcome in outcomes]
         if self.json:
             print_json({"schema": 1, **documents[0], **more, "artifacts": documents})
         else:
             print_outcomes(outcomes)
 
-    def _keep_model(self) -> None:
+    def keep_model(self) -> None:
+        """Make the model that was asked for the workspace's."""
         if self._remember:
             self.workspace.remember_model(*self._remember)
 
@@ -102,6 +102,7 @@ class Session:
         from langprune_cli.stages.opened import DEMO  # noqa: PLC0415
         from langprune_cli.text.corpora import resolve_texts  # noqa: PLC0415
 
+        one_of("--collect", settings["collect"], ("norms", "hessian"))
         choice = self.choose(model, revision)
         specs = resolve_texts(lang, data, evaluation=False, builtin=choice.name == DEMO)
         if name and len(specs) > 1:
@@ -114,85 +115,6 @@ class Session:
                 self.workspace, opened, specs, CalibrationSettings(**settings), self.reporter, name=name, force=force
             )
         )
-
-    def _newer_scores(self) -> Artifact | None:
-        """Return the newest scores, and say so, where no statistics are newer than they."""
-        newest = self.workspace.newest("scores", "stats")
-        if newest is None or newest.manifest.kind != "scores":
-            return None
-        self.reporter.note(f"Using scores {newest.name}.")
-        return newest
-
-    def _stats_for(self, method: Method, named: str | None) -> Artifact | None:
-        if method.needs == "nothing":
-            if not named:
-                return None
-            self.reporter.note(
-                f"Method {method.name} looks at weights alone: of --stats {named} only the model counts."
-            )
-        return self.pick("stats", named, "statistics", "calibrate --lang LANGUAGE")
-
-    def score(
-        self, model: str | None, revision: str | None, method: str, stats: str | None, *, name: str | None, force: bool
-    ) -> None:
-        """Run stage 2."""
-        from langprune_cli.methods.method import get_method  # noqa: PLC0415
-        from langprune_cli.stages.score import score  # noqa: PLC0415
-
-        chosen = get_method(method)
-        made_from = self._stats_for(chosen, stats)
-        opened = self.open(self.choose(model, revision, made_from), remember=model is not None)
-        self.show([score(self.workspace, opened, chosen, made_from, self.reporter, name=name, force=force)])
-
-    def mask(
-        self, model: str | None, revision: str | None, stats: str | None, scores: str | None, *, method: str | None,
-        variant: bool, pattern: str, sparsity: float | None, group: str | None, ties: str | None, exclude: str | None,
-        name: str | None, force: bool,
-    ) -> None:  # fmt: skip
-        """Run stage 3."""
-        from langprune_cli.methods.method import get_method  # noqa: PLC0415
-        from langprune_cli.numerics.patterns import parse_pattern  # noqa: PLC0415
-        from langprune_cli.stages.mask import MaskSettings, MaskSource, mask, source_of_scores  # noqa: PLC0415
-
-        parsed = parse_pattern(pattern, sparsity)
-        if variant and (method not in {None, "wanda", "wanda-variant"} or parsed.keep_of):
-            raise UsageError("--variant goes with --method wanda and --pattern unstructured only: leave it out")
-        groups: Literal["row", "layer"] | None = _one_of("--group", group, ("row", "layer"))
-        tie_rule: Literal["exact", "together"] | None = _one_of("--ties", ties, ("exact", "together"))
-        settings = MaskSettings(parsed, groups, tie_rule, exclude)
-        if scores:
-            if stats or method or variant:
-                raise UsageError("--scores goes without --stats, --method and --variant: scores have theirs already")
-            source = source_of_scores(self.workspace, self.workspace.find("scores", scores))
-        elif stats or method or variant or not (newest := self._newer_scores()):
-            chosen = get_method("wanda-variant" if variant else method or "wanda")
-            source = MaskSource(chosen, self._stats_for(chosen, stats))
-        else:
-            source = source_of_scores(self.workspace, newest)
-        opened = self.open(self.choose(model, revision, source.scores or source.stats), remember=model is not None)
-        self.show([mask(self.workspace, opened, source, settings, self.reporter, name=name, force=force)])
-
-    def apply(
-        self, model: str | None, revision: str | None, mask: str | None, *, out: Path | None, max_shard_size: str,
-        name: str | None, force: bool,
-    ) -> None:  # fmt: skip
-        """Run stage 4."""
-        from langprune_cli.stages.apply import apply  # noqa: PLC0415
-
-        size = _bytes(max_shard_size)
-        chosen = self.pick("masks", mask, "mask", "mask")
-        opened = self.open(self.choose(model, revision, chosen), remember=model is not None)
-        made = apply(
-            self.workspace,
-            opened,
-            chosen,
-            self.reporter,
-            name=name,
-            out=out.expanduser() if out else None,
-            force=force,
-            max_shard_bytes=size,
-        )
-        self.show([made])
 
     def evaluate(
         self, model: str | None, revision: str | None, masks: list[str], lang: list[str], data: list[str], *,
@@ -232,10 +154,10 @@ class Session:
             name=name,
             force=force,
         )
-        self._keep_model()
+        self.keep_model()
         rows = read_rows(outcome.artifact)
         if self.json:
-            print_json({"schema": 1, **_document(outcome), "rows": rows})
+            print_json({"schema": 1, **document(outcome), "rows": rows})
         else:
             print_evaluation(rows)
             print_outcomes([outcome])
@@ -254,7 +176,7 @@ class Session:
             print_line(f"exported {artifact.name} to {out}: {', '.join(files)}")
 
 
-def _document(outcome: Outcome) -> dict[str, Any]:
+def document(outcome: Outcome) -> dict[str, Any]:
     """Return an outcome as --json shows it."""
     artifact = outcome.artifact
     return {
@@ -268,20 +190,8 @@ def _document(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _one_of(option: str, value: str | None, known: tuple[str, ...]) -> Any:  # noqa: ANN401 - one of `known`, or None
+def one_of(option: str, value: str | None, known: tuple[str, ...]) -> Any:  # noqa: ANN401 - one of `known`, or None
+    """Return the value of an option; raises UsageError where it is none of those known."""
     if value is not None and value not in known:
         raise UsageError(f"{option} {value!r} is unknown: {near_matches(value, known)}")
     return value
-
-
-def _bytes(text: str) -> int:
-    """Read a size such as 500MB (powers of ten, as transformers counts); raises UsageError for anything else."""
-    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-    number, unit = text[:-2], text[-2:].upper()
-    try:
-        size = int(float(number) * units[unit])
-    except (ValueError, KeyError, OverflowError):
-        size = 0
-    if size < 1:
-        raise UsageError(f"--max-shard-size {text!r} is not a size: write it as 500MB or 2GB")
-    return size

@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from langprune_cli.cli import options as opt
+from langprune_cli.cli import pruning
 from langprune_cli.cli.session import Session
 
 _INPUT = "What goes in"
-_CHOICE = "What is pruned"
 _OUTPUT = "What comes out"
 
 
@@ -19,16 +19,17 @@ def calibrate(
     data: opt.Data = None,
     model: opt.Model = None,
     revision: opt.Revision = None,
-    nsamples: Annotated[int, typer.Option(min=1, help="Windows per text.", rich_help_panel=_INPUT)] = 128,
+    nsamples: opt.Nsamples = 128,
     seqlen: opt.Seqlen = None,
-    seed: Annotated[int, typer.Option(help="Seed of the draw.", rich_help_panel=_INPUT)] = 0,
-    sampling: Annotated[
+    seed: opt.Seed = 0,
+    sampling: opt.Sampling = "document",
+    collect: Annotated[
         str,
         typer.Option(
-            help="document: a random window of each of some random documents; concat: random windows of the joined text.",
+            help="norms, or hessian: sums of x x\u1d40 as well, which sparsegpt and the updates need.",
             rich_help_panel=_INPUT,
         ),
-    ] = "document",
+    ] = "norms",
     dtype: opt.Dtype = "auto",
     device: opt.Device = "auto",
     batch_tokens: opt.BatchTokens = 2048,
@@ -54,19 +55,16 @@ def calibrate(
         seqlen=seqlen,
         seed=seed,
         sampling=sampling,
+        collect=collect,
         name=name,
         force=force,
     )
 
 
-_METHOD = typer.Option(help="magnitude, wanda, wanda-variant or ria.", rich_help_panel=_CHOICE)
-_STATS = typer.Option(help="Statistics to use: a name, or a folder; the newest if left out.", rich_help_panel=_INPUT)
-
-
 def score(
     *,
-    method: Annotated[str, _METHOD] = "wanda",
-    stats: Annotated[str | None, _STATS] = None,
+    method: Annotated[str, opt.Method] = "wanda",
+    stats: opt.Stats = None,
     model: opt.Model = None,
     revision: opt.Revision = None,
     device: opt.Device = "auto",
@@ -82,47 +80,22 @@ def score(
     [bold]langprune score --method ria[/bold]
     """
     session = Session(workspace, json=json, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code)
-    session.score(model, revision, method, stats, name=name, force=force)
+    pruning.score(session, model, revision, method, stats, name=name, force=force)
 
 
 def mask(
     *,
-    pattern: Annotated[
-        str,
-        typer.Option(
-            "--pattern", "-p", help="unstructured, or N:M = N kept of every M inputs.", rich_help_panel=_CHOICE
-        ),
-    ] = "unstructured",
-    sparsity: Annotated[
-        float | None,
-        typer.Option("--sparsity", "-s", help="Fraction removed; 0.5 if left out.", rich_help_panel=_CHOICE),
-    ] = None,
-    method: Annotated[str | None, _METHOD] = None,
-    variant: Annotated[
-        bool,
-        typer.Option(
-            "--variant", help="Wanda's variant: rows lose equal shares of importance.", rich_help_panel=_CHOICE
-        ),
-    ] = False,
-    group: Annotated[
-        str | None,
-        typer.Option(
-            help="row or layer: what weights are compared within; the method's own if left out.",
-            rich_help_panel=_CHOICE,
-        ),
-    ] = None,
-    ties: Annotated[
-        str | None,
-        typer.Option(
-            help="exact: the count asked for; together: all weights at the threshold leave (magnitude's own).",
-            rich_help_panel=_CHOICE,
-        ),
-    ] = None,
-    exclude: Annotated[
-        str | None,
-        typer.Option(metavar="REGEX", help="Tensors to leave dense, by checkpoint name.", rich_help_panel=_CHOICE),
-    ] = None,
-    stats: Annotated[str | None, _STATS] = None,
+    pattern: opt.Pattern = "unstructured",
+    sparsity: opt.Sparsity = None,
+    method: Annotated[str | None, opt.Method] = None,
+    variant: opt.Variant = False,
+    group: opt.Group = None,
+    ties: opt.Ties = None,
+    exclude: opt.Exclude = None,
+    refine: opt.Refine = None,
+    allocation: opt.Allocation = "uniform",
+    damping: opt.Damping = None,
+    stats: opt.Stats = None,
     scores: Annotated[
         str | None, typer.Option(help="Scores to use instead of statistics and a method.", rich_help_panel=_INPUT)
     ] = None,
@@ -141,9 +114,10 @@ def mask(
     [bold]langprune mask --pattern 2:4[/bold]
     """
     session = Session(workspace, json=json, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code)
-    session.mask(
-        model, revision, stats, scores, method=method, variant=variant, pattern=pattern, sparsity=sparsity, group=group,
-        ties=ties, exclude=exclude, name=name, force=force,
+    pruning.mask(
+        session, model, revision, stats, scores, method=method, variant=variant, pattern=pattern, sparsity=sparsity,
+        group=group, ties=ties, exclude=exclude, refine=refine, allocation=allocation, damping=damping, name=name,
+        force=force,
     )  # fmt: skip
 
 
@@ -152,17 +126,14 @@ def apply(
     mask: Annotated[
         str | None, typer.Option(help="Mask to apply; the newest if left out.", rich_help_panel=_INPUT)
     ] = None,
+    update: opt.Update = None,
+    stats: opt.Stats = None,
+    damping: opt.Damping = None,
     model: opt.Model = None,
     revision: opt.Revision = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", help="Folder to write to, instead of one in the workspace.", rich_help_panel=_OUTPUT
-        ),
-    ] = None,
-    max_shard_size: Annotated[
-        str, typer.Option(help="Largest weight file, such as 500MB or 2GB.", rich_help_panel=_OUTPUT)
-    ] = "2GB",
+    out: opt.Out = None,
+    max_shard_size: opt.MaxShardSize = "2GB",
+    device: opt.Device = "auto",
     cache_dir: opt.CacheDir = None,
     trust_remote_code: opt.TrustRemoteCode = False,
     name: opt.Name = None,
@@ -170,12 +141,15 @@ def apply(
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,
 ) -> None:
-    """Write the pruned model as a folder that transformers opens, and check it tensor by tensor.
+    """Give the weights that stay their new values, write the model as transformers opens it, and check it tensor by tensor.
 
-    [bold]langprune apply --mask uk-wanda-2x4 --out ./pruned[/bold]
+    [bold]langprune apply --mask uk-wanda-2x4 --update sparsegpt --out ./pruned[/bold]
     """
-    session = Session(workspace, json=json, device="cpu", cache_dir=cache_dir, trust_remote_code=trust_remote_code)
-    session.apply(model, revision, mask, out=out, max_shard_size=max_shard_size, name=name, force=force)
+    session = Session(workspace, json=json, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code)
+    pruning.apply(
+        session, model, revision, mask, stats, update=update, damping=damping, max_shard_size=max_shard_size, out=out,
+        name=name, force=force,
+    )  # fmt: skip
 
 
 def evaluate(

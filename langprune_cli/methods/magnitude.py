@@ -2,12 +2,13 @@
 
 from torch import Tensor
 
-from langprune_cli.methods.method import Method, SiteStats
+from langprune_cli.methods.method import Method
+from langprune_cli.numerics.site import Site
 
 
 def score(
     w: Tensor,  # [o, i]
-    _stats: SiteStats | None,
+    _site: Site,
 ) -> Tensor:  # float32 [o, i]
     """Return |W|."""
     return w.float().abs()

@@ -1,66 +1,43 @@
-"""What a pruning method is: a record and a function, one file each; this module describes and finds them."""
+"""What a pruning method is: a record and one or two functions, one file each; this module describes and finds them."""
 
-import importlib
-import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cache
-from typing import Literal
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 import langprune_cli.methods as package
-from langprune_cli.errors import LangpruneError, near_matches
-from langprune_cli.numerics.patterns import Group, Ties
+from langprune_cli.numerics.patterns import Group, Pattern, Ties
+from langprune_cli.numerics.site import Needs, Site
+from langprune_cli.registry import record, records
 
 
 @dataclass(frozen=True)
-class SiteStats:
-    """Statistics of the tensor that a linear reads: sums over all tokens of all windows."""
+class Solution:
+    """What a joint method makes of a site."""
 
-    sum_sq: Tensor  # float64 [i]
-    sum_x: Tensor  # float64 [i]
-    tokens: int
-    windows: int
-
-    def to(self, device: torch.device) -> "SiteStats":
-        """Return the same statistics on `device`."""
-        return replace(self, sum_sq=self.sum_sq.to(device), sum_x=self.sum_x.to(device))
+    keep: Tensor  # bool [r, i]
+    weight: Tensor  # float32 [r, i]: what the method's own update makes of that mask
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to say how important each weight of a linear is."""
+    """One way to say how important each weight of a site's linears is; a joint one also chooses and updates together."""
 
     name: str
-    needs: Literal["nothing", "norms"]  # what `calibrate` must have collected
+    needs: Needs  # what `calibrate` must have collected
     group: Group  # what weights are compared within, unless the user says otherwise
     ties: Ties
     paper: str
-    score: Callable[[Tensor, SiteStats | None], Tensor]  # (W [o, i], statistics) -> float32 [o, i], higher = keep
+    score: Callable[[Tensor, Site], Tensor]  # (W [o, i] of one linear, its site) -> float32 [o, i], higher = keep
+    solve: Callable[[Site, Pattern], Solution] | None = None
+    update: str = "none"  # the update that belongs to the method; a joint one's weights are that update's of its mask
 
 
-@cache
 def methods() -> dict[str, Method]:
     """Return every method of this package by name: a module with a METHOD record is one."""
-    found = {}
-    for module in pkgutil.iter_modules(package.__path__):
-        record = getattr(importlib.import_module(f"{package.__name__}.{module.name}"), "METHOD", None)
-        if isinstance(record, Method):
-            found[record.name] = record
-    return found
+    return records(package, Method)
 
 
 def get_method(name: str) -> Method:
     """Return the method called `name`; raises LangpruneError with the nearest names when there is none."""
-    if name not in methods():
-        raise LangpruneError(f"--method {name!r} is unknown: {near_matches(name, methods())}")
-    return methods()[name]
-
-
-def need(stats: SiteStats | None) -> SiteStats:
-    """Return `stats`; raises ValueError where a method that needs them was called without."""
-    if stats is None:
-        raise ValueError("this method needs column norms")
-    return stats
+    return record(package, Method, "--method", name)

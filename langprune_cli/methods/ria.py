@@ -6,20 +6,20 @@ Zhang et al., "Plug-and-Play: An Efficient Post-training Pruning Method for Larg
 import torch
 from torch import Tensor
 
-from langprune_cli.methods.method import Method, SiteStats, need
+from langprune_cli.methods.method import Method
 from langprune_cli.numerics.moments import column_norms
+from langprune_cli.numerics.site import Site
 
 
 def score(
     w: Tensor,  # [o, i]
-    stats: SiteStats | None,
+    site: Site,
 ) -> Tensor:  # float32 [o, i]
     """Return (|W_ij| / sum_i |W_ij| + |W_ij| / sum_j |W_ij|) * ||x_j||^0.5 (sections 3.1 and 3.2)."""
-    stats = need(stats)
     size = w.float().abs()
     tiny = torch.finfo(torch.float32).tiny  # an all-zero row or column scores 0, not NaN
     relative = size / size.sum(dim=0).clamp_min(tiny) + size / size.sum(dim=1, keepdim=True).clamp_min(tiny)
-    return relative * column_norms(stats.sum_sq, stats.windows).sqrt()
+    return relative * column_norms(site.norms.sum_sq, site.norms.windows).sqrt()
 
 
 METHOD = Method("ria", "norms", "row", "exact", "https://openreview.net/forum?id=Tr0lPx9woF", score)

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from langprune_cli.methods import wanda
-from langprune_cli.methods.method import Method, SiteStats
+from langprune_cli.methods.method import Method
+from langprune_cli.numerics.site import Site
 
 
 def score(
     w: Tensor,  # [o, i]
-    stats: SiteStats | None,
+    site: Site,
 ) -> Tensor:  # float32 [o, i]
     """Return, for each weight, the share of its row's summed Wanda scores that it and all lower ones hold."""
-    ordered, order = wanda.score(w, stats).sort(dim=1, stable=True)
+    ordered, order = wanda.score(w, site).sort(dim=1, stable=True)
     # float64: a float32 running sum over 10^4 columns would tie neighbours that differ.
     running = ordered.double().cumsum(dim=1)
     share = (running / running[:, -1:].clamp_min(torch.finfo(torch.float64).tiny)).float()

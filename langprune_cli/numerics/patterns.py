@@ -25,22 +25,33 @@ class Pattern:
 
     sparsity: float  # fraction removed, 0..1; for N:M it is 1 - N/M
     keep_of: tuple[int, int] | None = None  # (N, M)
+    mix_of: int | None = None  # M of a pattern N:M whose N an allocation chooses for each block
+    exact: bool = False  # rows lose one weight more or less, so that the linear's own count is right to one weight
 
     def __str__(self) -> str:
+        if self.mix_of:
+            return f"N:{self.mix_of}"
         return f"{self.keep_of[0]}:{self.keep_of[1]}" if self.keep_of else "unstructured"
 
     @property
+    def m(self) -> int | None:
+        """Return M of N:M, None for `unstructured`."""
+        return self.keep_of[1] if self.keep_of else self.mix_of
+
+    @property
     def slug(self) -> str:
-        """Short form for artifact names: 0.5 or 2x4."""
+        """Short form for artifact names: 0.5, 2x4 or Nx8-0.5."""
+        if self.mix_of:
+            return f"Nx{self.mix_of}-{self.sparsity:g}"
         return f"{self.keep_of[0]}x{self.keep_of[1]}" if self.keep_of else f"{self.sparsity:g}"
 
     def tail(self, columns: int) -> int:
         """Return how many columns at the end of a row of `columns` stay dense since M does not divide the row."""
-        return columns % self.keep_of[1] if self.keep_of else 0
+        return columns % self.m if self.m else 0
 
 
 def parse_pattern(text: str, sparsity: float | None) -> Pattern:
-    """Read `unstructured` or `N:M` and check it against `sparsity` (None: 0.5, or what N:M implies).
+    """Read `unstructured`, `N:M` or `N:8`, N left free, and check it against `sparsity` (None: 0.5, or what N:M implies).
 
     Raises UsageError for an unknown pattern or a sparsity that contradicts N:M, LangpruneError for values out of range.
     """
@@ -48,8 +59,12 @@ def parse_pattern(text: str, sparsity: float | None) -> Pattern:
         raise LangpruneError(f"--sparsity {sparsity:g} is not a fraction removed between 0 and 1: give 0.5 for half")
     if text == "unstructured":
         return Pattern(0.5 if sparsity is None else sparsity)
+    if (found := re.fullmatch(r"N:(\d{1,4})", text)) and int(found[1]) > 1:
+        return Pattern(0.5 if sparsity is None else sparsity, mix_of=int(found[1]))
     if not (found := re.fullmatch(r"(\d{1,4}):(\d{1,4})", text)):
-        raise UsageError(f"--pattern {text!r} is unknown: give unstructured, or N:M such as 2:4 or 4:8")
+        raise UsageError(
+            f"--pattern {text!r} is unknown: give unstructured, N:M such as 2:4 or 4:8, or N:8 for an N of each block's own"
+        )
     n, m = int(found[1]), int(found[2])
     if n >= m:
         raise LangpruneError(
@@ -88,6 +103,8 @@ def keep_mask(
     """
     if pattern.keep_of:
         return _keep_n_of_m(score, *pattern.keep_of)
+    if pattern.exact and group == "row":
+        return _drop_lowest_of_rows(score, prune_count(score.numel(), pattern.sparsity))
     flat = score if group == "row" else score.reshape(1, -1)
     count = prune_count(flat.shape[1], pattern.sparsity)
     if count == 0:
@@ -98,6 +115,40 @@ def keep_mask(
         if removed - count <= _MOST_TIES * keep.numel():
             return keep.view_as(score)
     return _drop_lowest(flat, count).view_as(score)
+
+
+def choose_in_steps(
+    score: Tensor,  # float32 [o, c], the columns from `first` on
+    pattern: Pattern,
+    first: int,
+) -> Tensor:  # bool [o, c]
+    """Choose among some columns of a linear, when those to the left have been chosen already, as a sweep does.
+
+    N:M: one group of M, and a tail that is shorter stays. Unstructured: the lowest of all rows together, so many that
+    the count over all columns so far is `prune_count` of them: the linear's total is exact.
+    """
+    rows, width = score.shape
+    if pattern.keep_of:
+        return keep_mask(score, pattern)
+    before, after = (prune_count(rows * columns, pattern.sparsity) for columns in (first, first + width))
+    return _drop_lowest(score.reshape(1, -1), after - before).view_as(score)
+
+
+def keep_gradually(
+    score: Tensor,  # float32 [o, i], higher = keep
+    pattern: Pattern,
+    share: float,  # 0..1 of what the pattern removes
+) -> Tensor:  # bool [o, i]
+    """Choose over a whole linear, but let only a share of those go that the pattern would: the lowest of them."""
+    flat = score.reshape(1, -1)
+    if not pattern.keep_of:
+        return _drop_lowest(flat, prune_count(flat.shape[1], pattern.sparsity * share)).view_as(score)
+    keep = keep_mask(score, pattern)
+    if share >= 1:
+        return keep
+    leaving = int(keep.numel() - keep.sum())
+    flat = score.masked_fill(keep, torch.inf).reshape(1, -1)
+    return _drop_lowest(flat, prune_count(leaving, share)).view_as(score)
 
 
 def follows(
@@ -152,6 +203,23 @@ def _drop_lowest(
     if bool(spare.any()):
         tied = score == threshold
         keep |= tied & (tied.cumsum(dim=1) > tied.sum(dim=1, keepdim=True) - spare)
+    return keep
+
+
+def _drop_lowest_of_rows(
+    score: Tensor,  # [o, i]
+    count: int,
+) -> Tensor:  # bool [o, i]
+    """Mark all but `count` weights, the lowest of each row: every row loses the same number, and some of them one more.
+
+    Those some are the rows whose next lowest score is lowest.
+    """
+    each, more = divmod(count, score.shape[0])
+    keep = _drop_lowest(score, each)
+    if more:
+        following = _kth_lowest(score, each + 1)
+        chosen = ~_drop_lowest(following.reshape(1, -1), more).view(-1)
+        keep[chosen] = _drop_lowest(score[chosen], each + 1)
     return keep
 
 

@@ -1,27 +1,25 @@
 """Stage 1, `calibrate`: run windows of text through the dense model and keep the sums that scores are made of."""
 
-import time
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-
-from safetensors import SafetensorError
+from typing import Any, Literal
 
 from langprune_cli.models.streamed import Block
-from langprune_cli.stages.moments import MomentCollector
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.parts import WINDOWS_PART, block_part, text_identity
+from langprune_cli.stages.resuming import SAVE_AFTER_SECONDS, SavedStates
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
+from langprune_cli.stages.statistics import StatsCollector
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
-from langprune_cli.store.files import need_space, new_file
+from langprune_cli.store.files import need_space
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.text.windows import calibration_windows, is_given
 from langprune_cli.types import TextSpec, Windows
-from langprune_cli.walk import HiddenStates, walk
+from langprune_cli.walk import walk
 
-# Hidden states are written when at least this much work would be lost without them.
-_SAVE_AFTER_SECONDS = 120.0
+Collect = Literal["norms", "hessian"]  # Hessians come with the norms, never without
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,7 @@ class CalibrationSettings:
     seqlen: int | None = None  # None: 2048, or the model's context where that is shorter
     seed: int = 0
     sampling: str = "document"
+    collect: Collect = "norms"
 
 
 def calibrate(
@@ -43,24 +42,58 @@ def calibrate(
     *,
     name: str | None = None,
     force: bool = False,
-    save_after_seconds: float = _SAVE_AFTER_SECONDS,
+    save_after_seconds: float = SAVE_AFTER_SECONDS,
 ) -> list[Outcome]:
-    """Make one stats artifact for each text: column sums of squares and sums at every input site, in float64.
+    """Make one stats artifact for each text: sums of squares and sums in float64, and with `hessian` of x xᵀ in float32.
 
     Raises LangpruneError for text that cannot be read or is too little, and for activations that are not finite.
     """
-    texts = _draw(model, list(specs), settings, reporter)
-    outcomes = []
-    for windows in texts:
-        make = partial(_collect, model=model, windows=windows, reporter=reporter, save_after_seconds=save_after_seconds)
-        to = Destination(workspace, windows.spec.name, name, force=force)
-        outcomes.append(run_stage(stats_recipe(model, windows), to, make))
-    return outcomes
+    texts = draw(model, list(specs), settings, reporter)
+    return [
+        calibrate_on(
+            workspace,
+            model,
+            windows,
+            settings.collect,
+            reporter,
+            name=name,
+            force=force,
+            save_after_seconds=save_after_seconds,
+        )
+        for windows in texts
+    ]
 
 
-def _draw(
-    model: OpenedModel, specs: list[TextSpec], settings: CalibrationSettings, reporter: Reporter
-) -> list[Windows]:
+def calibrate_on(
+    workspace: Workspace,
+    model: OpenedModel,
+    windows: Windows,
+    collect: Collect,
+    reporter: Reporter,
+    *,
+    name: str | None = None,
+    force: bool = False,
+    save_after_seconds: float = SAVE_AFTER_SECONDS,
+) -> Outcome:
+    """Make the stats artifact of windows that have been drawn; see `calibrate`."""
+    make = partial(
+        _collect,
+        model=model,
+        windows=windows,
+        hessian=collect == "hessian",
+        reporter=reporter,
+        save_after_seconds=save_after_seconds,
+    )
+    to = Destination(workspace, stats_name(windows, collect), name, force=force)
+    return run_stage(stats_recipe(model, windows, collect), to, make)
+
+
+def stats_name(windows: Windows, collect: Collect) -> str:
+    """Return the name that statistics get where the user gives none."""
+    return windows.spec.name if collect == "norms" else f"{windows.spec.name}-{collect}"
+
+
+def draw(model: OpenedModel, specs: list[TextSpec], settings: CalibrationSettings, reporter: Reporter) -> list[Windows]:
     """Return the windows of all texts, before any is run: a mistake in the last one is not to cost the work on the first."""
     drawn = [spec for spec in specs if not is_given(spec.source)]
     seqlen = model.seqlen(settings.seqlen, reporter) if drawn else 0
@@ -82,16 +115,22 @@ def _draw(
     return texts
 
 
-def stats_recipe(model: OpenedModel, windows: Windows) -> Recipe:
-    """Return the recipe of dense column norms of these windows."""
+def stats_recipe(
+    model: OpenedModel, windows: Windows, collect: Collect, pruned_with: dict[str, Any] | None = None
+) -> Recipe:
+    """Return the recipe of statistics of these windows: of the dense model, or of one that is pruned block by block.
+
+    pruned_with: the settings of that pruning, on which the inputs of every block but the first depend.
+    """
     spec = windows.spec
     return Recipe(
         "stats",
         inputs={"model": model.digest, "text": text_identity(windows)},
         params={
-            "collect": ["norms"],
-            "propagation": "dense",
+            "collect": ["norms"] if collect == "norms" else ["norms", collect],
+            "propagation": "pruned" if pruned_with else "dense",
             "dtype": str(model.streamed.dtype).removeprefix("torch."),
+            **({"pruned_with": pruned_with} if pruned_with else {}),
         },
         about={
             "model": model.about,
@@ -108,38 +147,44 @@ def stats_recipe(model: OpenedModel, windows: Windows) -> Recipe:
 
 
 def _collect(
-    writer: ArtifactWriter, model: OpenedModel, windows: Windows, reporter: Reporter, save_after_seconds: float
+    writer: ArtifactWriter,
+    *,
+    model: OpenedModel,
+    windows: Windows,
+    hessian: bool,
+    reporter: Reporter,
+    save_after_seconds: float,
 ) -> Artifact:
     blocks = len(model.streamed.blocks)
     done = next((i for i in range(blocks) if not writer.has(block_part(i))), blocks)
-    need_space(writer.folder, windows.ids.numel() * 4 + (blocks - done) * 10_000)
+    need_space(writer.folder, windows.ids.numel() * 4 + stats_bytes(model, range(done, blocks), hessian=hessian))
     if not writer.has(WINDOWS_PART):
         writer.write_tensors(WINDOWS_PART, {"windows": windows.ids})
     if done == blocks:
         return writer.finish()
-    states = HiddenStates(model.streamed, windows.ids, model.compute.batch_tokens)
-    first = 0
-    if writer.scratch.exists():
-        with suppress(SafetensorError, KeyError, RuntimeError):  # damaged: the blocks before are run again
-            first = states.restore(writer.scratch) + 1
-        if first > done:  # a part that was finished then is damaged now
-            states, first = HiddenStates(model.streamed, windows.ids, model.compute.batch_tokens), 0
+    saved = SavedStates(writer, model, windows, save_after_seconds)
+    states, first = saved.start(done)
     if done:
         reporter.note(f"Going on with {writer.folder.name}: {done} of {blocks} blocks are on disk.")
-    collector = MomentCollector()
+    collector = StatsCollector(hessian=hessian)
 
-    def observe(block: Block) -> AbstractContextManager[object]:
-        return collector.watch(block) if block.index >= done else nullcontext()
+    def observe(block: Block) -> AbstractContextManager[object] | None:
+        return collector.watch(block) if block.index >= done else None
 
     reporter.begin(f"calibrate {writer.folder.name}", blocks, windows.ids.numel() * (blocks - first))
-    saved = time.monotonic()
     for block in walk(states, first=first, observe=observe, tick=reporter.tick):
         if block.index >= done:
             tensors, sites = collector.tensors(block)
             writer.write_tensors(block_part(block.index), tensors, {"sites": sites})
-        if time.monotonic() - saved > save_after_seconds and block.index + 1 < blocks:
-            with new_file(writer.scratch) as temporary:
-                states.save(temporary, block.index)
-            saved = time.monotonic()
+        saved.keep(states, block.index)
     reporter.end()
     return writer.finish()
+
+
+def stats_bytes(model: OpenedModel, blocks: Iterable[int], *, hessian: bool) -> int:
+    """Return how many bytes the statistics of some blocks take at least: which linears share a site is not known yet."""
+    found = 0
+    for index in blocks:
+        widths = {model.streamed.shape(linear)[1] for linear in model.streamed.linears(index)}
+        found += sum(16 * width + (2 * width * (width + 1) if hessian else 0) for width in widths)
+    return found

@@ -1,12 +1,35 @@
-"""Keep masks read from their artifact, and what they do to a weight: for `apply` and for `eval` on the fly."""
+"""Keep masks written to their artifact and read from it, and what they do to a weight: for `apply` and `eval --mask`."""
+
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from langprune_cli.models.streamed import Linear
-from langprune_cli.numerics.packing import unpack_mask
+from langprune_cli.numerics.packing import pack_mask, unpack_mask
 from langprune_cli.stages.opened import OpenedModel, check_same_model
 from langprune_cli.stages.parts import block_part
-from langprune_cli.store.artifact import Artifact
+from langprune_cli.stages.sites import BlockSite
+from langprune_cli.store.artifact import Artifact, ArtifactWriter
+
+
+@dataclass
+class BlockMasks:
+    """The keep masks of one block, as they are found."""
+
+    index: int
+    keep: dict[str, Tensor] = field(default_factory=dict)  # by linear, bool [o, i]
+    damping: dict[str, float] = field(default_factory=dict)  # by site, where a Hessian was factored
+
+    def add(self, site: BlockSite, keep: Tensor) -> None:
+        """Take the mask [r, i] of a site's linears."""
+        self.keep |= {linear.name: part for linear, part in site.split(keep)}
+        if site.site.damping_used is not None:
+            self.damping[site.name] = site.site.damping_used
+
+    def write(self, writer: ArtifactWriter) -> None:
+        """Write them as the block's part, one bit a weight, with the damping that was used."""
+        packed = {name: pack_mask(keep.cpu()) for name, keep in self.keep.items()}
+        writer.write_tensors(block_part(self.index), packed, {"damping": self.damping} if self.damping else None)
 
 
 class MaskReader:

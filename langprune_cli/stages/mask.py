@@ -1,32 +1,23 @@
 """Stage 3, `mask`: choose the weights that stay, one bit each."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-from torch import Tensor
 
 from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.methods.method import Method, get_method
-from langprune_cli.models.streamed import Linear
-from langprune_cli.numerics.packing import pack_mask, unpack_mask
-from langprune_cli.numerics.patterns import Group, Pattern, Ties, keep_mask
+from langprune_cli.numerics.packing import unpack_mask
+from langprune_cli.numerics.patterns import Pattern
+from langprune_cli.stages.allocating import block_patterns, chosen_allocation
+from langprune_cli.stages.choosing import Chooser, MaskSettings
+from langprune_cli.stages.keep_masks import BlockMasks
 from langprune_cli.stages.opened import OpenedModel, check_same_model
 from langprune_cli.stages.parts import block_part
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
-from langprune_cli.stages.scoring import block_scores, calibration_text, needed_stats, prunable
+from langprune_cli.stages.sites import block_sites, calibration_text, needed_stats, prunable
+from langprune_cli.stages.statistics import read_block_stats
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import need_space
 from langprune_cli.store.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class MaskSettings:
-    """How weights are chosen from scores."""
-
-    pattern: Pattern
-    group: Group | None = None  # None: the method's own
-    ties: Ties | None = None  # None: the method's own
-    exclude: str | None = None  # regular expression over checkpoint tensor names
 
 
 @dataclass(frozen=True)
@@ -36,6 +27,7 @@ class MaskSource:
     method: Method
     stats: Artifact | None
     scores: Artifact | None = None
+    allocation_stats: Artifact | None = None  # of the dense model, where `stats` are not; None: `stats`
 
 
 def source_of_scores(workspace: Workspace, scores: Artifact) -> MaskSource:
@@ -58,93 +50,116 @@ def mask(
 ) -> Outcome:
     """Write the keep mask of every prunable linear, packed to bits, one part per block.
 
-    A mask from scores has the same key as one from the statistics that the scores were made from: they are the same.
-    Raises UsageError and LangpruneError as `needed_stats` and `block_scores` do, and when nothing is left to prune.
+    A mask from scores has the same key as one from the statistics that the scores were made from: they are the same. Not
+    so for a joint method, whose own choice depends on the choices before it.
+    Raises UsageError and LangpruneError as `needed_stats`, `block_sites` and `Chooser.of` do, and when nothing is left to
+    prune.
     """
-    method = source.method
+    chooser = Chooser.of(source.method, settings)
+    source = _settled(source, chooser, model)
+    stats_name = source.stats.name if source.stats else None
+    stats_key, text = source.stats.key if source.stats else None, calibration_text(source.stats)
     if source.scores:
-        check_same_model(source.scores, model)
-        stats_key = source.scores.manifest.inputs["stats"]
-        stats_name, text = source.scores.manifest.about.get("stats"), source.scores.manifest.about.get("text")
-    else:
-        source = replace(source, stats=needed_stats(method, source.stats, model))
-        stats_key = source.stats.key if source.stats else None
-        stats_name, text = source.stats.name if source.stats else None, calibration_text(source.stats)
-    group, ties = _comparison(settings, method)
-    chosen = {} if settings.pattern.keep_of else {"group": group, "ties": ties}
-    recipe = Recipe(
-        "masks",
-        inputs={"model": model.digest, "stats": stats_key},
-        params={
-            "method": method.name,
-            "pattern": str(settings.pattern),
-            "sparsity": settings.pattern.sparsity,
-            "exclude": settings.exclude,
-            **chosen,
-        },
-        about={"model": model.about, "stats": stats_name, "text": text},
-        environment=model.environment(),
+        stats_key, known = source.scores.manifest.inputs["stats"], source.scores.manifest.about
+        stats_name, text = known.get("stats"), known.get("text")
+    recipe = mask_recipe(
+        model,
+        chooser,
+        stats_key=stats_key,
+        allocation_key=source.allocation_stats.key if source.allocation_stats else None,
+        about={"stats": stats_name, "text": text},
+        of_scores=source.scores is not None,
     )
-    label = f"{method.name}-{settings.pattern.slug}"
 
     def make(writer: ArtifactWriter) -> Artifact:
-        blocks = len(model.streamed.blocks)
-        shapes = {}
-        for index in range(blocks):
-            for linear in prunable(model, index, settings.exclude):
-                shapes[linear.name] = model.streamed.shape(linear)
-        if not shapes:
-            raise LangpruneError(f"--exclude {settings.exclude!r} leaves nothing to prune: give a narrower pattern")
+        shapes = prunable_shapes(model, settings.exclude)
         need_space(writer.folder, sum(o * -(-i // 8) for o, i in shapes.values()))
-        reporter.begin(f"mask {writer.folder.name}", blocks, 0)
-        for index in range(blocks):
+        patterns = block_patterns(writer, model, chooser, source.allocation_stats or source.stats, reporter)
+        reporter.begin(f"mask {writer.folder.name}", len(patterns), 0)
+        for index, pattern in enumerate(patterns):
             if not writer.has(block_part(index)):
-                kept = {
-                    linear.name: pack_mask(keep_mask(found, settings.pattern, group=group, ties=ties).cpu())
-                    for linear, found in _scores(model, index, source, settings.exclude)
-                }
-                writer.write_tensors(block_part(index), kept)
+                found = BlockMasks(index)
+                linears = prunable(model, index, settings.exclude)
+                if source.scores:
+                    scores = source.scores.tensors(block_part(index))
+                    for linear in linears:
+                        found.keep[linear.name] = chooser.of_scores(scores[linear.name], pattern)
+                else:
+                    known = read_block_stats(source.stats, block_part(index)) if source.stats else None
+                    for site in block_sites(model, index, linears, known, settings.damping):
+                        found.add(site, chooser.choose(site.site, pattern)[0])
+                found.write(writer)
             reporter.tick(index, 0)
         reporter.end()
-        return writer.finish(**_summary(writer, blocks, shapes, settings.pattern))
+        return writer.finish(**mask_summary(writer, shapes, patterns))
 
-    to = Destination(workspace, f"{stats_name}-{label}" if stats_name else label, name, force=force)
-    return run_stage(recipe, to, make)
-
-
-def _comparison(settings: MaskSettings, method: Method) -> tuple[Group, Ties]:
-    """Return what weights are compared within, and what becomes of ties; raises UsageError for what has no effect."""
-    n_of_m = settings.pattern.keep_of is not None
-    if n_of_m and settings.group:
-        raise UsageError(
-            f"--group {settings.group} does not go with --pattern {settings.pattern}, which compares M inputs"
-        )
-    group = settings.group or method.group
-    if settings.ties and (n_of_m or group == "row"):
-        raise UsageError(
-            f"--ties {settings.ties} goes with --group layer only: the counts of rows and of N:M are exact"
-        )
-    return group, (settings.ties or method.ties) if group == "layer" else "exact"
+    default = f"{stats_name}-{chooser.label}" if stats_name else chooser.label
+    return run_stage(recipe, Destination(workspace, default, name, force=force), make)
 
 
-def _scores(model: OpenedModel, index: int, source: MaskSource, exclude: str | None) -> Iterator[tuple[Linear, Tensor]]:
-    if source.scores is None:
-        yield from block_scores(model, index, source.method, source.stats, exclude)
-        return
-    tensors = source.scores.tensors(block_part(index))
-    for linear in prunable(model, index, exclude):
-        yield linear, tensors[linear.name]
+def _settled(source: MaskSource, chooser: Chooser, model: OpenedModel) -> MaskSource:
+    """Return the source with the statistics that are used, and no others; raises LangpruneError for what does not fit."""
+    allocation = chosen_allocation(chooser)
+    if source.scores:
+        check_same_model(source.scores, model)
+        if chooser.settings.refinement or chooser.settings.allocation != "uniform":
+            raise UsageError("--refine and --allocation work on statistics, not on scores: give --stats and --method")
+        return source
+    stats = needed_stats(chooser.needs, chooser.what, source.stats, model)
+    others = source.allocation_stats or source.stats
+    spread_by = needed_stats(allocation.needs, f"--allocation {allocation.name}", others, model)
+    return replace(source, stats=stats, allocation_stats=None if spread_by is stats else spread_by)
 
 
-def _summary(
-    writer: ArtifactWriter, blocks: int, shapes: dict[str, tuple[int, int]], pattern: Pattern
+def mask_recipe(
+    model: OpenedModel,
+    chooser: Chooser,
+    *,
+    stats_key: str | None,
+    allocation_key: str | None,
+    about: dict[str, object],
+    of_scores: bool = False,
+) -> Recipe:
+    """Return the recipe of a mask; allocation_key: of other statistics than `stats_key`, which decide the allocation."""
+    return Recipe(
+        "masks",
+        inputs={
+            "model": model.digest,
+            "stats": stats_key,
+            **({"allocation_stats": allocation_key} if allocation_key else {}),
+        },
+        params=chooser.params() | ({"adaptive": False} if of_scores and chooser.method.solve else {}),
+        about={"model": model.about, **about},
+        environment=model.environment(),
+    )
+
+
+def prunable_shapes(model: OpenedModel, exclude: str | None) -> dict[str, tuple[int, int]]:
+    """Return (out, in) of every linear that is to be pruned; raises LangpruneError when there is none."""
+    linears = [linear for index in range(len(model.streamed.blocks)) for linear in prunable(model, index, exclude)]
+    if not linears:
+        raise LangpruneError(f"--exclude {exclude!r} leaves nothing to prune: give a narrower pattern")
+    return {linear.name: model.streamed.shape(linear) for linear in linears}
+
+
+def mask_summary(
+    writer: ArtifactWriter, shapes: dict[str, tuple[int, int]], patterns: Sequence[Pattern]
 ) -> dict[str, object]:
     """Count what the finished parts say, resumed ones included."""
     artifact = Artifact(writer.folder, writer.manifest)
     kept = 0
-    for index in range(blocks):
-        for name, packed in artifact.tensors(block_part(index)).items():
-            kept += int(unpack_mask(packed, shapes[name][1]).sum())
+    damping: dict[str, float] = {}
+    for index in range(len(patterns)):
+        masks, record = artifact.tensors_and_record(block_part(index))
+        kept += sum(int(unpack_mask(packed, shapes[name][1]).sum()) for name, packed in masks.items())
+        damping |= record.get("damping", {})
     weights = sum(o * i for o, i in shapes.values())
-    tails = {name: pattern.tail(i) for name, (_, i) in shapes.items() if pattern.tail(i)}
-    return {"weights": weights, "removed": weights - kept, "linears": len(shapes), "dense_tail_columns": tails}
+    tails = {name: patterns[0].tail(i) for name, (_, i) in shapes.items() if patterns[0].tail(i)}
+    asked = artifact.manifest.params.get("damping", 0.0)
+    return {
+        "weights": weights,
+        "removed": weights - kept,
+        "linears": len(shapes),
+        "dense_tail_columns": tails,
+        **({"more_damping": more} if (more := {site: used for site, used in damping.items() if used > asked}) else {}),
+    }

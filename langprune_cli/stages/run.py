@@ -1,7 +1,8 @@
 """What all stages share: reporting, and the way from a recipe to a complete artifact (cached, resumed or made)."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -57,25 +58,68 @@ def run_stage(recipe: Recipe, to: Destination, make: Callable[[ArtifactWriter], 
     Raises LangpruneError while another process makes the same one.
     """
     begun = time.monotonic()
-    to = _settled(recipe.kind, to)
-    if found := _made(recipe, to):
+    if found := made_before(recipe, to):
         return Outcome(found, cached=True, seconds=time.monotonic() - begun)
-    name, folder = _place(recipe, to)
-    with being_made(folder, recipe.kind, to.workspace):
-        if found := _made(recipe, to):  # by another process, since we looked
+    with being_made_at(recipe, to) as place:
+        if found := made_before(recipe, to):  # by another process, since we looked
             return Outcome(found, cached=True, seconds=time.monotonic() - begun)
-        writer = ArtifactWriter(folder, recipe, fresh=to.force)
-        try:
+        with place.writer() as writer:
             artifact = make(writer)
+        artifact = place.settle(artifact)
+    return Outcome(artifact, cached=False, seconds=time.monotonic() - begun)
+
+
+def made_before(recipe: Recipe, to: Destination) -> Artifact | None:
+    """Return the artifact of `recipe`, where it was asked for and whole, as the newest of the workspace; else None.
+
+    Raises UsageError for a name that is not to be had.
+    """
+    whole = next((found for found in _complete(recipe, _settled(recipe.kind, to)) if found.is_whole()), None)
+    if whole:
+        to.workspace.touch(whole)
+    return whole
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an artifact is being made, by nobody else at the same time."""
+
+    recipe: Recipe
+    to: Destination
+    name: str
+    folder: Path
+
+    @contextmanager
+    def writer(self) -> Iterator[ArtifactWriter]:
+        """Yield the writer; where the work fails before any part was finished that cost some, nothing is left on disk.
+
+        Parts that lie there already are kept, those of a complete artifact too, which is not complete until it is finished
+        again.
+        """
+        writer = ArtifactWriter(self.folder, self.recipe, fresh=self.to.force)
+        try:
+            yield writer
         except Exception:
             writer.discard_if_empty(but_for=_INPUT_PARTS)
             raise
         finally:
             writer.discard_if_empty()
-        if to.out:
-            artifact = to.workspace.place(artifact, name)
-        to.workspace.touch(artifact)
-    return Outcome(artifact, cached=False, seconds=time.monotonic() - begun)
+
+    def settle(self, artifact: Artifact) -> Artifact:
+        """Return the finished artifact as the workspace knows it, the newest of all."""
+        if self.to.out:
+            artifact = self.to.workspace.place(artifact, self.name)
+        self.to.workspace.touch(artifact)
+        return artifact
+
+
+@contextmanager
+def being_made_at(recipe: Recipe, to: Destination) -> Iterator[Place]:
+    """Find a place for an artifact, and hold it; raises LangpruneError while another process makes the same one."""
+    to = _settled(recipe.kind, to)
+    name, folder = _place(recipe, to)
+    with being_made(folder, recipe.kind, to.workspace):
+        yield Place(recipe, to, name, folder)
 
 
 def _settled(kind: str, to: Destination) -> Destination:
@@ -97,14 +141,6 @@ def _complete(recipe: Recipe, to: Destination) -> list[Artifact]:
         for found in ([] if to.force else to.workspace.all_by_key(recipe.kind, recipe.key))
         if (to.name is None or found.name == to.name) and (to.out is None or found.folder.resolve() == to.out.resolve())
     ]
-
-
-def _made(recipe: Recipe, to: Destination) -> Artifact | None:
-    """Return the artifact when there is nothing to do, as the newest of the workspace."""
-    whole = next((found for found in _complete(recipe, to) if found.is_whole()), None)
-    if whole:
-        to.workspace.touch(whole)
-    return whole
 
 
 def _place(recipe: Recipe, to: Destination) -> tuple[str, Path]:

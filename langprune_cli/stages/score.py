@@ -4,7 +4,8 @@ from langprune_cli.methods.method import Method
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.parts import block_part
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
-from langprune_cli.stages.scoring import block_scores, calibration_text, needed_stats
+from langprune_cli.stages.sites import block_sites, calibration_text, needed_stats
+from langprune_cli.stages.statistics import read_block_stats
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import need_space
 from langprune_cli.store.workspace import Workspace
@@ -22,9 +23,9 @@ def score(
 ) -> Outcome:
     """Write the score of every prunable weight, float32, one part per block.
 
-    Raises UsageError and LangpruneError as `needed_stats` and `block_scores` do.
+    Raises UsageError and LangpruneError as `needed_stats` and `block_sites` do.
     """
-    stats = needed_stats(method, stats, model)
+    stats = needed_stats(method.needs, f"--method {method.name}", stats, model)
     recipe = Recipe(
         "scores",
         inputs={"model": model.digest, "stats": stats.key if stats else None},
@@ -47,7 +48,12 @@ def score(
         need_space(writer.folder, 4 * elements)
         reporter.begin(f"score {writer.folder.name}", blocks, 0)
         for index in todo:
-            scores = {linear.name: found.cpu() for linear, found in block_scores(model, index, method, stats)}
+            known = read_block_stats(stats, block_part(index)) if stats else None
+            scores = {
+                linear.name: method.score(weight, site.site).cpu()
+                for site in block_sites(model, index, model.streamed.linears(index), known)
+                for linear, weight in site.split(site.site.weight)
+            }
             writer.write_tensors(block_part(index), scores)
             reporter.tick(index, 0)
         reporter.end()

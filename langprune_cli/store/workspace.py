@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,9 +78,11 @@ class Workspace:
         """Return a complete artifact with that key, if there is one."""
         return next(iter(self.all_by_key(kind, key)), None)
 
-    def newest(self, *kinds: str) -> Artifact | None:
-        """Return the complete artifact of those kinds which was made or asked for last."""
-        complete = [entry for kind in kinds for entry in self.entries(kind) if entry.manifest.complete]
+    def newest(self, *kinds: str, where: Callable[[Manifest], bool] = lambda _: True) -> Artifact | None:
+        """Return the complete artifact of those kinds, and such as `where` says, which was made or asked for last."""
+        complete = [
+            entry for kind in kinds for entry in self.entries(kind) if entry.manifest.complete and where(entry.manifest)
+        ]
         last = max(complete, key=lambda entry: entry.modified_ns, default=None)
         return Artifact(last.folder, last.manifest) if last else None
 

@@ -1,0 +1,191 @@
+"""What an allocation is: how the total sparsity is spread over blocks; a record and two functions, one file each."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+import langprune_cli.allocations as package
+from langprune_cli.errors import LangpruneError
+from langprune_cli.numerics.site import Needs, Site
+from langprune_cli.registry import record, records
+
+# (site, sparsity) -> the site's weights, float32 [r, i], as the chosen method prunes (and updates) them
+Prune = Callable[[Site, float], Tensor]
+
+# At least this share of the mean keep-rate stays in every block: 5% of the weights of any block at a total of 0.5, 3% at
+# 0.7. A block that loses everything adds nothing to the hidden states any more, and no allocation means that.
+_LEAST_KEPT = 0.1
+_WHOLE = 1e-9  # a number of weights of M that is this near to a whole number is that number
+_MOST_MIXES = 1024  # partial mixes that `mix_of_n` carries along; with up to two sizes of block none is lost
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """One way to spread sparsity over blocks.
+
+    `measure` sees one block at a time (dense weights, statistics of the dense model) and returns its figures, none where
+    there is nothing to measure. `spread` gets the figures and prunable weights of every block, and the sparsity of the
+    whole, and returns a sparsity of each block, so that the weights removed are that share of all weights.
+    """
+
+    name: str
+    needs: Needs
+    paper: str
+    measure: Callable[[Sequence[Site], Prune], list[float]]
+    spread: Callable[[Sequence[Sequence[float]], Sequence[int], float], list[float]]
+
+
+def allocations() -> dict[str, Allocation]:
+    """Return every allocation of this package by name."""
+    return records(package, Allocation)
+
+
+def get_allocation(name: str) -> Allocation:
+    """Return the allocation called `name`; raises LangpruneError with the nearest names when there is none."""
+    return record(package, Allocation, "--allocation", name)
+
+
+def most_sparsity(total: float) -> float:
+    """Return the sparsity that no block may exceed when all of them together have `total`; 1 only for a total of 1."""
+    return 1 - _LEAST_KEPT * (1 - total)
+
+
+def fit(
+    sparsities: Sequence[float],  # of each block, near 0..1
+    sizes: Sequence[int],  # prunable weights of each block
+    total: float,  # fraction removed of all weights
+) -> list[float]:
+    """Shift all sparsities by one number, and clip them to 0..most_sparsity(total), so that the whole has `total`.
+
+    The sum of sparsity x size is then total x sum of sizes but for rounding, a few parts in 2^53 of all weights, and
+    blocks keep their order. Therefore the weights removed are right to one weight per linear: `prune_count` takes the
+    whole part of a linear's size x its block's sparsity, less than one weight below it, and those products add to
+    total x all weights (for masks that count by linear: `Pattern(exact=True)`, or groups of a layer).
+    Raises LangpruneError for a total that is no fraction, or sparsities that are not finite.
+    """
+    if not 0 <= total <= 1:
+        raise LangpruneError(f"sparsity {total:g} is not a fraction removed: give a number between 0 and 1")
+    return _water_fill(sparsities, sizes, total, 0.0, most_sparsity(total))
+
+
+def mix_of_n(
+    sparsities: Sequence[float],  # of each block, near 0..1
+    sizes: Sequence[int],  # prunable weights of each block, tails of rows that M does not divide left out
+    m: int,
+    total: float,  # fraction removed of all weights
+) -> list[int]:  # N of each block: kept of every M
+    """Round each block's sparsity to a whole number of weights of M, so that the total is as near as that allows.
+
+    The ideal is `fit` within 1/M..(M-1)/M, times M. Each block gets it rounded up or down, never further away: among
+    blocks of one size those with the largest remainders are rounded up (of equal ones the later block, whose error
+    travels through fewer others), and how many of each size is searched for the nearest total, then for the least sum of
+    squared departures. With blocks of one size the total is exact where total x M x blocks is a whole number; with two
+    sizes it is the nearest that rounding up or down gives; with more the search keeps the most promising mixes.
+    N is 1..M-1: N = 0 would remove a block, and a block that is dense is in no N:M format and gains nothing.
+    Raises LangpruneError where every mix is too sparse, or too dense, for `total`.
+    """
+    least = 1 / m
+    if not least - _WHOLE <= total <= 1 - least + _WHOLE:
+        raise LangpruneError(
+            f"sparsity {total:g} is out of reach of N:{m} blocks: give {least:g} to {1 - least:g}, or a larger M"
+        )
+    within = _water_fill(sparsities, sizes, min(max(total, least), 1 - least), least, 1 - least)
+    ideal = [m * each for each in within]
+    removed = [int(each + _WHOLE) for each in ideal]
+    by_size = _by_remainder([each - whole for each, whole in zip(ideal, removed, strict=True)], sizes)
+    for size, count in zip(by_size, _nearest_counts(by_size), strict=True):
+        for block, _ in by_size[size][:count]:
+            removed[block] += 1
+    return [m - each for each in removed]
+
+
+def unit_range(measures: Sequence[Sequence[float]]) -> list[float]:
+    """Return each block's first figure, rescaled: 0 for the lowest of all blocks and 1 for the highest.
+
+    Blocks without figures, and all of them where none differ, are in the middle: 0.5. Raises LangpruneError for a
+    figure that is not finite.
+    """
+    require_finite(measures)
+    figures = [figure for measure in measures for figure in measure[:1]]
+    low, high = min(figures, default=0.0), max(figures, default=0.0)
+    if low == high:
+        return [0.5] * len(measures)
+    return [(measure[0] - low) / (high - low) if measure else 0.5 for measure in measures]
+
+
+def require_finite(measures: Iterable[Sequence[float]]) -> None:
+    """Raise LangpruneError if any figure of a block is infinite or NaN."""
+    for block, measure in enumerate(measures):
+        if not all(map(math.isfinite, measure)):
+            raise LangpruneError(
+                f"what was measured of block {block} is not finite: calibrate again, with --dtype float32"
+            )
+
+
+def _water_fill(
+    sparsities: Sequence[float], sizes: Sequence[int], total: float, low: float, high: float
+) -> list[float]:
+    """Return clip(sparsity + shift, low, high) of each block, with the shift that makes the whole's sparsity `total`.
+
+    low <= total <= high. What is removed grows with the shift, continuously, so that halving an interval finds it.
+    """
+    require_finite([[each] for each in sparsities])
+    wanted = total * sum(sizes)
+    if not wanted or total in {low, high} or min(sparsities) == max(sparsities):
+        return [total for _ in zip(sparsities, sizes, strict=True)]
+
+    def shifted(shift: float) -> list[float]:
+        return [min(max(each + shift, low), high) for each in sparsities]
+
+    below, above = low - max(sparsities), high - min(sparsities)
+    for _ in range(64):  # from a width of 2 or 3 to below the rounding of the sum
+        middle = (below + above) / 2
+        if math.fsum(each * size for each, size in zip(shifted(middle), sizes, strict=True)) < wanted:
+            below = middle
+        else:
+            above = middle
+    return shifted(above)
+
+
+def _by_remainder(
+    remainders: Sequence[float],  # of each block's ideal number of weights of M, 0 <= remainder < 1
+    sizes: Sequence[int],
+) -> dict[int, list[tuple[int, float]]]:
+    """Return the blocks that may be rounded up, with their remainders: by size, large first, and by remainder within."""
+    by_size: dict[int, list[tuple[int, float]]] = {size: [] for size in sorted(set(sizes), reverse=True)}
+    for block, (remainder, size) in enumerate(zip(remainders, sizes, strict=True)):
+        if remainder > _WHOLE:
+            by_size[size].append((block, remainder))
+    for blocks in by_size.values():
+        blocks.sort(key=lambda each: (-round(each[1], 9), -each[0]))  # equal but for rounding is equal
+    return by_size
+
+
+def _nearest_counts(by_size: dict[int, list[tuple[int, float]]]) -> tuple[int, ...]:
+    """Return how many blocks of each size are rounded up so that what is removed comes nearest to the ideal.
+
+    Of one size it is no question which: those with the largest remainders. Mixes that remove the same are one state, of
+    which the one nearest to the ideals is kept: a knapsack, solved size after size.
+    """
+    mixes: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}  # size x rounded up -> (departure, counts)
+    wanted = 0.0
+    for size, blocks in by_size.items():
+        remainders = [remainder for _, remainder in blocks]
+        wanted += size * math.fsum(remainders)
+        departures = [
+            math.fsum((1 - each) ** 2 for each in remainders[:count])
+            + math.fsum(each**2 for each in remainders[count:])
+            for count in range(len(blocks) + 1)
+        ]
+        grown: dict[int, tuple[float, tuple[int, ...]]] = {}
+        for reached, (so_far, counts) in mixes.items():
+            for count, departure in enumerate(departures):
+                mix = (so_far + departure, (*counts, count))
+                key = reached + count * size
+                grown[key] = min(grown.get(key, mix), mix)
+        nearest = sorted(grown, key=lambda reached: abs(reached - wanted))[:_MOST_MIXES]
+        mixes = {reached: grown[reached] for reached in nearest}
+    # Totals whose distances differ by rounding alone are equally near.
+    return min(mixes.items(), key=lambda each: (round(abs(each[0] - wanted), 3), each[1]))[1][1]

@@ -1,0 +1,64 @@
+"""The command `prune`: all stages up to the model, block by block."""
+
+from typing import Annotated
+
+import typer
+
+from langprune_cli.cli import options as opt
+from langprune_cli.cli import pruning
+from langprune_cli.cli.session import Session
+
+
+def prune(
+    *,
+    lang: opt.Lang = None,
+    data: opt.Data = None,
+    model: opt.Model = None,
+    revision: opt.Revision = None,
+    nsamples: opt.Nsamples = 128,
+    seqlen: opt.Seqlen = None,
+    seed: opt.Seed = 0,
+    sampling: opt.Sampling = "document",
+    method: Annotated[str, opt.Method] = "admm",
+    pattern: opt.Pattern = "unstructured",
+    sparsity: opt.Sparsity = None,
+    variant: opt.Variant = False,
+    group: opt.Group = None,
+    ties: opt.Ties = None,
+    exclude: opt.Exclude = None,
+    refine: opt.Refine = None,
+    allocation: opt.Allocation = "uniform",
+    update: opt.Update = None,
+    damping: opt.Damping = None,
+    propagation: Annotated[
+        str,
+        typer.Option(
+            help="pruned: each block is calibrated on what the pruned blocks before it put out; dense: as the single stages do.",
+            rich_help_panel=opt.CHOICE,
+        ),
+    ] = "pruned",
+    dtype: opt.Dtype = "auto",
+    device: opt.Device = "auto",
+    batch_tokens: opt.BatchTokens = 2048,
+    cache_dir: opt.CacheDir = None,
+    trust_remote_code: opt.TrustRemoteCode = False,
+    out: opt.Out = None,
+    max_shard_size: opt.MaxShardSize = "2GB",
+    name: opt.Name = None,
+    force: opt.Force = False,
+    workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
+    json: opt.Json = False,
+) -> None:
+    """Do it all at once, block by block: calibrate, choose, update, write. The defaults are what measured best.
+
+    [bold]langprune prune --model Qwen/Qwen3-0.6B --lang uk --pattern 2:4[/bold]
+    """
+    session = Session(workspace, json=json, dtype=dtype, device=device, batch_tokens=batch_tokens, cache_dir=cache_dir,
+                      trust_remote_code=trust_remote_code)  # fmt: skip
+    calibration = {"nsamples": nsamples, "seqlen": seqlen, "seed": seed, "sampling": sampling}
+    pruning.prune(
+        session, model, revision, lang or [], data or [], method=method, pattern=pattern, sparsity=sparsity,
+        variant=variant, group=group, ties=ties, exclude=exclude, refine=refine, allocation=allocation, update=update,
+        damping=damping, propagation=propagation, max_shard_size=max_shard_size, calibration=calibration, out=out,
+        name=name, force=force,
+    )  # fmt: skip

@@ -1,0 +1,249 @@
+"""`score`, `mask`, `apply` and `prune`: what was left out on the command line is found here, then the stages are called."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from langprune_cli.cli.session import Session, one_of
+from langprune_cli.errors import LangpruneError, UsageError
+
+if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
+    from pathlib import Path
+
+    from langprune_cli.methods.method import Method
+    from langprune_cli.numerics.site import Needs
+    from langprune_cli.stages.choosing import MaskSettings
+    from langprune_cli.store.artifact import Artifact, Manifest
+
+
+def score(
+    session: Session, model: str | None, revision: str | None, method: str, stats: str | None, *, name: str | None, force: bool
+) -> None:  # fmt: skip
+    """Run stage 2."""
+    from langprune_cli.methods.method import get_method  # noqa: PLC0415
+    from langprune_cli.stages.score import score  # noqa: PLC0415
+
+    chosen = get_method(method)
+    made_from = stats_for(session, chosen.needs, f"--method {method}", stats)
+    opened = session.open(session.choose(model, revision, made_from), remember=model is not None)
+    session.show([score(session.workspace, opened, chosen, made_from, session.reporter, name=name, force=force)])
+
+
+def mask(
+    session: Session, model: str | None, revision: str | None, stats: str | None, scores: str | None, *,
+    method: str | None, variant: bool, name: str | None, force: bool, **choice: Any,  # noqa: ANN401 - of `settings_of`
+) -> None:  # fmt: skip
+    """Run stage 3."""
+    from langprune_cli.numerics.site import most_needed  # noqa: PLC0415
+    from langprune_cli.stages.allocating import chosen_allocation  # noqa: PLC0415
+    from langprune_cli.stages.choosing import Chooser  # noqa: PLC0415
+    from langprune_cli.stages.mask import MaskSource, mask, source_of_scores  # noqa: PLC0415
+
+    settings = settings_of(**choice)
+    chosen = method_of(method or "wanda", settings, variant=variant)
+    on_statistics = settings.refinement or settings.allocation != "uniform" or choice["damping"] is not None
+    if scores:
+        if stats or method or variant or choice["damping"] is not None:
+            raise UsageError(
+                "--scores goes without --stats, --method, --variant and --damping: scores have theirs already"
+            )
+        source = source_of_scores(session.workspace, session.workspace.find("scores", scores))
+    elif stats or method or variant or on_statistics or not (newest := _newer_scores(session)):
+        chooser = Chooser.of(chosen, settings)
+        allocation = chosen_allocation(chooser)
+        if allocation.needs == most_needed(allocation.needs, chooser.needs) != chooser.needs:
+            made_from = stats_for(session, allocation.needs, f"--allocation {allocation.name}", stats)
+        else:
+            made_from = stats_for(session, chooser.needs, chooser.what, stats)
+        source = MaskSource(chosen, made_from)
+    else:
+        source = source_of_scores(session.workspace, newest)
+    opened = session.open(session.choose(model, revision, source.scores or source.stats), remember=model is not None)
+    session.show([mask(session.workspace, opened, source, settings, session.reporter, name=name, force=force)])
+
+
+def apply(
+    session: Session, model: str | None, revision: str | None, mask: str | None, stats: str | None, *,
+    update: str | None, damping: float | None, max_shard_size: str, out: Path | None, name: str | None, force: bool,
+) -> None:  # fmt: skip
+    """Run stage 4."""
+    from langprune_cli.methods.method import methods  # noqa: PLC0415
+    from langprune_cli.stages.apply import apply  # noqa: PLC0415
+    from langprune_cli.updates.update import get_update  # noqa: PLC0415
+
+    chosen = session.pick("masks", mask, "mask", "mask")
+    known = methods().get(chosen.manifest.params["method"])
+    settings = _apply_settings(update or (known.update if known else "none"), damping, max_shard_size)
+    needs = get_update(settings.update).needs
+    if needs == "nothing":
+        if stats:
+            raise UsageError(f"--stats {stats} has no use for --update {settings.update}: leave it out")
+        made_from = None
+    else:
+        made_from = _own_stats(session, chosen) if stats is None else None
+        made_from = made_from or stats_for(session, needs, f"--update {settings.update}", stats)
+    opened = session.open(session.choose(model, revision, chosen), remember=model is not None)
+    made = apply(
+        session.workspace,
+        opened,
+        chosen,
+        session.reporter,
+        settings,
+        stats=made_from,
+        name=name,
+        out=out.expanduser() if out else None,
+        force=force,
+    )
+    session.show([made])
+
+
+def prune(
+    session: Session, model: str | None, revision: str | None, lang: list[str], data: list[str], *, method: str,
+    variant: bool, update: str | None, propagation: str, max_shard_size: str, calibration: dict[str, Any],
+    out: Path | None, name: str | None, force: bool, **choice: Any,  # noqa: ANN401 - of `settings_of`
+) -> None:  # fmt: skip
+    """Run stages 1 to 4, block by block."""
+    from langprune_cli.cli.results import print_pruned  # noqa: PLC0415
+    from langprune_cli.stages.calibrate import CalibrationSettings  # noqa: PLC0415
+    from langprune_cli.stages.model_writing import read_pruned  # noqa: PLC0415
+    from langprune_cli.stages.opened import DEMO  # noqa: PLC0415
+    from langprune_cli.stages.prune import PruneSettings, prune  # noqa: PLC0415
+    from langprune_cli.text.corpora import resolve_texts  # noqa: PLC0415
+
+    settings = settings_of(**choice)
+    chosen = method_of(method, settings, variant=variant)
+    propagated: Any = one_of("--propagation", propagation, ("pruned", "dense"))
+    model_choice = session.choose(model, revision)
+    specs = resolve_texts(lang, data, evaluation=False, builtin=model_choice.name == DEMO)
+    if len(specs) > 1:
+        raise UsageError(f"prune works on one text at a time, and {len(specs)} were given: run it once for each")
+    how = PruneSettings(
+        chosen,
+        settings,
+        _apply_settings(update or chosen.update, choice["damping"], max_shard_size),
+        CalibrationSettings(**calibration),
+        propagated,
+    )
+    made = prune(
+        session.workspace,
+        session.open(model_choice, remember=True),
+        specs[0],
+        how,
+        session.reporter,
+        name=name,
+        out=out.expanduser() if out else None,
+        force=force,
+    )
+    linears = read_pruned(made.model.artifact)
+    if not session.json:
+        print_pruned(linears, made.seconds)
+    blocks = [{"block": block, "seconds": round(seconds, 3)} for block, seconds in made.seconds.items()]
+    session.show([made.model, *made.parents], layers=[vars(each) for each in linears], blocks=blocks)
+
+
+def settings_of(
+    *, pattern: str, sparsity: float | None, group: str | None, ties: str | None, exclude: str | None,
+    refine: str | None, allocation: str, damping: float | None,
+) -> MaskSettings:  # fmt: skip
+    """Return how weights are to be chosen; raises UsageError and LangpruneError for values that do not exist."""
+    from langprune_cli.numerics.patterns import parse_pattern  # noqa: PLC0415
+    from langprune_cli.refinements.refinement import get_refinement  # noqa: PLC0415
+    from langprune_cli.stages.choosing import MaskSettings  # noqa: PLC0415
+
+    groups: Any = one_of("--group", group, ("row", "layer"))
+    tie_rule: Any = one_of("--ties", ties, ("exact", "together"))
+    return MaskSettings(
+        parse_pattern(pattern, sparsity),
+        groups,
+        tie_rule,
+        exclude,
+        allocation,
+        get_refinement(refine) if refine else None,
+        _damping(damping),
+    )
+
+
+def method_of(name: str, settings: MaskSettings, *, variant: bool) -> Method:
+    """Return the method; --variant is Wanda's, and goes with unstructured pruning only."""
+    from langprune_cli.methods.method import get_method  # noqa: PLC0415
+
+    if variant and (name not in {"wanda", "wanda-variant"} or settings.pattern.m):
+        raise UsageError("--variant goes with --method wanda and --pattern unstructured only: leave it out")
+    return get_method("wanda-variant" if variant else name)
+
+
+def stats_for(session: Session, needs: Needs, what: str, named: str | None) -> Artifact | None:
+    """Return the statistics that were named, else the newest of the dense model that will do, and say which.
+
+    Raises LangpruneError when there are none.
+    """
+    if needs == "nothing":
+        if not named:
+            return None
+        session.reporter.note(f"{what} looks at weights alone: of --stats {named} only the model counts.")
+    if named:
+        return session.workspace.find("stats", named)
+
+    from langprune_cli.stages.statistics import has_hessians  # noqa: PLC0415
+
+    def will_do(manifest: Manifest) -> bool:
+        params = manifest.params
+        return params["propagation"] == "dense" and (needs != "hessian" or "hessian" in params["collect"])
+
+    newest = session.workspace.newest("stats", where=will_do) or session.workspace.newest("stats")
+    if newest is None:
+        collect = " --collect hessian" if needs == "hessian" else ""
+        raise LangpruneError(
+            f"the workspace {session.workspace.root} has no stats: run langprune calibrate --lang LANGUAGE{collect} first"
+        )
+    if needs == "hessian" and not has_hessians(newest):
+        return newest  # the stage will say how to make some of the same text
+    session.reporter.note(f"Using statistics {newest.name}.")
+    return newest
+
+
+def _own_stats(session: Session, mask: Artifact) -> Artifact | None:
+    """Return the statistics that a mask was made from, where they are still there and have Hessians."""
+    from langprune_cli.stages.statistics import has_hessians  # noqa: PLC0415
+
+    key = mask.manifest.inputs["stats"]
+    own = session.workspace.by_key("stats", key) if key else None
+    return own if own and has_hessians(own) else None
+
+
+def _newer_scores(session: Session) -> Artifact | None:
+    """Return the newest scores, and say so, where no statistics are newer than they."""
+    newest = session.workspace.newest("scores", "stats")
+    if newest is None or newest.manifest.kind != "scores":
+        return None
+    session.reporter.note(f"Using scores {newest.name}.")
+    return newest
+
+
+def _apply_settings(update: str, damping: float | None, max_shard_size: str) -> Any:  # noqa: ANN401 - not imported yet
+    from langprune_cli.stages.apply import ApplySettings  # noqa: PLC0415
+
+    return ApplySettings(update, _damping(damping), _bytes(max_shard_size))
+
+
+def _damping(asked: float | None) -> float:
+    from langprune_cli.stages.choosing import DAMPING  # noqa: PLC0415
+
+    if asked is not None and not 0 < asked <= 1:
+        raise UsageError(
+            f"--damping {asked:g} is not a share of the Hessian's mean diagonal: give one above 0, up to 1"
+        )
+    return DAMPING if asked is None else asked
+
+
+def _bytes(text: str) -> int:
+    """Read a size such as 500MB (powers of ten, as transformers counts); raises UsageError for anything else."""
+    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+    number, unit = text[:-2], text[-2:].upper()
+    try:
+        size = int(float(number) * units[unit])
+    except (ValueError, KeyError, OverflowError):
+        size = 0
+    if size < 1:
+        raise UsageError(f"--max-shard-size {text!r} is not a size: write it as 500MB or 2GB")
+    return size

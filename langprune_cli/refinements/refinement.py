@@ -1,0 +1,31 @@
+"""What a mask refinement is: a record and a function, one file each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+import langprune_cli.refinements as package
+from langprune_cli.numerics.patterns import Pattern
+from langprune_cli.numerics.site import Needs, Site
+from langprune_cli.registry import record, records
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """One way to better a mask that is there, each row's (or group's) count being kept."""
+
+    name: str
+    needs: Needs
+    paper: str
+    refine: Callable[[Site, Tensor, Pattern], Tensor]  # (site, keep [r, i], pattern) -> keep [r, i]
+
+
+def refinements() -> dict[str, Refinement]:
+    """Return every refinement of this package by name."""
+    return records(package, Refinement)
+
+
+def get_refinement(name: str) -> Refinement:
+    """Return the refinement called `name`; raises LangpruneError with the nearest names when there is none."""
+    return record(package, Refinement, "--refine", name)

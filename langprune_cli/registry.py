@@ -1,0 +1,42 @@
+"""Finds what a folder of one-file plug-ins holds: each module has one record (a method, an update, ...)."""
+
+import importlib
+import pkgutil
+from functools import cache
+from types import ModuleType
+from typing import Any, Protocol, TypeVar
+
+from langprune_cli.errors import LangpruneError, near_matches
+
+
+class Named(Protocol):
+    """What every record has."""
+
+    @property
+    def name(self) -> str:
+        """Return the name that users give."""
+
+
+R = TypeVar("R", bound=Named)
+
+
+@cache
+def _found(package: ModuleType, kind: type[Named]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for module in pkgutil.iter_modules(package.__path__):
+        held = vars(importlib.import_module(f"{package.__name__}.{module.name}")).values()
+        found |= {each.name: each for each in held if isinstance(each, kind)}
+    return dict(sorted(found.items()))
+
+
+def records(package: ModuleType, kind: type[R]) -> dict[str, R]:
+    """Return every record of type `kind` in the modules of `package`, by name."""
+    return _found(package, kind)
+
+
+def record(package: ModuleType, kind: type[R], option: str, name: str) -> R:
+    """Return the record called `name`; raises LangpruneError with the nearest names when there is none."""
+    known = records(package, kind)
+    if name not in known:
+        raise LangpruneError(f"{option} {name!r} is unknown: {near_matches(name, known)}")
+    return known[name]

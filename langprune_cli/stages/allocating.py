@@ -1,0 +1,100 @@
+"""How much each block loses: the pattern of every block, from an allocation and the dense model's statistics."""
+
+import json
+from dataclasses import replace
+
+from torch import Tensor
+
+from langprune_cli.allocations.allocation import Allocation, fit, get_allocation, mix_of_n
+from langprune_cli.errors import LangpruneError, UsageError
+from langprune_cli.numerics.patterns import Pattern
+from langprune_cli.numerics.site import Site
+from langprune_cli.stages.choosing import Chooser
+from langprune_cli.stages.opened import OpenedModel
+from langprune_cli.stages.parts import block_part
+from langprune_cli.stages.run import Reporter
+from langprune_cli.stages.sites import block_sites, prunable
+from langprune_cli.stages.statistics import read_block_stats
+from langprune_cli.store.artifact import Artifact, ArtifactWriter
+from langprune_cli.store.files import readable_json
+from langprune_cli.updates.update import get_update
+
+ALLOCATION_PART = "allocation.json"
+
+
+def chosen_allocation(chooser: Chooser) -> Allocation:
+    """Return the allocation that was asked for.
+
+    Raises LangpruneError for an unknown name, UsageError where it does not go with the pattern.
+    """
+    pattern = chooser.settings.pattern
+    allocation = get_allocation(chooser.settings.allocation)
+    if pattern.keep_of and allocation.name != "uniform":
+        raise UsageError(
+            f"--allocation {allocation.name} does not go with --pattern {pattern}, which removes the same everywhere: "
+            f"give --pattern N:{pattern.keep_of[1]} --sparsity {pattern.sparsity:g}"
+        )
+    return allocation
+
+
+def block_patterns(
+    writer: ArtifactWriter, model: OpenedModel, chooser: Chooser, stats: Artifact | None, reporter: Reporter
+) -> list[Pattern]:
+    """Return each block's pattern; what an allocation has found becomes a part of the mask, and is not sought again.
+
+    stats: of the dense model, where the allocation needs some.
+    """
+    pattern, blocks = chooser.settings.pattern, len(model.streamed.blocks)
+    allocation = chosen_allocation(chooser)
+    if allocation.name == "uniform" and not pattern.mix_of:
+        return [pattern] * blocks
+    if not writer.has(ALLOCATION_PART):
+        found = _spread(model, chooser, allocation, stats, reporter)
+        writer.write(ALLOCATION_PART, readable_json({"allocation": allocation.name, "blocks": found}))
+    record = json.loads(Artifact(writer.folder, writer.manifest).read(ALLOCATION_PART))
+    return [_pattern(each, pattern) for each in record["blocks"]]
+
+
+def allocated_patterns(mask: Artifact) -> list[Pattern] | None:
+    """Return each block's pattern of a mask with an allocation, None where they are all the same."""
+    if ALLOCATION_PART not in mask.manifest.parts:
+        return None
+    asked = Pattern(mask.manifest.params["sparsity"])
+    return [_pattern(each, asked) for each in json.loads(mask.read(ALLOCATION_PART))["blocks"]]
+
+
+def _pattern(found: dict[str, float], asked: Pattern) -> Pattern:
+    if "m" in found:
+        n, m = int(found["n"]), int(found["m"])
+        return Pattern(1 - n / m, (n, m))
+    return replace(asked, sparsity=found["sparsity"], exact=True)
+
+
+def _spread(
+    model: OpenedModel, chooser: Chooser, allocation: Allocation, stats: Artifact | None, reporter: Reporter
+) -> list[dict[str, float]]:
+    """Return {"sparsity"} or {"n", "m"} of every block."""
+    settings, blocks = chooser.settings, len(model.streamed.blocks)
+    pattern = settings.pattern
+
+    def pruned(site: Site, sparsity: float) -> Tensor:
+        keep, weight = chooser.choose(site, Pattern(sparsity, exact=True))
+        return get_update(chooser.method.update).update(site, keep) if weight is None else weight
+
+    sizes, measures = [], []
+    reporter.begin(f"allocation {allocation.name}", blocks, 0)
+    for index in range(blocks):
+        linears = prunable(model, index, settings.exclude)
+        shapes = [model.streamed.shape(linear) for linear in linears]
+        sizes.append(sum(rows * (columns - pattern.tail(columns)) for rows, columns in shapes))
+        known = read_block_stats(stats, block_part(index)) if stats else None
+        sites = [each.site for each in block_sites(model, index, linears, known, settings.damping)]
+        measures.append(allocation.measure(sites, pruned))
+        reporter.tick(index, 0)
+    reporter.end()
+    if not any(sizes):
+        raise LangpruneError(f"--exclude {settings.exclude!r} leaves nothing to prune: give a narrower pattern")
+    sparsities = fit(allocation.spread(measures, sizes, pattern.sparsity), sizes, pattern.sparsity)
+    if pattern.mix_of:
+        return [{"n": n, "m": pattern.mix_of} for n in mix_of_n(sparsities, sizes, pattern.mix_of, pattern.sparsity)]
+    return [{"sparsity": sparsity} for sparsity in sparsities]

@@ -1,0 +1,127 @@
+"""The grid walked block by block (propagation `pruned`): statistics, masks and new weights of a block, then the next."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+from langprune_cli.models.streamed import Block
+from langprune_cli.numerics.patterns import Pattern
+from langprune_cli.stages.choosing import Chooser
+from langprune_cli.stages.keep_masks import BlockMasks, MaskReader
+from langprune_cli.stages.model_writing import ModelWriter
+from langprune_cli.stages.opened import OpenedModel
+from langprune_cli.stages.parts import WINDOWS_PART, block_part
+from langprune_cli.stages.resuming import SavedStates
+from langprune_cli.stages.run import Reporter
+from langprune_cli.stages.sites import block_sites, prunable
+from langprune_cli.stages.statistics import BlockStats, StatsCollector, read_block_stats
+from langprune_cli.stages.updating import Updated, finished, updated_block
+from langprune_cli.store.artifact import Artifact, ArtifactWriter
+from langprune_cli.types import Windows
+from langprune_cli.updates.update import Update
+from langprune_cli.walk import walk
+
+
+@dataclass
+class BlockByBlock:
+    """One pruning run. It writes the parts of three artifacts, and goes on from those that are there already.
+
+    Blocks whose statistics and masks are on disk are not calibrated again: their new weights follow from both.
+    """
+
+    model: OpenedModel
+    windows: Windows
+    chooser: Chooser
+    update: Update
+    patterns: Sequence[Pattern]
+    stats: ArtifactWriter
+    masks: ArtifactWriter
+    target: ModelWriter
+    reporter: Reporter
+    hessian: bool  # whether Hessians are collected
+    seconds: dict[int, float] = field(default_factory=dict)  # per block, of choosing and updating in this run
+
+    def run(self, save_after_seconds: float) -> None:
+        """Prune all blocks, and write the shards of the model as their blocks are done."""
+        if not self.stats.has(WINDOWS_PART):
+            self.stats.write_tensors(WINDOWS_PART, {"windows": self.windows.ids})
+        self._saved = SavedStates(self.stats, self.model, self.windows, save_after_seconds)
+        self._collector = StatsCollector(hessian=self.hessian)
+        blocks = range(len(self.patterns))
+        self._done = next((index for index in blocks if not self._has(index)), len(blocks))
+        if self._done:
+            self.reporter.note(
+                f"Going on with {self.target.writer.folder.name}: {self._done} of {len(blocks)} blocks are done."
+            )
+        self._walk = self._walked()
+        self.target.write(self._new_weights, lambda _: None)
+        for _ in self._walk:  # what the shards on disk did not ask for
+            pass
+        self.reporter.end()
+
+    def _has(self, index: int) -> bool:
+        return self.stats.has(block_part(index)) and self.masks.has(block_part(index))
+
+    def _walked(self) -> Iterator[tuple[int, dict[str, Updated]]]:
+        """Run the blocks from the first that lacks a part, and yield (index, new weights) of each."""
+        if self._done == len(self.patterns):
+            return
+        states, first = self._saved.start(self._done)
+        self.reporter.begin(
+            f"prune {self.target.writer.folder.name}",
+            len(self.patterns),
+            self.windows.ids.numel() * (2 * len(self.patterns) - self._done - first),
+        )
+        for block in walk(states, first=first, observe=self._observe, edit=self._edit, tick=self.reporter.tick):
+            self._saved.keep(states, block.index)
+            yield block.index, self._updated
+
+    def _new_weights(self, index: int) -> dict[str, Updated]:
+        if index < self._done:
+            return self._from_parts(index)
+        return next(updated for reached, updated in self._walk if reached == index)
+
+    def _observe(self, block: Block) -> AbstractContextManager[object] | None:
+        return self._collector.watch(block, inputs_only=True) if block.index >= self._done else None
+
+    def _edit(self, block: Block) -> None:
+        self._updated = self._from_parts(block.index) if block.index < self._done else self._prune(block)
+        for linear in block.linears:
+            if linear.name in self._updated:
+                linear.module.weight.data.copy_(self._updated[linear.name].tensor)  # type: ignore[operator] # a Parameter
+
+    def _from_parts(self, index: int) -> dict[str, Updated]:
+        stats = read_block_stats(Artifact(self.stats.folder, self.stats.manifest), block_part(index))
+        masks = MaskReader(Artifact(self.masks.folder, self.masks.manifest), self.model).block(index)
+        return updated_block(self.model, index, masks, self.update, stats, self.chooser.settings.damping)
+
+    def _prune(self, block: Block) -> dict[str, Updated]:
+        tensors, sites = self._collector.tensors(block)
+        if not self.stats.has(block_part(block.index)):
+            self.stats.write_tensors(block_part(block.index), tensors, {"sites": sites})
+        begun = time.monotonic()
+        masks = BlockMasks(block.index)
+        updated: dict[str, Updated] = {}
+        linears = prunable(self.model, block.index, self.chooser.settings.exclude)
+        known = BlockStats(tensors, sites, self.windows.count)
+        for site in block_sites(self.model, block.index, linears, known, self.chooser.settings.damping):
+            keep, weight = self.chooser.choose(site.site, self.patterns[block.index])
+            masks.add(site, keep)
+            if weight is None or self.update.name != self.chooser.method.update:
+                weight = self.update.update(site.site, keep)
+            updated |= finished(self.model, block.index, site, keep, weight)
+        if not self.masks.has(block_part(block.index)):
+            masks.write(self.masks)
+        self.seconds[block.index] = time.monotonic() - begun
+        self.reporter.note(self._said(block.index, updated))
+        return updated
+
+    def _said(self, index: int, updated: dict[str, Updated]) -> str:
+        """Return a line on one block: the relative error of each linear."""
+        errors = ", ".join(
+            f"{name.split('.')[-2]} {each.pruned.error:.2%}"
+            for name, each in updated.items()
+            if each.pruned.error is not None
+        )
+        return f"Block {index + 1} of {len(self.patterns)}: error {errors}"

@@ -1,0 +1,104 @@
+"""Which weights of a site stay: the cell of the grid that `mask` and `prune` share, and the settings that decide it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from langprune_cli.errors import UsageError
+from langprune_cli.methods.method import Method
+from langprune_cli.numerics.patterns import Group, Pattern, Ties, keep_mask
+from langprune_cli.numerics.site import Needs, Site, most_needed
+from langprune_cli.refinements.refinement import Refinement
+
+DAMPING = 0.01
+
+
+@dataclass(frozen=True)
+class MaskSettings:
+    """How weights are chosen."""
+
+    pattern: Pattern
+    group: Group | None = None  # None: the method's own
+    ties: Ties | None = None  # None: the method's own
+    exclude: str | None = None  # regular expression over checkpoint tensor names
+    allocation: str = "uniform"
+    refinement: Refinement | None = None
+    damping: float = DAMPING  # share of the Hessian's mean diagonal; of no effect where no Hessian is used
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """A method with settings that go together."""
+
+    method: Method
+    settings: MaskSettings
+    group: Group
+    ties: Ties
+
+    @classmethod
+    def of(cls, method: Method, settings: MaskSettings) -> "Chooser":
+        """Settle what weights are compared within, and what becomes of ties; raises UsageError for what has no effect."""
+        n_of_m = settings.pattern.m is not None
+        if settings.group and (n_of_m or method.solve):
+            reason = f"--pattern {settings.pattern}, which compares M inputs" if n_of_m else f"--method {method.name}"
+            raise UsageError(f"--group {settings.group} does not go with {reason}")
+        group = settings.group or method.group
+        if settings.ties and (n_of_m or group == "row"):
+            raise UsageError(
+                f"--ties {settings.ties} goes with --group layer only: the counts of rows and of N:M are exact"
+            )
+        return cls(method, settings, group, (settings.ties or method.ties) if group == "layer" else "exact")
+
+    @property
+    def needs(self) -> Needs:
+        """Return the statistics that the method and the refinement need together."""
+        refinement = self.settings.refinement
+        return most_needed(self.method.needs, refinement.needs if refinement else "nothing")
+
+    @property
+    def what(self) -> str:
+        """Return the option that is to blame for these needs."""
+        refinement = self.settings.refinement
+        if refinement and refinement.needs == self.needs:
+            return f"--refine {refinement.name}"
+        return f"--method {self.method.name}"
+
+    def params(self) -> dict[str, object]:
+        """Return what of this changes a mask, for its key."""
+        settings, n_of_m = self.settings, self.settings.pattern.m is not None
+        return {
+            "method": self.method.name,
+            "pattern": str(settings.pattern),
+            "sparsity": settings.pattern.sparsity,
+            "exclude": settings.exclude,
+            **({} if n_of_m else {"group": self.group, "ties": self.ties}),
+            **({"allocation": settings.allocation} if settings.allocation != "uniform" else {}),
+            **({"refine": settings.refinement.name} if settings.refinement else {}),
+            **({"damping": settings.damping} if self.needs == "hessian" else {}),
+        }
+
+    @property
+    def label(self) -> str:
+        """Return a short name of all this, for artifacts."""
+        refinement, allocation = self.settings.refinement, self.settings.allocation
+        parts = [self.method.name, self.settings.pattern.slug]
+        parts += [refinement.name] if refinement else []
+        parts += [allocation] if allocation != "uniform" else []
+        return "-".join(parts)
+
+    def choose(self, site: Site, pattern: Pattern) -> tuple[Tensor, Tensor | None]:
+        """Return the keep mask [r, i] and, where the method is a joint one, the weights [r, i] of its own update."""
+        if self.method.solve:
+            solution = self.method.solve(site, pattern)
+            keep, weight = solution.keep, solution.weight
+        else:
+            scores = [self.method.score(w, site) for w in site.split(site.weight)]
+            keep, weight = torch.cat([self.of_scores(each, pattern) for each in scores]), None
+        if self.settings.refinement:
+            return self.settings.refinement.refine(site, keep, pattern), None
+        return keep, weight
+
+    def of_scores(self, score: Tensor, pattern: Pattern) -> Tensor:
+        """Return the keep mask of one linear's scores, bool [o, i]."""
+        return keep_mask(score, pattern, group=self.group, ties=self.ties)

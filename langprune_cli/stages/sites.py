@@ -1,0 +1,108 @@
+"""One block's input sites, with the weights of their linears and their statistics: what every solver is given."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from langprune_cli.errors import LangpruneError, UsageError
+from langprune_cli.models.streamed import Linear
+from langprune_cli.numerics.site import Needs, Site
+from langprune_cli.stages.opened import OpenedModel, check_same_model
+from langprune_cli.stages.statistics import BlockStats, has_hessians
+from langprune_cli.store.artifact import Artifact
+
+
+@dataclass(frozen=True)
+class BlockSite:
+    """A site of a model's block, and the linears whose rows are stacked in it."""
+
+    name: str  # checkpoint name of the first linear that reads it
+    linears: tuple[Linear, ...]
+    site: Site
+
+    def split(self, stacked: Tensor) -> Iterator[tuple[Linear, Tensor]]:
+        """Yield each linear with its rows of a tensor [r, ...]."""
+        yield from zip(self.linears, self.site.split(stacked), strict=True)
+
+
+def needed_stats(needs: Needs, what: str, stats: Artifact | None, model: OpenedModel) -> Artifact | None:
+    """Return the statistics that `what` ("--method wanda") needs, None where it needs none.
+
+    Raises UsageError when they are missing, LangpruneError when they were made from another model or lack Hessians.
+    """
+    if needs == "nothing":
+        return None
+    if stats is None:
+        raise UsageError(f"{what} needs statistics: run langprune calibrate first, or name some with --stats")
+    check_same_model(stats, model)
+    if needs == "hessian" and not has_hessians(stats):
+        raise LangpruneError(
+            f"{what} needs Hessians, and stats {stats.name} have column norms only: run langprune calibrate "
+            f"{_same_text(stats)} --collect hessian"
+        )
+    return stats
+
+
+def _same_text(stats: Artifact) -> str:
+    """Return the options of calibrate that give the text of `stats` again."""
+    language, source = stats.manifest.inputs["text"]["language"], stats.manifest.about["text"]["source"]
+    builtin = source.startswith("builtin:")
+    return " ".join(
+        ([f"--lang {language}"] if language else []) + ([] if builtin and language else [f"--data {source}"])
+    )
+
+
+def calibration_text(stats: Artifact | None) -> dict[str, object] | None:
+    """Return what is known of the text behind statistics, for artifacts made from them to carry along."""
+    return text_record(stats.manifest.inputs, stats.manifest.about) if stats else None
+
+
+def text_record(inputs: dict[str, Any], about: dict[str, Any]) -> dict[str, object]:
+    """Return the same from the inputs of statistics and what is known about them."""
+    return {**inputs["text"], **about["text"]}
+
+
+def prunable(model: OpenedModel, index: int, exclude: str | None) -> list[Linear]:
+    """Return a block's linears whose checkpoint names the pattern `exclude` does not match anywhere.
+
+    Raises UsageError for a pattern that is no regular expression.
+    """
+    try:
+        pattern = re.compile(exclude) if exclude else None
+    except re.error as error:
+        raise UsageError(f"--exclude {exclude!r} is not a regular expression ({error})") from error
+    return [linear for linear in model.streamed.linears(index) if not (pattern and pattern.search(linear.name))]
+
+
+def _weight(model: OpenedModel, index: int, linear: Linear) -> Tensor:
+    """Return a linear's weight [o, i] as the checkpoint has it; raises LangpruneError where it is not finite."""
+    weight = model.streamed.checkpoint.read([linear.name])[linear.name].to(model.streamed.device)
+    if not torch.isfinite(weight).all():
+        raise LangpruneError(
+            f"{model.location.folder}, block {index}: {linear.name} holds values that are not finite: get the checkpoint again"
+        )
+    return weight.t() if linear.transposed else weight
+
+
+def block_sites(
+    model: OpenedModel, index: int, linears: Sequence[Linear], stats: BlockStats | None, damping: float = 0.01
+) -> Iterator[BlockSite]:
+    """Yield the sites of some linears of block `index`, one in memory at a time; without statistics each is by itself.
+
+    Raises LangpruneError for a linear that the statistics do not cover.
+    """
+    wanted = {linear.name: linear for linear in linears}
+    sites = stats.sites if stats else {name: [name] for name in wanted}
+    for name in wanted.keys() - {each for names in sites.values() for each in names}:
+        raise LangpruneError(f"the statistics have none of {name}, which no token reached: leave it out with --exclude")
+    for name, members in sites.items():
+        inside = tuple(wanted[each] for each in members if each in wanted)
+        if inside:
+            weights = [_weight(model, index, linear).float() for linear in inside]
+            known = stats.of(name).to(model.streamed.device) if stats else None
+            rows = tuple(len(weight) for weight in weights)
+            yield BlockSite(name, inside, Site(torch.cat(weights), rows, known, damping))

@@ -1,0 +1,142 @@
+"""Watch what a block's linears read, and sum its column moments and Hessian, once per input site."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.models.streamed import Block, Linear
+from langprune_cli.numerics.gram import add_gram, pack_upper, unpack_upper
+from langprune_cli.numerics.moments import ColumnMoments
+from langprune_cli.numerics.site import SiteStats
+from langprune_cli.store.artifact import Artifact
+from langprune_cli.walk import EnoughSeen
+
+
+@dataclass
+class _Sums:
+    moments: ColumnMoments
+    hessian: Tensor | None  # float32 [i, i], upper triangle
+    linears: list[str] = field(default_factory=list)
+
+    @classmethod
+    def zeros(cls, width: int, device: torch.device, *, hessian: bool) -> "_Sums":
+        return cls(ColumnMoments.zeros(width, device), torch.zeros(width, width, device=device) if hessian else None)
+
+    def add(self, x: Tensor) -> None:  # [t, i]
+        self.moments.add(x)
+        if self.hessian is not None:
+            add_gram(self.hessian, x)
+
+
+class StatsCollector:
+    """Sums statistics of every input site of the blocks that it watches, one block at a time.
+
+    Linears that are given the very same tensor (q, k and v; gate and up) share a site, named after the first of them.
+    """
+
+    def __init__(self, *, hessian: bool) -> None:
+        """Take sums of squares and sums, and with `hessian` those of x xᵀ."""
+        self._with_hessian = hessian
+        self._sums: dict[str, _Sums] = {}
+        self._seen: list[tuple[Tensor, _Sums]] = []  # tensors of the current forward, held so that none is reused
+        self._calls = 0  # of linears, in the current forward
+        self._calls_in_all: int | None = None  # in a forward that was let run to its end
+
+    @contextmanager
+    def watch(self, block: Block, *, inputs_only: bool = False) -> Iterator[None]:
+        """Collect while the block's forwards run inside this context.
+
+        With `inputs_only` their outputs are of no use to anyone: once a first forward has shown how many calls of linears
+        there are, the others end with EnoughSeen at the last one, whose product is then never made.
+        """
+        self._sums, self._calls_in_all = {}, None
+        handles = [block.module.register_forward_pre_hook(self._new_forward)]
+        handles += [linear.module.register_forward_pre_hook(self._hook(linear)) for linear in block.linears]
+        if inputs_only:
+            handles.append(block.module.register_forward_hook(self._count))
+        try:
+            yield
+        finally:
+            self._seen = []
+            for handle in handles:
+                handle.remove()
+
+    def _new_forward(self, _module: Any, _args: Any) -> None:  # noqa: ANN401 - a hook's signature
+        self._seen, self._calls = [], 0
+
+    def _count(self, _module: Any, _args: Any, _output: Any) -> None:  # noqa: ANN401 - a hook's signature
+        self._calls_in_all = self._calls
+
+    def _hook(self, linear: Linear) -> Any:  # noqa: ANN401 - a hook
+        def see(_module: Any, args: tuple[Tensor, ...]) -> None:  # noqa: ANN401 - a hook's signature
+            x = args[0]
+            sums = next((sums for tensor, sums in self._seen if tensor is x), None)
+            if sums is None:
+                sums = self._sums.get(linear.name)
+                if sums is None:
+                    sums = self._sums[linear.name] = _Sums.zeros(x.shape[-1], x.device, hessian=self._with_hessian)
+                sums.add(x.reshape(-1, x.shape[-1]))
+                self._seen.append((x, sums))
+            if linear.name not in sums.linears:
+                sums.linears.append(linear.name)
+            self._calls += 1
+            if self._calls == self._calls_in_all:
+                raise EnoughSeen
+
+        return see
+
+    def tensors(self, block: Block) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+        """Return the block's sums by "<site>/<statistic>" and each site's linears.
+
+        Raises LangpruneError when an activation was not finite.
+        """
+        tensors = {}
+        for name, sums in self._sums.items():
+            if not torch.isfinite(sums.moments.sum_sq).all():
+                raise LangpruneError(
+                    f"block {block.index}: the inputs of {name} are not finite: compute in another dtype, such as "
+                    "--dtype float32, and check the checkpoint"
+                )
+            tensors[f"{name}/sum_sq"] = sums.moments.sum_sq.cpu()
+            tensors[f"{name}/sum_x"] = sums.moments.sum_x.cpu()
+            tensors[f"{name}/tokens"] = torch.tensor(sums.moments.tokens)
+            if sums.hessian is not None:
+                tensors[f"{name}/hessian"] = pack_upper(sums.hessian).cpu()
+                sums.hessian = None  # the packed form is enough: a block's Hessians are large
+        return tensors, {name: sums.linears for name, sums in self._sums.items()}
+
+
+@dataclass(frozen=True)
+class BlockStats:
+    """One block's statistics: a part of a stats artifact, in memory."""
+
+    tensors: dict[str, Tensor]  # by "<site>/<statistic>"
+    sites: dict[str, list[str]]  # linears by site
+    windows: int
+
+    def of(self, site: str) -> SiteStats:
+        """Return the statistics of one site; its Hessian is unpacked now."""
+        packed = self.tensors.get(f"{site}/hessian")
+        return SiteStats(
+            self.tensors[f"{site}/sum_sq"],
+            self.tensors[f"{site}/sum_x"],
+            int(self.tensors[f"{site}/tokens"]),
+            self.windows,
+            None if packed is None else unpack_upper(packed),
+        )
+
+
+def read_block_stats(stats: Artifact, part: str) -> BlockStats:
+    """Return the statistics of one block from an artifact; raises LangpruneError as `Artifact.read` does."""
+    tensors, record = stats.tensors_and_record(part)
+    return BlockStats(tensors, record["sites"], stats.manifest.inputs["text"]["windows"])
+
+
+def has_hessians(stats: Artifact) -> bool:
+    """Return whether Hessians were collected, beside the norms that always are."""
+    return "hessian" in stats.manifest.params["collect"]

@@ -1,0 +1,103 @@
+"""New values of a block's pruned linears: the cell of the grid that `apply` and `prune` share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.models.checkpoint import DTYPES
+from langprune_cli.models.streamed import Linear
+from langprune_cli.numerics.gram import quadratic_form
+from langprune_cli.numerics.site import Site
+from langprune_cli.stages.opened import OpenedModel
+from langprune_cli.stages.sites import BlockSite, block_sites
+from langprune_cli.stages.statistics import BlockStats
+from langprune_cli.updates.update import Update
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What became of one linear."""
+
+    block: int
+    linear: str
+    weights: int
+    removed: int
+    error: float | None  # relative squared error of what the linear puts out on the calibration text; None: not known
+
+    @property
+    def sparsity(self) -> float:
+        """Return the fraction removed."""
+        return self.removed / self.weights
+
+
+@dataclass(frozen=True)
+class Updated:
+    """A linear's new values, as the checkpoint is to hold them, and what became of it."""
+
+    tensor: Tensor
+    pruned: Pruned
+
+
+def updated_block(
+    model: OpenedModel,
+    index: int,
+    masks: Sequence[tuple[Linear, Tensor]],
+    update: Update,
+    stats: BlockStats | None,
+    damping: float,
+) -> dict[str, Updated]:
+    """Return the new values of block `index`'s linears by name, given their keep masks [o, i]."""
+    keep = {linear.name: mask for linear, mask in masks}
+    found: dict[str, Updated] = {}
+    for site in block_sites(model, index, [linear for linear, _ in masks], stats, damping):
+        stacked = torch.cat([keep[linear.name] for linear in site.linears]).to(site.site.weight.device)
+        found |= finished(model, index, site, stacked, update.update(site.site, stacked))
+    return found
+
+
+def finished(
+    model: OpenedModel,
+    index: int,
+    site: BlockSite,
+    keep: Tensor,  # bool [r, i]
+    weight: Tensor,  # float32 [r, i]
+) -> dict[str, Updated]:
+    """Return the linears of a site of block `index` in the checkpoint's dtype and layout, with the errors that they make.
+
+    Raises LangpruneError where a new value is not finite in that dtype.
+    """
+    errors = _relative_errors(site.site, weight)
+    found = {}
+    for (linear, new), mask, error in zip(site.split(weight), site.site.split(keep), errors, strict=True):
+        stored = new.to(DTYPES[model.streamed.checkpoint.entries[linear.name].dtype])
+        if not torch.isfinite(stored).all():
+            raise LangpruneError(
+                f"the update of {linear.name} (site {site.name}) gave values that are not finite: calibrate on more text, or "
+                "give a larger --damping"
+            )
+        removed = mask.numel() - int(mask.sum())
+        pruned = Pruned(index, linear.name, mask.numel(), removed, error)
+        found[linear.name] = Updated((stored.t() if linear.transposed else stored).contiguous().cpu(), pruned)
+    return found
+
+
+def _relative_errors(site: Site, weight: Tensor) -> list[float | None]:
+    """Return each linear's squared error over its squared output, both summed over the calibration text.
+
+    Without a Hessian, from column norms alone: inputs are then taken to be uncorrelated.
+    """
+    if site.stats is None:
+        return [None] * len(site.rows)
+    before, lost = (_energy(site, w) for w in (site.weight, site.weight - weight))
+    totals = [float(full.sum()) for full in site.split(before)]
+    errors = [float(error.sum()) for error in site.split(lost)]
+    return [error / total if total > 0 else None for error, total in zip(errors, totals, strict=True)]
+
+
+def _energy(site: Site, w: Tensor) -> Tensor:  # float64 [r]
+    if site.norms.hessian is None:
+        return (w.square() @ site.norms.sum_sq.float()).double()
+    return quadratic_form(w, site.hessian)

@@ -1,0 +1,17 @@
+"""No update: the weights that stay keep their values, as in Wanda and magnitude pruning."""
+
+from torch import Tensor
+
+from langprune_cli.numerics.site import Site
+from langprune_cli.updates.update import Update
+
+
+def update(
+    site: Site,
+    keep: Tensor,  # bool [r, i]
+) -> Tensor:  # float32 [r, i]
+    """Return the dense weights with +0.0 where `keep` is False."""
+    return site.weight.masked_fill(~keep, 0.0)
+
+
+UPDATE = Update("none", "nothing", "", update)

@@ -1,0 +1,18 @@
+"""Least squares on a fixed mask by preconditioned conjugate gradient (ALPS, Meng et al., arXiv 2406.07831, section 3.3)."""
+
+from torch import Tensor
+
+from langprune_cli.numerics.conjugate_gradient import least_squares
+from langprune_cli.numerics.site import Site
+from langprune_cli.updates.update import Update
+
+
+def update(
+    site: Site,
+    keep: Tensor,  # bool [r, i], of any origin
+) -> Tensor:  # float32 [r, i]
+    """Return the values of the kept weights that make the least error, near enough; see `least_squares`."""
+    return least_squares(site, keep)
+
+
+UPDATE = Update("pcg", "hessian", "https://arxiv.org/abs/2406.07831", update)

@@ -1,0 +1,18 @@
+"""SparseGPT's update on a fixed mask: the weights to the right of one that leaves make up for it (arXiv 2301.00774)."""
+
+from torch import Tensor
+
+from langprune_cli.numerics.site import Site
+from langprune_cli.numerics.sweep import sweep
+from langprune_cli.updates.update import Update
+
+
+def update(
+    site: Site,
+    keep: Tensor,  # bool [r, i], of any origin
+) -> Tensor:  # float32 [r, i]
+    """Return the weights after a sweep with this mask; for SparseGPT's own mask, the very weights of its sweep."""
+    return sweep(site.weight, site.factor.u, keep).weight
+
+
+UPDATE = Update("sparsegpt", "hessian", "https://arxiv.org/abs/2301.00774", update)

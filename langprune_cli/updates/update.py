@@ -1,0 +1,30 @@
+"""What an update is: how `apply` changes the weights that stay; a record and a function, one file each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+import langprune_cli.updates as package
+from langprune_cli.numerics.site import Needs, Site
+from langprune_cli.registry import record, records
+
+
+@dataclass(frozen=True)
+class Update:
+    """One way to give the surviving weights of a site's linears new values, on any fixed mask."""
+
+    name: str
+    needs: Needs
+    paper: str
+    update: Callable[[Site, Tensor], Tensor]  # (site, keep [r, i]) -> float32 [r, i], zero where keep is False
+
+
+def updates() -> dict[str, Update]:
+    """Return every update of this package by name."""
+    return records(package, Update)
+
+
+def get_update(name: str) -> Update:
+    """Return the update called `name`; raises LangpruneError with the nearest names when there is none."""
+    return record(package, Update, "--update", name)
