@@ -103,8 +103,11 @@ def walk(
     observe: Observe | None = None,
     edit: Edit | None = None,
     tick: Tick | None = None,
+    last_output: bool = True,
 ) -> Iterator[Block]:
     """Stream the blocks from `first` on, and yield each while it is loaded and the hidden states are its output.
+
+    Without `last_output` those of the last block are not computed: who wants no logits has no use for them.
 
     observe: gives a context in which the block's inputs are watched, as it was loaded. edit: changes its weights; what
     goes on to the next block is then the edited block's output (propagation `pruned`).
@@ -119,6 +122,8 @@ def walk(
                 watched = None
             if edit is not None:
                 edit(block)
-            with watched or nullcontext():
-                states.forward(block, tick=tick)
+            keep = last_output or index + 1 < len(model.blocks)
+            if keep or watched is not None:
+                with watched or nullcontext():
+                    states.forward(block, keep=keep, tick=tick)
             yield block

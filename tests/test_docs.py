@@ -19,14 +19,17 @@ import typer
 from safetensors.torch import save_file
 
 import langprune_cli
+from langprune_cli.allocations.allocation import allocations
 from langprune_cli.cli.app import app
 from langprune_cli.methods.method import methods
 from langprune_cli.models.checkpoint import Checkpoint
 from langprune_cli.models.location import DEMO_FOLDER
 from langprune_cli.numerics.packing import pack_mask
+from langprune_cli.refinements.refinement import refinements
 from langprune_cli.store.artifact import KINDS, SCHEMA, Manifest, Recipe
 from langprune_cli.store.files import TEMPORARY
 from langprune_cli.text.windows import fingerprint
+from langprune_cli.updates.update import updates
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(langprune_cli.__file__).parent
@@ -172,14 +175,34 @@ def test_package_tree_names_every_file_and_no_other() -> None:
     assert sorted(shown - files) == [], "in the tree, but not in the package"
 
 
+def _table(heading: str) -> dict[str, list[str]]:
+    """Return the cells of each row of docs/methods.md below `heading`, by the name in the first."""
+    section = _read(ROOT / "docs" / "methods.md").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([\w-]+)` \|(.+)\|$", section, re.MULTILINE)
+    return {name: [cell.strip() for cell in re.split(r"(?<!\\)\|", rest)] for name, rest in rows}
+
+
 def test_methods_table_agrees_with_the_methods() -> None:
-    rows = re.findall(r"^\| `([\w-]+)` \|(.+)\|$", _read(ROOT / "docs" / "methods.md"), re.MULTILINE)
-    cells = {name: [cell.strip() for cell in re.split(r"(?<!\\)\|", rest)] for name, rest in rows}
+    cells = _table("Methods")
+    assert cells.keys() == methods().keys()
     for name, method in methods().items():
-        assert name in cells, f"docs/methods.md has no row for {name}"
         assert cells[name][1:4] == [method.needs, method.group, method.ties]
         assert method.paper in "".join(cells[name]) or name == "wanda-variant"
         assert f"`{name}`" in _read(README)
+
+
+@pytest.mark.parametrize(
+    ("heading", "records"), [("Updates", updates()), ("Refinements", refinements()), ("Allocations", allocations())]
+)
+def test_tables_agree_with_what_there_is(heading: str, records: dict[str, Any]) -> None:
+    cells = _table(heading)
+    assert cells.keys() == records.keys()
+    for name, record in records.items():
+        assert cells[name][1] == record.needs
+        assert record.paper in "".join(cells[name]) or name == "uniform"
+    for name, update in updates().items():
+        owners = [f"`{method.name}`" for method in methods().values() if method.update == update.name]
+        assert sorted(re.findall(r"`[\w-]+`", _table("Updates")[name][2])) == sorted(owners)
 
 
 def test_worked_key_recomputes() -> None:

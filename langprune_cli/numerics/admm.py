@@ -23,10 +23,10 @@ def admm_mask(site: Site, pattern: Pattern) -> Tensor:  # bool [r, i]
     X = (W0 H + rho (Z - U)) (H + rho I)^-1, so that a step costs one product.
     """
     scale = site.hessian.diagonal().sqrt()
-    scale = torch.where(scale > 0, scale, 1.0)
-    hessian = site.hessian / scale[:, None] / scale
+    divisor = torch.where(scale > 0, scale, 1.0)
+    hessian = site.hessian / divisor[:, None] / divisor
     hessian.diagonal().add_(_DAMPING)
-    v = site.weight * scale
+    v = site.weight * scale  # weights of dead columns become 0, and leave first
     aim = v @ hessian
     hessian.diagonal().add_(_RHO)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))

@@ -1,4 +1,4 @@
-"""What a mask refinement is: a record and a function, one file each."""
+"""What a refinement is: how a finished mask is made better before `apply`; a record and a function, one file each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,12 +13,15 @@ from langprune_cli.registry import record, records
 
 @dataclass(frozen=True)
 class Refinement:
-    """One way to better a mask that is there, each row's (or group's) count being kept."""
+    """One way to swap kept and pruned weights of a site's linears, whatever made the mask.
+
+    Each row keeps as many weights as before, and for N:M each group of M does; a tail shorter than M stays as it is.
+    """
 
     name: str
     needs: Needs
     paper: str
-    refine: Callable[[Site, Tensor, Pattern], Tensor]  # (site, keep [r, i], pattern) -> keep [r, i]
+    refine: Callable[[Site, Tensor, Pattern], Tensor]  # (site, keep bool [r, i], pattern) -> keep bool [r, i]
 
 
 def refinements() -> dict[str, Refinement]:

@@ -71,9 +71,12 @@ class BlockByBlock:
         self.reporter.begin(
             f"prune {self.target.writer.folder.name}",
             len(self.patterns),
-            self.windows.ids.numel() * (2 * len(self.patterns) - self._done - first),
+            self.windows.ids.numel() * (2 * len(self.patterns) - self._done - first - 1),
         )
-        for block in walk(states, first=first, observe=self._observe, edit=self._edit, tick=self.reporter.tick):
+        steps = walk(
+            states, first=first, observe=self._observe, edit=self._edit, tick=self.reporter.tick, last_output=False
+        )
+        for block in steps:
             self._saved.keep(states, block.index)
             yield block.index, self._updated
 

@@ -169,10 +169,10 @@ def _collect(
     collector = StatsCollector(hessian=hessian)
 
     def observe(block: Block) -> AbstractContextManager[object] | None:
-        return collector.watch(block) if block.index >= done else None
+        return collector.watch(block, inputs_only=block.index + 1 == blocks) if block.index >= done else None
 
     reporter.begin(f"calibrate {writer.folder.name}", blocks, windows.ids.numel() * (blocks - first))
-    for block in walk(states, first=first, observe=observe, tick=reporter.tick):
+    for block in walk(states, first=first, observe=observe, tick=reporter.tick, last_output=False):
         if block.index >= done:
             tensors, sites = collector.tensors(block)
             writer.write_tensors(block_part(block.index), tensors, {"sites": sites})

@@ -1,0 +1,24 @@
+"""SparseSwaps: exchange kept and pruned weights while that lowers a row's output error (arXiv 2512.10922)."""
+
+from torch import Tensor
+
+from langprune_cli.numerics.patterns import Pattern
+from langprune_cli.numerics.site import Site
+from langprune_cli.numerics.swaps import swap
+from langprune_cli.refinements.refinement import Refinement
+
+
+def refine(
+    site: Site,
+    keep: Tensor,  # bool [r, i]
+    pattern: Pattern,
+) -> Tensor:  # bool [r, i]
+    """Return a mask that no swap in a row, or for N:M in a group, improves: the error of the weights as they are.
+
+    Weights are not updated here, so that an update afterwards starts from the better mask. The Hessian is not damped:
+    nothing is inverted. Raises ValueError where the site has no Hessian.
+    """
+    return swap(site.weight, site.hessian.to(site.weight.dtype), keep, pattern.m)
+
+
+REFINEMENT = Refinement("sparseswaps", "hessian", "https://arxiv.org/abs/2512.10922", refine)
