@@ -1,5 +1,7 @@
 """The project's checks, each in its own virtual environment with the versions of constraints.txt."""
 
+from pathlib import Path
+
 import nox
 
 # pip, not uv: torch's CPU build is taken from where pip's own configuration points.
@@ -45,9 +47,11 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Benchmarks; results go to docs/benchmarks.md."""
+    """Benchmarks; results go to docs/benchmarks.md. Arguments after -- go to speed.py: --rounds, --peers-venv, ..."""
     install(session, "-e", ".[test]")
-    session.run("python", "tests/benchmarks/peak_memory.py", *session.posargs)
+    peers = str(Path(session.create_tmp()) / "peers")  # what llm-compressor is installed in; a --peers-venv given wins
+    session.run("python", "-m", "tests.benchmarks.peak_memory")
+    session.run("python", "-m", "tests.benchmarks.speed", "--peers-venv", peers, *session.posargs)
 
 
 @nox.session

@@ -5,7 +5,6 @@ The goldens and the windows behind them are described in the fixtures' own FIXTU
 
 import functools
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from langprune_cli.stages.choosing import MaskSettings
 from langprune_cli.stages.evaluate import Subject, evaluate, read_rows
 from langprune_cli.stages.opened import Compute, OpenedModel
 from langprune_cli.stages.parts import block_part
-from langprune_cli.stages.prune import Pruning, PruneSettings, prune
+from langprune_cli.stages.prune import PruneSettings, Pruning, prune
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.types import TextSpec
 from tests.reference.quiet import Quiet
@@ -32,10 +31,20 @@ pytestmark = [pytest.mark.skipif(not FIXTURES.is_dir(), reason=NO_FIXTURES), pyt
 GOLDENS = FIXTURES / "goldens"
 COMPUTE = Compute(dtype="float32", device="cpu", batch_tokens=8192)
 PATTERNS = {"0.5": Pattern(0.5), "2x4": Pattern(0.5, (2, 4))}
-CASES = ("wanda-0.5", "wanda-2x4", "sparsegpt-0.5", "sparsegpt-2x4")
-# Wanda's choices hang on sums alone. SparseGPT's build on one another, and float32 turns the near ones.
+LANGUAGES = ("uk", "en")
+
+# The share of weights on which masks must agree. Wanda's choices hang on sums alone; SparseGPT's build on one another, and
+# rounding turns the near ones, of 2:4 more than others (of an independent implementation 98.0% agree).
 SHARES = {"wanda-0.5": 0.999, "wanda-2x4": 0.999, "sparsegpt-0.5": 0.99, "sparsegpt-2x4": 0.97}
-OWN, OTHER = 0.005, 0.01  # how far a perplexity may be off on the language of calibration, and on the other
+
+# How far a perplexity may be off on the language of calibration, and on the other. What rounding alone does there, the
+# size of batches showed: from 256 to 8192 tokens, SparseGPT's 2:4 for English had 127.0 to 129.0 on Ukrainian.
+OWN = 0.005
+OTHER = {"sparsegpt-0.5": 0.01, "sparsegpt-2x4": 0.025}
+
+# Equal masks are equal models, where nothing is updated: Wanda's are measured on the language of calibration only.
+CELLS = [(language, case, language) for language in LANGUAGES for case in SHARES]
+CELLS += [(language, case, text) for language, text in (("uk", "en"), ("en", "uk")) for case in OTHER]
 
 
 class Run:
@@ -45,7 +54,6 @@ class Run:
         self.workspace = Workspace(root)
         self.model = self.opened(FIXTURES / "model")
         self.pruned = functools.cache(self._pruned)
-        self.ppl = functools.cache(self._ppl)
 
     @staticmethod
     def opened(folder: Path) -> OpenedModel:
@@ -60,7 +68,7 @@ class Run:
         spec = TextSpec(language, str(FIXTURES / f"windows.{language}.safetensors"), language)
         return prune(self.workspace, self.model, spec, how, Quiet())
 
-    def _ppl(self, language: str, case: str, text: str) -> float:
+    def ppl(self, language: str, case: str, text: str) -> float:
         subject = Subject(self.opened(self.pruned(language, case).model.artifact.folder))
         spec = TextSpec(text, str(FIXTURES / f"windows.{text}.test.safetensors"), text)
         (row,) = read_rows(evaluate(self.workspace, [subject], [spec], Quiet()).artifact)
@@ -75,13 +83,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @functools.cache
 def golden_ppl() -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    return json.loads((GOLDENS / "ppl.json").read_text())
+    found: dict[str, dict[str, dict[str, dict[str, float]]]] = json.loads((GOLDENS / "ppl.json").read_text())
+    return found
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("language", ["uk", "en"])
+@pytest.mark.parametrize("case", SHARES)
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_masks_of_the_published_code(language: str, case: str, run: Run) -> None:
-    b = time.time()
     made = run.pruned(language, case)
     mask = next(each.artifact for each in made.parents if each.artifact.manifest.kind == "masks")
     expected = load_file(GOLDENS / f"masks.{language}.pruned.{case}.safetensors")
@@ -93,17 +101,12 @@ def test_masks_of_the_published_code(language: str, case: str, run: Run) -> None
             same += int((keep == wanted).sum())
             total += keep.numel()
     assert not expected
-    print(f"{language} {case}: {same / total:.4%} of the weights agree", time.time() - b)  # noqa: T201 - shown with -rP
+    print(f"{language} {case}: {same / total:.4%} of the weights agree")  # noqa: T201 - shown with -rP
     assert same / total >= SHARES[case]
 
 
-@pytest.mark.parametrize("text", ["uk", "en"])
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("language", ["uk", "en"])
+@pytest.mark.parametrize(("language", "case", "text"), CELLS)
 def test_perplexities_of_the_published_code(language: str, case: str, text: str, run: Run) -> None:
-    b = time.time()
     found, golden = run.ppl(language, case, text), golden_ppl()[language]["pruned"][case][text]
-    print(
-        f"{case} for {language} on {text}: {found:.3f}, golden {golden:.3f}, {found / golden - 1:+.2%}", time.time() - b
-    )  # noqa: T201 - shown with -rP
-    assert found == pytest.approx(golden, rel=OWN if text == language else OTHER)
+    print(f"{case} for {language} on {text}: {found:.3f} ({found / golden - 1:+.2%})")  # noqa: T201 - shown with -rP
+    assert found == pytest.approx(golden, rel=OWN if text == language else OTHER[case])

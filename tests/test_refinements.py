@@ -135,7 +135,7 @@ def literal_dsnot(site: Site, keep: Tensor, m: int) -> Tensor:
     """Refine row by row with lists and loops: growing, pruning, updating the expected error, up to 50 times."""
     stats = site.norms
     w, columns = site.weight, site.weight.shape[1]
-    expected = w * stats.sum_x / stats.windows
+    expected = w * stats.sum_x / stats.tokens
     variance = stats.sum_sq / stats.tokens - (stats.sum_x / stats.tokens) ** 2
     score = (w * stats.sum_sq.sqrt()).abs()
     after = keep.clone()
@@ -144,7 +144,6 @@ def literal_dsnot(site: Site, keep: Tensor, m: int) -> Tensor:
         growable = [j for j in range(columns - columns % (m or 1)) if not keep[row, j]]
         prunable = [j for j in range(columns) if keep[row, j]]
         error = sum(e[j] for j in growable)
-        started_positive = error > 0
         for _ in range(50):
             sign = 1 if error > 0 else -1
             growing = [j for j in growable if sign * e[j] > 0]
@@ -152,14 +151,10 @@ def literal_dsnot(site: Site, keep: Tensor, m: int) -> Tensor:
                 break
             grown = max(growing, key=lambda j: sign * e[j] / variance[j])
             growable.remove(grown)
-            pruning = [j for j in prunable if (j // m == grown // m if m else sign * e[j] < 0)]
-            if not pruning and m:
-                continue
+            pruning = [j for j in prunable if sign * e[j] < 0 and (not m or j // m == grown // m)]
             if not pruning:
-                break
+                continue
             pruned = min(pruning, key=lambda j: score[row, j])
-            if m and (error + e[pruned] - e[grown] > 0) != started_positive:
-                break
             prunable.remove(pruned)
             error += e[pruned] - e[grown]
             after[row, grown], after[row, pruned] = True, False
@@ -183,7 +178,7 @@ def test_dsnot_is_its_loop(pattern: Pattern, shift: float) -> None:
 
 def test_dsnot_brings_the_expected_error_near_zero() -> None:
     site = make_site(columns=200, shift=0.5, seed=4)
-    mean = site.norms.sum_x / WINDOWS
+    mean = site.norms.sum_x / site.norms.tokens
     before = wanda(site, Pattern(0.5))
     after = get_refinement("dsnot").refine(site, before, Pattern(0.5))
     errors = [(site.weight * ~keep * mean).sum(dim=1).abs() for keep in (before, after)]
@@ -210,7 +205,7 @@ def test_dsnot_with_dead_and_constant_inputs(pattern: Pattern) -> None:
     keep = keep_mask(site.weight.abs(), pattern)
     after = get_refinement("dsnot").refine(site, keep, pattern)
     assert not bool((after & ~keep)[:, dead].any())  # a dead input is not grown
-    mean = stats.sum_x / stats.windows
+    mean = stats.sum_x / stats.tokens
     error = (site.weight * ~keep * mean).sum(dim=1)
     grown = after & ~keep
     for row in (error.abs() > 0.1).nonzero()[:, 0].tolist():

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langprune_cli.allocations.allocation import Allocation, Prune, fit, most_sparsity, require_finite
-from langprune_cli.numerics.gram import quadratic_form
+from langprune_cli.numerics.gram import output_energy
 from langprune_cli.numerics.site import Site
 
 # Every block is pruned once at each of these. The error at 0 and at 1 is known without. Between them power laws hold
@@ -33,13 +33,13 @@ def measure(sites: Sequence[Site], prune: Prune) -> list[float]:
     share of the linears' squared outputs on the calibration text that goes wrong. 0 where the outputs are all zero.
     Raises ValueError for a site without a Hessian.
     """
-    outputs = math.fsum(float(quadratic_form(site.weight, site.hessian).sum()) for site in sites)
+    outputs = math.fsum(output_energy(site.weight, site.hessian) for site in sites)
     if outputs == 0:
         return [0.0 for _ in _TRIALS] if sites else []
     errors: list[list[float]] = [[] for _ in _TRIALS]
     for site in sites:  # one site after the other: its factor, which all trials share, is made once
         for found, sparsity in zip(errors, _TRIALS, strict=True):
-            found.append(float(quadratic_form(prune(site, sparsity) - site.weight, site.hessian).sum()))
+            found.append(output_energy(prune(site, sparsity) - site.weight, site.hessian))
     return [math.fsum(found) / outputs for found in errors]
 
 

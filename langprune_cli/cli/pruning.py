@@ -75,13 +75,11 @@ def apply(
     known = methods().get(chosen.manifest.params["method"])
     settings = _apply_settings(update or (known.update if known else "none"), damping, max_shard_size)
     needs = get_update(settings.update).needs
-    if needs == "nothing":
-        if stats:
-            raise UsageError(f"--stats {stats} has no use for --update {settings.update}: leave it out")
-        made_from = None
-    else:
-        made_from = _own_stats(session, chosen) if stats is None else None
-        made_from = made_from or stats_for(session, needs, f"--update {settings.update}", stats)
+    if needs == "nothing" and stats:
+        raise UsageError(f"--stats {stats} has no use for --update {settings.update}: leave it out")
+    made_from = None if stats else _own_stats(session, chosen, needs)
+    if made_from is None and needs != "nothing":
+        made_from = stats_for(session, needs, f"--update {settings.update}", stats)
     opened = session.open(session.choose(model, revision, chosen), remember=model is not None)
     made = apply(
         session.workspace,
@@ -202,13 +200,13 @@ def stats_for(session: Session, needs: Needs, what: str, named: str | None) -> A
     return newest
 
 
-def _own_stats(session: Session, mask: Artifact) -> Artifact | None:
-    """Return the statistics that a mask was made from, where they are still there and have Hessians."""
+def _own_stats(session: Session, mask: Artifact, needs: Needs) -> Artifact | None:
+    """Return the statistics that a mask was made from, where they are still there and will do."""
     from langprune_cli.stages.statistics import has_hessians  # noqa: PLC0415
 
     key = mask.manifest.inputs["stats"]
     own = session.workspace.by_key("stats", key) if key else None
-    return own if own and has_hessians(own) else None
+    return own if own and (needs != "hessian" or has_hessians(own)) else None
 
 
 def _newer_scores(session: Session) -> Artifact | None:

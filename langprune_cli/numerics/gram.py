@@ -80,14 +80,17 @@ def unpack_upper(
     return full + full.triu(1).t()
 
 
-def quadratic_form(
-    w: Tensor,  # float32 [r, i]
+def output_energy(
+    w: Tensor,  # float32 [o, i]
     hessian: Tensor,  # float32 [i, i], symmetric
-) -> Tensor:  # float64 [r]
-    """Return w H wᵀ of every row: the sum of squares of what that row puts out on the calibration text.
+) -> float:
+    """Return tr(W H Wᵀ): the sum of squares of what W puts out on the calibration text.
 
-    A figure for people, and its inputs are rounded to bfloat16 where that is faster: three digits hold.
+    As the inner product of H and WᵀW, of which the upper triangle is enough. It is a figure for people: entries of W are
+    rounded to bfloat16, which changes it by less than a thousandth and makes it three times as fast.
     """
-    with _low_precision_inputs(torch.bfloat16, w.device):
-        product = w @ hessian
-    return product.mul_(w).sum(dim=1, dtype=torch.float64)
+    square = torch.zeros_like(hessian)
+    add_gram(square, w.bfloat16())
+    square.mul_(hessian)
+    diagonal = square.diagonal().sum(dtype=torch.float64)
+    return float(2 * square.triu_(1).sum(dtype=torch.float64) + diagonal)

@@ -48,7 +48,7 @@ def swap(
     m: int | None = None,
     most: int | None = None,
 ) -> Tensor:  # bool [r, i]
-    """Swap weights of each row until no swap lowers its loss, or `most` were made in it.
+    """Swap weights of each row until no swap lowers its loss, the paper's optimum of 1-swaps, or `most` were made in it.
 
     Given `m`, swaps are inside groups of `m` consecutive columns only, and a tail that is shorter stays as it is. Without
     `most` it is as many as a row has columns, which is out of reach in practice. The number of weights that a row, or a

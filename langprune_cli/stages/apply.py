@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from langprune_cli.errors import UsageError
+from langprune_cli.methods.method import methods
 from langprune_cli.models.shards import MAX_SHARD_BYTES
 from langprune_cli.numerics.patterns import Pattern, parse_pattern
 from langprune_cli.stages.allocating import allocated_patterns
@@ -16,7 +17,7 @@ from langprune_cli.stages.model_writing import ModelWriter
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.parts import block_part
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
-from langprune_cli.stages.sites import needed_stats
+from langprune_cli.stages.sites import calibration_text, needed_stats
 from langprune_cli.stages.statistics import read_block_stats
 from langprune_cli.stages.updating import Updated, updated_block
 from langprune_cli.store.artifact import MANIFEST, Artifact, ArtifactWriter, Recipe
@@ -49,7 +50,8 @@ def apply(
 ) -> Outcome:
     """Write `model` with the weights that `mask` does not keep at +0.0 and the others as the update makes them.
 
-    All other tensors stay as they are, byte by byte. stats: for updates that need some, of any text.
+    All other tensors stay as they are, byte by byte.
+    stats: for updates that need some, of any text; and for the errors that are put on record.
     The folder opens with transformers' from_pretrained. It is read back before it counts as complete.
     Raises UsageError for the model's own folder, LangpruneError for a mask of another model, statistics without Hessians
     where the update needs them, a full disk, or a folder that holds other things.
@@ -57,11 +59,14 @@ def apply(
     check_target(workspace, model, name, out)
     update = get_update(settings.update)
     masks = MaskReader(mask, model)
-    stats = needed_stats(update.needs, f"--update {update.name}", stats, model)
+    used = needed_stats(update.needs, f"--update {update.name}", stats, model)
     about = mask.manifest.about
-    about = {**about, "stats": about.get("stats") or mask.manifest.inputs["stats"]}
-    made_of = MaskOf(mask.name, mask.key, mask.manifest.params, about)
-    recipe = model_recipe(model, made_of, update, settings, stats.key if stats else None)
+    known = {
+        "stats": about.get("stats") or mask.manifest.inputs["stats"] or (used.name if used else None),
+        "text": about.get("text") or calibration_text(used),
+    }
+    made_of = MaskOf(mask.name, mask.key, mask.manifest.params, about | known)
+    recipe = model_recipe(model, made_of, update, settings, used.key if used else None)
 
     def new_weights(index: int) -> dict[str, Updated]:
         known = read_block_stats(stats, block_part(index)) if stats else None
@@ -75,8 +80,13 @@ def apply(
         reporter.end()
         return target.finish(masks, mask_patterns(mask, target.blocks), reporter)
 
-    default = mask.name if update.name == "none" else f"{mask.name}-{update.name}"
-    return run_stage(recipe, Destination(workspace, default, name, out, force), make)
+    to = Destination(workspace, model_name(mask.name, mask.manifest.params["method"], update), name, out, force)
+    return run_stage(recipe, to, make)
+
+
+def model_name(mask: str, method: str, update: Update) -> str:
+    """Return the name that a model gets where the user gives none; an update that belongs to the method goes without."""
+    return mask if update.name == methods()[method].update else f"{mask}-{update.name}"
 
 
 def check_target(workspace: Workspace, model: OpenedModel, name: str | None, out: Path | None) -> None:

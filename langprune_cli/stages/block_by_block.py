@@ -1,4 +1,4 @@
-"""The grid walked block by block (propagation `pruned`): statistics, masks and new weights of a block, then the next."""
+"""The grid walked block by block: statistics, masks and new weights of a block, then the next."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -23,31 +23,25 @@ from langprune_cli.updates.update import Update
 from langprune_cli.walk import walk
 
 
-@dataclass
+@dataclass(kw_only=True)
 class BlockByBlock:
-    """One pruning run. It writes the parts of three artifacts, and goes on from those that are there already.
+    """One pruning run: it writes masks and the model block by block, and goes on from the parts that are there already.
 
-    Blocks whose statistics and masks are on disk are not calibrated again: their new weights follow from both.
+    Here statistics are read from an artifact; `Propagated` gathers them on the way.
     """
 
     model: OpenedModel
-    windows: Windows
     chooser: Chooser
     update: Update
     patterns: Sequence[Pattern]
-    stats: ArtifactWriter
-    masks: ArtifactWriter
+    masks: ArtifactWriter | Artifact  # an artifact where they are complete: then only the model is made
     target: ModelWriter
     reporter: Reporter
-    hessian: bool  # whether Hessians are collected
+    statistics: Artifact | None = None
     seconds: dict[int, float] = field(default_factory=dict)  # per block, of choosing and updating in this run
 
-    def run(self, save_after_seconds: float) -> None:
+    def run(self) -> None:
         """Prune all blocks, and write the shards of the model as their blocks are done."""
-        if not self.stats.has(WINDOWS_PART):
-            self.stats.write_tensors(WINDOWS_PART, {"windows": self.windows.ids})
-        self._saved = SavedStates(self.stats, self.model, self.windows, save_after_seconds)
-        self._collector = StatsCollector(hessian=self.hessian)
         blocks = range(len(self.patterns))
         self._done = next((index for index in blocks if not self._has(index)), len(blocks))
         if self._done:
@@ -60,64 +54,50 @@ class BlockByBlock:
             pass
         self.reporter.end()
 
+    @property
+    def _what(self) -> str:
+        return f"prune {self.target.writer.folder.name}"
+
     def _has(self, index: int) -> bool:
-        return self.stats.has(block_part(index)) and self.masks.has(block_part(index))
+        """Return whether all parts of a block are on disk from which its new weights follow."""
+        return isinstance(self.masks, Artifact) or self.masks.has(block_part(index))
+
+    def _stats(self, index: int) -> BlockStats | None:
+        return read_block_stats(self.statistics, block_part(index)) if self.statistics else None
 
     def _walked(self) -> Iterator[tuple[int, dict[str, Updated]]]:
-        """Run the blocks from the first that lacks a part, and yield (index, new weights) of each."""
-        if self._done == len(self.patterns):
-            return
-        states, first = self._saved.start(self._done)
-        self.reporter.begin(
-            f"prune {self.target.writer.folder.name}",
-            len(self.patterns),
-            self.windows.ids.numel() * (2 * len(self.patterns) - self._done - first - 1),
-        )
-        steps = walk(
-            states, first=first, observe=self._observe, edit=self._edit, tick=self.reporter.tick, last_output=False
-        )
-        for block in steps:
-            self._saved.keep(states, block.index)
-            yield block.index, self._updated
+        """Prune the blocks from the first that lacks a part, and yield (index, new weights) of each."""
+        self.reporter.begin(self._what, len(self.patterns), 0)
+        for index in range(self._done, len(self.patterns)):
+            yield index, self._prune(index, self._stats(index))
+            self.reporter.tick(index, 0)
 
     def _new_weights(self, index: int) -> dict[str, Updated]:
         if index < self._done:
             return self._from_parts(index)
         return next(updated for reached, updated in self._walk if reached == index)
 
-    def _observe(self, block: Block) -> AbstractContextManager[object] | None:
-        return self._collector.watch(block, inputs_only=True) if block.index >= self._done else None
-
-    def _edit(self, block: Block) -> None:
-        self._updated = self._from_parts(block.index) if block.index < self._done else self._prune(block)
-        for linear in block.linears:
-            if linear.name in self._updated:
-                linear.module.weight.data.copy_(self._updated[linear.name].tensor)  # type: ignore[operator] # a Parameter
-
     def _from_parts(self, index: int) -> dict[str, Updated]:
-        stats = read_block_stats(Artifact(self.stats.folder, self.stats.manifest), block_part(index))
         masks = MaskReader(Artifact(self.masks.folder, self.masks.manifest), self.model).block(index)
-        return updated_block(self.model, index, masks, self.update, stats, self.chooser.settings.damping)
+        damping = self.chooser.settings.damping
+        return updated_block(self.model, index, masks, self.update, self._stats(index), damping)
 
-    def _prune(self, block: Block) -> dict[str, Updated]:
-        tensors, sites = self._collector.tensors(block)
-        if not self.stats.has(block_part(block.index)):
-            self.stats.write_tensors(block_part(block.index), tensors, {"sites": sites})
+    def _prune(self, index: int, known: BlockStats | None) -> dict[str, Updated]:
+        """Choose and update the weights of one block, and write its masks."""
         begun = time.monotonic()
-        masks = BlockMasks(block.index)
+        masks = BlockMasks(index)
         updated: dict[str, Updated] = {}
-        linears = prunable(self.model, block.index, self.chooser.settings.exclude)
-        known = BlockStats(tensors, sites, self.windows.count)
-        for site in block_sites(self.model, block.index, linears, known, self.chooser.settings.damping):
-            keep, weight = self.chooser.choose(site.site, self.patterns[block.index])
+        linears = prunable(self.model, index, self.chooser.settings.exclude)
+        for site in block_sites(self.model, index, linears, known, self.chooser.settings.damping):
+            keep, weight = self.chooser.choose(site.site, self.patterns[index])
             masks.add(site, keep)
             if weight is None or self.update.name != self.chooser.method.update:
                 weight = self.update.update(site.site, keep)
-            updated |= finished(self.model, block.index, site, keep, weight)
-        if not self.masks.has(block_part(block.index)):
+            updated |= finished(self.model, index, site, keep, weight)
+        if isinstance(self.masks, ArtifactWriter) and not self.masks.has(block_part(index)):
             masks.write(self.masks)
-        self.seconds[block.index] = time.monotonic() - begun
-        self.reporter.note(self._said(block.index, updated))
+        self.seconds[index] = time.monotonic() - begun
+        self.reporter.note(self._said(index, updated))
         return updated
 
     def _said(self, index: int, updated: dict[str, Updated]) -> str:
@@ -128,3 +108,58 @@ class BlockByBlock:
             if each.pruned.error is not None
         )
         return f"Block {index + 1} of {len(self.patterns)}: error {errors}"
+
+
+@dataclass(kw_only=True)
+class Propagated(BlockByBlock):
+    """A run in which each block is calibrated on what the pruned blocks before it put out (propagation `pruned`).
+
+    Blocks whose statistics and masks are on disk are not calibrated again: their new weights follow from both.
+    """
+
+    windows: Windows
+    stats: ArtifactWriter
+    hessian: bool  # whether Hessians are collected
+    save_after_seconds: float
+
+    def run(self) -> None:
+        """Prune all blocks, the windows being written first."""
+        if not self.stats.has(WINDOWS_PART):
+            self.stats.write_tensors(WINDOWS_PART, {"windows": self.windows.ids})
+        self._saved = SavedStates(self.stats, self.model, self.windows, self.save_after_seconds)
+        self._collector = StatsCollector(hessian=self.hessian)
+        super().run()
+
+    def _has(self, index: int) -> bool:
+        return self.stats.has(block_part(index)) and super()._has(index)
+
+    def _stats(self, index: int) -> BlockStats | None:
+        return read_block_stats(Artifact(self.stats.folder, self.stats.manifest), block_part(index))
+
+    def _walked(self) -> Iterator[tuple[int, dict[str, Updated]]]:
+        blocks = len(self.patterns)
+        if self._done == blocks:
+            return
+        states, first = self._saved.start(self._done)
+        self.reporter.begin(self._what, blocks, self.windows.ids.numel() * (2 * blocks - self._done - first - 1))
+        steps = walk(
+            states, first=first, observe=self._observe, edit=self._edit, tick=self.reporter.tick, last_output=False
+        )
+        for block in steps:
+            self._saved.keep(states, block.index)
+            yield block.index, self._updated
+
+    def _observe(self, block: Block) -> AbstractContextManager[object] | None:
+        return self._collector.watch(block, inputs_only=True) if block.index >= self._done else None
+
+    def _edit(self, block: Block) -> None:
+        if block.index < self._done:
+            self._updated = self._from_parts(block.index)
+        else:
+            tensors, sites = self._collector.tensors(block)
+            if not self.stats.has(block_part(block.index)):
+                self.stats.write_tensors(block_part(block.index), tensors, {"sites": sites})
+            self._updated = self._prune(block.index, BlockStats(tensors, sites, self.windows.count))
+        for linear in block.linears:
+            if linear.name in self._updated:
+                linear.module.weight.data.copy_(self._updated[linear.name].tensor)  # type: ignore[operator] # a Parameter

@@ -142,6 +142,11 @@ def prunable_shapes(model: OpenedModel, exclude: str | None) -> dict[str, tuple[
     return {linear.name: model.streamed.shape(linear) for linear in linears}
 
 
+def dense_tails(shapes: dict[str, tuple[int, int]], pattern: Pattern) -> dict[str, int]:
+    """Return how many last columns stay dense in the linears whose width M does not divide."""
+    return {name: pattern.tail(columns) for name, (_, columns) in shapes.items() if pattern.tail(columns)}
+
+
 def mask_summary(
     writer: ArtifactWriter, shapes: dict[str, tuple[int, int]], patterns: Sequence[Pattern]
 ) -> dict[str, object]:
@@ -154,12 +159,11 @@ def mask_summary(
         kept += sum(int(unpack_mask(packed, shapes[name][1]).sum()) for name, packed in masks.items())
         damping |= record.get("damping", {})
     weights = sum(o * i for o, i in shapes.values())
-    tails = {name: patterns[0].tail(i) for name, (_, i) in shapes.items() if patterns[0].tail(i)}
     asked = artifact.manifest.params.get("damping", 0.0)
     return {
         "weights": weights,
         "removed": weights - kept,
         "linears": len(shapes),
-        "dense_tail_columns": tails,
+        "dense_tail_columns": dense_tails(shapes, patterns[0]),
         **({"more_damping": more} if (more := {site: used for site, used in damping.items() if used > asked}) else {}),
     }

@@ -126,7 +126,8 @@ class ModelWriter:
                 if name in kept:
                     linear, keep = kept[name]
                     seen = found.t() if linear.transposed else found
-                    right &= not _bits(seen[~keep]).any() and follows(seen, patterns[group])
+                    zero = _words(seen) == 0  # +0.0 and nothing else
+                    right &= bool(zero.logical_or(keep).all()) and follows(seen, patterns[group])
                     zeros += int((found == 0).sum())
                     pruned += found.numel()
                 else:
@@ -158,6 +159,11 @@ def read_pruned(artifact: Artifact) -> list[Pruned]:
 def _bits(tensor: Tensor) -> Tensor:
     """Return the bytes of a tensor, so that -0.0 differs from 0.0 and NaN equals itself."""
     return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def _words(tensor: Tensor) -> Tensor:
+    """Return the bits of each value of a tensor, as integers."""
+    return tensor.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
 
 
 def _checksum(tensor: Tensor) -> int:

@@ -4,13 +4,13 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from langprune_cli.methods.method import Method
-from langprune_cli.numerics.site import most_needed
+from langprune_cli.numerics.site import Needs, most_needed
 from langprune_cli.stages.allocating import block_patterns, chosen_allocation
-from langprune_cli.stages.apply import ApplySettings, MaskOf, apply, check_target, model_recipe
-from langprune_cli.stages.block_by_block import BlockByBlock
+from langprune_cli.stages.apply import ApplySettings, MaskOf, check_target, mask_patterns, model_name, model_recipe
+from langprune_cli.stages.block_by_block import BlockByBlock, Propagated
 from langprune_cli.stages.calibrate import (
     CalibrationSettings,
     Collect,
@@ -21,14 +21,14 @@ from langprune_cli.stages.calibrate import (
 )
 from langprune_cli.stages.choosing import Chooser, MaskSettings
 from langprune_cli.stages.keep_masks import MaskReader
-from langprune_cli.stages.mask import MaskSource, mask, mask_recipe, mask_summary, prunable_shapes
+from langprune_cli.stages.mask import dense_tails, mask_recipe, mask_summary, prunable_shapes
 from langprune_cli.stages.model_writing import ModelWriter
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.parts import block_part
 from langprune_cli.stages.resuming import SAVE_AFTER_SECONDS
-from langprune_cli.stages.run import Destination, Outcome, Reporter, being_made_at, made_before
-from langprune_cli.stages.sites import text_record
-from langprune_cli.store.artifact import Artifact, ArtifactWriter
+from langprune_cli.stages.run import Destination, Outcome, Place, Reporter, being_made_at, made_before
+from langprune_cli.stages.sites import calibration_text, text_record
+from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import need_space
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.types import TextSpec, Windows
@@ -73,11 +73,20 @@ class _Run:
         """Return what statistics the method, the refinement and the update need together."""
         return "hessian" if most_needed(self.chooser.needs, self.update.needs) == "hessian" else "norms"
 
-    @property
-    def name(self) -> str:
-        """Return the name of what is made, where the user gives none."""
-        update = [] if self.update.name in {"none", self.chooser.method.update} else [self.update.name]
-        return "-".join([self.windows.spec.name, "prune", self.chooser.label, *update])
+    def calibrate(self, needs: Needs, *, force: bool = False) -> Outcome | None:
+        """Return the dense model's statistics, made now where they are not there; None where none are needed."""
+        if needs == "nothing":
+            return None
+        collect: Collect = "hessian" if needs == "hessian" else "norms"
+        return calibrate_on(
+            self.workspace,
+            self.model,
+            self.windows,
+            collect,
+            self.reporter,
+            force=force,
+            save_after_seconds=self.save_after_seconds,
+        )
 
 
 def prune(
@@ -98,125 +107,167 @@ def prune(
     SparseGPT do; with `dense` it is the chained stages, to the byte. What is on disk of an interrupted run is gone on with.
     Raises what the stages raise.
     """
+    begun = time.monotonic()
     check_target(workspace, model, name, out)
     chooser, update = Chooser.of(settings.method, settings.mask), get_update(settings.apply.update)
     chosen_allocation(chooser)
     (windows,) = draw(model, [spec], settings.calibration, reporter)
     run = _Run(workspace, model, windows, settings, chooser, update, reporter, save_after_seconds)
-    if settings.propagation == "dense" or most_needed(chooser.needs, update.needs) == "nothing":
-        return _chained(run, name, out, force=force)
-    allocation_stats = _allocation_stats(run)
-    return _block_by_block(run, allocation_stats, name, out, force=force)
+    dense = settings.propagation == "dense" or most_needed(chooser.needs, update.needs) == "nothing"
+    made = (_dense if dense else _pruned)(run, name, out, force=force)
+    return replace(made, model=replace(made.model, seconds=time.monotonic() - begun))
 
 
-def _chained(run: _Run, name: str | None, out: Path | None, *, force: bool) -> Pruning:
-    """Run the stages one after the other, each over all blocks."""
-    stats = None
-    needs = most_needed(run.chooser.needs, run.update.needs, chosen_allocation(run.chooser).needs)
-    if needs != "nothing":
-        collect: Collect = "hessian" if needs == "hessian" else "norms"
-        stats = calibrate_on(
-            run.workspace, run.model, run.windows, collect, run.reporter, save_after_seconds=run.save_after_seconds
-        )
-    source = MaskSource(run.chooser.method, stats.artifact if stats else None)
-    masks = mask(run.workspace, run.model, source, run.chooser.settings, run.reporter, force=force)
-    made = apply(
-        run.workspace,
-        run.model,
-        masks.artifact,
-        run.reporter,
-        run.settings.apply,
-        stats=stats.artifact if stats else None,
-        name=name,
-        out=out,
-        force=force,
-    )
-    return Pruning(made, [stats, masks] if stats else [masks])
-
-
-def _allocation_stats(run: _Run) -> Artifact | None:
-    """Return the dense model's statistics by which sparsity is spread, made now where they are not there; None: not needed."""
-    needs = chosen_allocation(run.chooser).needs
-    if needs == "nothing":
-        return None
-    collect: Collect = "hessian" if needs == "hessian" else "norms"
-    return calibrate_on(
-        run.workspace, run.model, run.windows, collect, run.reporter, save_after_seconds=run.save_after_seconds
-    ).artifact
-
-
-def _block_by_block(
-    run: _Run, allocation_stats: Artifact | None, name: str | None, out: Path | None, *, force: bool
-) -> Pruning:
-    """Walk the blocks once, all three artifacts being made side by side."""
-    begun = time.monotonic()
-    to = Destination(run.workspace, run.name, force=force)
-    spread_by = allocation_stats.key if allocation_stats else None
-    stats = stats_recipe(run.model, run.windows, run.collect, _pruned_with(run, spread_by))
-    known: dict[str, object] = {"stats": run.name, "text": text_record(stats.inputs, stats.about)}
+def _dense(run: _Run, name: str | None, out: Path | None, *, force: bool) -> Pruning:
+    """Calibrate, then choose and update in one go: what the chained stages make, with every solver run once."""
+    spread_needs = chosen_allocation(run.chooser).needs
+    calibrated = run.calibrate(most_needed(run.chooser.needs, run.update.needs, spread_needs), force=force)
+    known = calibrated.artifact if calibrated else None
+    scored_by = None if run.chooser.needs == "nothing" else known
+    label = f"{scored_by.name}-{run.chooser.label}" if scored_by else run.chooser.label
     masks = mask_recipe(
         run.model,
         run.chooser,
-        stats_key=None if run.chooser.needs == "nothing" else stats.key,
-        allocation_key=spread_by,
-        about=known,
+        stats_key=scored_by.key if scored_by else None,
+        allocation_key=known.key if known and spread_needs != "nothing" and not scored_by else None,
+        about={"stats": scored_by.name if scored_by else None, "text": calibration_text(scored_by)},
     )
-    models = model_recipe(
+    model_stats = None if known is None or run.update.needs == "nothing" else known.key
+    to = Destination(run.workspace, label, force=force)
+    pruning = _Making(run, masks, model_stats, known, calibration_text(known), to, name, out).run(known)
+    return replace(pruning, parents=[*([calibrated] if calibrated else []), *pruning.parents])
+
+
+def _pruned(run: _Run, name: str | None, out: Path | None, *, force: bool) -> Pruning:
+    """Walk the blocks once, statistics, masks and model being made side by side."""
+    spread_by = run.calibrate(chosen_allocation(run.chooser).needs)
+    allocation_key = spread_by.artifact.key if spread_by else None
+    stats = stats_recipe(run.model, run.windows, run.collect, _pruned_with(run, allocation_key))
+    update = [] if run.update.name in {"none", run.chooser.method.update} else [run.update.name]
+    scored = run.chooser.needs != "nothing"
+    text = text_record(stats.inputs, stats.about)
+    label = "-".join([run.windows.spec.name, "prune", run.chooser.label, *update])
+    masks = mask_recipe(
         run.model,
-        MaskOf(run.name, masks.key, masks.params, known),
-        run.update,
-        run.settings.apply,
-        None if run.update.needs == "nothing" else stats.key,
+        run.chooser,
+        stats_key=stats.key if scored else None,
+        allocation_key=allocation_key,
+        about={"stats": None, "text": text if scored else None},
     )
-    destination = replace(to, name=name, out=out)
-    if found := made_before(models, destination):
-        parents = [each for each in (made_before(stats, to), made_before(masks, to)) if each]
-        return Pruning(Outcome(found, True, 0.0), [Outcome(each, True, 0.0) for each in parents])
-    with ExitStack() as stack:
-        places = [
-            stack.enter_context(being_made_at(*each)) for each in ((stats, to), (masks, to), (models, destination))
-        ]
-        with ExitStack() as writers:
-            made, seconds = _make(run, [writers.enter_context(place.writer()) for place in places], allocation_stats)
-        settled = [place.settle(artifact) for place, artifact in zip(places, made, strict=True)]
-    outcomes = [Outcome(artifact, False, time.monotonic() - begun) for artifact in settled]
-    return Pruning(outcomes[-1], outcomes[:-1], seconds)
+    model_stats = None if run.update.needs == "nothing" else stats.key
+    to = Destination(run.workspace, label, force=force)
+    making = _Making(run, masks, model_stats, stats, text, to, name, out)
+    return making.run(spread_by.artifact if spread_by else None)
 
 
 def _pruned_with(run: _Run, allocation_key: str | None) -> dict[str, object]:
     """Return what, beside the text, the inputs of a block depend on when those before it have been pruned."""
     return {
         **run.chooser.params(),
-        "damping": run.settings.mask.damping,
+        **({"damping": run.settings.mask.damping} if run.collect == "hessian" else {}),
         "update": run.update.name,
         "allocation_stats": allocation_key,
     }
 
 
-def _make(
-    run: _Run, writers: list[ArtifactWriter], allocation_stats: Artifact | None
-) -> tuple[list[Artifact], dict[int, float]]:
-    """Return the finished statistics, masks and model, and the seconds per block."""
-    stats, masks, models = writers
-    shapes = prunable_shapes(run.model, run.settings.mask.exclude)
-    target = ModelWriter(models, run.model, run.settings.apply.max_shard_bytes)
-    target.need_space()
-    todo = [index for index in range(target.blocks) if not stats.has(block_part(index))]
-    need_space(stats.folder, stats_bytes(run.model, todo, hessian=run.collect == "hessian"))
-    patterns = block_patterns(masks, run.model, run.chooser, allocation_stats, run.reporter)
-    walked = BlockByBlock(
-        run.model,
-        run.windows,
-        run.chooser,
-        run.update,
-        patterns,
-        stats,
-        masks,
-        target,
-        run.reporter,
-        hessian=run.collect == "hessian",
-    )
-    walked.run(run.save_after_seconds)
-    whole = [stats.finish(), masks.finish(**mask_summary(masks, shapes, patterns))]
-    checked = target.finish(MaskReader(whole[1], run.model), patterns, run.reporter)
-    return [*whole, checked], walked.seconds
+@dataclass(frozen=True)
+class _Making:
+    """A mask and a model made side by side, and with propagation `pruned` the statistics too."""
+
+    run_: _Run
+    masks: Recipe
+    model_stats: str | None  # key of the statistics that the update uses
+    stats: Artifact | Recipe | None  # of the dense model, or to be gathered on the way
+    text: dict[str, object] | None  # behind the statistics
+    to: Destination  # of mask and statistics
+    name: str | None  # of the model
+    out: Path | None
+
+    def run(self, spread_by: Artifact | None) -> Pruning:
+        """Return what is there already, or make what is not. spread_by: the statistics by which sparsity is spread."""
+        begun = time.monotonic()
+        gathered = isinstance(self.stats, Recipe)
+        stats = made_before(self.stats, self.to) if isinstance(self.stats, Recipe) else self.stats
+        masks = made_before(self.masks, self.to)
+        there = {each.manifest.kind: _there(each) for each in (stats if gathered else None, masks) if each}
+        if found := made_before(*self._model(self.to.default_name, None)):
+            return Pruning(_there(found), list(there.values()))
+        with ExitStack() as places, ExitStack() as writers:
+
+            def hold(recipe: Recipe, to: Destination, found: Artifact | None) -> Place:
+                place = places.enter_context(being_made_at(recipe, to))
+                if found is None:
+                    held[recipe.kind] = place, writers.enter_context(place.writer())
+                return place
+
+            held: dict[str, tuple[Place, ArtifactWriter]] = {}
+            name = hold(self.stats, self.to, stats).name if isinstance(self.stats, Recipe) else stats and stats.name
+            scored_by = str(name) if self.masks.inputs["stats"] else None
+            mask = hold(replace(self.masks, about=self.masks.about | {"stats": scored_by}), self.to, masks)
+            hold(*self._model(mask.name, str(name) if scored_by or self.model_stats else None), None)
+            made, seconds = self._make({kind: writer for kind, (_, writer) in held.items()}, stats, masks, spread_by)
+            settled = {kind: held[kind][0].settle(artifact) for kind, artifact in made.items()}
+        elapsed = time.monotonic() - begun
+        outcomes = there | {kind: Outcome(artifact, False, elapsed) for kind, artifact in settled.items()}
+        return Pruning(outcomes["models"], [outcomes[kind] for kind in ("stats", "masks") if kind in outcomes], seconds)
+
+    def _model(self, mask: str, stats: str | None) -> tuple[Recipe, Destination]:
+        """Return the recipe of the model with mask and statistics of those names, and where it goes."""
+        run = self.run_
+        shapes = prunable_shapes(run.model, run.chooser.settings.exclude)
+        tails = dense_tails(shapes, run.chooser.settings.pattern)
+        known = {"stats": stats, "text": self.text if stats else None, "dense_tail_columns": tails}
+        of = MaskOf(mask, self.masks.key, self.masks.params, self.masks.about | known)
+        recipe = model_recipe(run.model, of, run.update, run.settings.apply, self.model_stats)
+        # Statistics and mask of propagation `pruned` depend on the update, and are named after it already.
+        default = mask if isinstance(self.stats, Recipe) else model_name(mask, run.chooser.method.name, run.update)
+        return recipe, replace(self.to, default_name=default, name=self.name, out=self.out)
+
+    def _make(
+        self,
+        writers: dict[str, ArtifactWriter],
+        stats: Artifact | None,
+        masks: Artifact | None,
+        spread_by: Artifact | None,
+    ) -> tuple[dict[str, Artifact], dict[int, float]]:
+        """Return the finished artifacts by kind, and the seconds per block."""
+        run, hessian = self.run_, self.run_.collect == "hessian"
+        shapes = prunable_shapes(run.model, run.chooser.settings.exclude)
+        target = ModelWriter(writers["models"], run.model, run.settings.apply.max_shard_bytes)
+        target.need_space()
+        if masks:
+            patterns = mask_patterns(masks, target.blocks)
+        else:
+            patterns = block_patterns(writers["masks"], run.model, run.chooser, spread_by, run.reporter)
+        common: dict[str, Any] = {
+            "model": run.model,
+            "chooser": run.chooser,
+            "update": run.update,
+            "patterns": patterns,
+            "masks": masks or writers["masks"],
+            "target": target,
+            "reporter": run.reporter,
+        }
+        if "stats" in writers:
+            todo = [index for index in range(target.blocks) if not writers["stats"].has(block_part(index))]
+            need_space(target.writer.folder, stats_bytes(run.model, todo, hessian=hessian))
+            walk: BlockByBlock = Propagated(
+                **common,
+                windows=run.windows,
+                stats=writers["stats"],
+                hessian=hessian,
+                save_after_seconds=run.save_after_seconds,
+            )
+        else:
+            walk = BlockByBlock(**common, statistics=stats)
+        walk.run()
+        made = {"stats": writers["stats"].finish()} if "stats" in writers else {}
+        if masks is None:
+            masks = made["masks"] = writers["masks"].finish(**mask_summary(writers["masks"], shapes, patterns))
+        made["models"] = target.finish(MaskReader(masks, run.model), patterns, run.reporter)
+        return made, walk.seconds
+
+
+def _there(artifact: Artifact) -> Outcome:
+    """Return the outcome of what was found made already."""
+    return Outcome(artifact, cached=True, seconds=0.0)

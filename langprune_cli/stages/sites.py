@@ -12,6 +12,7 @@ from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.site import Needs, Site
 from langprune_cli.stages.opened import OpenedModel, check_same_model
+from langprune_cli.stages.parts import WINDOWS_PART
 from langprune_cli.stages.statistics import BlockStats, has_hessians
 from langprune_cli.store.artifact import Artifact
 
@@ -48,12 +49,9 @@ def needed_stats(needs: Needs, what: str, stats: Artifact | None, model: OpenedM
 
 
 def _same_text(stats: Artifact) -> str:
-    """Return the options of calibrate that give the text of `stats` again."""
-    language, source = stats.manifest.inputs["text"]["language"], stats.manifest.about["text"]["source"]
-    builtin = source.startswith("builtin:")
-    return " ".join(
-        ([f"--lang {language}"] if language else []) + ([] if builtin and language else [f"--data {source}"])
-    )
+    """Return the options of calibrate that give the windows of `stats` again: they are kept with them."""
+    language = stats.manifest.inputs["text"]["language"]
+    return " ".join([*([f"--lang {language}"] if language else []), f"--data {stats.folder / WINDOWS_PART}"])
 
 
 def calibration_text(stats: Artifact | None) -> dict[str, object] | None:

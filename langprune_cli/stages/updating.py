@@ -9,7 +9,7 @@ from torch import Tensor
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import DTYPES
 from langprune_cli.models.streamed import Linear
-from langprune_cli.numerics.gram import quadratic_form
+from langprune_cli.numerics.gram import output_energy
 from langprune_cli.numerics.site import Site
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.sites import BlockSite, block_sites
@@ -26,6 +26,7 @@ class Pruned:
     weights: int
     removed: int
     error: float | None  # relative squared error of what the linear puts out on the calibration text; None: not known
+    damping: float | None  # as the Hessian's factorisation took it; None where there was none
 
     @property
     def sparsity(self) -> float:
@@ -79,7 +80,7 @@ def finished(
                 "give a larger --damping"
             )
         removed = mask.numel() - int(mask.sum())
-        pruned = Pruned(index, linear.name, mask.numel(), removed, error)
+        pruned = Pruned(index, linear.name, mask.numel(), removed, error, site.site.damping_used)
         found[linear.name] = Updated((stored.t() if linear.transposed else stored).contiguous().cpu(), pruned)
     return found
 
@@ -91,13 +92,12 @@ def _relative_errors(site: Site, weight: Tensor) -> list[float | None]:
     """
     if site.stats is None:
         return [None] * len(site.rows)
-    before, lost = (_energy(site, w) for w in (site.weight, site.weight - weight))
-    totals = [float(full.sum()) for full in site.split(before)]
-    errors = [float(error.sum()) for error in site.split(lost)]
+    changed = site.weight - weight
+    totals, errors = ([_energy(site, w) for w in site.split(each)] for each in (site.weight, changed))
     return [error / total if total > 0 else None for error, total in zip(errors, totals, strict=True)]
 
 
-def _energy(site: Site, w: Tensor) -> Tensor:  # float64 [r]
+def _energy(site: Site, w: Tensor) -> float:
     if site.norms.hessian is None:
-        return (w.square() @ site.norms.sum_sq.float()).double()
-    return quadratic_form(w, site.hessian)
+        return float((w.square() @ site.norms.sum_sq.float()).sum(dtype=torch.float64))
+    return output_energy(w, site.hessian)

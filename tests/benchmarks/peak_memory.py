@@ -3,11 +3,10 @@
 Makes a Llama of 40 blocks x 1536 (random bf16 weights, 2.4 GB), runs calibrate, mask, apply and eval on it as a user
 would, each in a process of its own, and writes the peak resident memory of each to docs/benchmarks.md.
 
-    python tests/benchmarks/peak_memory.py [--folder DIR]
+    python -m tests.benchmarks.peak_memory [--folder DIR]
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -23,12 +22,11 @@ from transformers import LlamaConfig
 from langprune_cli.models.checkpoint import TensorEntry
 from langprune_cli.models.model_files import INDEX
 from langprune_cli.models.shards import index_json, plan_shards, write_shard
+from tests.benchmarks.results import HEADINGS, save
 
 BLOCKS, HIDDEN, FFN, VOCABULARY, HEADS = 40, 1536, 4096, 32000, 24
 WINDOWS, SEQLEN = 16, 512
 LIMIT_MB = 1200
-ROOT = Path(__file__).parents[2]
-HEADING = "## Peak memory"
 
 
 def groups() -> list[dict[str, TensorEntry]]:
@@ -127,13 +125,13 @@ def markdown(result: dict[str, object]) -> str:
     model = f"{result['blocks']} blocks x {HIDDEN} (random bf16 weights, {result['checkpoint_mb']:,.0f} MB"
     text = f"{WINDOWS} windows of {SEQLEN} tokens, {result['threads']} CPU threads, torch {result['torch']}"
     lines = [
-        HEADING,
+        HEADINGS["peak_memory"],
         "",
         f"A Llama of {model}, {result['block_mb']:.0f} MB a block), {text}.",
         "Each stage is a process of its own; its peak resident memory includes Python, torch and transformers.",
         "`eval` evaluates the dense and the pruned model.",
         "",
-        "Made by `nox -s bench` (`python tests/benchmarks/peak_memory.py`).",
+        "Made by `nox -s bench` (`python -m tests.benchmarks.peak_memory`).",
         "",
         "| stage | seconds | peak memory, MB | share of the checkpoint |",
         "|---|---|---|---|",
@@ -154,9 +152,8 @@ def main() -> None:
     folder = parser.parse_args().folder
     with tempfile.TemporaryDirectory() as temporary:
         result = run(folder or Path(temporary))
-    (ROOT / "docs" / "benchmarks.json").write_text(json.dumps(result, indent=2) + "\n")
     text = markdown(result)
-    (ROOT / "docs" / "benchmarks.md").write_text(f"# Benchmarks\n\n{text}")
+    save("peak_memory", result, text)
     sys.stdout.write(text)
     rows = result["rows"]
     if isinstance(rows, dict) and max(row["peak_mb"] for row in rows.values()) > LIMIT_MB:

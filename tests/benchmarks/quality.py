@@ -104,6 +104,8 @@ def section(cells: list[dict[str, Any]], about: str) -> str:
         "",
         about,
         "",
+        "Made by `python tests/benchmarks/quality.py`, which says how it is called; `langprune prune` with the default dtype.",
+        "",
         f"Each figure: log(ppl / dense ppl) x 1000, and the ppl. Last: the geometric mean of the ratios to `{BASE}`, and the",
         "seconds of pruning (mean of the cells).",
         "",
