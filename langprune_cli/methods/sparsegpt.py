@@ -30,7 +30,8 @@ def solve(site: Site, pattern: Pattern) -> Solution:
 
     def choose(scores: Tensor, first: int) -> Tensor:
         scores = scores.masked_fill(dead[first : first + scores.shape[1]], 0.0)
-        return torch.cat([choose_in_steps(part, pattern, first) for part in site.split(scores)])
+        parts = [scores] if pattern.keep_of else site.split(scores)  # groups of M do not care whose rows they are in
+        return torch.cat([choose_in_steps(part, pattern, first) for part in parts])
 
     width = pattern.keep_of[1] if pattern.keep_of else _BLOCK
     swept = sweep(site.weight, site.factor.u, Chooser(width, choose))

@@ -129,7 +129,8 @@ def choose_in_steps(
     """
     rows, width = score.shape
     if pattern.keep_of:
-        return keep_mask(score, pattern)
+        n, m = pattern.keep_of
+        return _n_best(score, n) if width == m else torch.ones_like(score, dtype=torch.bool)
     before, after = (prune_count(rows * columns, pattern.sparsity) for columns in (first, first + width))
     return _drop_lowest(score.reshape(1, -1), after - before).view_as(score)
 
@@ -168,9 +169,17 @@ def _keep_n_of_m(score: Tensor, n: int, m: int) -> Tensor:
     whole = columns - columns % m
     keep = torch.ones_like(score, dtype=torch.bool)
     groups = score[:, :whole].reshape(-1, m)
-    chosen = _rank_in_group(groups) >= m - n if m <= _SMALL_GROUP else _drop_lowest(groups, m - n)
-    keep[:, :whole] = chosen.reshape(rows, whole)
+    keep[:, :whole] = _n_best(groups, n).reshape(rows, whole)
     return keep
+
+
+def _n_best(
+    score: Tensor,  # [g, m]
+    n: int,
+) -> Tensor:  # bool [g, m]
+    """Mark the n highest of each group; of equals the later column."""
+    m = score.shape[1]
+    return _rank_in_group(score) >= m - n if m <= _SMALL_GROUP else _drop_lowest(score, m - n)
 
 
 def _rank_in_group(
