@@ -13,8 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch import Tensor
 
 from langprune_cli.models.location import ModelLocation
 from langprune_cli.models.streamed import Block, StreamedModel
@@ -29,6 +28,7 @@ from langprune_cli.types import TextSpec
 from langprune_cli.walk import HiddenStates, walk
 from tests.conftest import DRAW, did, langprune, one_sentence, snapshot
 from tests.pico import FAMILIES, save_pico
+from tests.reference.forward import each_input
 from tests.reference.quiet import Quiet
 from tests.reference.sites import SITES
 from tests.text_corpora import byte_level
@@ -46,21 +46,12 @@ def some_ids() -> Tensor:
 def exact_hessians(model: Any, windows: Tensor) -> dict[str, tuple[Matrix, Matrix]]:
     """Run the windows one by one; return the float64 sums of x xᵀ and of |x| |x|ᵀ of every linear by "<module>.weight"."""
     sums: dict[str, tuple[Matrix, Matrix]] = {}
-    handles = []
-    for path, module in model.named_modules():
-        if isinstance(module, (nn.Linear, Conv1D)):
 
-            def see(_module: nn.Module, args: tuple[Tensor, ...], name: str = f"{path}.weight") -> None:
-                x = args[0].double().numpy().reshape(-1, args[0].shape[-1])
-                before = sums.get(name, (np.zeros((1, 1)), np.zeros((1, 1))))
-                sums[name] = before[0] + x.T @ x, before[1] + np.abs(x).T @ np.abs(x)
+    def see(name: str, x: Matrix) -> None:
+        before = sums.get(name, (np.zeros((1, 1)), np.zeros((1, 1))))
+        sums[name] = before[0] + x.T @ x, before[1] + np.abs(x).T @ np.abs(x)
 
-            handles.append(module.register_forward_pre_hook(see))
-    with torch.no_grad():
-        for window in windows:
-            model(input_ids=window[None].long())
-    for handle in handles:
-        handle.remove()
+    each_input(model, windows, see)
     return sums
 
 

@@ -51,7 +51,7 @@ def mask(
     elif stats or method or variant or on_statistics or not (newest := _newer_scores(session)):
         chooser = Chooser.of(chosen, settings)
         allocation = chosen_allocation(chooser)
-        if allocation.needs == most_needed(allocation.needs, chooser.needs) != chooser.needs:
+        if most_needed(allocation.needs, chooser.needs) != chooser.needs:
             made_from = stats_for(session, allocation.needs, f"--allocation {allocation.name}", stats)
         else:
             made_from = stats_for(session, chooser.needs, chooser.what, stats)
@@ -225,7 +225,7 @@ def _apply_settings(update: str, damping: float | None, max_shard_size: str) -> 
 
 
 def _damping(asked: float | None) -> float:
-    from langprune_cli.stages.choosing import DAMPING  # noqa: PLC0415
+    from langprune_cli.numerics.factor import DAMPING  # noqa: PLC0415
 
     if asked is not None and not 0 < asked <= 1:
         raise UsageError(

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
 
+DAMPING = 0.01  # share of the mean diagonal, as published
+
 # A Hessian of few tokens is singular, and rounding may make it worse than that; more damping mends both. Past this much
 # of the mean diagonal nothing of the Hessian would be left.
 _ESCALATION = 10.0
@@ -31,7 +33,7 @@ def dead_columns(
 
 def inverse_factor(
     hessian: Tensor,  # float32 [i, i], symmetric, any positive scale
-    damping: float = 0.01,
+    damping: float = DAMPING,
 ) -> Factor:
     """Return U of (H + damping * mean(diag H) * I)^-1 = UᵀU (SparseGPT, arXiv 2301.00774, section 3).
 

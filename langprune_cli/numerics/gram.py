@@ -52,14 +52,6 @@ def add_gram(
             hessian[rows, start:].addmm_(wide[:, rows].t(), wide[:, start:])
 
 
-def symmetric(
-    hessian: Tensor,  # float32 [i, i], upper triangle
-) -> Tensor:  # float32 [i, i]
-    """Return the whole matrix of which `hessian` has the upper triangle."""
-    upper = hessian.triu()
-    return upper + upper.triu(1).t()
-
-
 def pack_upper(
     hessian: Tensor,  # [i, i]
 ) -> Tensor:  # [i (i + 1) / 2]

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from langprune_cli.numerics.factor import Factor, inverse_factor
+from langprune_cli.numerics.factor import DAMPING, Factor, inverse_factor
 
 Needs = Literal["nothing", "norms", "hessian"]  # what calibration must have collected for a method, an update, ...
 _NEEDS: tuple[Needs, ...] = ("nothing", "norms", "hessian")
@@ -41,7 +41,7 @@ class Site:
     weight: Tensor  # float32 [r, i], the dense weights
     rows: tuple[int, ...]  # of each linear, r in all
     stats: SiteStats | None  # None for methods that look at weights alone
-    damping: float = 0.01  # share of the mean diagonal that is added to the Hessian's
+    damping: float = DAMPING  # share of the mean diagonal that is added to the Hessian's
 
     @property
     def norms(self) -> SiteStats:

@@ -1,7 +1,6 @@
 """How much each block loses: the pattern of every block, from an allocation and the dense model's statistics."""
 
 import json
-from dataclasses import replace
 
 from torch import Tensor
 
@@ -51,23 +50,23 @@ def block_patterns(
     if not writer.has(ALLOCATION_PART):
         found = _spread(model, chooser, allocation, stats, reporter)
         writer.write(ALLOCATION_PART, readable_json({"allocation": allocation.name, "blocks": found}))
-    record = json.loads(Artifact(writer.folder, writer.manifest).read(ALLOCATION_PART))
-    return [_pattern(each, pattern) for each in record["blocks"]]
+    return _recorded(Artifact(writer.folder, writer.manifest))
 
 
 def allocated_patterns(mask: Artifact) -> list[Pattern] | None:
     """Return each block's pattern of a mask with an allocation, None where they are all the same."""
-    if ALLOCATION_PART not in mask.manifest.parts:
-        return None
-    asked = Pattern(mask.manifest.params["sparsity"])
-    return [_pattern(each, asked) for each in json.loads(mask.read(ALLOCATION_PART))["blocks"]]
+    return _recorded(mask) if ALLOCATION_PART in mask.manifest.parts else None
 
 
-def _pattern(found: dict[str, float], asked: Pattern) -> Pattern:
+def _recorded(mask: Artifact) -> list[Pattern]:
+    return [_pattern(each) for each in json.loads(mask.read(ALLOCATION_PART))["blocks"]]
+
+
+def _pattern(found: dict[str, float]) -> Pattern:
     if "m" in found:
         n, m = int(found["n"]), int(found["m"])
         return Pattern(1 - n / m, (n, m))
-    return replace(asked, sparsity=found["sparsity"], exact=True)
+    return Pattern(found["sparsity"], exact=True)
 
 
 def _spread(

@@ -9,9 +9,9 @@ from typing import Any
 from langprune_cli.errors import UsageError
 from langprune_cli.methods.method import methods
 from langprune_cli.models.shards import MAX_SHARD_BYTES
+from langprune_cli.numerics.factor import DAMPING
 from langprune_cli.numerics.patterns import Pattern, parse_pattern
 from langprune_cli.stages.allocating import allocated_patterns
-from langprune_cli.stages.choosing import DAMPING
 from langprune_cli.stages.keep_masks import MaskReader
 from langprune_cli.stages.model_writing import ModelWriter
 from langprune_cli.stages.opened import OpenedModel

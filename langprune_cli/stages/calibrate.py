@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 from langprune_cli.models.streamed import Block
+from langprune_cli.numerics.site import Needs
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.parts import WINDOWS_PART, block_part, text_identity
 from langprune_cli.stages.resuming import SAVE_AFTER_SECONDS, SavedStates
@@ -86,6 +87,11 @@ def calibrate_on(
     )
     to = Destination(workspace, stats_name(windows, collect), name, force=force)
     return run_stage(stats_recipe(model, windows, collect), to, make)
+
+
+def collect_for(needs: Needs) -> Collect:
+    """Return what to collect for that: norms at the least."""
+    return "hessian" if needs == "hessian" else "norms"
 
 
 def stats_name(windows: Windows, collect: Collect) -> str:

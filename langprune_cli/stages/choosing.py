@@ -7,11 +7,10 @@ from torch import Tensor
 
 from langprune_cli.errors import UsageError
 from langprune_cli.methods.method import Method
+from langprune_cli.numerics.factor import DAMPING
 from langprune_cli.numerics.patterns import Group, Pattern, Ties, keep_mask
 from langprune_cli.numerics.site import Needs, Site, most_needed
 from langprune_cli.refinements.refinement import Refinement
-
-DAMPING = 0.01
 
 
 @dataclass(frozen=True)

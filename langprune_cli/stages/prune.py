@@ -3,6 +3,7 @@
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from langprune_cli.stages.calibrate import (
     CalibrationSettings,
     Collect,
     calibrate_on,
+    collect_for,
     draw,
     stats_bytes,
     stats_recipe,
@@ -71,18 +73,17 @@ class _Run:
     @property
     def collect(self) -> Collect:
         """Return what statistics the method, the refinement and the update need together."""
-        return "hessian" if most_needed(self.chooser.needs, self.update.needs) == "hessian" else "norms"
+        return collect_for(most_needed(self.chooser.needs, self.update.needs))
 
     def calibrate(self, needs: Needs, *, force: bool = False) -> Outcome | None:
         """Return the dense model's statistics, made now where they are not there; None where none are needed."""
         if needs == "nothing":
             return None
-        collect: Collect = "hessian" if needs == "hessian" else "norms"
         return calibrate_on(
             self.workspace,
             self.model,
             self.windows,
-            collect,
+            collect_for(needs),
             self.reporter,
             force=force,
             save_after_seconds=self.save_after_seconds,
@@ -134,7 +135,7 @@ def _dense(run: _Run, name: str | None, out: Path | None, *, force: bool) -> Pru
     )
     model_stats = None if known is None or run.update.needs == "nothing" else known.key
     to = Destination(run.workspace, label, force=force)
-    pruning = _Making(run, masks, model_stats, known, calibration_text(known), to, name, out).run(known)
+    pruning = _Making(run, masks, model_stats, known, None, calibration_text(known), to, name, out).run(known)
     return replace(pruning, parents=[*([calibrated] if calibrated else []), *pruning.parents])
 
 
@@ -156,7 +157,7 @@ def _pruned(run: _Run, name: str | None, out: Path | None, *, force: bool) -> Pr
     )
     model_stats = None if run.update.needs == "nothing" else stats.key
     to = Destination(run.workspace, label, force=force)
-    making = _Making(run, masks, model_stats, stats, text, to, name, out)
+    making = _Making(run, masks, model_stats, None, stats, text, to, name, out)
     return making.run(spread_by.artifact if spread_by else None)
 
 
@@ -177,7 +178,8 @@ class _Making:
     run_: _Run
     masks: Recipe
     model_stats: str | None  # key of the statistics that the update uses
-    stats: Artifact | Recipe | None  # of the dense model, or to be gathered on the way
+    known: Artifact | None  # statistics of the dense model
+    gathered: Recipe | None  # of statistics that are gathered on the way
     text: dict[str, object] | None  # behind the statistics
     to: Destination  # of mask and statistics
     name: str | None  # of the model
@@ -186,10 +188,9 @@ class _Making:
     def run(self, spread_by: Artifact | None) -> Pruning:
         """Return what is there already, or make what is not. spread_by: the statistics by which sparsity is spread."""
         begun = time.monotonic()
-        gathered = isinstance(self.stats, Recipe)
-        stats = made_before(self.stats, self.to) if isinstance(self.stats, Recipe) else self.stats
+        stats = made_before(self.gathered, self.to) if self.gathered else self.known
         masks = made_before(self.masks, self.to)
-        there = {each.manifest.kind: _there(each) for each in (stats if gathered else None, masks) if each}
+        there = {each.manifest.kind: _there(each) for each in (stats if self.gathered else None, masks) if each}
         if found := made_before(*self._model(self.to.default_name, None)):
             return Pruning(_there(found), list(there.values()))
         with ExitStack() as places, ExitStack() as writers:
@@ -201,7 +202,7 @@ class _Making:
                 return place
 
             held: dict[str, tuple[Place, ArtifactWriter]] = {}
-            name = hold(self.stats, self.to, stats).name if isinstance(self.stats, Recipe) else stats and stats.name
+            name = hold(self.gathered, self.to, stats).name if self.gathered else stats and stats.name
             scored_by = str(name) if self.masks.inputs["stats"] else None
             mask = hold(replace(self.masks, about=self.masks.about | {"stats": scored_by}), self.to, masks)
             hold(*self._model(mask.name, str(name) if scored_by or self.model_stats else None), None)
@@ -211,16 +212,19 @@ class _Making:
         outcomes = there | {kind: Outcome(artifact, False, elapsed) for kind, artifact in settled.items()}
         return Pruning(outcomes["models"], [outcomes[kind] for kind in ("stats", "masks") if kind in outcomes], seconds)
 
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int, int]]:
+        return prunable_shapes(self.run_.model, self.run_.chooser.settings.exclude)
+
     def _model(self, mask: str, stats: str | None) -> tuple[Recipe, Destination]:
         """Return the recipe of the model with mask and statistics of those names, and where it goes."""
         run = self.run_
-        shapes = prunable_shapes(run.model, run.chooser.settings.exclude)
-        tails = dense_tails(shapes, run.chooser.settings.pattern)
+        tails = dense_tails(self._shapes, run.chooser.settings.pattern)
         known = {"stats": stats, "text": self.text if stats else None, "dense_tail_columns": tails}
         of = MaskOf(mask, self.masks.key, self.masks.params, self.masks.about | known)
         recipe = model_recipe(run.model, of, run.update, run.settings.apply, self.model_stats)
         # Statistics and mask of propagation `pruned` depend on the update, and are named after it already.
-        default = mask if isinstance(self.stats, Recipe) else model_name(mask, run.chooser.method.name, run.update)
+        default = mask if self.gathered else model_name(mask, run.chooser.method.name, run.update)
         return recipe, replace(self.to, default_name=default, name=self.name, out=self.out)
 
     def _make(
@@ -232,7 +236,6 @@ class _Making:
     ) -> tuple[dict[str, Artifact], dict[int, float]]:
         """Return the finished artifacts by kind, and the seconds per block."""
         run, hessian = self.run_, self.run_.collect == "hessian"
-        shapes = prunable_shapes(run.model, run.chooser.settings.exclude)
         target = ModelWriter(writers["models"], run.model, run.settings.apply.max_shard_bytes)
         target.need_space()
         if masks:
@@ -250,7 +253,7 @@ class _Making:
         }
         if "stats" in writers:
             todo = [index for index in range(target.blocks) if not writers["stats"].has(block_part(index))]
-            need_space(target.writer.folder, stats_bytes(run.model, todo, hessian=hessian))
+            need_space(writers["stats"].folder, stats_bytes(run.model, todo, hessian=hessian))
             walk: BlockByBlock = Propagated(
                 **common,
                 windows=run.windows,
@@ -263,7 +266,7 @@ class _Making:
         walk.run()
         made = {"stats": writers["stats"].finish()} if "stats" in writers else {}
         if masks is None:
-            masks = made["masks"] = writers["masks"].finish(**mask_summary(writers["masks"], shapes, patterns))
+            masks = made["masks"] = writers["masks"].finish(**mask_summary(writers["masks"], self._shapes, patterns))
         made["models"] = target.finish(MaskReader(masks, run.model), patterns, run.reporter)
         return made, walk.seconds
 

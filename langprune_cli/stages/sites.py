@@ -10,6 +10,7 @@ from torch import Tensor
 
 from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.models.streamed import Linear
+from langprune_cli.numerics.factor import DAMPING
 from langprune_cli.numerics.site import Needs, Site
 from langprune_cli.stages.opened import OpenedModel, check_same_model
 from langprune_cli.stages.parts import WINDOWS_PART
@@ -87,7 +88,7 @@ def _weight(model: OpenedModel, index: int, linear: Linear) -> Tensor:
 
 
 def block_sites(
-    model: OpenedModel, index: int, linears: Sequence[Linear], stats: BlockStats | None, damping: float = 0.01
+    model: OpenedModel, index: int, linears: Sequence[Linear], stats: BlockStats | None, damping: float = DAMPING
 ) -> Iterator[BlockSite]:
     """Yield the sites of some linears of block `index`, one in memory at a time; without statistics each is by itself.
 

@@ -104,7 +104,8 @@ def section(cells: list[dict[str, Any]], about: str) -> str:
         "",
         about,
         "",
-        "Made by `python tests/benchmarks/quality.py`, which says how it is called; `langprune prune` with the default dtype.",
+        "Made by `python tests/benchmarks/quality.py --model MODEL --text uk=WINDOWS,HELD_OUT --text en=WINDOWS,HELD_OUT`:",
+        "`langprune prune` and `eval` with the default dtype, on files of token windows.",
         "",
         f"Each figure: log(ppl / dense ppl) x 1000, and the ppl. Last: the geometric mean of the ratios to `{BASE}`, and the",
         "seconds of pruning (mean of the cells).",
@@ -131,16 +132,17 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--text", action="append", type=Text.read, required=True)
     parser.add_argument("--about", default="", help="a sentence on the model and the texts, for the document")
-    parser.add_argument("--recipes", default=",".join(RECIPES).replace(", ", ";"), help="names, with commas between")
+    parser.add_argument(
+        "--recipe", action="append", choices=RECIPES, help="may be given several times; all if left out"
+    )
     parser.add_argument("--patterns", default=",".join(PATTERNS))
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "quality.json")
     chosen = parser.parse_args()
     cells: list[dict[str, Any]] = json.loads(chosen.results.read_text())["cells"] if chosen.results.exists() else []
     done = {(cell["recipe"], cell["language"], cell["pattern"]) for cell in cells}
-    recipes = [name.replace(";", ", ") for name in chosen.recipes.split(",")]
     todo = [
         (text, pattern, recipe)
-        for recipe in recipes
+        for recipe in chosen.recipe or RECIPES
         for text in chosen.text
         for pattern in chosen.patterns.split(",")
         if (recipe, text.language, pattern) not in done

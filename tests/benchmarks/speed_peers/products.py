@@ -52,7 +52,7 @@ def measure(setting: Setting) -> dict[str, float]:
 
 def _in_bfloat16(products: Callable[[], None], times: int) -> float:
     """Time float32 products that read their inputs as bfloat16, which they once were, and add in float32."""
-    backend = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    backend = torch.backends.mkldnn.matmul  # type: ignore[attr-defined] # not in its stubs
     before, backend.fp32_precision = backend.fp32_precision, "bf16"
     try:
         return timed(products, times)
