@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from langprune_cli.numerics.factor import Factor
 from langprune_cli.numerics.site import Site, SiteStats
 
 
@@ -30,3 +31,10 @@ def loss(site: Site, w: Tensor) -> Tensor:
     """Return the squared error of each row's output, float64 [r]."""
     change = (site.weight - w).double()
     return ((change @ site.hessian.double()) * change).sum(dim=1)
+
+
+def inverse_upper(factor: Factor) -> Tensor:
+    """Return U, float64 [i, i], upper, of the damped Hessian's inverse UᵀU: what SparseGPT calls its factor."""
+    identity = torch.eye(len(factor.lower), dtype=torch.float64)
+    inverse = torch.linalg.solve_triangular(factor.lower.double(), identity, upper=False)
+    return inverse.t() / factor.pivots.double().sqrt()[:, None]

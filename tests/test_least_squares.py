@@ -42,10 +42,9 @@ def test_it_reaches_the_least_squares_optimum() -> None:
 def test_it_never_loses_more_than_the_sweep(rows: int, width: int, seed: int) -> None:
     site = site_of((rows,), correlated(width + 30, width, seed), seed=seed)
     keep = half(rows, width, seed)
-    used = site.factor.damping * site.hessian.diagonal().mean()
     change = site.weight - SWEEP(site, keep)
     better = site.weight - PCG(site, keep)
-    damped = (site.hessian + used * torch.eye(width)).double()
+    damped = (site.hessian + site.factor.added * torch.eye(width)).double()
     before, after = (((each.double() @ damped) * each.double()).sum(1) for each in (change, better))
     assert bool((after <= before * (1 + 1e-4) + 1e-6).all())
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from langprune_cli.methods.method import get_method
 from langprune_cli.numerics.patterns import Pattern, follows, prune_count
 from langprune_cli.updates.update import get_update
-from tests.hessians import correlated, loss, site_of
+from tests.hessians import correlated, inverse_upper, loss, site_of
 
 SPARSEGPT = get_method("sparsegpt")
 UPDATE = get_update("sparsegpt").update
@@ -53,7 +53,7 @@ def test_it_is_the_literal_sweep(pattern: Pattern, width: int) -> None:
     """Across edges of 128 columns, of the sweep's own blocks, and of groups of M, with tails; linears kept apart."""
     site = site_of((24, 8), correlated(2 * width, width))
     keep, weight = solve(site, pattern)
-    u = site.factor.u.double().numpy()
+    u = inverse_upper(site.factor).numpy()
     for mask, new, w in zip(site.split(keep), site.split(weight), site.split(site.weight), strict=True):
         expected, values = literal(w.numpy(), u, pattern)
         assert (mask.numpy() == expected).mean() > 0.999  # float32 may turn a near tie
@@ -86,10 +86,9 @@ def test_each_column_of_the_error_is_what_the_factor_says() -> None:
     site = site_of((16,), correlated(400, 150))
     keep, weight = solve(site, Pattern(0.5))
     change = (site.weight - weight).double()
-    errors = torch.linalg.solve_triangular(site.factor.u.double(), change, upper=True, left=False)
+    errors = torch.linalg.solve_triangular(inverse_upper(site.factor), change, upper=True, left=False)
     assert float(errors[keep].abs().max()) < 1e-3  # a column that stays makes no error
-    used = site.factor.damping * site.hessian.double().diagonal().mean()
-    damped = site.hessian.double() + used * torch.eye(150)
+    damped = site.hessian.double() + site.factor.added * torch.eye(150)
     assert torch.allclose((change @ damped * change).sum(1), errors.square().sum(1), rtol=1e-4)
 
 
@@ -124,6 +123,15 @@ def test_all_kept_and_none_kept() -> None:
         keep, weight = solve(site, Pattern(sparsity))
         assert bool(keep.all()) is (sparsity == 0.0)
         assert torch.equal(weight, expected)
+
+
+def test_a_weight_of_minus_zero_leaves_plus_zero_and_the_weights_given_are_left_alone() -> None:
+    site = site_of((1,), correlated(100, 33))
+    site.weight[:, 4:20] = -0.0
+    before = site.weight.clone()
+    weight = UPDATE(site, torch.arange(33)[None] > 15)
+    assert torch.equal(site.weight, before)
+    assert not torch.signbit(weight[:, :16]).any()
 
 
 def test_its_score_is_what_the_first_columns_are_chosen_by() -> None:

@@ -17,7 +17,7 @@ def score(
     site: Site,
 ) -> Tensor:  # float32 [o, i]
     """Return W_ij^2 / U_jj^2 before any weight has left; a weight that only ever read zeros scores 0."""
-    scores = (w.float() / site.factor.u.diagonal()).square_()
+    scores = w.float().square() * site.factor.pivots
     return scores.masked_fill_(dead_columns(site.hessian), 0.0)
 
 
@@ -27,14 +27,17 @@ def solve(site: Site, pattern: Pattern) -> Solution:
     Every linear of the site keeps its own count: of 128 columns at a time, or N of every M.
     """
     dead = dead_columns(site.hessian)
+    some_dead = bool(dead.any())
 
     def choose(scores: Tensor, first: int) -> Tensor:
-        scores = scores.masked_fill(dead[first : first + scores.shape[1]], 0.0)
-        parts = [scores] if pattern.keep_of else site.split(scores)  # groups of M do not care whose rows they are in
-        return torch.cat([choose_in_steps(part, pattern, first) for part in parts])
+        if some_dead:
+            scores = scores.masked_fill(dead[first : first + scores.shape[1]], 0.0)
+        if pattern.keep_of:  # groups of M do not care whose rows they are in
+            return choose_in_steps(scores, pattern, first)
+        return torch.cat([choose_in_steps(part, pattern, first) for part in site.split(scores)])
 
     width = pattern.keep_of[1] if pattern.keep_of else _BLOCK
-    swept = sweep(site.weight, site.factor.u, Chooser(width, choose))
+    swept = sweep(site.weight, site.factor, Chooser(width, choose))
     return Solution(swept.keep, swept.weight)
 
 

@@ -1,12 +1,12 @@
 """Detours: stand-ins for blocks that record how the model calls each block, and hand back what they are given.
 
 One forward over detours yields every block's own arguments (rotary embeddings, full or sliding masks: they differ per
-block), computed by the model's own code. Another, in which the last detour returns the final hidden states, runs the
-model's own final norm, soft-caps and head.
+block), computed by the model's own code, and ends there: logits of a whole micro-batch would cost more than a block.
+Another, in which the last detour returns the final hidden states, runs the model's own final norm, soft-caps and head.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,10 @@ def _equal(a: Any, b: Any) -> bool:  # noqa: ANN401 - whatever a model passes to
     return bool(a == b)
 
 
+class _SeenError(Exception):
+    """Ends a forward once it has shown what it was run for."""
+
+
 class _Detour(nn.Module):
     """Stands for one block; answers attribute look-ups (attention_type, ...) with the block's own."""
 
@@ -55,6 +59,7 @@ class _Detour(nn.Module):
         self.call = Call((), {})
         self.answer: Tensor | None = None  # what to return instead
         self.tuple_length = 0  # 0: the block returns a tensor
+        self.ends = False  # whether the forward ends here
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of a block
         try:
@@ -68,12 +73,10 @@ class _Detour(nn.Module):
         else:
             self.hidden = kwargs.pop("hidden_states")
             self.call = Call((), kwargs)
+        if self.ends:
+            raise _SeenError
         hidden = self.hidden if self.answer is None else self.answer
         return (hidden,) + (None,) * (self.tuple_length - 1) if self.tuple_length else hidden
-
-
-class _OutputSeenError(Exception):
-    """Ends a forward once block 0 has answered."""
 
 
 class Detours:
@@ -95,7 +98,7 @@ class Detours:
             for index, block in enumerate(real):
                 self._blocks[index] = block
             for detour in self._detours:
-                detour.hidden, detour.answer, detour.call = None, None, Call((), {})
+                detour.hidden, detour.answer, detour.call, detour.ends = None, None, Call((), {}), False
 
     def learn_output_form(self, ids: Tensor) -> None:
         """Learn from block 0's real output whether blocks return a tensor or a tuple; annotations are not reliable.
@@ -106,13 +109,12 @@ class Detours:
         def look(_module: nn.Module, _args: Any, output: Any) -> None:  # noqa: ANN401 - any block's output
             for detour in self._detours:
                 detour.tuple_length = 0 if isinstance(output, Tensor) else len(output)
-            raise _OutputSeenError
+            raise _SeenError
 
         handle = self._blocks[0].register_forward_hook(look)
         try:
-            self._model(input_ids=ids, use_cache=False)
-        except _OutputSeenError:
-            pass
+            with suppress(_SeenError):
+                self._model(input_ids=ids, use_cache=False)
         finally:
             handle.remove()
 
@@ -122,11 +124,14 @@ class Detours:
     ) -> tuple[Tensor, list[Call]]:
         """Return the input of block 0 [b, t, h] and each block's call for these ids."""
         with self._in_place():
-            self._model(input_ids=ids, use_cache=False)
+            self._detours[-1].ends = True
+            with suppress(_SeenError):
+                self._model(input_ids=ids, use_cache=False)
             hidden = self._detours[0].hidden
             calls = [detour.call for detour in self._detours]
-        if hidden is None:
-            raise RuntimeError("the model ran without calling its first block")
+            missed = [index for index, detour in enumerate(self._detours) if detour.hidden is None]
+        if hidden is None or missed:
+            raise RuntimeError(f"the model ran without calling its blocks {missed} before the last one")
         return hidden, calls
 
     def head(

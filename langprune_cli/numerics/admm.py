@@ -5,6 +5,7 @@ from torch import Tensor
 
 from langprune_cli.numerics.patterns import Pattern, keep_gradually
 from langprune_cli.numerics.site import Site
+from langprune_cli.numerics.values import kept
 
 _STEPS = 60
 _RAMP = 50  # steps over which the sparsity rises to the one asked for
@@ -32,7 +33,7 @@ def admm_mask(site: Site, pattern: Pattern) -> Tensor:  # bool [r, i]
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
     for step in range(1, _STEPS + 1):
         share = 1 - max(0.0, 1 - step / _RAMP) ** 3
-        z = v.masked_fill(~_chosen(site, v, pattern, share), 0.0)
+        z = kept(v, _chosen(site, v, pattern, share))
         rest = v - z
         v = torch.addmm(rest, aim + _RHO * (z - rest), inverse)
     return _chosen(site, v, pattern, 1.0)

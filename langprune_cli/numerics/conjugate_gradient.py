@@ -18,9 +18,8 @@ def least_squares(
     The start is SparseGPT's sweep with that mask, which the conjugate gradient can only better.
     """
     hessian = site.hessian.clone()
-    used = site.factor.damping * float(hessian.diagonal().double().mean())
-    hessian.diagonal().add_(used).clamp_(min=torch.finfo(hessian.dtype).tiny)
-    start = sweep(site.weight, site.factor.u, keep).weight
+    hessian.diagonal().add_(site.factor.added).clamp_(min=torch.finfo(hessian.dtype).tiny)
+    start = sweep(site.weight, site.factor, keep).weight
     return conjugate_gradient(start, site.weight, hessian, keep, _STEPS)
 
 

@@ -1,4 +1,4 @@
-"""The factor that second-order pruning works with: U, upper, with (H + damping)^-1 = UᵀU."""
+"""The factor that second-order pruning works with: H + damping = Lᵀ P L, L lower with a diagonal of ones, P diagonal."""
 
 from dataclasses import dataclass
 
@@ -13,15 +13,21 @@ DAMPING = 0.01  # share of the mean diagonal, as published
 # of the mean diagonal nothing of the Hessian would be left.
 _ESCALATION = 10.0
 _MOST_DAMPING = 100.0
-_SMALL = 128  # columns of a triangle that is inverted whole
 
 
 @dataclass(frozen=True)
 class Factor:
-    """The upper Cholesky factor of a damped inverse Hessian."""
+    """H + damping * mean(diag H) * I = Lᵀ P L, which says how best to make up for what columns lose, from left to right.
 
-    u: Tensor  # float32 [i, i], upper; (H + damping * mean(diag H) * I)^-1 = UᵀU
+    SparseGPT's factor U of the inverse, (H + damping)^-1 = UᵀU, is P^(-1/2) L^-T: its diagonal is 1 / sqrt(pivots), and the rest
+    of it is never needed. Had the columns k < j lost l_k (dense weight less new weight), the best that column j can do is to lose
+    -Σ_k<j L_jk l_k; and where it loses l_j instead, the damped squared error grows by (l_j + Σ_k<j L_jk l_k)^2 P_j.
+    """
+
+    lower: Tensor  # float32 [i, i], ones on the diagonal
+    pivots: Tensor  # float32 [i], diagonal of P: 1 / U_jj^2
     damping: float  # as it was used: more than asked for where the factorisation failed with that
+    added: float  # what that put onto the diagonal
 
 
 def dead_columns(
@@ -31,15 +37,15 @@ def dead_columns(
     return hessian.diagonal() == 0
 
 
-def inverse_factor(
+def damped_factor(
     hessian: Tensor,  # float32 [i, i], symmetric, any positive scale
     damping: float = DAMPING,
 ) -> Factor:
-    """Return U of (H + damping * mean(diag H) * I)^-1 = UᵀU (SparseGPT, arXiv 2301.00774, section 3).
+    """Factor H + damping * mean(diag H) * I (SparseGPT, arXiv 2301.00774, section 3, without its inverse).
 
     The diagonal of dead columns is set to the mean first, so that any scale of H gives the same result but for that scale.
-    No inverse is formed: H with rows and columns reversed has a lower factor which, reversed again, is the V of H = V Vᵀ,
-    V upper; and U = V^-1. Where H is not positive definite the damping grows tenfold until it is.
+    H with rows and columns reversed has a lower Cholesky factor C; C reversed again is (P^(1/2) L)ᵀ. Where H is not
+    positive definite the damping grows tenfold until it is.
     Raises LangpruneError for a Hessian that is not finite, or that no damping mends.
     """
     diagonal = hessian.diagonal()
@@ -55,24 +61,8 @@ def inverse_factor(
         damped.diagonal().add_(torch.where(dead, mean, 0.0).flip(0) + used * mean)
         lower, failed = torch.linalg.cholesky_ex(damped)
         if not bool(failed):
-            upper = lower.flip(0, 1)
-            return Factor(_inverse_upper(upper), used)
+            roots = lower.diagonal()
+            # The library's factor lies column after column: its transpose is row after row, without a copy.
+            return Factor((lower / roots).t().flip(0, 1).contiguous(), roots.square().flip(0), used, used * mean)
         used = max(used * _ESCALATION, 1e-4)
     raise LangpruneError("the Hessian cannot be factored even with heavy damping: calibrate again on more text")
-
-
-def _inverse_upper(
-    v: Tensor,  # float32 [i, i], upper
-) -> Tensor:  # float32 [i, i], upper
-    """Return the inverse of a triangular matrix, by halves: nearly all of it is products, which run fastest."""
-    width = len(v)
-    if width <= _SMALL:
-        identity = torch.eye(width, dtype=v.dtype, device=v.device)
-        inverse: Tensor = torch.linalg.solve_triangular(v, identity, upper=True)
-        return inverse
-    half = width // 2
-    out = torch.zeros_like(v)
-    out[:half, :half] = left = _inverse_upper(v[:half, :half])
-    out[half:, half:] = right = _inverse_upper(v[half:, half:])
-    out[:half, half:] = -(left @ (v[:half, half:] @ right))
-    return out

@@ -81,8 +81,12 @@ def output_energy(
     As the inner product of H and WᵀW, of which the upper triangle is enough. It is a figure for people: entries of W are
     rounded to bfloat16, which changes it by less than a thousandth and makes it three times as fast.
     """
-    square = torch.zeros_like(hessian)
-    add_gram(square, w.bfloat16())
-    square.mul_(hessian)
-    diagonal = square.diagonal().sum(dtype=torch.float64)
-    return float(2 * square.triu_(1).sum(dtype=torch.float64) + diagonal)
+    wide = w.bfloat16().float()
+    energy = 0.0
+    with _low_precision_inputs(torch.bfloat16, w.device):
+        for start in range(0, hessian.shape[0], _PANEL):
+            rows = slice(start, start + _PANEL)
+            panel = (wide[:, rows].t() @ wide[:, start:]).mul_(hessian[rows, start:])
+            square = panel[:, : len(panel)]  # on the diagonal: it holds its part below the diagonal itself
+            energy += float(2 * panel.sum() - square.sum())
+    return energy

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from langprune_cli.numerics.factor import DAMPING, Factor, inverse_factor
+from langprune_cli.numerics.factor import DAMPING, Factor, damped_factor
 
 Needs = Literal["nothing", "norms", "hessian"]  # what calibration must have collected for a method, an update, ...
 _NEEDS: tuple[Needs, ...] = ("nothing", "norms", "hessian")
@@ -59,8 +59,8 @@ class Site:
 
     @cached_property
     def factor(self) -> Factor:
-        """Return the factor of the damped inverse Hessian, made once for all that need it."""
-        return inverse_factor(self.hessian, self.damping)
+        """Return the factor of the damped Hessian, made once for all that need it."""
+        return damped_factor(self.hessian, self.damping)
 
     @property
     def damping_used(self) -> float | None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from langprune_cli.numerics.factor import Factor
+
 # Columns whose corrections reach the rest of the matrix in one product, and columns within which every correction is
 # made at once. Both only group the same sums: 64 and 16 were fastest on two cores for 1024 to 5632 rows.
 _BLOCK = 64
@@ -30,57 +32,75 @@ class Swept:
 
 def sweep(
     w: Tensor,  # float32 [r, i]
-    u: Tensor,  # float32 [i, i], upper, of `inverse_factor`
+    factor: Factor,  # of the damped Hessian [i, i]
     keep: Tensor | Chooser,  # bool [r, i], or how to find it on the way
 ) -> Swept:
-    """Remove what `keep` does not hold, column after column, and push the error w_j / U_jj onto the columns to the right.
+    """Remove what `keep` does not hold, column after column, and let the columns to the right make up for it.
 
-    This is SparseGPT's algorithm 1 (arXiv 2301.00774); a chooser sees the scores w^2 / U_jj^2 of its columns after all
-    corrections from the left. Its masks, given as they are, lead to the very same weights, bit by bit: the grouping of sums
-    does not depend on who chose. Rows do not influence one another, so that linears which share H are swept in one call.
+    This is SparseGPT's algorithm 1 (arXiv 2301.00774), which pushes the error w_j / U_jj of each column onto those to its right,
+    in another order of the same sums: each column gathers from what those to its left have lost, so that the Hessian need be
+    factored only, and not inverted. A chooser sees the scores w^2 / U_jj^2 of its columns after all corrections from the left.
+    Its masks, given as they are, lead to the very same weights, bit by bit: the grouping of sums does not depend on who
+    chose. Rows do not influence one another, so that linears which share H are swept in one call.
     """
     # Transposed: a column of w is then one contiguous row, which the inner loop reads and writes whole.
-    wt = w.t().contiguous()  # [i, r]
-    columns = len(wt)
-    goes = torch.zeros(wt.shape, dtype=torch.bool, device=w.device) if isinstance(keep, Chooser) else ~keep.t()
-    inverse = u.diagonal().reciprocal().tolist()
-    errors = torch.empty(_BLOCK, w.shape[0], dtype=w.dtype, device=w.device)
+    wt = w.t().clone(memory_format=torch.contiguous_format).add_(0.0)  # [i, r]; -0.0 becomes 0.0
+    lost = torch.zeros_like(
+        wt
+    )  # dense less new; of columns not reached yet, what the blocks to their left make of them
+    if isinstance(keep, Chooser):
+        goes = torch.zeros(wt.shape, dtype=torch.bool, device=w.device)
+    else:
+        goes = keep.t().logical_not().contiguous()
+    columns, lower = len(wt), factor.lower
+    dense, loss = wt.unbind(), lost.unbind()
+    going = torch.empty(_STRIP, w.shape[0], dtype=w.dtype, device=w.device)  # of one strip, as numbers
     for start in range(0, columns, _BLOCK):
         end = min(start + _BLOCK, columns)
         for left in range(start, end, _STRIP):
             right = min(left + _STRIP, end)
             if left > start:
-                wt[left:right].addmm_(u[start:left, left:right].t(), errors[: left - start], alpha=-1)
+                lost[left:right].addmm_(lower[left:right, start:left], lost[start:left], alpha=-1)
+            going[: right - left] = goes[left:right]
             for j in range(left, right):
                 if isinstance(keep, Chooser) and j % keep.width == 0:
-                    ahead = _ahead(wt, u, errors, (start, left, right, j), min(j + keep.width, columns))
-                    scores = (ahead / u.diagonal()[j : j + len(ahead), None]).square_()
-                    goes[j : j + len(ahead)] = ~keep.choose(scores.t(), j).t()
+                    stop = min(j + keep.width, columns)
+                    reached = wt[j:stop] - _ahead(lost, lower, (start, left, right, j), stop)
+                    scores = reached.square_().mul_(factor.pivots[j:stop, None])
+                    goes[j:stop] = keep.choose(scores.t(), j).t().logical_not()
+                    split = min(stop, right)
+                    going[j - left : split - left] = goes[j:split]
                 if j > left:
-                    wt[j].addmv_(errors[left - start : j - start].t(), u[left:j, j], alpha=-1)
-                torch.mul(wt[j], goes[j], out=errors[j - start]).mul_(inverse[j])
+                    loss[j].addmv_(lost[left:j].t(), lower[j, left:j], alpha=-1)
+                loss[j].lerp_(dense[j], going[j - left])  # of 0 and 1: the one or the other, exactly
         if end < columns:
-            wt[end:].addmm_(u[start:end, end:].t(), errors[: end - start], alpha=-1)
-    return Swept(wt.masked_fill_(goes, 0.0).t(), ~goes.t())
+            lost[end:].addmm_(lower[end:, start:end], lost[start:end], alpha=-1)
+    # What goes has lost all of itself: the difference is +0.0.
+    return Swept(wt.sub_(lost).t().contiguous(), goes.t().logical_not().contiguous())
 
 
 def _ahead(
-    wt: Tensor,  # [i, r]
-    u: Tensor,  # [i, i]
-    errors: Tensor,  # [<= _BLOCK, r]
+    lost: Tensor,  # [i, r]
+    lower: Tensor,  # [i, i]
     place: tuple[int, int, int, int],
     stop: int,
 ) -> Tensor:  # [stop - j, r]
-    """Return columns j to `stop` as all errors to the left of j leave them, without changing anything.
+    """Return what columns j to `stop` would lose if all of them stayed, without changing anything.
 
     place: (first column of the block, of the strip, end of the strip, j). What lies in the strip already has the block's
     corrections from before the strip, and what lies beyond it has none of this block's.
     """
     start, left, right, j = place
-    ahead = wt[j:stop].clone()
-    split = min(right, stop) - j
+    if stop <= right:  # a few columns: one after the other, since a small product on several threads is slower
+        ahead = lost[left:stop].clone()
+        for column in range(j - left, stop - left):
+            if column:
+                ahead[column].addmv_(ahead[:column].t(), lower[left + column, left : left + column], alpha=-1)
+        return ahead[j - left :]
+    ahead = lost[j:stop].clone()
     if j > left:
-        ahead[:split].addmm_(u[left:j, j : j + split].t(), errors[left - start : j - start], alpha=-1)
-    if j > start and stop > right:
-        ahead[split:].addmm_(u[start:j, right:stop].t(), errors[: j - start], alpha=-1)
-    return ahead
+        ahead[: right - j].addmm_(lower[j:right, left:j], lost[left:j], alpha=-1)
+    if j > start:
+        ahead[right - j :].addmm_(lower[right:stop, start:j], lost[start:j], alpha=-1)
+    together: Tensor = torch.linalg.solve_triangular(lower[j:stop, j:stop], ahead, upper=False, unitriangular=True)
+    return together

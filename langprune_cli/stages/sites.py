@@ -12,6 +12,7 @@ from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.factor import DAMPING
 from langprune_cli.numerics.site import Needs, Site
+from langprune_cli.numerics.values import all_finite
 from langprune_cli.stages.opened import OpenedModel, check_same_model
 from langprune_cli.stages.parts import WINDOWS_PART
 from langprune_cli.stages.statistics import BlockStats, has_hessians
@@ -80,7 +81,7 @@ def prunable(model: OpenedModel, index: int, exclude: str | None) -> list[Linear
 def _weight(model: OpenedModel, index: int, linear: Linear) -> Tensor:
     """Return a linear's weight [o, i] as the checkpoint has it; raises LangpruneError where it is not finite."""
     weight = model.streamed.checkpoint.read([linear.name])[linear.name].to(model.streamed.device)
-    if not torch.isfinite(weight).all():
+    if not all_finite(weight):
         raise LangpruneError(
             f"{model.location.folder}, block {index}: {linear.name} holds values that are not finite: get the checkpoint again"
         )
@@ -104,4 +105,5 @@ def block_sites(
             weights = [_weight(model, index, linear).float() for linear in inside]
             known = stats.of(name).to(model.streamed.device) if stats else None
             rows = tuple(len(weight) for weight in weights)
-            yield BlockSite(name, inside, Site(torch.cat(weights), rows, known, damping))
+            stacked = torch.cat(weights) if len(weights) > 1 else weights[0]
+            yield BlockSite(name, inside, Site(stacked, rows, known, damping))

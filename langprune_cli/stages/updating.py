@@ -11,6 +11,7 @@ from langprune_cli.models.checkpoint import DTYPES
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.gram import output_energy
 from langprune_cli.numerics.site import Site
+from langprune_cli.numerics.values import all_finite
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.sites import BlockSite, block_sites
 from langprune_cli.stages.statistics import BlockStats
@@ -74,7 +75,7 @@ def finished(
     found = {}
     for (linear, new), mask, error in zip(site.split(weight), site.site.split(keep), errors, strict=True):
         stored = new.to(DTYPES[model.streamed.checkpoint.entries[linear.name].dtype])
-        if not torch.isfinite(stored).all():
+        if not all_finite(stored):
             raise LangpruneError(
                 f"the update of {linear.name} (site {site.name}) gave values that are not finite: calibrate on more text, or "
                 "give a larger --damping"

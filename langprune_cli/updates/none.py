@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from langprune_cli.numerics.site import Site
+from langprune_cli.numerics.values import kept
 from langprune_cli.updates.update import Update
 
 
@@ -11,7 +12,7 @@ def update(
     keep: Tensor,  # bool [r, i]
 ) -> Tensor:  # float32 [r, i]
     """Return the dense weights with +0.0 where `keep` is False."""
-    return site.weight.masked_fill(~keep, 0.0)
+    return kept(site.weight, keep)
 
 
 UPDATE = Update("none", "nothing", "", update)

@@ -12,7 +12,7 @@ def update(
     keep: Tensor,  # bool [r, i], of any origin
 ) -> Tensor:  # float32 [r, i]
     """Return the weights after a sweep with this mask; for SparseGPT's own mask, the very weights of its sweep."""
-    return sweep(site.weight, site.factor.u, keep).weight
+    return sweep(site.weight, site.factor, keep).weight
 
 
 UPDATE = Update("sparsegpt", "hessian", "https://arxiv.org/abs/2301.00774", update)
