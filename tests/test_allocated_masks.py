@@ -17,7 +17,7 @@ from langprune_cli.methods.method import get_method
 from langprune_cli.models.location import locate_model
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.stages import allocating
-from langprune_cli.stages.choosing import MaskSettings
+from langprune_cli.stages.choosing import Chooser, MaskSettings
 from langprune_cli.stages.mask import MaskSource, mask
 from langprune_cli.stages.opened import Compute, OpenedModel
 from langprune_cli.stages.parts import block_part
@@ -139,10 +139,10 @@ def test_allocations_go_by_the_dense_model_in_any_propagation(
     assert checked["zeros"] == sum(map(removed, blocks))
     if method != "magnitude":
         dense, pruned = (open_artifact(workspace / "stats" / name, "stats") for name in ("uk", folder.name))
-        source = MaskSource(get_method(method), pruned, allocation_stats=dense)
+        source = MaskSource(pruned, allocation_stats=dense)
         model = OpenedModel(locate_model(str(varied)), Compute())
-        settings = MaskSettings(Pattern(0.6), allocation="owl")
-        again = mask(Workspace(workspace), model, source, settings, Quiet(), name="again").artifact
+        chooser = Chooser.of(get_method(method), MaskSettings(Pattern(0.6), allocation="owl"))
+        again = mask(Workspace(workspace), model, source, chooser, Quiet(), name="again").artifact
         made = open_artifact(folder, "masks")
         assert (again.key, again.manifest.parts) == (made.key, made.manifest.parts)
 

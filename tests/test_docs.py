@@ -29,6 +29,7 @@ from langprune_cli.refinements.refinement import refinements
 from langprune_cli.store.artifact import KINDS, SCHEMA, Manifest, Recipe
 from langprune_cli.store.files import TEMPORARY
 from langprune_cli.text.windows import fingerprint
+from langprune_cli.unit_methods.method import unit_methods
 from langprune_cli.updates.update import updates
 
 ROOT = Path(__file__).parent.parent
@@ -201,8 +202,18 @@ def test_tables_agree_with_what_there_is(heading: str, records: dict[str, Any]) 
         assert cells[name][1] == record.needs
         assert record.paper in "".join(cells[name]) or name == "uniform"
     for name, update in updates().items():
-        owners = [f"`{method.name}`" for method in methods().values() if method.update == update.name]
+        every = [*methods().values(), *unit_methods().values()]
+        owners = {f"`{method.name}`" for method in every if method.update == update.name}
         assert sorted(re.findall(r"`[\w-]+`", _table("Updates")[name][2])) == sorted(owners)
+
+
+def test_table_of_unit_methods_agrees_with_them() -> None:
+    cells = _table("Channels, KV groups and blocks")
+    assert cells.keys() == unit_methods().keys()
+    for name, method in unit_methods().items():
+        assert cells[name][1:3] == [method.needs, method.update]
+        assert method.paper in "".join(cells[name]) or name == "wanda-sp"
+        assert f"`{name}`" in _read(README)
 
 
 def test_worked_key_recomputes() -> None:

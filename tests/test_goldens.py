@@ -16,8 +16,9 @@ from langprune_cli.models.location import ModelLocation
 from langprune_cli.numerics.packing import unpack_mask
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.stages.calibrate import CalibrationSettings, calibrate
+from langprune_cli.stages.choosing import Chooser, MaskSettings
 from langprune_cli.stages.evaluate import Row, Subject, evaluate, read_rows
-from langprune_cli.stages.mask import MaskSettings, MaskSource, mask
+from langprune_cli.stages.mask import MaskSource, mask
 from langprune_cli.stages.opened import Compute, OpenedModel
 from langprune_cli.stages.parts import block_part
 from langprune_cli.store.artifact import Artifact
@@ -57,8 +58,9 @@ class Run:
 
     def _mask(self, language: str, case: str) -> Artifact:
         method, _, pattern = case.rpartition("-")
-        source = MaskSource(get_method(method), None if method == "magnitude" else self.stats(language))
-        return mask(self.workspace, self.model, source, MaskSettings(PATTERNS[pattern]), Quiet()).artifact
+        source = MaskSource(None if method == "magnitude" else self.stats(language))
+        chooser = Chooser.of(get_method(method), MaskSettings(PATTERNS[pattern]))
+        return mask(self.workspace, self.model, source, chooser, Quiet()).artifact
 
     def _rows(self, language: str, case: str, texts: tuple[str, ...]) -> dict[str, Row]:
         """Return the rows of one mask (the dense model's for the case "dense") by text."""

@@ -16,7 +16,7 @@ from langprune_cli.numerics.packing import unpack_mask
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.stages.apply import ApplySettings
 from langprune_cli.stages.calibrate import CalibrationSettings
-from langprune_cli.stages.choosing import MaskSettings
+from langprune_cli.stages.choosing import Chooser, MaskSettings
 from langprune_cli.stages.evaluate import Subject, evaluate, read_rows
 from langprune_cli.stages.opened import Compute, OpenedModel
 from langprune_cli.stages.parts import block_part
@@ -62,9 +62,8 @@ class Run:
     def _pruned(self, language: str, case: str) -> Pruning:
         method, _, pattern = case.rpartition("-")
         chosen = get_method(method)
-        how = PruneSettings(
-            chosen, MaskSettings(PATTERNS[pattern]), ApplySettings(chosen.update), CalibrationSettings()
-        )
+        chooser = Chooser.of(chosen, MaskSettings(PATTERNS[pattern]))
+        how = PruneSettings(chooser, ApplySettings(chosen.update), CalibrationSettings())
         spec = TextSpec(language, str(FIXTURES / f"windows.{language}.safetensors"), language)
         return prune(self.workspace, self.model, spec, how, Quiet())
 

@@ -15,7 +15,7 @@ MOST_LINES = 330
 LAYERS = {
     "types": 0, "errors": 0,
     "registry": 1, "numerics": 1, "store": 1, "text": 1,
-    "methods": 2, "updates": 2, "refinements": 2, "allocations": 2, "models": 2,
+    "methods": 2, "unit_methods": 2, "updates": 2, "refinements": 2, "allocations": 2, "models": 2,
     "walk": 3,
     "stages": 4,
     "cli": 5, "__main__": 5,

@@ -98,7 +98,9 @@ Sampling = Annotated[
     ),
 ]
 Method = typer.Option(
-    help="magnitude, wanda, wanda-variant, ria, sparsegpt or admm.", rich_help_panel=CHOICE
+    help="magnitude, wanda, wanda-variant, ria, sparsegpt or admm; of channels and groups osscar, flap, wanda-sp or "
+    "magnitude; of blocks search or influence.",
+    rich_help_panel=CHOICE,
 )  # with a type of each command's own
 Stats = Annotated[
     str | None,
@@ -107,16 +109,37 @@ Stats = Annotated[
     ),
 ]
 Pattern = Annotated[
-    str,
+    list[str] | None,
     typer.Option(
         "--pattern",
         "-p",
-        help="unstructured, N:M = N kept of every M inputs, or N:8 (the letter N) for an N of each block's own.",
+        help="unstructured (if left out), N:M = N kept of every M inputs, N:8 (the letter N) for an N of each block's own; or "
+        "channels, kv-groups, blocks, which make the model smaller, as channels:0.1, several times if need be.",
         rich_help_panel=CHOICE,
     ),
 ]
 Sparsity = Annotated[
-    float | None, typer.Option("--sparsity", "-s", help="Fraction removed; 0.5 if left out.", rich_help_panel=CHOICE)
+    float | None,
+    typer.Option(
+        "--sparsity",
+        "-s",
+        help="Fraction removed; if left out 0.5, of channels, groups and blocks 0.1.",
+        rich_help_panel=CHOICE,
+    ),
+]
+RoundTo = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Channels that stay are a multiple of this; what suits the width if left out.",
+        rich_help_panel=CHOICE,
+    ),
+]
+Round = Annotated[
+    str,
+    typer.Option(
+        "--round", help="down: no more is removed than asked; nearest: as AMD Quark rounds.", rich_help_panel=CHOICE
+    ),
 ]
 Variant = Annotated[
     bool,
@@ -159,7 +182,8 @@ Damping = Annotated[
 Update = Annotated[
     str | None,
     typer.Option(
-        help="New values for the weights that stay: none, sparsegpt or pcg; what belongs to the method if left out.",
+        help="New values for the weights that stay: none, sparsegpt, pcg, or least-squares for channels and groups; "
+        "what belongs to the method if left out.",
         rich_help_panel=CHOICE,
     ),
 ]

@@ -19,9 +19,11 @@ def prune(
     seqlen: opt.Seqlen = None,
     seed: opt.Seed = 0,
     sampling: opt.Sampling = "document",
-    method: Annotated[str, opt.Method] = "admm",
-    pattern: opt.Pattern = "unstructured",
+    method: Annotated[str | None, opt.Method] = None,
+    pattern: opt.Pattern = None,
     sparsity: opt.Sparsity = None,
+    round_to: opt.RoundTo = None,
+    rounding: opt.Round = "down",
     variant: opt.Variant = False,
     group: opt.Group = None,
     ties: opt.Ties = None,
@@ -58,7 +60,7 @@ def prune(
     calibration = {"nsamples": nsamples, "seqlen": seqlen, "seed": seed, "sampling": sampling}
     pruning.prune(
         session, model, revision, lang or [], data or [], method=method, pattern=pattern, sparsity=sparsity,
-        variant=variant, group=group, ties=ties, exclude=exclude, refine=refine, allocation=allocation, update=update,
-        damping=damping, propagation=propagation, max_shard_size=max_shard_size, calibration=calibration, out=out,
-        name=name, force=force,
+        round_to=round_to, rounding=rounding, variant=variant, group=group, ties=ties, exclude=exclude, refine=refine,
+        allocation=allocation, update=update, damping=damping, propagation=propagation, max_shard_size=max_shard_size,
+        calibration=calibration, out=out, name=name, force=force,
     )  # fmt: skip

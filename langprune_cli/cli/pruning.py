@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from langprune_cli.cli import structured
+from langprune_cli.cli.inputs import newer_scores, own_stats, stats_for
 from langprune_cli.cli.session import Session, one_of
-from langprune_cli.errors import LangpruneError, UsageError
+from langprune_cli.cli.structured import unit_options
+from langprune_cli.errors import UsageError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
     from pathlib import Path
 
     from langprune_cli.methods.method import Method
-    from langprune_cli.numerics.site import Needs
     from langprune_cli.stages.choosing import MaskSettings
-    from langprune_cli.store.artifact import Artifact, Manifest
+    from langprune_cli.stages.run import Outcome
+    from langprune_cli.stages.unit_choosing import AnyChooser
 
 
 def score(
@@ -31,15 +34,25 @@ def score(
 
 def mask(
     session: Session, model: str | None, revision: str | None, stats: str | None, scores: str | None, *,
-    method: str | None, variant: bool, name: str | None, force: bool, **choice: Any,  # noqa: ANN401 - of `settings_of`
+    method: str | None, variant: bool, pattern: list[str] | None, round_to: int | None, rounding: str, name: str | None,
+    force: bool, **choice: Any,  # noqa: ANN401 - of `settings_of`
 ) -> None:  # fmt: skip
     """Run stage 3."""
+    patterns = pattern or ["unstructured"]
+    units = unit_options(
+        patterns, choice["sparsity"], method, round_to=round_to, rounding=rounding, damping=_damping(choice["damping"]),
+        of_weights=_of_weights(choice) | {"--variant": variant, "--scores": scores},
+    )  # fmt: skip
+    if units:
+        structured.mask(session, model, revision, stats, units, name=name, force=force)
+        return
+    from langprune_cli.methods.method import get_method  # noqa: PLC0415
     from langprune_cli.numerics.site import most_needed  # noqa: PLC0415
     from langprune_cli.stages.allocating import chosen_allocation  # noqa: PLC0415
     from langprune_cli.stages.choosing import Chooser  # noqa: PLC0415
     from langprune_cli.stages.mask import MaskSource, mask, source_of_scores  # noqa: PLC0415
 
-    settings = settings_of(**choice)
+    settings = settings_of(pattern=patterns[0], **choice)
     chosen = method_of(method or "wanda", settings, variant=variant)
     on_statistics = settings.refinement or settings.allocation != "uniform" or choice["damping"] is not None
     if scores:
@@ -47,19 +60,21 @@ def mask(
             raise UsageError(
                 "--scores goes without --stats, --method, --variant and --damping: scores have theirs already"
             )
-        source = source_of_scores(session.workspace, session.workspace.find("scores", scores))
-    elif stats or method or variant or on_statistics or not (newest := _newer_scores(session)):
+        found = session.workspace.find("scores", scores)
+        source, chosen = source_of_scores(session.workspace, found), get_method(found.manifest.params["method"])
+    elif stats or method or variant or on_statistics or not (newest := newer_scores(session)):
         chooser = Chooser.of(chosen, settings)
         allocation = chosen_allocation(chooser)
         if most_needed(allocation.needs, chooser.needs) != chooser.needs:
             made_from = stats_for(session, allocation.needs, f"--allocation {allocation.name}", stats)
         else:
             made_from = stats_for(session, chooser.needs, chooser.what, stats)
-        source = MaskSource(chosen, made_from)
+        source = MaskSource(made_from)
     else:
-        source = source_of_scores(session.workspace, newest)
+        source, chosen = source_of_scores(session.workspace, newest), get_method(newest.manifest.params["method"])
     opened = session.open(session.choose(model, revision, source.scores or source.stats), remember=model is not None)
-    session.show([mask(session.workspace, opened, source, settings, session.reporter, name=name, force=force)])
+    chooser = Chooser.of(chosen, settings)
+    session.show([mask(session.workspace, opened, source, chooser, session.reporter, name=name, force=force)])
 
 
 def apply(
@@ -67,17 +82,15 @@ def apply(
     update: str | None, damping: float | None, max_shard_size: str, out: Path | None, name: str | None, force: bool,
 ) -> None:  # fmt: skip
     """Run stage 4."""
-    from langprune_cli.methods.method import methods  # noqa: PLC0415
-    from langprune_cli.stages.apply import apply  # noqa: PLC0415
+    from langprune_cli.stages.apply import apply, own_update  # noqa: PLC0415
     from langprune_cli.updates.update import get_update  # noqa: PLC0415
 
     chosen = session.pick("masks", mask, "mask", "mask")
-    known = methods().get(chosen.manifest.params["method"])
-    settings = _apply_settings(update or (known.update if known else "none"), damping, max_shard_size)
+    settings = _apply_settings(update or own_update(chosen.manifest.params), damping, max_shard_size)
     needs = get_update(settings.update).needs
     if needs == "nothing" and stats:
         raise UsageError(f"--stats {stats} has no use for --update {settings.update}: leave it out")
-    made_from = None if stats else _own_stats(session, chosen, needs)
+    made_from = None if stats else own_stats(session, chosen, needs)
     if made_from is None and needs != "nothing":
         made_from = stats_for(session, needs, f"--update {settings.update}", stats)
     opened = session.open(session.choose(model, revision, chosen), remember=model is not None)
@@ -96,47 +109,53 @@ def apply(
 
 
 def prune(
-    session: Session, model: str | None, revision: str | None, lang: list[str], data: list[str], *, method: str,
-    variant: bool, update: str | None, propagation: str, max_shard_size: str, calibration: dict[str, Any],
-    out: Path | None, name: str | None, force: bool, **choice: Any,  # noqa: ANN401 - of `settings_of`
+    session: Session, model: str | None, revision: str | None, lang: list[str], data: list[str], *,
+    method: str | None, variant: bool, pattern: list[str] | None, round_to: int | None, rounding: str,
+    update: str | None, propagation: str, max_shard_size: str, calibration: dict[str, Any], out: Path | None,
+    name: str | None, force: bool, **choice: Any,  # noqa: ANN401 - of `settings_of`
 ) -> None:  # fmt: skip
     """Run stages 1 to 4, block by block."""
     from langprune_cli.cli.results import print_pruned  # noqa: PLC0415
     from langprune_cli.stages.calibrate import CalibrationSettings  # noqa: PLC0415
+    from langprune_cli.stages.choosing import Chooser  # noqa: PLC0415
     from langprune_cli.stages.model_writing import read_pruned  # noqa: PLC0415
     from langprune_cli.stages.opened import DEMO  # noqa: PLC0415
     from langprune_cli.stages.prune import PruneSettings, prune  # noqa: PLC0415
     from langprune_cli.text.corpora import resolve_texts  # noqa: PLC0415
 
-    settings = settings_of(**choice)
-    chosen = method_of(method, settings, variant=variant)
+    patterns = pattern or ["unstructured"]
+    units = unit_options(
+        patterns, choice["sparsity"], method, round_to=round_to, rounding=rounding, damping=_damping(choice["damping"]),
+        of_weights=_of_weights(choice) | {"--variant": variant},
+    )  # fmt: skip
     propagated: Any = one_of("--propagation", propagation, ("pruned", "dense"))
     model_choice = session.choose(model, revision)
     specs = resolve_texts(lang, data, evaluation=False, builtin=model_choice.name == DEMO)
     if len(specs) > 1:
         raise UsageError(f"prune works on one text at a time, and {len(specs)} were given: run it once for each")
-    how = PruneSettings(
-        chosen,
-        settings,
-        _apply_settings(update or chosen.update, choice["damping"], max_shard_size),
-        CalibrationSettings(**calibration),
-        propagated,
-    )
-    made = prune(
-        session.workspace,
-        session.open(model_choice, remember=True),
-        specs[0],
-        how,
-        session.reporter,
-        name=name,
-        out=out.expanduser() if out else None,
-        force=force,
-    )
+    chooser: AnyChooser | None = None
+    if not units:
+        settings = settings_of(pattern=patterns[0], **choice)
+        chooser = Chooser.of(method_of(method or "admm", settings, variant=variant), settings)
+    drawn = CalibrationSettings(**calibration)
+    to: dict[str, Any] = {"name": name, "out": out.expanduser() if out else None, "force": force}
+    opened = session.open(model_choice, remember=True)
+    before: list[Outcome] = []
+    if units:
+        opened, before = structured.without_blocks(session, opened, specs[0], drawn, units, **to)
+        if not units.units:
+            session.show(before)
+            return
+        chooser = units.chooser(opened)
+    assert chooser is not None  # noqa: S101 - one of the two
+    settled = _apply_settings(update or chooser.method.update, choice["damping"], max_shard_size)
+    how = PruneSettings(chooser, settled, drawn, propagated)
+    made = prune(session.workspace, opened, specs[0], how, session.reporter, **to)
     linears = read_pruned(made.model.artifact)
     if not session.json:
         print_pruned(linears, made.seconds)
     blocks = [{"block": block, "seconds": round(seconds, 3)} for block, seconds in made.seconds.items()]
-    session.show([made.model, *made.parents], layers=[vars(each) for each in linears], blocks=blocks)
+    session.show([made.model, *made.parents, *before], layers=[vars(each) for each in linears], blocks=blocks)
 
 
 def settings_of(
@@ -161,6 +180,12 @@ def settings_of(
     )
 
 
+def _of_weights(choice: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that only patterns of single weights have, by name."""
+    spread = choice["allocation"] if choice["allocation"] != "uniform" else None
+    return {"--allocation": spread} | {f"--{each}": choice[each] for each in ("group", "ties", "exclude", "refine")}
+
+
 def method_of(name: str, settings: MaskSettings, *, variant: bool) -> Method:
     """Return the method; --variant is Wanda's, and goes with unstructured pruning only."""
     from langprune_cli.methods.method import get_method  # noqa: PLC0415
@@ -168,54 +193,6 @@ def method_of(name: str, settings: MaskSettings, *, variant: bool) -> Method:
     if variant and (name not in {"wanda", "wanda-variant"} or settings.pattern.m):
         raise UsageError("--variant goes with --method wanda and --pattern unstructured only: leave it out")
     return get_method("wanda-variant" if variant else name)
-
-
-def stats_for(session: Session, needs: Needs, what: str, named: str | None) -> Artifact | None:
-    """Return the statistics that were named, else the newest of the dense model that will do, and say which.
-
-    Raises LangpruneError when there are none.
-    """
-    if needs == "nothing":
-        if not named:
-            return None
-        session.reporter.note(f"{what} looks at weights alone: of --stats {named} only the model counts.")
-    if named:
-        return session.workspace.find("stats", named)
-
-    from langprune_cli.stages.statistics import has_hessians  # noqa: PLC0415
-
-    def will_do(manifest: Manifest) -> bool:
-        params = manifest.params
-        return params["propagation"] == "dense" and (needs != "hessian" or "hessian" in params["collect"])
-
-    newest = session.workspace.newest("stats", where=will_do) or session.workspace.newest("stats")
-    if newest is None:
-        collect = " --collect hessian" if needs == "hessian" else ""
-        raise LangpruneError(
-            f"the workspace {session.workspace.root} has no stats: run langprune calibrate --lang LANGUAGE{collect} first"
-        )
-    if needs == "hessian" and not has_hessians(newest):
-        return newest  # the stage will say how to make some of the same text
-    session.reporter.note(f"Using statistics {newest.name}.")
-    return newest
-
-
-def _own_stats(session: Session, mask: Artifact, needs: Needs) -> Artifact | None:
-    """Return the statistics that a mask was made from, where they are still there and will do."""
-    from langprune_cli.stages.statistics import has_hessians  # noqa: PLC0415
-
-    key = mask.manifest.inputs["stats"]
-    own = session.workspace.by_key("stats", key) if key else None
-    return own if own and (needs != "hessian" or has_hessians(own)) else None
-
-
-def _newer_scores(session: Session) -> Artifact | None:
-    """Return the newest scores, and say so, where no statistics are newer than they."""
-    newest = session.workspace.newest("scores", "stats")
-    if newest is None or newest.manifest.kind != "scores":
-        return None
-    session.reporter.note(f"Using scores {newest.name}.")
-    return newest
 
 
 def _apply_settings(update: str, damping: float | None, max_shard_size: str) -> Any:  # noqa: ANN401 - not imported yet

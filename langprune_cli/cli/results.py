@@ -28,7 +28,13 @@ def describe(manifest: Manifest) -> str:
         return f"{params['method']} {params['pattern']} from {about['stats'] or 'weights alone'}, {removed}"
     if manifest.kind == "models":
         base = about["model"]["name"].rpartition("/")[2]
-        return f"{base} with mask {about['mask']['name']}, {about['checked']['sparsity']:.2%} zeros, checked"
+        checked = about["checked"]
+        if "parameters_after" in checked:
+            before, after = checked["parameters_before"], checked["parameters_after"]
+            what = f"{before:,} -> {after:,} parameters ({1 - after / before:.4%} removed)"
+        else:
+            what = f"{checked['sparsity']:.2%} zeros"
+        return f"{base} with mask {about['mask']['name']}, {what}, checked"
     return f"{len(inputs['cells'])} rows"
 
 
@@ -84,6 +90,51 @@ def print_evaluation(rows: list[dict[str, Any]]) -> None:
         kind = f"mask {row['mask']}" if row["mask"] else row["model"]
         lines.append([row["text"], kind, ppl, change, bpb, f"{row['tokens']:,}", str(row["seqlen"])])
     print_table(["text", "model", "ppl", "change", "bpb", "tokens", "seqlen"], lines)
+
+
+def size_rows(rows: list[dict[str, Any]], pruned: Manifest) -> list[dict[str, Any]]:
+    """Return, for a model of which whole parts have left, what it lost in size and in perplexity, text by text.
+
+    The columns are those of AMD Quark's published tables. Nothing for other models.
+    """
+    checked = pruned.about.get("checked", {})
+    if "parameters_after" not in checked:
+        return []
+    before, after = checked["parameters_before"], checked["parameters_after"]
+    found = []
+    for row in rows:
+        dense = _first_of(rows, row["text"])
+        if row is not dense and not row["mask"]:
+            size = {"parameters_before": before, "pruning_rate": 1 - after / before, "parameters_after": after}
+            ppl = {"text": row["text"], "ppl_before": dense["ppl"], "ppl_after": row["ppl"]}
+            found.append({"model": dense["model"], **size, **ppl})
+    return found
+
+
+def print_sizes(rows: list[dict[str, Any]]) -> None:
+    """Print the rows of `size_rows`, where there are any."""
+    lines = [
+        [
+            row["model"],
+            parameters(row["parameters_before"]),
+            f"{row['pruning_rate']:.4%}",
+            parameters(row["parameters_after"]),
+            row["text"],
+            *("inf" if row[ppl] is None else f"{row[ppl]:.4f}" for ppl in ("ppl_before", "ppl_after")),
+        ]
+        for row in rows
+    ]
+    if lines:
+        columns = ["model", "size", "pruning rate", "pruned size", "text", "ppl before pruning", "ppl after pruning"]
+        print_table(columns, lines)
+
+
+def parameters(count: int) -> str:
+    """Return a number of parameters as people write it: 6.74B."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if count >= size:
+            return f"{count / size:.2f}{unit}"
+    return str(count)
 
 
 def _first_of(rows: list[dict[str, Any]], text: str) -> dict[str, Any]:

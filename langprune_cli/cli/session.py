@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langprune_cli.cli.console import ConsoleReporter, print_json
-from langprune_cli.cli.results import print_evaluation, print_outcomes
+from langprune_cli.cli.results import print_evaluation, print_outcomes, print_sizes, size_rows
+from langprune_cli.cli.speed_table import show_speeds
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
@@ -118,9 +119,9 @@ class Session:
 
     def evaluate(
         self, model: str | None, revision: str | None, masks: list[str], lang: list[str], data: list[str], *,
-        seqlen: int | None, max_windows: int | None, name: str | None, force: bool,
+        seqlen: int | None, max_windows: int | None, speed: bool, name: str | None, force: bool,
     ) -> None:  # fmt: skip
-        """Run stage 5: the dense model first, then the pruned ones."""
+        """Run stage 5: the dense model first, then the pruned ones; with `speed` how fast they are, without a text only that."""
         from langprune_cli.stages.evaluate import Subject, evaluate, read_rows  # noqa: PLC0415
         from langprune_cli.stages.opened import DEMO, model_artifact  # noqa: PLC0415
         from langprune_cli.text.corpora import resolve_texts  # noqa: PLC0415
@@ -137,9 +138,15 @@ class Session:
                 found = [newest]
         made_from = pruned or (found[0] if found else None)
         choice = self.choose(None if pruned else model, revision, made_from)
-        specs = resolve_texts(lang, data, evaluation=True, builtin=choice.name == DEMO)
+        speed_only = speed and not lang and not data
+        specs = [] if speed_only else resolve_texts(lang, data, evaluation=True, builtin=choice.name == DEMO)
         dense = self.open(choice, remember=model is not None and pruned is None)
         models = [dense] + ([self.open(type(choice)(str(pruned.folder)))] if pruned else [])
+        speeds = _speeds(models) if speed else []
+        if speed_only:
+            self.keep_model()
+            show_speeds(speeds, json=self.json)
+            return
         subjects = [Subject(opened) for opened in models]
         for each in found:  # a mask may be of the model that was named, or of the one that this was pruned from
             fits = [opened for opened in models if opened.digest == each.manifest.inputs["model"]]
@@ -157,9 +164,16 @@ class Session:
         self.keep_model()
         rows = read_rows(outcome.artifact)
         if self.json:
-            print_json({"schema": 1, **document(outcome), "rows": rows})
+            sizes = {"sizes": size_rows(rows, pruned.manifest)} if pruned else {}
+            print_json(
+                {"schema": 1, **document(outcome), "rows": rows, **sizes, **({"speed": speeds} if speed else {})}
+            )
         else:
             print_evaluation(rows)
+            if pruned:
+                print_sizes(size_rows(rows, pruned.manifest))
+            if speed:
+                show_speeds(speeds, json=False)
             print_outcomes([outcome])
 
     def export(self, model: str | None, out: Path, *, with_mask: bool) -> None:
@@ -174,6 +188,24 @@ class Session:
             from langprune_cli.cli.console import print_line  # noqa: PLC0415
 
             print_line(f"exported {artifact.name} to {out}: {', '.join(files)}")
+
+
+def _speeds(models: list[OpenedModel]) -> list[dict[str, Any]]:
+    """Measure the models turn by turn; prompts as long as all of them can read, 512 tokens at most."""
+    from langprune_cli.stages.speed import compare, speed_rows  # noqa: PLC0415
+
+    new_tokens = 32
+    context = min(each.streamed.context or 2048 for each in models)
+    return speed_rows(
+        compare(
+            {each.label: each.location.folder for each in models},
+            device=models[0].streamed.device,
+            dtype=models[0].compute.torch_dtype(),
+            prompt=max(1, min(512, context - new_tokens)),
+            new_tokens=new_tokens,
+            trust_remote_code=models[0].compute.trust_remote_code,
+        )
+    )
 
 
 def document(outcome: Outcome) -> dict[str, Any]:

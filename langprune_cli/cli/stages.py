@@ -85,9 +85,11 @@ def score(
 
 def mask(
     *,
-    pattern: opt.Pattern = "unstructured",
+    pattern: opt.Pattern = None,
     sparsity: opt.Sparsity = None,
     method: Annotated[str | None, opt.Method] = None,
+    round_to: opt.RoundTo = None,
+    rounding: opt.Round = "down",
     variant: opt.Variant = False,
     group: opt.Group = None,
     ties: opt.Ties = None,
@@ -116,8 +118,8 @@ def mask(
     session = Session(workspace, json=json, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code)
     pruning.mask(
         session, model, revision, stats, scores, method=method, variant=variant, pattern=pattern, sparsity=sparsity,
-        group=group, ties=ties, exclude=exclude, refine=refine, allocation=allocation, damping=damping, name=name,
-        force=force,
+        round_to=round_to, rounding=rounding, group=group, ties=ties, exclude=exclude, refine=refine,
+        allocation=allocation, damping=damping, name=name, force=force,
     )  # fmt: skip
 
 
@@ -173,6 +175,14 @@ def evaluate(
             rich_help_panel=_INPUT,
         ),
     ] = None,
+    speed: Annotated[
+        bool,
+        typer.Option(
+            "--speed",
+            help="Measure tokens per second and bytes as well, dense beside pruned; without --lang and --data only these.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False,
     dtype: opt.Dtype = "auto",
     device: opt.Device = "auto",
     batch_tokens: opt.BatchTokens = 2048,
@@ -197,6 +207,7 @@ def evaluate(
         data or [],
         seqlen=seqlen,
         max_windows=max_windows,
+        speed=speed,
         name=name,
         force=force,
     )

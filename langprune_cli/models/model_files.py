@@ -7,6 +7,7 @@ from pathlib import Path
 
 from langprune_cli.errors import LangpruneError
 
+CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 SMALL_FILES = re.compile(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -47,7 +48,7 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:  # noq
     try:
         raw = json.loads(path.read_bytes())
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
         if "trust_remote_code" in str(error) and not trust_remote_code:
             raise LangpruneError(
                 f"{folder} needs Python code of its own to run: read that code, then add --trust-remote-code"

@@ -47,6 +47,7 @@ class _Slot:
     """One parameter: its checkpoint tensor, and every place in the modules that holds it (several when tied)."""
 
     name: str
+    path: str  # in the model, the first where there are several
     owners: tuple[tuple[nn.Module, str], ...]
 
 
@@ -75,11 +76,11 @@ class StreamedModel:
         self.dtype = dtype or stated_dtype(self.config) or self.checkpoint.float_dtype()
         self.model = build_skeleton(self.config, self.dtype, trust_remote_code=trust_remote_code)
         self._names = TensorNames(self.model, self.checkpoint.entries)
-        prefix, self.blocks = find_blocks(self.model)
+        self._prefix, self.blocks = find_blocks(self.model)
         self._slots: list[list[_Slot]] = [[] for _ in range(len(self.blocks) + 1)]  # by block, the last is outside
-        for slot, path in self._all_slots():
-            inside = path.startswith(f"{prefix}.")
-            self._slots[int(path[len(prefix) + 1 :].split(".")[0]) if inside else -1].append(slot)
+        for slot in self._all_slots():
+            inside = slot.path.startswith(f"{self._prefix}.")
+            self._slots[int(slot.path[len(self._prefix) + 1 :].split(".")[0]) if inside else -1].append(slot)
         for index in range(len(self.blocks)):
             self._refuse_what_is_not_linear(index)
         self._load_buffers()
@@ -130,6 +131,10 @@ class StreamedModel:
         """Return the checkpoint tensors of block `index`."""
         return [slot.name for slot in self._slots[index]]
 
+    def tensor_paths(self, index: int) -> dict[str, str]:
+        """Return the parameters of block `index` by their paths inside it, with their checkpoint tensors."""
+        return {slot.path.removeprefix(f"{self._prefix}.{index}."): slot.name for slot in self._slots[index]}
+
     def outside_names(self) -> list[str]:
         """Return every checkpoint tensor that belongs to no block, those that the model does not use included."""
         inside = {name for index in range(len(self.blocks)) for name in self.tensor_names(index)}
@@ -171,8 +176,8 @@ class StreamedModel:
         for owner, attr in slot.owners:
             owner._parameters[attr] = parameter  # noqa: SLF001 - setattr would refuse to swap devices
 
-    def _all_slots(self) -> Iterator[tuple[_Slot, str]]:
-        """Yield each distinct parameter with its first path in the model; tied ones come once."""
+    def _all_slots(self) -> Iterator[_Slot]:
+        """Yield each distinct parameter; tied ones come once."""
         places: dict[int, list[tuple[str, nn.Module, str]]] = {}
         for prefix, module in self.model.named_modules():
             for attr, parameter in module.named_parameters(recurse=False):
@@ -185,7 +190,7 @@ class StreamedModel:
                     f"{self.folder} has no tensor for {found[0][0]} of {type(self.model).__name__}; "
                     "the checkpoint is incomplete, or this family's layout is not supported"
                 )
-            yield _Slot(name, tuple((module, attr) for _, module, attr in found)), found[0][0]
+            yield _Slot(name, found[0][0], tuple((module, attr) for _, module, attr in found))
 
     def _load_buffers(self) -> None:
         """Load the buffers that the checkpoint holds and the model keeps; they are few and small, and stay loaded."""

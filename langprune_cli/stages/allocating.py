@@ -12,8 +12,9 @@ from langprune_cli.stages.choosing import Chooser
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.parts import block_part
 from langprune_cli.stages.run import Reporter
-from langprune_cli.stages.sites import block_sites, prunable
+from langprune_cli.stages.sites import block_sites
 from langprune_cli.stages.statistics import read_block_stats
+from langprune_cli.stages.unit_choosing import AnyChooser
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
 from langprune_cli.store.files import readable_json
 from langprune_cli.updates.update import get_update
@@ -21,7 +22,7 @@ from langprune_cli.updates.update import get_update
 ALLOCATION_PART = "allocation.json"
 
 
-def chosen_allocation(chooser: Chooser) -> Allocation:
+def chosen_allocation(chooser: AnyChooser) -> Allocation:
     """Return the allocation that was asked for.
 
     Raises LangpruneError for an unknown name, UsageError where it does not go with the pattern.
@@ -37,7 +38,7 @@ def chosen_allocation(chooser: Chooser) -> Allocation:
 
 
 def block_patterns(
-    writer: ArtifactWriter, model: OpenedModel, chooser: Chooser, stats: Artifact | None, reporter: Reporter
+    writer: ArtifactWriter, model: OpenedModel, chooser: AnyChooser, stats: Artifact | None, reporter: Reporter
 ) -> list[Pattern]:
     """Return each block's pattern; what an allocation has found becomes a part of the mask, and is not sought again.
 
@@ -45,7 +46,7 @@ def block_patterns(
     """
     pattern, blocks = chooser.settings.pattern, len(model.streamed.blocks)
     allocation = chosen_allocation(chooser)
-    if allocation.name == "uniform" and not pattern.mix_of:
+    if not isinstance(chooser, Chooser) or (allocation.name == "uniform" and not pattern.mix_of):
         return [pattern] * blocks
     if not writer.has(ALLOCATION_PART):
         found = _spread(model, chooser, allocation, stats, reporter)
@@ -77,13 +78,13 @@ def _spread(
     pattern = settings.pattern
 
     def pruned(site: Site, sparsity: float) -> Tensor:
-        keep, weight = chooser.choose(site, Pattern(sparsity, exact=True))
+        keep, weight = chooser.choose_site(site, Pattern(sparsity, exact=True))
         return get_update(chooser.method.update).update(site, keep) if weight is None else weight
 
     sizes, measures = [], []
     reporter.begin(f"allocation {allocation.name}", blocks, 0)
     for index in range(blocks):
-        linears = prunable(model, index, settings.exclude)
+        linears = chooser.linears(model, index)
         shapes = [model.streamed.shape(linear) for linear in linears]
         sizes.append(sum(rows * (columns - pattern.tail(columns)) for rows, columns in shapes))
         known = read_block_stats(stats, block_part(index)) if stats else None

@@ -12,6 +12,7 @@ from langprune_cli.models.shards import MAX_SHARD_BYTES
 from langprune_cli.numerics.factor import DAMPING
 from langprune_cli.numerics.patterns import Pattern, parse_pattern
 from langprune_cli.stages.allocating import allocated_patterns
+from langprune_cli.stages.cutting import cut_of
 from langprune_cli.stages.keep_masks import MaskReader
 from langprune_cli.stages.model_writing import ModelWriter
 from langprune_cli.stages.opened import OpenedModel
@@ -19,9 +20,11 @@ from langprune_cli.stages.parts import block_part
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
 from langprune_cli.stages.sites import calibration_text, needed_stats
 from langprune_cli.stages.statistics import read_block_stats
+from langprune_cli.stages.structures import is_structured
 from langprune_cli.stages.updating import Updated, updated_block
 from langprune_cli.store.artifact import MANIFEST, Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.workspace import Workspace
+from langprune_cli.unit_methods.method import unit_methods
 from langprune_cli.updates.update import Update, get_update
 
 PROVENANCE = "langprune.json"  # what an exported model has in place of a manifest
@@ -59,6 +62,7 @@ def apply(
     check_target(workspace, model, name, out)
     update = get_update(settings.update)
     masks = MaskReader(mask, model)
+    cut = cut_of(model, mask)
     used = needed_stats(update.needs, f"--update {update.name}", stats, model)
     about = mask.manifest.about
     known = {
@@ -73,20 +77,27 @@ def apply(
         return updated_block(model, index, masks.block(index), update, known, settings.damping)
 
     def make(writer: ArtifactWriter) -> Artifact:
-        target = ModelWriter(writer, model, settings.max_shard_bytes)
+        target = ModelWriter(writer, model, settings.max_shard_bytes, cut)
         target.need_space()
         reporter.begin(f"apply {writer.folder.name}", target.blocks, 0)
         target.write(new_weights, lambda index: reporter.tick(index, 0))
         reporter.end()
         return target.finish(masks, mask_patterns(mask, target.blocks), reporter)
 
-    to = Destination(workspace, model_name(mask.name, mask.manifest.params["method"], update), name, out, force)
+    to = Destination(workspace, model_name(mask.name, own_update(mask.manifest.params), update), name, out, force)
     return run_stage(recipe, to, make)
 
 
-def model_name(mask: str, method: str, update: Update) -> str:
-    """Return the name that a model gets where the user gives none; an update that belongs to the method goes without."""
-    return mask if update.name == methods()[method].update else f"{mask}-{update.name}"
+def own_update(params: dict[str, Any]) -> str:
+    """Return the update that belongs to the method of a mask with these parameters; none where the method is unknown."""
+    known = unit_methods() if is_structured(params["pattern"]) else methods()
+    method = known.get(params["method"])
+    return method.update if method else "none"
+
+
+def model_name(mask: str, own: str, update: Update) -> str:
+    """Return the name that a model gets where the user gives none; the update that belongs to the method goes without."""
+    return mask if update.name == own else f"{mask}-{update.name}"
 
 
 def check_target(workspace: Workspace, model: OpenedModel, name: str | None, out: Path | None) -> None:
@@ -99,6 +110,8 @@ def check_target(workspace: Workspace, model: OpenedModel, name: str | None, out
 def mask_patterns(mask: Artifact, blocks: int) -> list[Pattern]:
     """Return the pattern that every block of a mask follows."""
     params = mask.manifest.params
+    if is_structured(params["pattern"]):
+        return [Pattern(params["sparsity"])] * blocks
     return allocated_patterns(mask) or [parse_pattern(params["pattern"], params["sparsity"])] * blocks
 
 

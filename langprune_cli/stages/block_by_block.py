@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 
 from langprune_cli.models.streamed import Block
 from langprune_cli.numerics.patterns import Pattern
-from langprune_cli.stages.choosing import Chooser
 from langprune_cli.stages.keep_masks import BlockMasks, MaskReader
 from langprune_cli.stages.model_writing import ModelWriter
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.parts import WINDOWS_PART, block_part
 from langprune_cli.stages.resuming import SavedStates
 from langprune_cli.stages.run import Reporter
-from langprune_cli.stages.sites import block_sites, prunable
+from langprune_cli.stages.sites import block_sites
 from langprune_cli.stages.statistics import BlockStats, StatsCollector, read_block_stats
+from langprune_cli.stages.unit_choosing import AnyChooser
 from langprune_cli.stages.updating import Updated, finished, updated_block
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
 from langprune_cli.types import Windows
@@ -31,7 +31,7 @@ class BlockByBlock:
     """
 
     model: OpenedModel
-    chooser: Chooser
+    chooser: AnyChooser
     update: Update
     patterns: Sequence[Pattern]
     masks: ArtifactWriter | Artifact  # an artifact where they are complete: then only the model is made
@@ -87,9 +87,9 @@ class BlockByBlock:
         begun = time.monotonic()
         masks = BlockMasks(index)
         updated: dict[str, Updated] = {}
-        linears = prunable(self.model, index, self.chooser.settings.exclude)
+        linears = self.chooser.linears(self.model, index)
         for site in block_sites(self.model, index, linears, known, self.chooser.settings.damping):
-            keep, weight = self.chooser.choose(site.site, self.patterns[index])
+            keep, weight = self.chooser.choose(self.model, index, site, self.patterns[index])
             masks.add(site, keep)
             if weight is None or self.update.name != self.chooser.method.update:
                 weight = self.update.update(site.site, keep)

@@ -7,10 +7,13 @@ from torch import Tensor
 
 from langprune_cli.errors import UsageError
 from langprune_cli.methods.method import Method
+from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.factor import DAMPING
 from langprune_cli.numerics.patterns import Group, Pattern, Ties, keep_mask
 from langprune_cli.numerics.site import Needs, Site, most_needed
 from langprune_cli.refinements.refinement import Refinement
+from langprune_cli.stages.opened import OpenedModel
+from langprune_cli.stages.sites import BlockSite, prunable
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,17 @@ class Chooser:
         parts += [allocation] if allocation != "uniform" else []
         return "-".join(parts)
 
-    def choose(self, site: Site, pattern: Pattern) -> tuple[Tensor, Tensor | None]:
+    def linears(self, model: OpenedModel, index: int) -> list[Linear]:
+        """Return the linears of a block that are to be pruned; raises as `prunable` does."""
+        return prunable(model, index, self.settings.exclude)
+
+    def choose(
+        self, _model: OpenedModel, _index: int, site: BlockSite, pattern: Pattern
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return what `choose_site` does."""
+        return self.choose_site(site.site, pattern)
+
+    def choose_site(self, site: Site, pattern: Pattern) -> tuple[Tensor, Tensor | None]:
         """Return the keep mask [r, i] and, where the method is a joint one, the weights [r, i] of its own update."""
         if self.method.solve:
             solution = self.method.solve(site, pattern)

@@ -8,7 +8,7 @@ from langprune_cli.methods.method import get_method
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.stages.apply import apply
 from langprune_cli.stages.calibrate import CalibrationSettings, calibrate
-from langprune_cli.stages.choosing import MaskSettings
+from langprune_cli.stages.choosing import Chooser, MaskSettings
 from langprune_cli.stages.evaluate import Subject, evaluate, read_rows
 from langprune_cli.stages.export import export
 from langprune_cli.stages.mask import mask, source_of_scores
@@ -41,10 +41,8 @@ def run_demo(workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
     reporter.note("2 score: how important is each weight, by wanda, for each language")
     scores = [score(workspace, model, get_method("wanda"), each.artifact, reporter).artifact for each in stats]
     reporter.note(f"3 mask: keep {1 - _PATTERN.sparsity:.0%} of the weights")
-    masks = [
-        mask(workspace, model, source_of_scores(workspace, each), MaskSettings(_PATTERN), reporter).artifact
-        for each in scores
-    ]
+    chooser = Chooser.of(get_method("wanda"), MaskSettings(_PATTERN))
+    masks = [mask(workspace, model, source_of_scores(workspace, each), chooser, reporter).artifact for each in scores]
     reporter.note("4 apply: write the pruned models and check them")
     models = [apply(workspace, model, each, reporter).artifact for each in masks]
     reporter.note("5 eval: perplexity of the dense model and of each mask, on held-out text of each language")

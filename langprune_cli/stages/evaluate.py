@@ -14,10 +14,11 @@ from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.streamed import Block
-from langprune_cli.numerics.nats import bits_per_byte, perplexity, window_nats
+from langprune_cli.numerics.nats import bits_per_byte, perplexity
 from langprune_cli.stages.keep_masks import MaskReader, remove_pruned
+from langprune_cli.stages.losses import window_losses
 from langprune_cli.stages.opened import OpenedModel, check_same_model
-from langprune_cli.stages.parts import text_identity
+from langprune_cli.stages.parts import BLOCKS_PART, text_identity
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import canonical_json, readable_json
@@ -77,6 +78,11 @@ def evaluate(
     for subject in subjects:
         if subject.mask:
             check_same_model(subject.mask, subject.model)
+            if BLOCKS_PART in subject.mask.manifest.parts:
+                raise LangpruneError(
+                    f"mask {subject.mask.name} is of whole blocks, which eval cannot leave out on the fly: run langprune apply "
+                    f"--mask {subject.mask.name}, then eval"
+                )
     texts = _texts(subjects, specs, reporter, seqlen=seqlen, max_windows=max_windows)
     reference = subjects[0].model
     cells = [(subject, windows) for windows in texts for subject in subjects]
@@ -250,12 +256,7 @@ def _losses(subject: Subject, windows: Windows, reporter: Reporter) -> Tensor:
     states = HiddenStates(model.streamed, windows.ids, model.compute.batch_tokens)
     for _ in walk(states, edit=edit, tick=reporter.tick):
         pass
-    batches = [torch.zeros(ids.shape[0], dtype=torch.float64) for ids in states.ids]
-    for number, start, logits in states.logits():
-        targets = states.ids[number][:, start + 1 : start + 1 + logits.shape[1]].to(logits.device)
-        if targets.shape[1]:  # the last position of a window predicts nothing that is known
-            batches[number] += window_nats(logits[:, : targets.shape[1]], targets).cpu()
-    losses = torch.cat(batches)
+    losses = torch.cat(window_losses(states))
     reporter.end()
     if not torch.isfinite(losses).all():
         raise LangpruneError(

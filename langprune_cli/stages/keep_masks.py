@@ -7,7 +7,7 @@ from torch import Tensor
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.packing import pack_mask, unpack_mask
 from langprune_cli.stages.opened import OpenedModel, check_same_model
-from langprune_cli.stages.parts import block_part
+from langprune_cli.stages.parts import BLOCKS_PART, block_part
 from langprune_cli.stages.sites import BlockSite
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
 
@@ -27,8 +27,12 @@ class BlockMasks:
             self.damping[site.name] = site.site.damping_used
 
     def write(self, writer: ArtifactWriter) -> None:
-        """Write them as the block's part, one bit a weight, with the damping that was used."""
-        packed = {name: pack_mask(keep.cpu()) for name, keep in self.keep.items()}
+        """Write them as the block's part, one bit a weight, with the damping that was used.
+
+        Of a mask whose columns stay or leave whole (a view of one row, expanded) that row is enough.
+        """
+        rows = {name: keep[:1] if keep.stride(0) == 0 else keep for name, keep in self.keep.items()}
+        packed = {name: pack_mask(keep.cpu()) for name, keep in rows.items()}
         writer.write_tensors(block_part(self.index), packed, {"damping": self.damping} if self.damping else None)
 
 
@@ -42,15 +46,19 @@ class MaskReader:
         self._model = model
 
     def block(self, index: int) -> list[tuple[Linear, Tensor]]:
-        """Return the pruned linears of block `index` with their keep masks [o, i]; none for -1, outside of all blocks."""
-        if index < 0:
+        """Return the pruned linears of block `index` with their keep masks [o, i]; none for -1, outside of all blocks.
+
+        None either where whole blocks leave.
+        """
+        if index < 0 or BLOCKS_PART in self.artifact.manifest.parts:
             return []
         packed = self.artifact.tensors(block_part(index))
-        return [
-            (linear, unpack_mask(packed[linear.name], self._model.streamed.shape(linear)[1]))
-            for linear in self._model.streamed.linears(index)
-            if linear.name in packed
-        ]
+        found = []
+        for linear in self._model.streamed.linears(index):
+            if linear.name in packed:
+                rows, columns = self._model.streamed.shape(linear)
+                found.append((linear, unpack_mask(packed[linear.name], columns).expand(rows, columns)))
+        return found
 
 
 def remove_pruned(

@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from langprune_cli.errors import LangpruneError, UsageError
-from langprune_cli.methods.method import Method, get_method
 from langprune_cli.numerics.packing import unpack_mask
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.stages.allocating import block_patterns, chosen_allocation
-from langprune_cli.stages.choosing import Chooser, MaskSettings
+from langprune_cli.stages.choosing import Chooser
 from langprune_cli.stages.keep_masks import BlockMasks
 from langprune_cli.stages.opened import OpenedModel, check_same_model
 from langprune_cli.stages.parts import block_part
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
-from langprune_cli.stages.sites import block_sites, calibration_text, needed_stats, prunable
+from langprune_cli.stages.sites import block_sites, calibration_text, needed_stats
 from langprune_cli.stages.statistics import read_block_stats
+from langprune_cli.stages.unit_choosing import AnyChooser
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import need_space
 from langprune_cli.store.workspace import Workspace
@@ -22,9 +22,8 @@ from langprune_cli.store.workspace import Workspace
 
 @dataclass(frozen=True)
 class MaskSource:
-    """What the scores come from: a method and statistics, or a scores artifact, which was made from the same."""
+    """What the scores come from: statistics, or a scores artifact, which was made from the same."""
 
-    method: Method
     stats: Artifact | None
     scores: Artifact | None = None
     allocation_stats: Artifact | None = None  # of the dense model, where `stats` are not; None: `stats`
@@ -33,16 +32,14 @@ class MaskSource:
 def source_of_scores(workspace: Workspace, scores: Artifact) -> MaskSource:
     """Return the source that a scores artifact stands for; the statistics themselves need not be there any more."""
     key = scores.manifest.inputs["stats"]
-    return MaskSource(
-        get_method(scores.manifest.params["method"]), workspace.by_key("stats", key) if key else None, scores
-    )
+    return MaskSource(workspace.by_key("stats", key) if key else None, scores)
 
 
 def mask(
     workspace: Workspace,
     model: OpenedModel,
     source: MaskSource,
-    settings: MaskSettings,
+    chooser: AnyChooser,
     reporter: Reporter,
     *,
     name: str | None = None,
@@ -52,10 +49,8 @@ def mask(
 
     A mask from scores has the same key as one from the statistics that the scores were made from: they are the same. Not
     so for a joint method, whose own choice depends on the choices before it.
-    Raises UsageError and LangpruneError as `needed_stats`, `block_sites` and `Chooser.of` do, and when nothing is left to
-    prune.
+    Raises UsageError and LangpruneError as `needed_stats` and `block_sites` do, and when nothing is left to prune.
     """
-    chooser = Chooser.of(source.method, settings)
     source = _settled(source, chooser, model)
     stats_name = source.stats.name if source.stats else None
     stats_key, text = source.stats.key if source.stats else None, calibration_text(source.stats)
@@ -72,22 +67,22 @@ def mask(
     )
 
     def make(writer: ArtifactWriter) -> Artifact:
-        shapes = prunable_shapes(model, settings.exclude)
+        shapes = prunable_shapes(model, chooser)
         need_space(writer.folder, sum(o * -(-i // 8) for o, i in shapes.values()))
         patterns = block_patterns(writer, model, chooser, source.allocation_stats or source.stats, reporter)
         reporter.begin(f"mask {writer.folder.name}", len(patterns), 0)
         for index, pattern in enumerate(patterns):
             if not writer.has(block_part(index)):
                 found = BlockMasks(index)
-                linears = prunable(model, index, settings.exclude)
-                if source.scores:
+                linears = chooser.linears(model, index)
+                if source.scores and isinstance(chooser, Chooser):
                     scores = source.scores.tensors(block_part(index))
                     for linear in linears:
                         found.keep[linear.name] = chooser.of_scores(scores[linear.name], pattern)
                 else:
                     known = read_block_stats(source.stats, block_part(index)) if source.stats else None
-                    for site in block_sites(model, index, linears, known, settings.damping):
-                        found.add(site, chooser.choose(site.site, pattern)[0])
+                    for site in block_sites(model, index, linears, known, chooser.settings.damping):
+                        found.add(site, chooser.choose(model, index, site, pattern)[0])
                 found.write(writer)
             reporter.tick(index, 0)
         reporter.end()
@@ -97,11 +92,13 @@ def mask(
     return run_stage(recipe, Destination(workspace, default, name, force=force), make)
 
 
-def _settled(source: MaskSource, chooser: Chooser, model: OpenedModel) -> MaskSource:
+def _settled(source: MaskSource, chooser: AnyChooser, model: OpenedModel) -> MaskSource:
     """Return the source with the statistics that are used, and no others; raises LangpruneError for what does not fit."""
     allocation = chosen_allocation(chooser)
     if source.scores:
         check_same_model(source.scores, model)
+        if not isinstance(chooser, Chooser):
+            raise UsageError("--scores are of single weights: give --stats for patterns of channels and groups")
         if chooser.settings.refinement or chooser.settings.allocation != "uniform":
             raise UsageError("--refine and --allocation work on statistics, not on scores: give --stats and --method")
         return source
@@ -113,7 +110,7 @@ def _settled(source: MaskSource, chooser: Chooser, model: OpenedModel) -> MaskSo
 
 def mask_recipe(
     model: OpenedModel,
-    chooser: Chooser,
+    chooser: AnyChooser,
     *,
     stats_key: str | None,
     allocation_key: str | None,
@@ -128,17 +125,21 @@ def mask_recipe(
             "stats": stats_key,
             **({"allocation_stats": allocation_key} if allocation_key else {}),
         },
-        params=chooser.params() | ({"adaptive": False} if of_scores and chooser.method.solve else {}),
+        params=chooser.params() | ({"adaptive": False} if of_scores and _is_joint(chooser) else {}),
         about={"model": model.about, **about},
         environment=model.environment(),
     )
 
 
-def prunable_shapes(model: OpenedModel, exclude: str | None) -> dict[str, tuple[int, int]]:
+def _is_joint(chooser: AnyChooser) -> bool:
+    return isinstance(chooser, Chooser) and chooser.method.solve is not None
+
+
+def prunable_shapes(model: OpenedModel, chooser: AnyChooser) -> dict[str, tuple[int, int]]:
     """Return (out, in) of every linear that is to be pruned; raises LangpruneError when there is none."""
-    linears = [linear for index in range(len(model.streamed.blocks)) for linear in prunable(model, index, exclude)]
+    linears = [linear for index in range(len(model.streamed.blocks)) for linear in chooser.linears(model, index)]
     if not linears:
-        raise LangpruneError(f"--exclude {exclude!r} leaves nothing to prune: give a narrower pattern")
+        raise LangpruneError(f"--exclude {chooser.settings.exclude!r} leaves nothing to prune: give a narrower pattern")
     return {linear.name: model.streamed.shape(linear) for linear in linears}
 
 
@@ -156,7 +157,9 @@ def mask_summary(
     damping: dict[str, float] = {}
     for index in range(len(patterns)):
         masks, record = artifact.tensors_and_record(block_part(index))
-        kept += sum(int(unpack_mask(packed, shapes[name][1]).sum()) for name, packed in masks.items())
+        for name, packed in masks.items():
+            rows, columns = shapes[name]
+            kept += int(unpack_mask(packed, columns).sum()) * (rows // len(packed))  # one row stands for all
         damping |= record.get("damping", {})
     weights = sum(o * i for o, i in shapes.values())
     asked = artifact.manifest.params.get("damping", 0.0)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from langprune_cli.stages.structures import is_structured
 from langprune_cli.store.artifact import Artifact
 from langprune_cli.text.hub import HUB_PREFIX
 from langprune_cli.text.sources import BUILTIN_PREFIX
@@ -111,6 +112,8 @@ def _pattern(mask: dict[str, Any]) -> str:
     pattern = mask.get("pattern")
     if pattern is None:
         return _UNKNOWN
+    if is_structured(pattern):
+        return f"{pattern.replace('+', ', ')} (whole parts left: the model is smaller)"
     if ":" in pattern:
         n, m = pattern.split(":")
         return f"{pattern} (of every {m} inputs, {n} stay)"

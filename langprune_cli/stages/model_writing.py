@@ -3,16 +3,17 @@
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import Checkpoint, TensorEntry
-from langprune_cli.models.model_files import INDEX, SMALL_FILES
+from langprune_cli.models.model_files import CONFIG, INDEX, SMALL_FILES
 from langprune_cli.models.shards import Shard, index_json, plan_shards, write_shard
 from langprune_cli.numerics.patterns import Pattern, follows
+from langprune_cli.stages.cutting import Cut, check_cut
 from langprune_cli.stages.keep_masks import MaskReader
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.run import Reporter
@@ -29,15 +30,20 @@ NewWeights = Callable[[int], dict[str, Updated]]  # block index -> its pruned li
 class ModelWriter:
     """Writes the shards of a pruned model in order; the blocks' new weights are asked for one block at a time."""
 
-    def __init__(self, writer: ArtifactWriter, model: OpenedModel, max_shard_bytes: int) -> None:
+    def __init__(
+        self, writer: ArtifactWriter, model: OpenedModel, max_shard_bytes: int, cut: Cut | None = None
+    ) -> None:
+        """Plan the shards; with `cut` those of a smaller model."""
         self.writer = writer
         self.model = model
-        self.shards = plan_shards([self._entries(group) for group in range(-1, self.blocks)], max_shard_bytes)
+        self.cut = cut
+        self._groups = (-1, *(cut.blocks if cut else range(self.blocks)))  # by their index in the dense model
+        self.shards = plan_shards([self._entries(group) for group in self._groups], max_shard_bytes)
         self._checksums: dict[str, int] = {}  # of the tensors that this run has written
 
     @property
     def blocks(self) -> int:
-        """Return the number of blocks."""
+        """Return the number of blocks of the dense model."""
         return len(self.model.streamed.blocks)
 
     def todo(self) -> list[Shard]:
@@ -63,7 +69,8 @@ class ModelWriter:
         for path in sorted(self.model.location.folder.iterdir()):
             wanted = SMALL_FILES.fullmatch(path.name) or (self.model.compute.trust_remote_code and path.suffix == ".py")
             if wanted and path.name not in {INDEX, PRUNING_PART} and not self.writer.has(path.name):
-                self.writer.write(path.name, path.read_bytes())
+                data = path.read_bytes()
+                self.writer.write(path.name, self.cut.config(data) if self.cut and path.name == CONFIG else data)
         if len(self.shards) > 1 and not self.writer.has(INDEX):
             self.writer.write(INDEX, index_json(self.shards))
 
@@ -75,17 +82,24 @@ class ModelWriter:
         """Return what is on record of the shards that are on disk."""
         if not self.writer.has(PRUNING_PART):
             return []
-        known = read_pruned(Artifact(self.writer.folder, self.writer.manifest))
+        known = self._known()
         whole = {name for shard in self.shards if self.writer.has(shard.file) for name in shard.entries}
         return [asdict(each) for each in known if each.linear in whole]
 
-    def _names(self, group: int) -> list[str]:
-        """Return the tensors of a block, or with -1 those outside of all blocks."""
-        return self.model.streamed.outside_names() if group < 0 else self.model.streamed.tensor_names(group)
+    def _names(self, group: int) -> dict[str, str]:
+        """Return the tensors of a block, or with -1 those outside of all blocks: dense name -> name that it is written by."""
+        streamed = self.model.streamed
+        names = streamed.outside_names() if group < 0 else streamed.tensor_names(group)
+        new = {name: self.cut.name(group, name) if self.cut else name for name in names}
+        return {name: written for name, written in new.items() if written is not None}
 
     def _entries(self, group: int) -> dict[str, TensorEntry]:
-        entries = self.model.streamed.checkpoint.entries
-        return {name: entries[name] for name in self._names(group)}
+        """Return the tensors that are written of a group, by the names that they are written under."""
+        entries, cut = self.model.streamed.checkpoint.entries, self.cut
+        return {
+            written: cut.entry(group, name, entries[name]) if cut else entries[name]
+            for name, written in self._names(group).items()
+        }
 
     def _tensors(
         self,
@@ -94,61 +108,76 @@ class ModelWriter:
         pruned: list[dict[str, object]],
         done: Callable[[int], None],
     ) -> Iterator[dict[str, Tensor]]:
-        for group in (place - 1 for place in shard.groups):
+        for group in (self._groups[place] for place in shard.groups):
             updated = new_weights(group) if group >= 0 else {}
-            for name in self._names(group):
-                tensor = updated[name].tensor if name in updated else self._dense(name)
-                self._checksums[name] = _checksum(tensor)
-                yield {name: tensor}
+            for name, written in self._names(group).items():
+                tensor = self._left(group, name, updated.get(name))
+                self._checksums[written] = _checksum(tensor)
+                yield {written: tensor}
             if group >= 0:
                 linears = [linear.name for linear in self.model.streamed.linears(group)]
                 pruned += [asdict(updated[name].pruned) for name in linears if name in updated]
                 done(group)
 
-    def _dense(self, name: str) -> Tensor:
-        return self.model.streamed.checkpoint.read([name])[name]
+    def _left(self, group: int, name: str, updated: Updated | None = None) -> Tensor:
+        """Return what is to be written of a tensor of the dense model."""
+        tensor = updated.tensor if updated else self.model.streamed.checkpoint.read([name])[name]
+        return self.cut.tensor(group, name, tensor) if self.cut else tensor
 
     def check(self, masks: MaskReader, patterns: Sequence[Pattern], reporter: Reporter) -> dict[str, int | float]:
         """Open the folder that was written and compare it with what it should be; return counts.
 
         Every tensor has the bytes that were written (those of an interrupted run were compared when it was taken up), what
-        is not pruned has the dense model's, and weights that a mask does not keep are +0.0, in the pattern's numbers.
+        was not pruned has the dense model's, as far as it was not cut off, and weights that a mask does not keep are +0.0,
+        in the pattern's numbers. A smaller model's tensors are those that its configuration asks for.
         Raises LangpruneError for a tensor of which this is not so.
         """
         written = Checkpoint(self.writer.folder)
-        zeros = pruned = unchanged = linear_weights = 0
+        counts = Counts()
+        readers = {each.linear for each in self._known()} if self.cut else set()
         reporter.begin(f"check {self.writer.folder.name}", self.blocks, 0)
-        for group in range(-1, self.blocks):
-            kept = {linear.name: (linear, keep) for linear, keep in masks.block(group)}
-            for name in self._names(group):
+        for group in self._groups:
+            kept = {} if self.cut else {linear.name: (linear, keep) for linear, keep in masks.block(group)}
+            names = self._names(group)
+            for dense_name, name in names.items():
                 found = written.read([name])[name]
                 right = self._checksums.get(name) in {None, _checksum(found)}
-                if name in kept:
-                    linear, keep = kept[name]
+                if dense_name in kept:
+                    linear, keep = kept[dense_name]
                     seen = found.t() if linear.transposed else found
                     zero = _words(seen) == 0  # +0.0 and nothing else
                     right &= bool(zero.logical_or(keep).all()) and follows(seen, patterns[group])
-                    zeros += int((found == 0).sum())
-                    pruned += found.numel()
-                else:
-                    right &= torch.equal(_bits(found), _bits(self._dense(name)))
-                    unchanged += 1
+                    counts.zeros += int((found == 0).sum())
+                    counts.pruned_weights += found.numel()
+                elif dense_name not in readers:
+                    right &= torch.equal(_bits(found), _bits(self._left(group, dense_name)))
+                    counts.untouched_tensors += 1
                 if not right:
                     raise LangpruneError(
                         f"{self.writer.folder}: {name} reads back other than it was written: check the disk, then run the "
                         "command again with --force"
                     )
             if group >= 0:
-                linear_weights += sum(written.elements(linear.name) for linear in self.model.streamed.linears(group))
+                linears = self.model.streamed.linears(group)
+                counts.linear_weights += sum(written.elements(names[linear.name]) for linear in linears)
                 reporter.tick(group, 0)
         reporter.end()
-        return {
-            "linear_weights": linear_weights,
-            "pruned_weights": pruned,
-            "zeros": zeros,
-            "sparsity": zeros / pruned if pruned else 0.0,
-            "untouched_tensors": unchanged,
-        }
+        if self.cut:
+            return asdict(counts) | {"sparsity": 0.0} | check_cut(self.model, self.writer.folder)
+        return asdict(counts) | {"sparsity": counts.zeros / counts.pruned_weights if counts.pruned_weights else 0.0}
+
+    def _known(self) -> list[Pruned]:
+        return read_pruned(Artifact(self.writer.folder, self.writer.manifest))
+
+
+@dataclass
+class Counts:
+    """What a model that was written holds."""
+
+    linear_weights: int = 0
+    pruned_weights: int = 0  # of linears that have a mask
+    zeros: int = 0  # among them
+    untouched_tensors: int = 0
 
 
 def read_pruned(artifact: Artifact) -> list[Pruned]:

@@ -3,6 +3,7 @@
 from langprune_cli.types import Windows
 
 WINDOWS_PART = "windows.safetensors"
+BLOCKS_PART = "blocks.json"  # of a mask of whole blocks: which stay, and by what figures
 
 
 def block_part(index: int) -> str:

@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from langprune_cli.methods.method import Method
 from langprune_cli.numerics.site import Needs, most_needed
 from langprune_cli.stages.allocating import block_patterns, chosen_allocation
 from langprune_cli.stages.apply import ApplySettings, MaskOf, check_target, mask_patterns, model_name, model_recipe
@@ -21,7 +20,7 @@ from langprune_cli.stages.calibrate import (
     stats_bytes,
     stats_recipe,
 )
-from langprune_cli.stages.choosing import Chooser, MaskSettings
+from langprune_cli.stages.cutting import cut_of
 from langprune_cli.stages.keep_masks import MaskReader
 from langprune_cli.stages.mask import dense_tails, mask_recipe, mask_summary, prunable_shapes
 from langprune_cli.stages.model_writing import ModelWriter
@@ -30,6 +29,7 @@ from langprune_cli.stages.parts import block_part
 from langprune_cli.stages.resuming import SAVE_AFTER_SECONDS
 from langprune_cli.stages.run import Destination, Outcome, Place, Reporter, being_made_at, made_before
 from langprune_cli.stages.sites import calibration_text, text_record
+from langprune_cli.stages.unit_choosing import AnyChooser
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import need_space
 from langprune_cli.store.workspace import Workspace
@@ -41,8 +41,7 @@ from langprune_cli.updates.update import Update, get_update
 class PruneSettings:
     """Everything that decides what is pruned, and how."""
 
-    method: Method
-    mask: MaskSettings
+    chooser: AnyChooser
     apply: ApplySettings
     calibration: CalibrationSettings
     propagation: Literal["pruned", "dense"] = "pruned"
@@ -65,7 +64,7 @@ class _Run:
     model: OpenedModel
     windows: Windows
     settings: PruneSettings
-    chooser: Chooser
+    chooser: AnyChooser
     update: Update
     reporter: Reporter
     save_after_seconds: float
@@ -110,7 +109,7 @@ def prune(
     """
     begun = time.monotonic()
     check_target(workspace, model, name, out)
-    chooser, update = Chooser.of(settings.method, settings.mask), get_update(settings.apply.update)
+    chooser, update = settings.chooser, get_update(settings.apply.update)
     chosen_allocation(chooser)
     (windows,) = draw(model, [spec], settings.calibration, reporter)
     run = _Run(workspace, model, windows, settings, chooser, update, reporter, save_after_seconds)
@@ -165,7 +164,7 @@ def _pruned_with(run: _Run, allocation_key: str | None) -> dict[str, object]:
     """Return what, beside the text, the inputs of a block depend on when those before it have been pruned."""
     return {
         **run.chooser.params(),
-        **({"damping": run.settings.mask.damping} if run.collect == "hessian" else {}),
+        **({"damping": run.chooser.settings.damping} if run.collect == "hessian" else {}),
         "update": run.update.name,
         "allocation_stats": allocation_key,
     }
@@ -214,7 +213,7 @@ class _Making:
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, int]]:
-        return prunable_shapes(self.run_.model, self.run_.chooser.settings.exclude)
+        return prunable_shapes(self.run_.model, self.run_.chooser)
 
     def _model(self, mask: str, stats: str | None) -> tuple[Recipe, Destination]:
         """Return the recipe of the model with mask and statistics of those names, and where it goes."""
@@ -224,7 +223,7 @@ class _Making:
         of = MaskOf(mask, self.masks.key, self.masks.params, self.masks.about | known)
         recipe = model_recipe(run.model, of, run.update, run.settings.apply, self.model_stats)
         # Statistics and mask of propagation `pruned` depend on the update, and are named after it already.
-        default = mask if self.gathered else model_name(mask, run.chooser.method.name, run.update)
+        default = mask if self.gathered else model_name(mask, run.chooser.method.update, run.update)
         return recipe, replace(self.to, default_name=default, name=self.name, out=self.out)
 
     def _make(
@@ -236,7 +235,8 @@ class _Making:
     ) -> tuple[dict[str, Artifact], dict[int, float]]:
         """Return the finished artifacts by kind, and the seconds per block."""
         run, hessian = self.run_, self.run_.collect == "hessian"
-        target = ModelWriter(writers["models"], run.model, run.settings.apply.max_shard_bytes)
+        cut = cut_of(run.model, masks or writers["masks"])
+        target = ModelWriter(writers["models"], run.model, run.settings.apply.max_shard_bytes, cut)
         target.need_space()
         if masks:
             patterns = mask_patterns(masks, target.blocks)

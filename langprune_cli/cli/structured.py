@@ -1,0 +1,139 @@
+"""`mask` and `prune` for channels, KV groups and blocks: what was left out is found here, then the stages are called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from langprune_cli.cli.inputs import stats_for
+from langprune_cli.cli.session import Session, one_of
+from langprune_cli.errors import UsageError
+
+if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
+    from pathlib import Path
+
+    from langprune_cli.stages.calibrate import CalibrationSettings
+    from langprune_cli.stages.opened import OpenedModel
+    from langprune_cli.stages.run import Outcome
+    from langprune_cli.stages.structures import Structure
+    from langprune_cli.stages.unit_choosing import UnitChooser
+    from langprune_cli.types import TextSpec
+    from langprune_cli.unit_methods.method import UnitMethod
+
+_UNITS, _BLOCKS = "osscar", "search"  # the methods where none is named
+
+
+@dataclass(frozen=True)
+class UnitOptions:
+    """What the command line says on parts that leave whole."""
+
+    structures: tuple[Structure, ...]
+    method: str | None
+    round_to: int | None
+    nearest: bool
+    damping: float
+
+    @property
+    def units(self) -> tuple[Structure, ...]:
+        """Return the kinds that leave every block."""
+        return tuple(each for each in self.structures if each.kind != "blocks")
+
+    @property
+    def blocks(self) -> Structure | None:
+        """Return what is said of whole blocks."""
+        return next((each for each in self.structures if each.kind == "blocks"), None)
+
+    def method_of_units(self) -> UnitMethod:
+        """Return the method for channels and groups."""
+        from langprune_cli.unit_methods.method import get_unit_method  # noqa: PLC0415
+
+        return get_unit_method(_UNITS if self.method is None or (self.blocks and not self.units) else self.method)
+
+    def chooser(self, model: OpenedModel) -> UnitChooser:
+        """Return what chooses channels and groups of a model."""
+        from langprune_cli.stages.unit_choosing import UnitChooser, UnitSettings  # noqa: PLC0415
+
+        settings = UnitSettings(self.units, self.round_to, self.nearest, self.damping)
+        return UnitChooser.of(self.method_of_units(), settings, model)
+
+
+def unit_options(
+    patterns: list[str], sparsity: float | None, method: str | None, *, round_to: int | None, rounding: str,
+    damping: float, of_weights: dict[str, Any],
+) -> UnitOptions | None:  # fmt: skip
+    """Return the options where a pattern is structured, None where it is of weights.
+
+    of_weights: options that only patterns of weights have, by name; those that were not given are falsy.
+    """
+    from langprune_cli.stages.structures import parse_structures, spelled  # noqa: PLC0415
+
+    structures = parse_structures(patterns, sparsity)
+    one_of("--round", rounding, ("down", "nearest"))
+    if not structures:
+        if round_to or rounding != "down":
+            raise UsageError("--round-to and --round go with --pattern channels only: leave them out")
+        return None
+    for option, value in of_weights.items():
+        if value:
+            raise UsageError(f"{option} does not go with --pattern {spelled(structures)}: leave it out")
+    return UnitOptions(structures, method, round_to, rounding == "nearest", damping)
+
+
+def mask(
+    session: Session, model: str | None, revision: str | None, stats: str | None, options: UnitOptions, *,
+    name: str | None, force: bool,
+) -> None:  # fmt: skip
+    """Run stage 3."""
+    from langprune_cli.stages.block_mask import mask_blocks  # noqa: PLC0415
+    from langprune_cli.stages.mask import MaskSource, mask  # noqa: PLC0415
+
+    if options.blocks and options.units:
+        raise UsageError(
+            "blocks are chosen by themselves: run mask and apply for them first, then for the rest on that model, or all of it "
+            "with langprune prune"
+        )
+    if options.blocks:
+        method = options.method or _BLOCKS
+        made_from = stats_for(session, "norms", f"--method {method}", stats)
+        opened = session.open(session.choose(model, revision, made_from), remember=model is not None)
+        assert made_from is not None  # noqa: S101 - "norms" are never nothing
+        made = mask_blocks(
+            session.workspace, opened, made_from, options.blocks, method, session.reporter, name=name, force=force
+        )
+    else:
+        chosen = options.method_of_units()
+        made_from = stats_for(session, chosen.needs, f"--method {chosen.name}", stats)
+        opened = session.open(session.choose(model, revision, made_from), remember=model is not None)
+        source = MaskSource(made_from)
+        made = mask(
+            session.workspace, opened, source, options.chooser(opened), session.reporter, name=name, force=force
+        )
+    session.show([made])
+
+
+def without_blocks(
+    session: Session, model: OpenedModel, spec: TextSpec, calibration: CalibrationSettings, options: UnitOptions, *,
+    name: str | None, out: Path | None, force: bool,
+) -> tuple[OpenedModel, list[Outcome]]:  # fmt: skip
+    """Make a model without the blocks that are to leave, and open it; return it, and what was made: itself, statistics, mask.
+
+    The same model and nothing where all blocks stay. The name and the folder are for the last model that is made.
+    """
+    from langprune_cli.stages.apply import apply  # noqa: PLC0415
+    from langprune_cli.stages.block_mask import mask_blocks  # noqa: PLC0415
+    from langprune_cli.stages.calibrate import calibrate  # noqa: PLC0415
+    from langprune_cli.stages.depth import depth_method  # noqa: PLC0415
+    from langprune_cli.stages.opened import ModelChoice  # noqa: PLC0415
+
+    structure, workspace, reporter = options.blocks, session.workspace, session.reporter
+    if structure is None:
+        return model, []
+    method = _BLOCKS if options.method is None or options.units else options.method
+    depth_method(method)
+    (stats,) = calibrate(workspace, model, [spec], calibration, reporter, force=force)
+    masks = mask_blocks(workspace, model, stats.artifact, structure, method, reporter, force=force)
+    if options.units:
+        name, out = None, None
+    made = apply(workspace, model, masks.artifact, reporter, name=name, out=out, force=force)
+    smaller = session.open(ModelChoice(str(made.artifact.folder)))
+    return smaller, [made, stats, masks]

@@ -1,0 +1,198 @@
+"""Which checkpoint tensors of a block carry its channels and its heads, for each family: a table, and the counts that stay.
+
+A unit leaves a model when its entries leave every tensor listed here. Paths and layouts are those of transformers' modules.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Literal
+
+from langprune_cli.errors import LangpruneError, UsageError
+
+Kind = Literal["channels", "kv-groups"]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One checkpoint tensor of a block that carries the units of an axis."""
+
+    path: str  # of the parameter inside the block: "mlp.gate_proj.weight"
+    dim: int  # of the tensor as the checkpoint stores it: a Conv1D is [in, out]
+    sizes: tuple[int, ...]  # entries per unit, one for each of the segments that follow one another along `dim`
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The units of one kind in a block, and where they lie."""
+
+    kind: Kind
+    units: int  # per block
+    size: int  # input columns of the reader per unit, consecutive
+    reader: str  # path of the linear that reads the units
+    slices: tuple[
+        Slice, ...
+    ]  # the reader's weight included; tensors that a checkpoint has not (biases) are of no effect
+
+
+@dataclass(frozen=True)
+class HeadCounts:
+    """The heads of a model's attention."""
+
+    groups: int  # KV heads
+    queries: int  # query heads of each KV head, consecutive
+    width: int  # entries of a head
+
+
+Size = Callable[[HeadCounts], int]  # entries per KV group
+
+
+def _q(heads: HeadCounts) -> int:
+    return heads.queries * heads.width
+
+
+def _kv(heads: HeadCounts) -> int:
+    return heads.width
+
+
+def _q_heads(heads: HeadCounts) -> int:
+    return heads.queries
+
+
+def _kv_heads(_: HeadCounts) -> int:
+    return 1
+
+
+# What writes a KV group, by path: entries of each segment. q_norm and k_norm of qwen3 and gemma3 are as wide as one head and
+# serve all of them, so that they stay.
+_Q_K_V: dict[str, tuple[Size, ...]] = {
+    "self_attn.q_proj": (_q,),
+    "self_attn.k_proj": (_kv,),
+    "self_attn.v_proj": (_kv,),
+}
+_FUSED_Q_K_V: dict[str, tuple[Size, ...]] = {"self_attn.qkv_proj": (_q, _kv, _kv)}
+# olmo2 takes the root mean square over all heads. Over fewer it is another number, so that the smaller model is not quite
+# the one in which the reader's columns are zero.
+_WITH_WIDE_NORMS = _Q_K_V | {"self_attn.q_norm": (_q,), "self_attn.k_norm": (_kv,)}
+# cohere (use_qk_norm) normalises each head by itself, with weights [heads, width] of their own.
+_WITH_HEAD_NORMS = _Q_K_V | {"self_attn.q_norm": (_q_heads,), "self_attn.k_norm": (_kv_heads,)}
+
+_GATED: dict[str, tuple[int, ...]] = {"mlp.gate_proj": (1,), "mlp.up_proj": (1,)}
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where a family keeps its units."""
+
+    reader: str = "mlp.down_proj"  # of the channels
+    writers: dict[str, tuple[int, ...]] = field(
+        default_factory=lambda: _GATED
+    )  # path -> entries per channel and segment
+    width_key: str = "intermediate_size"  # the number of channels in config.json
+    # None: its code takes hidden_size / num_attention_heads for the width of a head, whatever the number of heads.
+    attention: dict[str, tuple[Size, ...]] | None = None
+    transposed: bool = False  # its linears are Conv1D
+
+
+FAMILIES: dict[str, Family] = {
+    "llama": Family(attention=_Q_K_V),
+    "mistral": Family(attention=_Q_K_V),
+    "qwen2": Family(attention=_Q_K_V),
+    "qwen3": Family(attention=_Q_K_V),
+    "cohere": Family(attention=_WITH_HEAD_NORMS),
+    "gemma2": Family(attention=_Q_K_V),
+    "gemma3_text": Family(attention=_Q_K_V),
+    "olmo2": Family(attention=_WITH_WIDE_NORMS),
+    "phi3": Family(writers={"mlp.gate_up_proj": (1, 1)}, attention=_FUSED_Q_K_V),
+    "opt": Family("fc2", {"fc1": (1,)}, "ffn_dim"),
+    "gpt2": Family("mlp.c_proj", {"mlp.c_fc": (1,)}, "n_inner", transposed=True),
+    "gpt_neox": Family("mlp.dense_4h_to_h", {"mlp.dense_h_to_4h": (1,)}),
+}
+_ATTENTION_READER = "self_attn.o_proj"  # in every family whose heads can leave
+
+
+def family_of(config: Any) -> Family:  # noqa: ANN401 - transformers is untyped
+    """Return the family of a configuration; raises LangpruneError for one that is not in the table."""
+    text = config.get_text_config()
+    # Code that came with a checkpoint may use a known name for modules of its own.
+    own_code = not type(text).__module__.startswith("transformers.")
+    if text.model_type not in FAMILIES or own_code or getattr(text, "is_heterogeneous", False):
+        what = f"{text.model_type} with code of its own" if own_code else text.model_type
+        what = f"{what} with blocks of different shapes" if getattr(text, "is_heterogeneous", False) else what
+        raise LangpruneError(
+            f"Channels and KV groups of {what} cannot be removed (known families: {', '.join(sorted(FAMILIES))}): "
+            "unstructured and N:M patterns work"
+        )
+    return FAMILIES[text.model_type]
+
+
+def heads_of(config: Any) -> HeadCounts:  # noqa: ANN401 - transformers is untyped
+    """Return the heads that a configuration states; where there is no GQA every head is a group."""
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    groups = getattr(text, "num_key_value_heads", None) or heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return HeadCounts(groups, heads // groups, width)
+
+
+def axis_of(config: Any, kind: Kind) -> Axis:  # noqa: ANN401 - transformers is untyped
+    """Return the units of `kind` in each block of a model.
+
+    Raises LangpruneError for a family that is not in the table, one that cannot have fewer heads, and a single KV group.
+    """
+    family, text = family_of(config), config.get_text_config()
+    if kind == "channels":
+        units = (
+            getattr(text, family.width_key) or 4 * text.hidden_size
+        )  # gpt2 leaves it out when it is four times as wide
+        return _axis(kind, units, 1, family.reader, family.writers, transposed=family.transposed)
+    if family.attention is None:
+        raise LangpruneError(
+            f"{text.model_type} cannot say that it has fewer heads: prune channels or blocks of it, not KV groups"
+        )
+    heads = heads_of(config)
+    if heads.groups == 1:
+        raise LangpruneError(
+            f"This {text.model_type} has one KV group in each block, which has to stay: prune channels or blocks of it"
+        )
+    writers = {path: tuple(size(heads) for size in sizes) for path, sizes in family.attention.items()}
+    return _axis(kind, heads.groups, _q(heads), _ATTENTION_READER, writers, transposed=family.transposed)
+
+
+def _axis(
+    kind: Kind, units: int, size: int, reader: str, writers: dict[str, tuple[int, ...]], *, transposed: bool
+) -> Axis:
+    rows, columns = (1, 0) if transposed else (0, 1)
+    slices = [Slice(f"{reader}.weight", columns, (size,))]  # its bias is an output: it stays
+    for path, sizes in writers.items():
+        slices += [Slice(f"{path}.weight", rows, sizes), Slice(f"{path}.bias", 0, sizes)]
+    return Axis(kind, units, size, reader, tuple(slices))
+
+
+def default_rounding(kind: Kind, units: int) -> int:
+    """Return the multiple that the number of units which stay is rounded to: the wider a layer, the wider its kernels' tiles."""
+    if kind == "kv-groups":
+        return 1
+    wide = next((tile for least, tile in ((4096, 128), (2048, 64), (1024, 32), (512, 16)) if units >= least), 8)
+    return wide if units >= 64 else 1
+
+
+def kept_units(units: int, sparsity: float, round_to: int, *, nearest: bool = False) -> int:
+    """Return how many of `units` stay: the smallest multiple of `round_to` that removes no more than `sparsity` of them.
+
+    With `nearest` the nearest multiple instead, as Quark has it, which may remove more than was asked for. Never more than
+    `units`. Raises UsageError where nothing would stay, or for a rounding or sparsity that no layer of `units` can have.
+    """
+    if not 0 <= sparsity < 1:
+        raise UsageError(f"A sparsity of {sparsity} cannot be: give one from 0 up to, but without, 1")
+    if not 1 <= round_to <= units:
+        raise UsageError(f"{units} units cannot be rounded to multiples of {round_to}: give 1 to {units}")
+    # The fraction that was meant: 0.29 of 100 are 29, and a third of 3 is 1, which binary numbers only come near to.
+    stay = units * (1 - Fraction(sparsity).limit_denominator(10**9))
+    kept = round_to * (round(stay / round_to) if nearest else math.ceil(stay / round_to))
+    if kept == 0:
+        raise UsageError(
+            f"Of {units} units none would stay at sparsity {sparsity} in multiples of {round_to}: lower one of the two"
+        )
+    return min(kept, units)

@@ -1,0 +1,212 @@
+"""A smaller, uniform model: what becomes of each tensor, each name and the configuration when units and blocks leave."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeGuard
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.models.checkpoint import TensorEntry
+from langprune_cli.models.families import Axis, Kind, Slice, family_of, heads_of
+
+# Lists in the configurations of one family or another that have one entry per block.
+_PER_BLOCK = (
+    "layer_types", "mlp_layer_types", "layers_block_type", "attention_layers", "indexer_types", "no_rope_layers",
+    "layer_rope_theta", "sliding_windows", "activation_sparsity_pattern", "intermediate_size", "num_attention_heads",
+    "num_key_value_heads", "num_query_heads", "num_kv_heads", "num_attention_heads_per_layer",
+    "num_key_value_heads_per_layer", "swiglu_limits", "swiglu_limits_shared",
+)  # fmt: skip
+# Settings, where they are on, by which a block computes with its own number or that of another one.
+_BY_NUMBER = ("scale_attn_by_inverse_layer_idx", "num_kv_shared_layers", "cross_attention_layers", "is_heterogeneous")
+
+
+@dataclass(frozen=True)
+class Narrowing:
+    """Which units and blocks stay, by number.
+
+    The same number of units stays in every block, since a configuration states one width for all; which ones they are is
+    each block's own.
+    """
+
+    axes: dict[Kind, Axis]
+    kept: dict[Kind, int]  # units that stay
+    blocks: tuple[int, ...]  # old numbers of the blocks that stay, ascending
+    prefix: str  # of the blocks' tensors in the checkpoint, see `blocks_prefix`: "model.layers"
+
+    def entry(self, path: str, entry: TensorEntry) -> TensorEntry:
+        """Return a tensor's entry with the shape and size that it will have; `path` is the parameter's inside its block.
+
+        Raises LangpruneError for a tensor of another shape than the configuration's numbers give.
+        """
+        for axis, cut in self._cuts(path):
+            width, whole = sum(cut.sizes), entry.shape[cut.dim]
+            if whole != axis.units * width:
+                raise LangpruneError(
+                    f"{path} has the shape {list(entry.shape)}, which does not hold {axis.units} {axis.kind} of {width}: "
+                    "get the checkpoint again"
+                )
+            left = self.kept[axis.kind] * width
+            shape = (*entry.shape[: cut.dim], left, *entry.shape[cut.dim + 1 :])
+            entry = replace(entry, shape=shape, size=entry.size // whole * left)
+        return entry
+
+    def tensor(
+        self,
+        path: str,
+        tensor: Tensor,  # as the checkpoint stores it
+        keep: Mapping[Kind, Tensor],  # bool [units], those of this block
+    ) -> Tensor:
+        """Return what is left of a block's tensor; `path` is the parameter's inside its block.
+
+        Raises ValueError for a mask that does not keep the number of units that all blocks keep.
+        """
+        for axis, cut in self._cuts(path):
+            mask = keep[axis.kind].to(tensor.device)
+            if mask.shape != (axis.units,) or int(mask.sum()) != self.kept[axis.kind]:
+                raise ValueError(f"a mask of {axis.kind} has to keep {self.kept[axis.kind]} of {axis.units}")
+            segments = torch.split(tensor, [axis.units * size for size in cut.sizes], cut.dim)
+            columns = [mask.repeat_interleave(size).nonzero()[:, 0] for size in cut.sizes]
+            parts = [part.index_select(cut.dim, at) for part, at in zip(segments, columns, strict=True)]
+            tensor = torch.cat(parts, cut.dim)
+        return tensor
+
+    def name(self, name: str, index: int) -> str:
+        """Return what a checkpoint tensor of block `index`, one of those that stay, is called afterwards.
+
+        Raises LangpruneError for a name from which the block's number cannot be told.
+        """
+        before = f"{self.prefix}.{index}."
+        if not name.startswith(before):
+            raise LangpruneError(
+                f"The tensor {name} belongs to block {index} but does not begin with {before} as others do: blocks of this "
+                "checkpoint cannot be removed"
+            )
+        return f"{self.prefix}.{self.blocks.index(index)}.{name.removeprefix(before)}"
+
+    def leftover(self, name: str) -> str | None:
+        """Return what a checkpoint tensor that the model does not use is called afterwards; None where its block leaves.
+
+        Old checkpoints hold rotary frequencies and attention masks in every block.
+        """
+        number = name.removeprefix(f"{self.prefix}.").partition(".")[0]
+        if not name.startswith(f"{self.prefix}.") or not number.isdecimal():
+            return name
+        return self.name(name, int(number)) if int(number) in self.blocks else None
+
+    def config(self, raw: dict[str, Any], config: Any) -> dict[str, Any]:  # noqa: ANN401 - transformers is untyped
+        """Return the smaller model's config.json. raw: the present one, as it is in the file; config: the same, opened.
+
+        Raises LangpruneError where transformers could not open the smaller model, or would compute another one. That hardly
+        depends on which blocks leave: called before any work is done, it spares that work.
+        """
+        text = config.get_text_config()
+        if len(self.blocks) < text.num_hidden_layers:
+            for key in _BY_NUMBER:
+                if getattr(text, key, None):
+                    raise LangpruneError(
+                        f"Blocks of this {text.model_type} cannot be removed: what one computes depends on its number ({key})"
+                    )
+        smaller = self._written(raw, config)
+        problem = self._problem(smaller, config)
+        if problem and "kv-groups" in self.kept:
+            self._refuse_heads(raw, config)
+        if problem:
+            raise LangpruneError(
+                f"transformers would not open this {text.model_type} once it is smaller ({problem}): prune less of it, or "
+                "with an unstructured or N:M pattern"
+            )
+        return smaller
+
+    def _written(self, raw: dict[str, Any], config: Any) -> dict[str, Any]:  # noqa: ANN401 - transformers is untyped
+        text, smaller = config.get_text_config(), copy.deepcopy(raw)
+        part = smaller
+        if text is not config:
+            part = smaller.setdefault(next(key for key, value in vars(config).items() if value is text), {})
+        if "channels" in self.kept:
+            _state(part, text, family_of(text).width_key, self.kept["channels"])
+        if "kv-groups" in self.kept:
+            heads, groups = heads_of(text), self.kept["kv-groups"]
+            _state(part, text, "num_attention_heads", groups * heads.queries)
+            _state(part, text, "num_key_value_heads", groups)
+            _state(part, text, "head_dim", heads.width)  # else it is taken for hidden_size over fewer heads
+        if len(self.blocks) < text.num_hidden_layers:
+            self._without_blocks(part, text)
+        return smaller
+
+    def _without_blocks(self, part: dict[str, Any], text: Any) -> None:  # noqa: ANN401 - transformers is untyped
+        for key in _PER_BLOCK:
+            # What the file leaves out is computed from the blocks' numbers (gemma2, gemma3, qwen2 and qwen3 do), so that
+            # it has to be stated: the types of those that stay would shift.
+            values = part.get(key) or vars(text).get(key)
+            if _one_per_block(values, text):
+                part[key] = [values[index] for index in self.blocks]
+        if "attention_types" in vars(text):  # gpt_neo: attention_layers as runs of one pattern
+            part["attention_types"] = [[[text.attention_layers[index]], 1] for index in self.blocks]
+        if "max_window_layers" in vars(text):  # qwen2, qwen3: the blocks before the first that looks back over a window
+            _state(part, text, "max_window_layers", sum(index < text.max_window_layers for index in self.blocks))
+        _state(part, text, "num_hidden_layers", len(self.blocks))
+
+    def _problem(self, smaller: dict[str, Any], config: Any) -> str | None:  # noqa: ANN401 - transformers is untyped
+        """Return why transformers could not open the smaller model as what it is, None where it can."""
+        try:
+            opened = type(config).from_dict(copy.deepcopy(smaller)).get_text_config()
+        except (StrictDataclassError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+            return str(error).strip().splitlines()[-1].strip()[:200]
+        text = config.get_text_config()
+        for key in _PER_BLOCK:
+            values = getattr(text, key, None)
+            if _one_per_block(values, text) and list(getattr(opened, key)) != [values[index] for index in self.blocks]:
+                return f"it computes {key} from the number of blocks"
+        return None
+
+    def _opens(self, raw: dict[str, Any], config: Any) -> bool:  # noqa: ANN401 - transformers is untyped
+        return self._problem(self._written(raw, config), config) is None
+
+    def _refuse_heads(self, raw: dict[str, Any], config: Any) -> None:  # noqa: ANN401 - transformers is untyped
+        """Raise LangpruneError where the number of KV groups is what is wrong."""
+        units = self.axes["kv-groups"].units
+        every = tuple(range(config.get_text_config().num_hidden_layers))
+        fewer = [replace(self, kept={"kv-groups": groups}, blocks=every) for groups in range(1, units)]
+        possible = [str(each.kept["kv-groups"]) for each in fewer if each._opens(raw, config)]  # noqa: SLF001 - its own class
+        if str(self.kept["kv-groups"]) in possible:
+            return
+        what = f"with {' or '.join(possible)}" if possible else "with none less"
+        raise LangpruneError(
+            f"transformers does not open this {config.get_text_config().model_type} with {self.kept['kv-groups']} of its "
+            f"{units} KV groups but {what}: change --sparsity, or prune channels or blocks"
+        )
+
+    def _cuts(self, path: str) -> Iterator[tuple[Axis, Slice]]:
+        for kind in self.kept:
+            for cut in self.axes[kind].slices:
+                if cut.path == path:
+                    yield self.axes[kind], cut
+
+
+def blocks_prefix(paths: Mapping[str, str], index: int) -> str:
+    """Return what the checkpoint's tensors of all blocks begin with, before the block's number: "model.layers".
+
+    paths: what `StreamedModel.tensor_paths` gives for block `index`. Raises LangpruneError where the names do not say it.
+    """
+    for path, name in paths.items():
+        if name.endswith(f".{index}.{path}"):
+            return name.removesuffix(f".{index}.{path}")
+    raise LangpruneError(
+        f"The tensors of block {index}, such as {next(iter(paths.values()), 'none')}, are not named by its number: blocks of "
+        "this checkpoint cannot be removed"
+    )
+
+
+def _state(part: dict[str, Any], text: Any, key: str, value: int) -> None:  # noqa: ANN401 - transformers is untyped
+    """Set a key in the family's own spelling, and in the usual one where the file has that too."""
+    part[text.attribute_map.get(key, key)] = value
+    if key in part:
+        part[key] = value
+
+
+def _one_per_block(values: object, text: Any) -> TypeGuard[Sequence[Any]]:  # noqa: ANN401 - transformers is untyped
+    return isinstance(values, (list, tuple)) and len(values) == text.num_hidden_layers

@@ -1,0 +1,258 @@
+"""OSSCAR: one-shot structured pruning of a linear's input columns (Meng et al., arXiv 2403.12983, sections 3 and 4).
+
+When the columns S leave and the others are fitted again by least squares, the damped squared error of what the linear puts out is
+
+    f(S) = tr(W_S ((H^-1)_SS)^-1 W_Sᵀ),        H = sum of x xᵀ, plus damping * mean(diag H) on its diagonal.
+
+Units (one column each, or several) leave one after another, always the one by which f grows least; then removed and kept units
+are swapped while f falls. Both read f's changes from a tableau (`tableau.py`), which starts with the inverse itself.
+Weights that read dead columns count as nothing, and units that read nothing else leave first.
+"""
+
+import torch
+from torch import Tensor
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.numerics.factor import dead_columns
+from langprune_cli.numerics.tableau import Tableau
+from langprune_cli.numerics.units import UnitSite
+
+# As for the float32 factor (`factor.py`): tenfold more damping where a Hessian cannot be factored, up to this much.
+_ESCALATION = 10.0
+_MOST_DAMPING = 100.0
+
+# Wide linears: the units that look cheapest, in columns and at least in units, among which the next ones to leave are found.
+_LISTED = 512
+_FEWEST_LISTED = 64
+_LEAST_SHARE = 4  # one in so many of those listed leaves before the list is made anew: this bounds the number of lists
+
+_SIDE = 96  # units of each side among which swaps are found
+_ROUNDS = 40  # so many lists of swaps at most
+_WORTHWHILE = 1e-6  # a swap must lower the error by this share of it
+
+
+def eliminate(
+    site: UnitSite,
+    stay: int,
+) -> Tensor:  # bool [units]
+    """Return which `stay` units stay, by backward elimination: always the unit leaves that now costs least.
+
+    Where there are many units, the cheapest few hundred are listed, and leave one by one, at costs that are exact given all
+    that have left; once what is listed is no longer cheaper than what is not, a new list is made. Of ties the earlier unit
+    leaves first.
+    Raises ValueError for an impossible `stay`, LangpruneError for a Hessian that is not finite or cannot be factored.
+    """
+    site.check_stay(stay)
+    if stay == site.units:
+        return torch.ones(site.units, dtype=torch.bool, device=site.site.weight.device)
+    tableau = _all_kept(site)
+    _eliminate(tableau, stay, _dead_units(site))
+    return tableau.keep
+
+
+def swap(
+    site: UnitSite,
+    keep: Tensor,  # bool [units]
+) -> Tensor:  # bool [units]
+    """Swap a unit that stays for one that has left, always the best pair known, while the exact error falls.
+
+    Ends where no swap lowers it by a millionth, or after as many swaps as there are units, or 40 lists of the most promising
+    units of each side. Never returns what is worse than `keep`. Raises LangpruneError as `eliminate` does.
+    """
+    if bool(keep.all()) or not bool(keep.any()):
+        return keep.clone()
+    tableau = _all_kept(site)
+    tableau.exchange((~keep).nonzero()[:, 0])
+    _swap(site, tableau)
+    return tableau.keep
+
+
+def choose(
+    site: UnitSite,
+    stay: int,
+) -> Tensor:  # bool [units]
+    """Return `swap(site, eliminate(site, stay))`, with one tableau for both."""
+    site.check_stay(stay)
+    if stay == site.units:
+        return torch.ones(site.units, dtype=torch.bool, device=site.site.weight.device)
+    tableau = _all_kept(site)
+    _eliminate(tableau, stay, _dead_units(site))
+    if stay:
+        _swap(site, tableau)
+    return tableau.keep
+
+
+def least_squares(
+    w: Tensor,  # float32 [o, i]
+    hessian: Tensor,  # [i, i], symmetric, any positive scale
+    damping: float,
+    keep_columns: Tensor,  # bool [i]
+) -> Tensor:  # float32 [o, i]
+    """Return the W' that is zero off the kept columns and makes tr((W' - W) H (W' - W)ᵀ) least, H damped: exactly, in float64.
+
+    Dead columns that stay keep their weights. Raises LangpruneError for a Hessian that is not finite or cannot be factored.
+    """
+    fitted, _ = _fit(w, hessian, damping, keep_columns)
+    new = torch.zeros_like(w)
+    new[:, keep_columns] = fitted.to(w.dtype).add_(0.0)  # -0.0 becomes 0.0
+    return new
+
+
+def removal_error(
+    site: UnitSite,
+    keep: Tensor,  # bool [units]
+) -> float:
+    """Return f(S) of the units that do not stay: the damped squared error that least squares leaves.
+
+    By the weights of least squares, not by the tableau. Raises LangpruneError as `least_squares` does.
+    """
+    columns = site.columns(keep)
+    fitted, damped = _fit(site.site.weight, site.site.hessian, site.site.damping, columns)
+    change = site.site.weight.double()
+    change[:, columns] -= fitted
+    change[:, dead_columns(site.site.hessian)] = 0.0
+    return float(((change @ damped) * change).sum())
+
+
+def _fit(w: Tensor, hessian: Tensor, damping: float, keep: Tensor) -> tuple[Tensor, Tensor]:  # [o, k], [i, i]
+    """Return the kept columns of W', float64, and H damped as it took.
+
+    W'_K = W_K + W_S H_SK (H_KK)^-1: columns that have nothing to make up for come out as they were.
+    """
+    damped, mean = _undamped(hessian)
+    inner = damped[keep][:, keep]
+    lower, used = _cholesky(inner, mean, damping)
+    damped.diagonal().add_(used * mean)
+    owed = damped[keep][:, ~keep] @ w[:, ~keep].double().t()
+    return w[:, keep].double() + torch.cholesky_solve(owed, lower).t(), damped
+
+
+def _undamped(hessian: Tensor) -> tuple[Tensor, float]:
+    """Return a float64 copy with the mean of the live columns' diagonal on that of dead ones, and this mean.
+
+    Raises LangpruneError where the Hessian is not finite.
+    """
+    dead = dead_columns(hessian)
+    alive = hessian.diagonal()[~dead]
+    mean = float(alive.double().mean()) if alive.numel() else 1.0
+    if not mean > 0 or mean == float("inf"):  # NaN is not above 0 either
+        raise LangpruneError("the Hessian is not finite: calibrate again, with --dtype float32")
+    wide = hessian.to(torch.float64, copy=True)
+    wide.diagonal().add_(torch.where(dead, mean, 0.0))
+    return wide, mean
+
+
+def _cholesky(matrix: Tensor, mean: float, damping: float) -> tuple[Tensor, float]:
+    """Damp the matrix in place until it is positive definite; return its lower factor, and the damping that this took.
+
+    Raises LangpruneError where no damping mends it.
+    """
+    before, used = 0.0, damping
+    while used <= max(_MOST_DAMPING, damping):
+        matrix.diagonal().add_((used - before) * mean)
+        lower, failed = torch.linalg.cholesky_ex(matrix)
+        if not bool(failed):
+            return lower, used
+        before, used = used, max(used * _ESCALATION, 1e-4)
+    raise LangpruneError("the Hessian cannot be factored even with heavy damping: calibrate again on more text")
+
+
+def _all_kept(site: UnitSite) -> Tableau:
+    """Return the tableau before any unit has left: the inverse, and the dense weights."""
+    hessian = site.site.hessian
+    matrix, mean = _undamped(hessian)
+    lower, _ = _cholesky(matrix, mean, site.site.damping)
+    del matrix
+    y = site.site.weight.t().to(torch.float64, copy=True, memory_format=torch.contiguous_format)
+    y[dead_columns(hessian)] = 0.0
+    keep = torch.ones(site.units, dtype=torch.bool, device=y.device)
+    return Tableau(torch.cholesky_inverse(lower).contiguous(), y, keep, site.size)
+
+
+def _dead_units(site: UnitSite) -> Tensor:  # bool [units]
+    return dead_columns(site.site.hessian).view(site.units, site.size).all(dim=1)
+
+
+def _costs(tableau: Tableau, dead: Tensor) -> Tensor:  # float64 [units]
+    """Return what each unit's leaving costs: less than nothing for dead ones, and more than all else for those that left."""
+    return tableau.worth().masked_fill_(dead, -1.0).masked_fill_(~tableau.keep, torch.inf)
+
+
+def _eliminate(tableau: Tableau, stay: int, dead: Tensor) -> None:
+    most = max(_LISTED // tableau.size, _FEWEST_LISTED)
+    if tableau.units <= most:
+        _leave(tableau, tableau.units - stay, torch.inf, dead)
+        return
+    while (count := int(tableau.keep.sum()) - stay) > 0:
+        costs, order = _costs(tableau, dead).sort(stable=True)
+        left = count + stay
+        listed = order[: min(most, left)].sort().values
+        part = tableau.part(listed)
+        _leave(part, min(count, len(listed)), float(costs[most]) if left > most else torch.inf, dead[listed])
+        tableau.exchange(listed[~part.keep])
+
+
+def _leave(tableau: Tableau, count: int, bound: float, dead: Tensor) -> None:
+    """Let up to `count` units leave, one by one, as long as they cost no more than `bound` or few have left."""
+    for gone in range(count):
+        cost, unit = _costs(tableau, dead).min(dim=0)
+        if gone >= tableau.units // _LEAST_SHARE and float(cost) > bound:
+            return
+        tableau.exchange(unit[None])
+
+
+def _swap(site: UnitSite, tableau: Tableau) -> None:
+    """Swap until no swap is worthwhile; go back to what was where rounding alone made swaps look good."""
+    before = tableau.keep.clone()
+    error = removal_error(site, before)
+    if not error > 0:
+        return
+    _search_swaps(tableau, tableau.units, _WORTHWHILE * error)
+    if not bool((tableau.keep == before).all()) and removal_error(site, tableau.keep) > error:
+        tableau.keep = before
+
+
+def _search_swaps(tableau: Tableau, left: int, least: float) -> None:
+    if tableau.units <= 2 * _SIDE:
+        _descend(tableau, left, least)
+        return
+    for _ in range(_ROUNDS):
+        listed = _promising(tableau, least)
+        if not left or listed is None:
+            return
+        part = tableau.part(listed)
+        left -= _descend(part, left, least)
+        moved = listed[part.keep != tableau.keep[listed]]
+        if not len(moved):
+            return
+        tableau.exchange(moved)
+
+
+def _promising(tableau: Tableau, least: float) -> Tensor | None:  # int64 [n]
+    """Return the units of each side that have the best swaps, the best pair among them; None where no swap is worthwhile."""
+    leaves, joins = tableau.keep.nonzero()[:, 0], (~tableau.keep).nonzero()[:, 0]
+    of_leaves = torch.full((len(leaves),), torch.inf, dtype=torch.float64, device=leaves.device)
+    of_joins = torch.full((len(joins),), torch.inf, dtype=torch.float64, device=joins.device)
+    for some, change in tableau.swaps(leaves, joins):
+        of_leaves = torch.minimum(of_leaves, change.amin(dim=1))
+        of_joins[some] = change.amin(dim=0)
+    if not float(of_joins.min()) < -least:
+        return None
+    best = [
+        units[change.topk(min(_SIDE, len(units)), largest=False).indices]
+        for units, change in ((leaves, of_leaves), (joins, of_joins))
+    ]
+    return torch.cat(best).sort().values
+
+
+def _descend(tableau: Tableau, left: int, least: float) -> int:
+    """Make the best swap of all, again and again, up to `left` times while each lowers the error by `least`; return how many."""
+    for swapped in range(left):
+        leaves, joins = tableau.keep.nonzero()[:, 0], (~tableau.keep).nonzero()[:, 0]
+        change = torch.cat([change for _, change in tableau.swaps(leaves, joins)], dim=1)
+        best = int(change.argmin())
+        k, r = divmod(best, len(joins))
+        if not float(change[k, r]) < -least:
+            return swapped
+        tableau.exchange(torch.stack([leaves[k], joins[r]]))
+    return left

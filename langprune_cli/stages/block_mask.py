@@ -1,0 +1,57 @@
+"""`mask --pattern blocks`: which whole blocks stay, judged on the windows that the statistics were gathered on."""
+
+from langprune_cli.stages.depth import depth_method
+from langprune_cli.stages.opened import OpenedModel, check_same_model
+from langprune_cli.stages.parts import BLOCKS_PART, WINDOWS_PART
+from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
+from langprune_cli.stages.sites import calibration_text
+from langprune_cli.stages.structures import Structure
+from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.files import readable_json
+from langprune_cli.store.workspace import Workspace
+
+
+def mask_blocks(
+    workspace: Workspace,
+    model: OpenedModel,
+    stats: Artifact,
+    structure: Structure,
+    method: str,
+    reporter: Reporter,
+    *,
+    name: str | None = None,
+    force: bool = False,
+) -> Outcome:
+    """Write which blocks stay, and the figures that it was decided by.
+
+    Of the statistics only the windows are used: the figures are of calibration text, never of what is reported later.
+    Raises LangpruneError for an unknown method, statistics of another model, and a share that removes none or all.
+    """
+    check_same_model(stats, model)
+    find = depth_method(method)
+    recipe = Recipe(
+        "masks",
+        inputs={"model": model.digest, "stats": stats.key},
+        params={"method": method, "pattern": str(structure), "sparsity": structure.sparsity, "exclude": None},
+        about={"model": model.about, "stats": stats.name, "text": calibration_text(stats)},
+        environment=model.environment(),
+    )
+
+    def make(writer: ArtifactWriter) -> Artifact:
+        depth = find(model, stats.tensors(WINDOWS_PART)["windows"], structure.sparsity, reporter)
+        writer.write(BLOCKS_PART, readable_json({"stay": list(depth.blocks), **depth.record}))
+        sizes = [_weights(model, index) for index in range(len(model.streamed.blocks))]
+        return writer.finish(
+            weights=sum(sizes),
+            removed=sum(sizes[index] for index in depth.record["removed"]),
+            removed_blocks=depth.record["removed"],
+            linears=0,
+            dense_tail_columns={},
+        )
+
+    default = f"{stats.name}-{method}-{structure.kind}-{structure.sparsity:g}"
+    return run_stage(recipe, Destination(workspace, default, name, force=force), make)
+
+
+def _weights(model: OpenedModel, index: int) -> int:
+    return sum(map(model.streamed.checkpoint.elements, model.streamed.tensor_names(index)))

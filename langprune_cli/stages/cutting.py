@@ -1,0 +1,112 @@
+"""What a structured mask cuts from a model: the smaller model's tensors, names and configuration."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from langprune_cli.models.checkpoint import TensorEntry
+from langprune_cli.models.families import Kind, axis_of
+from langprune_cli.models.model_files import CONFIG
+from langprune_cli.models.narrowing import Narrowing, blocks_prefix
+from langprune_cli.models.streamed import StreamedModel
+from langprune_cli.stages.keep_masks import MaskReader
+from langprune_cli.stages.opened import OpenedModel
+from langprune_cli.stages.parts import BLOCKS_PART
+from langprune_cli.stages.structures import is_structured
+from langprune_cli.store.artifact import Artifact, ArtifactWriter
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A narrowing of a model, and the mask that says which units stay in each block."""
+
+    model: OpenedModel
+    narrowing: Narrowing
+    masks: Artifact | ArtifactWriter  # a writer while its parts are being made
+    _kept: dict[int, dict[Kind, Tensor]] = field(default_factory=dict)  # of the block that was asked for last
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Return the blocks that stay, by their index in the model that is cut."""
+        return self.narrowing.blocks
+
+    def name(self, group: int, name: str) -> str | None:
+        """Return what a tensor of block `group` (-1: of none) is called afterwards, None where it leaves."""
+        if len(self.blocks) == len(self.model.streamed.blocks):
+            return name
+        return self.narrowing.leftover(name) if group < 0 else self.narrowing.name(name, group)
+
+    def entry(self, group: int, name: str, entry: TensorEntry) -> TensorEntry:
+        """Return the shape and size that a tensor of block `group` (-1: of none) has afterwards."""
+        return entry if group < 0 else self.narrowing.entry(self._path(group, name), entry)
+
+    def tensor(self, group: int, name: str, tensor: Tensor) -> Tensor:
+        """Return what is left of a tensor of block `group` (-1: of none)."""
+        if group < 0:
+            return tensor
+        if group not in self._kept:
+            self._kept.clear()
+            self._kept[group] = self._keep(group)
+        return self.narrowing.tensor(self._path(group, name), tensor, self._kept[group]).contiguous()
+
+    def config(self, raw: bytes) -> bytes:
+        """Return the smaller model's config.json."""
+        changed = self.narrowing.config(json.loads(raw), self.model.streamed.config)
+        return (json.dumps(changed, indent=2, ensure_ascii=False) + "\n").encode()
+
+    def _path(self, group: int, name: str) -> str:
+        return next(path for path, each in self.model.streamed.tensor_paths(group).items() if each == name)
+
+    def _keep(self, group: int) -> dict[Kind, Tensor]:
+        """Return which units of a block stay, bool [units] by kind: the mask has them as columns of the readers."""
+        masks = self.masks if isinstance(self.masks, Artifact) else Artifact(self.masks.folder, self.masks.manifest)
+        columns = {linear.name: keep[0] for linear, keep in MaskReader(masks, self.model).block(group)}
+        paths = self.model.streamed.tensor_paths(group)
+        return {
+            kind: columns[paths[f"{axis.reader}.weight"]][:: axis.size] for kind, axis in self.narrowing.axes.items()
+        }
+
+
+def cut_of(model: OpenedModel, masks: Artifact | ArtifactWriter) -> Cut | None:
+    """Return what a mask cuts from a model, None where it sets single weights to zero.
+
+    Raises LangpruneError for a family that cannot be cut so.
+    """
+    params: dict[str, Any] = masks.manifest.params
+    if not is_structured(params["pattern"]):
+        return None
+    blocks = None
+    if BLOCKS_PART in masks.manifest.parts and isinstance(masks, Artifact):
+        blocks = tuple(json.loads(masks.read(BLOCKS_PART))["stay"])
+    return Cut(model, narrowing_of(model, params.get("kept", {}), blocks), masks)
+
+
+def narrowing_of(model: OpenedModel, kept: dict[Kind, int], blocks: tuple[int, ...] | None = None) -> Narrowing:
+    """Return the narrowing of a model to so many units in each block, and to these blocks (None: all).
+
+    Raises LangpruneError for a family that cannot be cut so, and where transformers would not open the result.
+    """
+    config, every = model.streamed.config, tuple(range(len(model.streamed.blocks)))
+    axes = {kind: axis_of(config, kind) for kind in kept}
+    prefix = "" if blocks is None else blocks_prefix(model.streamed.tensor_paths(0), 0)
+    narrowing = Narrowing(axes, kept, every if blocks is None else blocks, prefix)
+    narrowing.config(json.loads((model.location.folder / CONFIG).read_bytes()), config)
+    return narrowing
+
+
+def check_cut(dense: OpenedModel, folder: Path) -> dict[str, int]:
+    """Open the smaller model in `folder`, and count the parameters of both checkpoints.
+
+    Raises LangpruneError where its tensors are not those that its configuration asks for.
+    """
+    smaller = StreamedModel(folder, trust_remote_code=dense.compute.trust_remote_code)
+    for index in range(len(smaller.blocks)):
+        with smaller.block(index):
+            pass
+    before, after = (
+        sum(model.checkpoint.elements(name) for name in model.checkpoint.entries) for model in (dense.streamed, smaller)
+    )
+    return {"parameters_before": before, "parameters_after": after}

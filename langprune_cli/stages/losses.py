@@ -1,0 +1,20 @@
+"""Losses of windows from their last hidden states: for `eval`, and for the search of blocks that can leave."""
+
+import torch
+from torch import Tensor
+
+from langprune_cli.numerics.nats import window_nats
+from langprune_cli.walk import HiddenStates
+
+
+def window_losses(states: HiddenStates) -> list[Tensor]:
+    """Return each window's summed loss over its predicted tokens, float64 [b] per micro-batch.
+
+    The hidden states must be the last block's output.
+    """
+    batches = [torch.zeros(ids.shape[0], dtype=torch.float64) for ids in states.ids]
+    for number, start, logits in states.logits():
+        targets = states.ids[number][:, start + 1 : start + 1 + logits.shape[1]].to(logits.device)
+        if targets.shape[1]:  # the last position of a window predicts nothing that is known
+            batches[number] += window_nats(logits[:, : targets.shape[1]], targets).cpu()
+    return batches

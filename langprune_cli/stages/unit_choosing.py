@@ -1,0 +1,124 @@
+"""Which channels and KV groups of a block stay: what `Chooser` is for single weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from langprune_cli.models.families import Axis, Kind, Slice, axis_of, default_rounding, kept_units
+from langprune_cli.models.streamed import Linear
+from langprune_cli.numerics.factor import DAMPING
+from langprune_cli.numerics.patterns import Pattern
+from langprune_cli.numerics.site import Needs
+from langprune_cli.numerics.units import UnitSite
+from langprune_cli.stages.choosing import Chooser, MaskSettings
+from langprune_cli.stages.cutting import narrowing_of
+from langprune_cli.stages.opened import OpenedModel
+from langprune_cli.stages.sites import BlockSite
+from langprune_cli.stages.structures import Structure, spelled
+from langprune_cli.unit_methods.method import UnitMethod
+
+
+@dataclass(frozen=True)
+class UnitSettings:
+    """How many units stay."""
+
+    structures: tuple[Structure, ...]  # channels and kv-groups
+    round_to: int | None = None  # widths are multiples of it; None: what suits the width (`default_rounding`)
+    nearest: bool = False  # to the nearest multiple, as AMD Quark does; else never more is removed than asked
+    damping: float = DAMPING
+
+
+@dataclass(frozen=True)
+class UnitChooser:
+    """A method, and how many units of each kind stay; it looks at the one linear that reads them, and at what writes them."""
+
+    method: UnitMethod
+    structures: tuple[Structure, ...]
+    axes: dict[Kind, Axis]
+    kept: dict[Kind, int]
+    settings: MaskSettings
+
+    @classmethod
+    def of(cls, method: UnitMethod, settings: UnitSettings, model: OpenedModel) -> "UnitChooser":
+        """Settle the widths; raises LangpruneError for families and widths that cannot be had."""
+        axes: dict[Kind, Axis] = {}
+        kept: dict[Kind, int] = {}
+        for structure in settings.structures:
+            if structure.kind == "blocks":
+                raise ValueError("blocks are no units of a block")
+            axis = axes[structure.kind] = axis_of(model.streamed.config, structure.kind)
+            step = settings.round_to if structure.kind == "channels" else None
+            step = step or default_rounding(structure.kind, axis.units)
+            kept[structure.kind] = kept_units(axis.units, structure.sparsity, step, nearest=settings.nearest)
+        narrowing_of(model, kept)  # now, and not when the work is done: what transformers would not open
+        plain = MaskSettings(Pattern(settings.structures[0].sparsity), damping=settings.damping)
+        return cls(method, settings.structures, axes, kept, plain)
+
+    @property
+    def needs(self) -> Needs:
+        """Return the statistics that the method needs."""
+        return self.method.needs
+
+    @property
+    def what(self) -> str:
+        """Return the option that is to blame for these needs."""
+        return f"--method {self.method.name}"
+
+    @property
+    def label(self) -> str:
+        """Return a short name of all this, for artifacts."""
+        return "-".join([self.method.name, *(f"{each.kind}-{each.sparsity:g}" for each in self.structures)])
+
+    def params(self) -> dict[str, object]:
+        """Return what of this changes a mask, for its key."""
+        return {
+            "method": self.method.name,
+            "pattern": spelled(self.structures),
+            "sparsity": self.structures[0].sparsity,
+            "exclude": None,
+            "kept": dict(self.kept),
+            **({"damping": self.settings.damping} if self.needs == "hessian" else {}),
+        }
+
+    def linears(self, model: OpenedModel, index: int) -> list[Linear]:
+        """Return the linears of a block that read the units."""
+        readers = self._readers(model, index)
+        return [linear for linear in model.streamed.linears(index) if linear.name in readers]
+
+    def choose(
+        self, model: OpenedModel, index: int, site: BlockSite, _pattern: Pattern
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the keep mask [r, i] of a site that is a reader's alone, whose columns stay or leave whole."""
+        axis = self._readers(model, index)[site.linears[0].name]
+        keep = self.method.choose(UnitSite(site.site, axis.size, _writers(model, index, axis)), self.kept[axis.kind])
+        return keep.repeat_interleave(axis.size).expand(site.site.weight.shape), None
+
+    def _readers(self, model: OpenedModel, index: int) -> dict[str, Axis]:
+        paths = model.streamed.tensor_paths(index)
+        return {paths[f"{axis.reader}.weight"]: axis for axis in self.axes.values()}
+
+
+AnyChooser = Chooser | UnitChooser
+
+
+def _writers(model: OpenedModel, index: int, axis: Axis) -> tuple[Tensor, ...]:
+    """Return the matrices that write an axis' units, float32 [units, *]."""
+    paths = model.streamed.tensor_paths(index)
+    written = [each for each in axis.slices if each.path != f"{axis.reader}.weight" and each.path in paths]
+    tensors = model.streamed.checkpoint.read(paths[each.path] for each in written)
+    matrices = [(each, tensors[paths[each.path]]) for each in written]
+    return tuple(
+        part.to(model.streamed.device)
+        for each, tensor in matrices
+        if tensor.dim() == 2
+        for part in _by_unit(each, tensor, axis.units)
+    )
+
+
+def _by_unit(each: Slice, tensor: Tensor, units: int) -> Sequence[Tensor]:
+    """Return a tensor's segments, float32 [units, *]."""
+    rows = tensor.movedim(each.dim, 0)
+    segments = torch.split(rows, [units * size for size in each.sizes])
+    return [segment.float().reshape(units, -1) for segment in segments]

@@ -1,0 +1,29 @@
+"""FLAP: units leave whose inputs vary least, weighted by what the reader makes of them (An et al., arXiv 2312.11983)."""
+
+from torch import Tensor
+
+from langprune_cli.numerics.units import UnitSite, highest
+from langprune_cli.unit_methods.method import UnitMethod
+
+
+def score(site: UnitSite) -> Tensor:  # float64 [units]
+    """Return the variance of each input column over tokens times ||W_:j||^2 (section 3.2, WIFV), summed over a unit's columns.
+
+    The variance is the mean square less the squared mean, in float64: their difference may be small beside them.
+    """
+    stats = site.site.norms
+    tokens = max(stats.tokens, 1)
+    variance = (stats.sum_sq / tokens - (stats.sum_x / tokens).square()).clamp_min(0.0)
+    return site.summed(variance * site.site.weight.double().square().sum(dim=0))
+
+
+def choose(
+    site: UnitSite,
+    stay: int,
+) -> Tensor:  # bool [units]
+    """Return the units with the `stay` highest scores; raises ValueError for an impossible `stay`."""
+    site.check_stay(stay)
+    return highest(score(site), stay)
+
+
+METHOD = UnitMethod("flap", "norms", "https://arxiv.org/abs/2312.11983", choose, "none")
