@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from langprune_cli import __version__
-from langprune_cli.cli import artifacts, demo, prune, stages
+from langprune_cli.cli import artifacts, demo, plan, prune, stages
 
 app = typer.Typer(
     name="langprune",
@@ -22,9 +22,11 @@ app = typer.Typer(
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 _INTERRUPTED = 130
 
+BEFORE = "Before you start"
 STAGES = "Stages"
 ARTIFACTS = "Artifacts"
 
+app.command(rich_help_panel=BEFORE)(plan.plan)
 app.command(rich_help_panel=STAGES)(stages.calibrate)
 app.command(rich_help_panel=STAGES)(stages.score)
 app.command(rich_help_panel=STAGES)(stages.mask)

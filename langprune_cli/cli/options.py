@@ -187,6 +187,21 @@ Update = Annotated[
         rich_help_panel=CHOICE,
     ),
 ]
+Tune = Annotated[
+    bool,
+    typer.Option(
+        "--tune",
+        help="Train what is left of each block to put out what the dense block does, on the same text; takes a while.",
+        rich_help_panel=CHOICE,
+    ),
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Of --tune, at most; it ends early where held-out windows no longer gain.", rich_help_panel=CHOICE
+    ),
+]
+LearningRate = Annotated[float | None, typer.Option(help="Of --tune, at its start.", rich_help_panel=CHOICE)]
 Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", help="Folder to write to, instead of one in the workspace.", rich_help_panel=_OUTPUT),

@@ -32,6 +32,9 @@ def prune(
     allocation: opt.Allocation = "uniform",
     update: opt.Update = None,
     damping: opt.Damping = None,
+    tune: opt.Tune = False,
+    epochs: opt.Epochs = None,
+    learning_rate: opt.LearningRate = None,
     propagation: Annotated[
         str,
         typer.Option(
@@ -63,4 +66,5 @@ def prune(
         round_to=round_to, rounding=rounding, variant=variant, group=group, ties=ties, exclude=exclude, refine=refine,
         allocation=allocation, update=update, damping=damping, propagation=propagation, max_shard_size=max_shard_size,
         calibration=calibration, out=out, name=name, force=force,
+        training={"tune": tune, "epochs": epochs, "learning_rate": learning_rate},
     )  # fmt: skip

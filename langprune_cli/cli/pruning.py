@@ -8,6 +8,7 @@ from langprune_cli.cli import structured
 from langprune_cli.cli.inputs import newer_scores, own_stats, stats_for
 from langprune_cli.cli.session import Session, one_of
 from langprune_cli.cli.structured import unit_options
+from langprune_cli.cli.tuning import TuneOptions, text_of, tune_options, tuned
 from langprune_cli.errors import UsageError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
@@ -80,44 +81,48 @@ def mask(
 def apply(
     session: Session, model: str | None, revision: str | None, mask: str | None, stats: str | None, *,
     update: str | None, damping: float | None, max_shard_size: str, out: Path | None, name: str | None, force: bool,
+    **training: Any,  # noqa: ANN401 - of `tune_options`
 ) -> None:  # fmt: skip
     """Run stage 4."""
     from langprune_cli.stages.apply import apply, own_update  # noqa: PLC0415
+    from langprune_cli.stages.calibrate import CalibrationSettings  # noqa: PLC0415
+    from langprune_cli.stages.cutting import blocks_that_stayed  # noqa: PLC0415
     from langprune_cli.updates.update import get_update  # noqa: PLC0415
 
     chosen = session.pick("masks", mask, "mask", "mask")
     settings = _apply_settings(update or own_update(chosen.manifest.params), damping, max_shard_size)
+    tune = tune_options(**training, max_shard_bytes=settings.max_shard_bytes)
     needs = get_update(settings.update).needs
-    if needs == "nothing" and stats:
+    if needs == "nothing" and stats and not tune:
         raise UsageError(f"--stats {stats} has no use for --update {settings.update}: leave it out")
     made_from = None if stats else own_stats(session, chosen, needs)
     if made_from is None and needs != "nothing":
         made_from = stats_for(session, needs, f"--update {settings.update}", stats)
+    to: dict[str, Any] = {"name": name, "out": out.expanduser() if out else None, "force": force}
+    spec = None
+    if tune:
+        spec = text_of(
+            made_from or (session.workspace.find("stats", stats) if stats else own_stats(session, chosen, "norms"))
+        )
     opened = session.open(session.choose(model, revision, chosen), remember=model is not None)
-    made = apply(
-        session.workspace,
-        opened,
-        chosen,
-        session.reporter,
-        settings,
-        stats=made_from,
-        name=name,
-        out=out.expanduser() if out else None,
-        force=force,
-    )
-    session.show([made])
+    made = [apply(session.workspace, opened, chosen, session.reporter, settings, stats=made_from, **_target(to, tune))]
+    if tune and spec:
+        stayed = blocks_that_stayed(chosen)
+        made.insert(0, tuned(session, opened, made[0].artifact, spec, CalibrationSettings(), tune, blocks=stayed, **to))
+    session.show(made)
 
 
 def prune(
     session: Session, model: str | None, revision: str | None, lang: list[str], data: list[str], *,
     method: str | None, variant: bool, pattern: list[str] | None, round_to: int | None, rounding: str,
     update: str | None, propagation: str, max_shard_size: str, calibration: dict[str, Any], out: Path | None,
-    name: str | None, force: bool, **choice: Any,  # noqa: ANN401 - of `settings_of`
+    name: str | None, force: bool, training: dict[str, Any], **choice: Any,  # noqa: ANN401 - of `settings_of`
 ) -> None:  # fmt: skip
     """Run stages 1 to 4, block by block."""
     from langprune_cli.cli.results import print_pruned  # noqa: PLC0415
     from langprune_cli.stages.calibrate import CalibrationSettings  # noqa: PLC0415
     from langprune_cli.stages.choosing import Chooser  # noqa: PLC0415
+    from langprune_cli.stages.cutting import blocks_that_stayed  # noqa: PLC0415
     from langprune_cli.stages.model_writing import read_pruned  # noqa: PLC0415
     from langprune_cli.stages.opened import DEMO  # noqa: PLC0415
     from langprune_cli.stages.prune import PruneSettings, prune  # noqa: PLC0415
@@ -139,23 +144,37 @@ def prune(
         chooser = Chooser.of(method_of(method or "admm", settings, variant=variant), settings)
     drawn = CalibrationSettings(**calibration)
     to: dict[str, Any] = {"name": name, "out": out.expanduser() if out else None, "force": force}
-    opened = session.open(model_choice, remember=True)
+    tune = tune_options(**training, max_shard_bytes=_bytes(max_shard_size))
+    dense = opened = session.open(model_choice, remember=True)
     before: list[Outcome] = []
+    stayed: tuple[int, ...] | None = None
+
+    def after(made: Outcome) -> list[Outcome]:
+        if tune is None:
+            return [made]
+        return [tuned(session, dense, made.artifact, specs[0], drawn, tune, blocks=stayed, **to), made]
+
     if units:
-        opened, before = structured.without_blocks(session, opened, specs[0], drawn, units, **to)
+        opened, before = structured.without_blocks(session, opened, specs[0], drawn, units, **_target(to, tune))
+        stayed = blocks_that_stayed(before[-1].artifact) if before else None
         if not units.units:
-            session.show(before)
+            session.show([*after(before[0]), *before[1:]])
             return
         chooser = units.chooser(opened)
     assert chooser is not None  # noqa: S101 - one of the two
     settled = _apply_settings(update or chooser.method.update, choice["damping"], max_shard_size)
     how = PruneSettings(chooser, settled, drawn, propagated)
-    made = prune(session.workspace, opened, specs[0], how, session.reporter, **to)
+    made = prune(session.workspace, opened, specs[0], how, session.reporter, **_target(to, tune))
     linears = read_pruned(made.model.artifact)
     if not session.json:
         print_pruned(linears, made.seconds)
     blocks = [{"block": block, "seconds": round(seconds, 3)} for block, seconds in made.seconds.items()]
-    session.show([made.model, *made.parents, *before], layers=[vars(each) for each in linears], blocks=blocks)
+    session.show([*after(made.model), *made.parents, *before], layers=[vars(each) for each in linears], blocks=blocks)
+
+
+def _target(to: dict[str, Any], tune: TuneOptions | None) -> dict[str, Any]:
+    """Return where a model goes: the name and folder that were asked for are the tuned one's where it is to be tuned."""
+    return {"name": None, "out": None, "force": to["force"]} if tune else to
 
 
 def settings_of(

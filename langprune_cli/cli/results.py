@@ -130,11 +130,8 @@ def print_sizes(rows: list[dict[str, Any]]) -> None:
 
 
 def parameters(count: int) -> str:
-    """Return a number of parameters as people write it: 6.74B."""
-    for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
-        if count >= size:
-            return f"{count / size:.2f}{unit}"
-    return str(count)
+    """Return a number of parameters as people write it: 6.7384 B."""
+    return f"{count / 1e9:.4f} B" if count >= 1e9 else f"{count / 1e6:.4f} M"
 
 
 def _first_of(rows: list[dict[str, Any]], text: str) -> dict[str, Any]:

@@ -131,6 +131,9 @@ def apply(
     update: opt.Update = None,
     stats: opt.Stats = None,
     damping: opt.Damping = None,
+    tune: opt.Tune = False,
+    epochs: opt.Epochs = None,
+    learning_rate: opt.LearningRate = None,
     model: opt.Model = None,
     revision: opt.Revision = None,
     out: opt.Out = None,
@@ -150,7 +153,7 @@ def apply(
     session = Session(workspace, json=json, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code)
     pruning.apply(
         session, model, revision, mask, stats, update=update, damping=damping, max_shard_size=max_shard_size, out=out,
-        name=name, force=force,
+        name=name, force=force, tune=tune, epochs=epochs, learning_rate=learning_rate,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
     from langprune_cli.stages.calibrate import CalibrationSettings
     from langprune_cli.stages.opened import OpenedModel
     from langprune_cli.stages.run import Outcome
-    from langprune_cli.stages.structures import Structure
+    from langprune_cli.stages.structures import Rounding, Structure
     from langprune_cli.stages.unit_choosing import UnitChooser
     from langprune_cli.types import TextSpec
     from langprune_cli.unit_methods.method import UnitMethod
@@ -29,8 +29,7 @@ class UnitOptions:
 
     structures: tuple[Structure, ...]
     method: str | None
-    round_to: int | None
-    nearest: bool
+    rounding: Rounding
     damping: float
 
     @property
@@ -51,10 +50,9 @@ class UnitOptions:
 
     def chooser(self, model: OpenedModel) -> UnitChooser:
         """Return what chooses channels and groups of a model."""
-        from langprune_cli.stages.unit_choosing import UnitChooser, UnitSettings  # noqa: PLC0415
+        from langprune_cli.stages.unit_choosing import UnitChooser  # noqa: PLC0415
 
-        settings = UnitSettings(self.units, self.round_to, self.nearest, self.damping)
-        return UnitChooser.of(self.method_of_units(), settings, model)
+        return UnitChooser.of(self.method_of_units(), self.units, model, self.rounding, self.damping)
 
 
 def unit_options(
@@ -65,18 +63,26 @@ def unit_options(
 
     of_weights: options that only patterns of weights have, by name; those that were not given are falsy.
     """
-    from langprune_cli.stages.structures import parse_structures, spelled  # noqa: PLC0415
+    from langprune_cli.stages.structures import Rounding, parse_structures, spelled, split_patterns  # noqa: PLC0415
 
-    structures = parse_structures(patterns, sparsity)
     one_of("--round", rounding, ("down", "nearest"))
+    structured, single = split_patterns(patterns)
+    if len(single) > 1:
+        raise UsageError(f"--pattern {' and --pattern '.join(single)} are both about single weights: give one of them")
+    if structured and single:
+        raise UsageError(
+            f"--pattern {single[0]} does not go with {', '.join(structured)} in one command: make the smaller model first, "
+            "then prune that (--model NAME)"
+        )
+    structures = parse_structures(structured, sparsity)
+    if not any(each.kind == "channels" for each in structures) and (round_to or rounding != "down"):
+        raise UsageError("--round-to and --round go with --pattern channels only: leave them out")
     if not structures:
-        if round_to or rounding != "down":
-            raise UsageError("--round-to and --round go with --pattern channels only: leave them out")
         return None
     for option, value in of_weights.items():
         if value:
             raise UsageError(f"{option} does not go with --pattern {spelled(structures)}: leave it out")
-    return UnitOptions(structures, method, round_to, rounding == "nearest", damping)
+    return UnitOptions(structures, method, Rounding(round_to, rounding == "nearest"), damping)
 
 
 def mask(

@@ -15,7 +15,7 @@ from huggingface_hub import HfApi, constants, errors, snapshot_download, try_to_
 from huggingface_hub.hf_api import ModelInfo
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.models.model_files import INDEX, SINGLE, SMALL_FILES, folders_in, weight_files, why_unfit
+from langprune_cli.models.model_files import CONFIG, INDEX, SINGLE, SMALL_FILES, folders_in, weight_files, why_unfit
 
 _COMMIT_SHA = re.compile(r"[0-9a-f]{40}")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -38,10 +38,11 @@ _DOWNLOAD_ERRORS: tuple[type[Exception], ...] = (
 
 
 def fetch_snapshot(
-    name: str, revision: str | None, cache_dir: Path | None, *, with_code: bool
+    name: str, revision: str | None, cache_dir: Path | None, *, with_code: bool, config_only: bool = False
 ) -> tuple[Path, tuple[str, ...]]:
     """Return the folder in the cache that holds the model, named after its commit, and notes for the user.
 
+    With `config_only` that is config.json (and the Python files `with_code`), whether the model has weights or not.
     If the hub gives no answer, a complete copy in the cache serves. Raises LangpruneError if there is none,
     or if the model is not one that can be read here.
     """
@@ -50,7 +51,7 @@ def fetch_snapshot(
     try:
         # A commit never changes: with all of it here there is nothing to ask the hub.
         if revision and _COMMIT_SHA.fullmatch(revision) and not with_code:
-            cached = _cached_snapshot(name, revision, cache_dir)
+            cached = _cached_snapshot(name, revision, cache_dir, config_only=config_only)
             if cached:
                 return cached, ()
         info = HfApi().model_info(name, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
@@ -59,19 +60,25 @@ def fetch_snapshot(
     except errors.RevisionNotFoundError as error:
         raise _explained(error, name, revision) from error
     except _DOWNLOAD_ERRORS as error:
-        cached = _cached_snapshot(name, revision or constants.DEFAULT_REVISION, cache_dir)
+        cached = _cached_snapshot(name, revision or constants.DEFAULT_REVISION, cache_dir, config_only=config_only)
         if cached is None:
             raise _explained(error, name, revision) from error
         note = f"the hub did not give the model {name}: using the copy in the cache, commit {cached.name[:12]}"
         return cached, () if isinstance(error, errors.OfflineModeIsEnabled) else (note,)
     try:
-        return _download_patiently(name, revision, info, cache_dir, with_code=with_code), ()
+        return _download_patiently(name, revision, info, cache_dir, with_code=with_code, config_only=config_only), ()
     except _DOWNLOAD_ERRORS as error:
         raise _explained(error, name, revision) from error
 
 
 def _download_patiently(
-    name: str, revision: str | None, info: ModelInfo, cache_dir: Path | None, *, with_code: bool
+    name: str,
+    revision: str | None,
+    info: ModelInfo,
+    cache_dir: Path | None,
+    *,
+    with_code: bool,
+    config_only: bool,
 ) -> Path:
     """Download, and begin again when a connection breaks; files that are complete are not fetched again.
 
@@ -80,24 +87,36 @@ def _download_patiently(
     """
     for _ in range(_TRIES - 1):
         try:
-            return _download(name, revision, info, cache_dir, with_code=with_code)
+            return _download(name, revision, info, cache_dir, with_code=with_code, config_only=config_only)
         except errors.HfHubHTTPError:
             raise
         except _HTTP_ERRORS:
             continue
-    return _download(name, revision, info, cache_dir, with_code=with_code)
+    return _download(name, revision, info, cache_dir, with_code=with_code, config_only=config_only)
 
 
-def _download(name: str, revision: str | None, info: ModelInfo, cache_dir: Path | None, *, with_code: bool) -> Path:
+def _download(
+    name: str,
+    revision: str | None,
+    info: ModelInfo,
+    cache_dir: Path | None,
+    *,
+    with_code: bool,
+    config_only: bool,
+) -> Path:
     """Fetch the small files, then the weights that they name, and return the snapshot's folder."""
     names = {sibling.rfilename for sibling in info.siblings or ()}
-    if unfit := why_unfit(names, f"the model {name} on the hub"):
+    enough = config_only and CONFIG in names
+    if (unfit := why_unfit(names, f"the model {name} on the hub")) and not enough:
         raise LangpruneError(unfit)
-    small = [n for n in names if SMALL_FILES.fullmatch(n) or (with_code and n.endswith(".py"))]
+    wanted = [CONFIG] if enough else [n for n in names if SMALL_FILES.fullmatch(n)]
+    small = wanted + [n for n in names if with_code and n.endswith(".py")]
     # The revision is passed on as named, which makes the cache remember its commit: offline, that is how the
     # snapshot is found again.
     fetched = snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=_literally(small))
     folder = Path(fetched)
+    if config_only:
+        return folder
     weights = weight_files(folder) if INDEX in names else [SINGLE]
     if lost := sorted(set(weights) - names):
         raise LangpruneError(f"the model {name} on the hub lacks {lost[0]}, which its index names: name another")
@@ -109,13 +128,13 @@ def _literally(names: Iterable[str]) -> list[str]:
     return [glob.escape(name) for name in names]
 
 
-def _cached_snapshot(name: str, revision: str, cache_dir: Path | None) -> Path | None:
-    """Return the folder of a snapshot in the cache if all of its weights are there."""
-    config = try_to_load_from_cache(name, "config.json", cache_dir=cache_dir, revision=revision)
+def _cached_snapshot(name: str, revision: str, cache_dir: Path | None, *, config_only: bool) -> Path | None:
+    """Return the folder of a snapshot in the cache if all of its weights are there, or config.json where that is enough."""
+    config = try_to_load_from_cache(name, CONFIG, cache_dir=cache_dir, revision=revision)
     if not isinstance(config, str):
         return None
     folder = Path(config).parent
-    return folder if all((folder / shard).is_file() for shard in weight_files(folder)) else None
+    return folder if config_only or all((folder / shard).is_file() for shard in weight_files(folder)) else None
 
 
 def _explained(error: Exception, name: str, revision: str | None) -> LangpruneError:

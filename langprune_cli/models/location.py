@@ -36,15 +36,23 @@ def locate_model(
     Raises UsageError for a revision of what is not on the hub, and LangpruneError if there is no such model,
     if it cannot be reached or stored, or if it is not one that can be read here.
     """
-    path, is_local = (DEMO_FOLDER, True) if name == "demo" else _local_path(name)
+    path, is_local = local_path(name, revision)
     if is_local:
-        if revision is not None:
-            raise UsageError(f"{name} is not read from the hub and has no revisions: leave out --revision {revision}")
         try:
             _check_folder(path, name)
         except OSError as error:
             raise LangpruneError(f"cannot read {path} ({error.strerror}): check its permissions") from error
         return ModelLocation(path, name, None, "demo" if name == "demo" else "folder")
+    check_hub_id(name, path)
+    # Imported here because huggingface_hub takes a while to load, and local models do without it.
+    from langprune_cli.models.hub_snapshot import fetch_snapshot  # noqa: PLC0415
+
+    folder, notes = fetch_snapshot(name, revision, cache_dir, with_code=with_code)
+    return ModelLocation(folder, name, folder.name, "hub", notes)
+
+
+def check_hub_id(name: str, path: Path) -> None:
+    """Raise LangpruneError where a name that is nothing local, `path` being that name, cannot be a hub id either."""
     if name.startswith(("http://", "https://")):
         repo_id = "/".join(name.split("/")[3:5])
         raise LangpruneError(f"{name} is an address: name the model by its id on the hub, {repo_id}")
@@ -55,20 +63,21 @@ def locate_model(
             f"{name!r} is neither a folder nor the id of a model: "
             "name a local folder, a hub id such as Qwen/Qwen3-0.6B, or demo"
         )
-    # Imported here because huggingface_hub takes a while to load, and local models do without it.
-    from langprune_cli.models.hub_snapshot import fetch_snapshot  # noqa: PLC0415
-
-    folder, notes = fetch_snapshot(name, revision, cache_dir, with_code=with_code)
-    return ModelLocation(folder, name, folder.name, "hub", notes)
 
 
-def _local_path(name: str) -> tuple[Path, bool]:
-    """Return a name as a path, with ~ expanded, and whether there is something at that path."""
+def local_path(name: str, revision: str | None) -> tuple[Path, bool]:
+    """Return the demo's folder, or a name as a path with ~ expanded; and whether there is something at that path.
+
+    Raises UsageError where there is and a revision was named too, which only the hub has.
+    """
     try:
-        path = Path(name).expanduser()
-        return path, bool(name) and path.exists()
+        path = DEMO_FOLDER if name == "demo" else Path(name).expanduser()
+        is_local = name == "demo" or (bool(name) and path.exists())
     except (OSError, RuntimeError):  # a name too long for a file, a folder above it locked, no such ~user
-        return Path(name), False
+        path, is_local = Path(name), False
+    if is_local and revision is not None:
+        raise UsageError(f"{name} is not read from the hub and has no revisions: leave out --revision {revision}")
+    return path, is_local
 
 
 def _check_folder(folder: Path, name: str) -> None:

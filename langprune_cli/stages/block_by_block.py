@@ -107,7 +107,7 @@ class BlockByBlock:
             for name, each in updated.items()
             if each.pruned.error is not None
         )
-        return f"Block {index + 1} of {len(self.patterns)}: error {errors}"
+        return f"Block {index + 1} of {len(self.patterns)}: " + (f"error {errors}" if errors else "done")
 
 
 @dataclass(kw_only=True)

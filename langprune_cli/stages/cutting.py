@@ -78,10 +78,15 @@ def cut_of(model: OpenedModel, masks: Artifact | ArtifactWriter) -> Cut | None:
     params: dict[str, Any] = masks.manifest.params
     if not is_structured(params["pattern"]):
         return None
-    blocks = None
-    if BLOCKS_PART in masks.manifest.parts and isinstance(masks, Artifact):
-        blocks = tuple(json.loads(masks.read(BLOCKS_PART))["stay"])
+    blocks = blocks_that_stayed(masks) if isinstance(masks, Artifact) else None
     return Cut(model, narrowing_of(model, params.get("kept", {}), blocks), masks)
+
+
+def blocks_that_stayed(masks: Artifact) -> tuple[int, ...] | None:
+    """Return the blocks that a mask of whole blocks keeps, None for another mask."""
+    if BLOCKS_PART not in masks.manifest.parts:
+        return None
+    return tuple(json.loads(masks.read(BLOCKS_PART))["stay"])
 
 
 def narrowing_of(model: OpenedModel, kept: dict[Kind, int], blocks: tuple[int, ...] | None = None) -> Narrowing:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from langprune_cli.errors import LangpruneError, UsageError
+from langprune_cli.models.families import Axis, default_rounding, kept_units
 
 StructureKind = Literal["channels", "kv-groups", "blocks"]
 STRUCTURES: tuple[StructureKind, ...] = get_args(StructureKind)
@@ -22,43 +23,52 @@ class Structure:
         return f"{self.kind}:{self.sparsity:g}"
 
 
-def parse_structures(patterns: Sequence[str], sparsity: float | None) -> tuple[Structure, ...]:
-    """Read `channels`, `kv-groups:0.125`, ...; empty where the one pattern given is of single weights.
+@dataclass(frozen=True)
+class Rounding:
+    """What multiples of channels stay."""
 
-    A share behind a colon goes before `sparsity`, and that before 0.1.
-    Raises UsageError for patterns that do not go together, LangpruneError for shares out of range.
+    to: int | None = None  # None: what suits the width (`default_rounding`)
+    nearest: bool = False  # to the nearest multiple, as AMD Quark does; else never more is removed than asked
+
+    def kept(self, structure: Structure, axis: Axis) -> int:
+        """Return how many of a block's units stay; raises UsageError where none would, or for a step that is too wide."""
+        step = (self.to if axis.kind == "channels" else None) or default_rounding(axis.kind, axis.units)
+        return kept_units(axis.units, structure.sparsity, step, nearest=self.nearest)
+
+
+DOWN = Rounding()
+
+
+def split_patterns(patterns: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the patterns of parts that leave whole, and those of single weights."""
+    structured = [text for text in patterns if is_structured(text)]
+    return structured, [text for text in patterns if not is_structured(text)]
+
+
+def parse_structures(patterns: Sequence[str], sparsity: float | None) -> tuple[Structure, ...]:
+    """Read `channels`, `kv-groups:0.125`, ...: where there is no share behind a colon it is `sparsity`, else 0.1.
+
+    Raises UsageError for what cannot be read, a kind that comes twice and a `sparsity` of no use, LangpruneError for shares
+    out of range.
     """
-    kinds = [text.partition(":")[0] for text in patterns]
-    structured = [kind for kind in kinds if kind in STRUCTURES]
-    if not structured:
-        if len(patterns) > 1:
-            raise UsageError(
-                f"--pattern was given {len(patterns)} times, which only {', '.join(STRUCTURES)} may be: give one of "
-                f"{', '.join(patterns)}"
-            )
-        return ()
-    if len(structured) < len(kinds):
-        others = ", ".join(text for text, kind in zip(patterns, kinds, strict=True) if kind not in STRUCTURES)
-        raise UsageError(
-            f"--pattern {others} does not go with {', '.join(structured)} in one command: make the smaller model first, then "
-            "prune that (--model NAME)"
-        )
-    if len(set(kinds)) < len(kinds):
-        raise UsageError(f"--pattern {', '.join(patterns)} names a kind twice: give each once")
     found = [_structure(text, sparsity) for text in patterns]
+    kinds = [each.kind for each in found]
+    if twice := next((kind for kind in kinds if kinds.count(kind) > 1), None):
+        raise UsageError(f"--pattern {twice} is given twice: give one share for it")
+    if found and sparsity is not None and all(":" in text for text in patterns):
+        raise UsageError(f"--sparsity {sparsity:g} has no use where every --pattern has its share: leave it out")
     return tuple(sorted(found, key=lambda each: STRUCTURES.index(each.kind)))
 
 
 def _structure(text: str, sparsity: float | None) -> Structure:
     name, colon, share = text.partition(":")
+    kind = next(each for each in STRUCTURES if each == name)
     try:
         value = float(share) if colon else DEFAULT_SHARE if sparsity is None else sparsity
-    except ValueError:
-        value = -1.0
+    except ValueError as error:
+        raise UsageError(f"--pattern {text!r} has no share after its colon: write {kind}:0.1") from error
     if not 0 < value < 1:
-        given = f"--pattern {text}" if colon else f"--sparsity {sparsity:g}"
-        raise LangpruneError(f"{given} is not a share between 0 and 1 that leaves: give 0.1 for a tenth")
-    kind = next(each for each in STRUCTURES if each == name)
+        raise LangpruneError(f"{value:g} is not a fraction of {kind} that can leave: give 0.1 for a tenth")
     return Structure(kind, value)
 
 
@@ -68,5 +78,5 @@ def spelled(structures: Sequence[Structure]) -> str:
 
 
 def is_structured(pattern: str) -> bool:
-    """Return whether a manifest's pattern is one of parts that leave whole."""
+    """Return whether a pattern is one of parts that leave whole."""
     return pattern.partition(":")[0] in STRUCTURES

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from langprune_cli.models.families import Axis, Kind, Slice, axis_of, default_rounding, kept_units
+from langprune_cli.models.families import Axis, Kind, Slice, axis_of
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.factor import DAMPING
 from langprune_cli.numerics.patterns import Pattern
@@ -16,18 +16,8 @@ from langprune_cli.stages.choosing import Chooser, MaskSettings
 from langprune_cli.stages.cutting import narrowing_of
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.sites import BlockSite
-from langprune_cli.stages.structures import Structure, spelled
+from langprune_cli.stages.structures import DOWN, Rounding, Structure, spelled
 from langprune_cli.unit_methods.method import UnitMethod
-
-
-@dataclass(frozen=True)
-class UnitSettings:
-    """How many units stay."""
-
-    structures: tuple[Structure, ...]  # channels and kv-groups
-    round_to: int | None = None  # widths are multiples of it; None: what suits the width (`default_rounding`)
-    nearest: bool = False  # to the nearest multiple, as AMD Quark does; else never more is removed than asked
-    damping: float = DAMPING
 
 
 @dataclass(frozen=True)
@@ -41,20 +31,24 @@ class UnitChooser:
     settings: MaskSettings
 
     @classmethod
-    def of(cls, method: UnitMethod, settings: UnitSettings, model: OpenedModel) -> "UnitChooser":
+    def of(
+        cls,
+        method: UnitMethod,
+        structures: tuple[Structure, ...],  # channels and kv-groups
+        model: OpenedModel,
+        rounding: Rounding = DOWN,
+        damping: float = DAMPING,
+    ) -> "UnitChooser":
         """Settle the widths; raises LangpruneError for families and widths that cannot be had."""
         axes: dict[Kind, Axis] = {}
         kept: dict[Kind, int] = {}
-        for structure in settings.structures:
+        for structure in structures:
             if structure.kind == "blocks":
                 raise ValueError("blocks are no units of a block")
             axis = axes[structure.kind] = axis_of(model.streamed.config, structure.kind)
-            step = settings.round_to if structure.kind == "channels" else None
-            step = step or default_rounding(structure.kind, axis.units)
-            kept[structure.kind] = kept_units(axis.units, structure.sparsity, step, nearest=settings.nearest)
+            kept[structure.kind] = rounding.kept(structure, axis)
         narrowing_of(model, kept)  # now, and not when the work is done: what transformers would not open
-        plain = MaskSettings(Pattern(settings.structures[0].sparsity), damping=settings.damping)
-        return cls(method, settings.structures, axes, kept, plain)
+        return cls(method, structures, axes, kept, MaskSettings(Pattern(structures[0].sparsity), damping=damping))
 
     @property
     def needs(self) -> Needs:

@@ -1,7 +1,7 @@
 """What each method, refinement, update and allocation loses: perplexity on held-out text, and seconds, side by side.
 
 Prunes one model with `langprune prune` (propagation pruned, default dtype) for every text, pattern and recipe, and
-evaluates it on held-out windows of the same language. Writes a section of docs/quality.md and docs/quality.json; a figure
+evaluates it on held-out windows of all the languages. Writes a section of docs/quality.md and docs/quality.json; a figure
 is nats lost per token, log(ppl / dense ppl), since ratios of these say how much of the damage one recipe avoids.
 
     python tests/benchmarks/quality.py --model DIR --text uk=calib.safetensors,test.safetensors --text en=...,...
@@ -28,8 +28,7 @@ PATTERNS = {
     "70%": ("--sparsity", "0.7"),
     "2:4": ("--pattern", "2:4"),
 }
-BASE = "sparsegpt"  # what ratios are to
-RECIPES: dict[str, tuple[str, ...]] = {
+WEIGHTS: dict[str, tuple[str, ...]] = {
     "magnitude": ("--method", "magnitude"),
     "wanda": ("--method", "wanda"),
     "wanda, dsnot": ("--method", "wanda", "--refine", "dsnot"),
@@ -45,6 +44,40 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "admm, owl": ("--allocation", "owl"),
     "admm, alpha": ("--allocation", "alpha"),
     "admm, search": ("--allocation", "search"),
+}
+PARTS = {
+    "channels 10%": ("--pattern", "channels:0.1"),
+    "channels 30%": ("--pattern", "channels:0.3"),
+    "kv-groups 50%": ("--pattern", "kv-groups:0.5"),
+}
+OF_PARTS: dict[str, tuple[str, ...]] = {
+    "osscar": ("--method", "osscar"),
+    "osscar, update none": ("--method", "osscar", "--update", "none"),
+    "flap": ("--method", "flap"),
+    "flap, update least-squares": ("--method", "flap", "--update", "least-squares"),
+    "wanda-sp": ("--method", "wanda-sp"),
+    "wanda-sp, update least-squares": ("--method", "wanda-sp", "--update", "least-squares"),
+    "magnitude of parts": ("--method", "magnitude"),
+    "magnitude of parts, update least-squares": ("--method", "magnitude", "--update", "least-squares"),
+}
+DEPTHS = {"blocks 12.5%": ("--pattern", "blocks:0.125"), "blocks 25%": ("--pattern", "blocks:0.25")}
+OF_DEPTHS: dict[str, tuple[str, ...]] = {"search": ("--method", "search"), "influence": ("--method", "influence")}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Recipes that go with patterns, all of them side by side."""
+
+    heading: str
+    patterns: dict[str, tuple[str, ...]]
+    recipes: dict[str, tuple[str, ...]]
+    base: str  # what ratios are to
+
+
+TABLES = {
+    "weights": Table("Nats lost on held-out text: single weights", PATTERNS, WEIGHTS, "sparsegpt"),
+    "parts": Table("Nats lost on held-out text: channels and KV groups", PARTS, OF_PARTS, "flap"),
+    "depth": Table("Nats lost on held-out text: blocks", DEPTHS, OF_DEPTHS, "influence"),
 }
 
 
@@ -75,55 +108,69 @@ def run(*words: str) -> dict[str, Any]:
     return document
 
 
-def measure(workspace: str, model: str, text: Text, pattern: str, recipe: str) -> dict[str, Any] | None:
-    """Return one cell: ppl of the dense and of the pruned model, and the seconds of pruning; None where it cannot be."""
-    options = (*RECIPES[recipe], *PATTERNS[pattern])
-    if "--allocation" in options and "--pattern" in options:
-        return None  # 2:4 removes the same everywhere
+def measure(workspace: str, model: str, texts: list[Text], text: Text, options: tuple[str, ...]) -> dict[str, Any]:
+    """Return one cell: ppl of the dense and of the pruned model, nats lost on every language, and the seconds of pruning."""
     made = run("prune", "-w", workspace, "--model", model, "--data", text.calibration, *options)
-    rows = run("eval", "-w", workspace, "--model", made["name"], "--data", text.held_out)["rows"]
-    dense, pruned = rows[0]["ppl"], rows[-1]["ppl"]
-    return {
-        "language": text.language,
-        "pattern": pattern,
-        "recipe": recipe,
-        "dense": dense,
-        "ppl": pruned,
-        "nats": math.log(pruned / dense),
-        "seconds": made["seconds"],
-    }
+    nats = {}
+    for each in texts:
+        rows = run("eval", "-w", workspace, "--model", made["name"], "--data", each.held_out)["rows"]
+        dense, pruned = rows[0]["ppl"], rows[-1]["ppl"]
+        nats[each.language] = math.log(pruned / dense)
+        if each is text:
+            cell = {"dense": dense, "ppl": pruned, "nats": nats[each.language], "seconds": made["seconds"]}
+    return cell | {"others": {language: lost for language, lost in nats.items() if language != text.language}}
 
 
-def section(cells: list[dict[str, Any]], about: str) -> str:
-    """Return the Markdown of all cells: a row for each recipe."""
+def section(table: Table, cells: list[dict[str, Any]]) -> str:
+    """Return the Markdown of a table's cells: a row for each recipe."""
     found = {(cell["recipe"], cell["language"], cell["pattern"]): cell for cell in cells}
     columns = list(dict.fromkeys((cell["language"], cell["pattern"]) for cell in cells))
     heads = [f"{language} {pattern}" for language, pattern in columns]
     lines = [
-        "## Nats lost on held-out text",
+        f"## {table.heading}",
+        "",
+        f"| recipe | {' | '.join(heads)} | to {table.base} | seconds |",
+        f"|---|{'---|' * len(columns)}---|---|",
+    ]
+    for recipe in dict.fromkeys(cell["recipe"] for cell in cells):
+        row = [found.get((recipe, *column)) for column in columns]
+        pairs = [(cell, found.get((table.base, *column))) for cell, column in zip(row, columns, strict=True)]
+        ratios = [cell["nats"] / base["nats"] for cell, base in pairs if cell and base]
+        sound = ratios and all(ratio > 0 for ratio in ratios)
+        mean = f"{statistics.geometric_mean(ratios):.3f}" if sound else ""
+        mean += f" ({len(ratios)} cells)" if mean and len(ratios) < len(columns) else ""
+        seconds = statistics.fmean(cell["seconds"] for cell in row if cell)
+        lines.append(f"| {recipe} | {' | '.join(map(_shown, row))} | {mean} | {seconds:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(cell: dict[str, Any] | None) -> str:
+    if cell is None:
+        return ""
+    others = "".join(f"; {language} {1000 * lost:.1f}" for language, lost in cell.get("others", {}).items())
+    return f"{1000 * cell['nats']:.1f} ({cell['ppl']:.2f}{others})"
+
+
+def document(cells: list[dict[str, Any]], about: str) -> str:
+    """Return all of docs/quality.md."""
+    lines = [
+        "# Quality",
         "",
         about,
         "",
         "Made by `python tests/benchmarks/quality.py --model MODEL --text uk=WINDOWS,HELD_OUT --text en=WINDOWS,HELD_OUT`:",
         "`langprune prune` and `eval` with the default dtype, on files of token windows.",
         "",
-        f"Each figure: log(ppl / dense ppl) x 1000, and the ppl. Last: the geometric mean of the ratios to `{BASE}`, and the",
-        "seconds of pruning (mean of the cells).",
-        "",
-        f"| recipe | {' | '.join(heads)} | to {BASE} | seconds |",
-        f"|---|{'---|' * len(columns)}---|---|",
+        "Each figure: log(ppl / dense ppl) x 1000, and the ppl; then, where it was measured, the same figure on the other",
+        "language, for which the model was not pruned. Last: the geometric mean of the ratios to one recipe, and the seconds of",
+        "pruning (mean of the cells).",
     ]
-    for recipe in dict.fromkeys(cell["recipe"] for cell in cells):
-        row = [found.get((recipe, *column)) for column in columns]
-        shown = ["" if cell is None else f"{1000 * cell['nats']:.1f} ({cell['ppl']:.2f})" for cell in row]
-        pairs = [(cell, found.get((BASE, *column))) for cell, column in zip(row, columns, strict=True)]
-        ratios = [cell["nats"] / base["nats"] for cell, base in pairs if cell and base]
-        sound = ratios and all(ratio > 0 for ratio in ratios)
-        mean = f"{statistics.geometric_mean(ratios):.3f}" if sound else ""
-        mean += f" ({len(ratios)} cells)" if mean and len(ratios) < len(columns) else ""
-        seconds = statistics.fmean(cell["seconds"] for cell in row if cell)
-        lines.append(f"| {recipe} | {' | '.join(shown)} | {mean} | {seconds:.1f} |")
-    return "\n".join(lines) + "\n"
+    sections = []
+    for table in TABLES.values():
+        some = [cell for cell in cells if cell["recipe"] in table.recipes and cell["pattern"] in table.patterns]
+        if some:
+            sections.append(section(table, sorted(some, key=lambda cell: list(table.recipes).index(cell["recipe"]))))
+    return "\n".join(lines) + "\n\n" + "\n".join(sections)
 
 
 def main() -> None:
@@ -131,33 +178,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--text", action="append", type=Text.read, required=True)
-    parser.add_argument("--about", default="", help="a sentence on the model and the texts, for the document")
     parser.add_argument(
-        "--recipe", action="append", choices=RECIPES, help="may be given several times; all if left out"
+        "--about", help="a sentence on the model and the texts, for the document; the last run's if left out"
     )
-    parser.add_argument("--patterns", default=",".join(PATTERNS))
+    parser.add_argument("--table", choices=TABLES, action="append", help="may be given several times; all if left out")
+    parser.add_argument("--recipe", action="append", help="may be given several times; all if left out")
+    parser.add_argument("--patterns", help="with commas between; all if left out")
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "quality.json")
     chosen = parser.parse_args()
-    cells: list[dict[str, Any]] = json.loads(chosen.results.read_text())["cells"] if chosen.results.exists() else []
+    known = json.loads(chosen.results.read_text()) if chosen.results.exists() else {"about": "", "cells": []}
+    cells: list[dict[str, Any]] = known["cells"]
+    about = known["about"] if chosen.about is None else chosen.about
     done = {(cell["recipe"], cell["language"], cell["pattern"]) for cell in cells}
     todo = [
-        (text, pattern, recipe)
-        for recipe in chosen.recipe or RECIPES
+        (table, text, pattern, recipe)
+        for table in map(TABLES.__getitem__, chosen.table or TABLES)
+        for recipe in table.recipes
         for text in chosen.text
-        for pattern in chosen.patterns.split(",")
+        for pattern in table.patterns
         if (recipe, text.language, pattern) not in done
+        and recipe in (chosen.recipe or [recipe])
+        and pattern in (chosen.patterns.split(",") if chosen.patterns else [pattern])
+        and not (
+            "--allocation" in table.recipes[recipe] and "--pattern" in table.patterns[pattern]
+        )  # 2:4 is 2:4 everywhere
     ]
     with tempfile.TemporaryDirectory() as workspace:
-        for text, pattern, recipe in todo:
-            cell = measure(workspace, chosen.model, text, pattern, recipe)
-            if cell:
-                cells.append(cell)
-                sys.stderr.write(
-                    f"{text.language} {pattern} {recipe}: ppl {cell['ppl']:.3f}, {cell['seconds']:.1f} s\n"
-                )
-                chosen.results.write_text(json.dumps({"about": chosen.about, "cells": cells}, indent=1) + "\n")
-    cells.sort(key=lambda cell: list(RECIPES).index(cell["recipe"]))
-    chosen.results.with_suffix(".md").write_text("# Quality\n\n" + section(cells, chosen.about))
+        for table, text, pattern, recipe in todo:
+            options = (*table.recipes[recipe], *table.patterns[pattern])
+            cell = measure(workspace, chosen.model, chosen.text, text, options)
+            cells.append({"language": text.language, "pattern": pattern, "recipe": recipe, **cell})
+            sys.stderr.write(f"{text.language} {pattern} {recipe}: ppl {cell['ppl']:.3f}, {cell['seconds']:.1f} s\n")
+            chosen.results.write_text(json.dumps({"about": about, "cells": cells}, indent=1) + "\n")
+    chosen.results.with_suffix(".md").write_text(document(cells, about))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,86 @@
+"""The command `plan`: what a pruning would leave, before any weight is downloaded."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from langprune_cli.cli import options as opt
+from langprune_cli.cli.console import print_json, print_line, print_table
+from langprune_cli.cli.results import parameters
+from langprune_cli.cli.session import Session, one_of
+
+if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
+    from langprune_cli.stages.plan import Plan
+
+
+def plan(
+    *,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Hub id, local folder, config.json, `demo`, or a model artifact; the workspace's if left out.",
+            rich_help_panel="What goes in",
+        ),
+    ] = None,
+    revision: opt.Revision = None,
+    pattern: opt.Pattern = None,
+    sparsity: opt.Sparsity = None,
+    round_to: opt.RoundTo = None,
+    rounding: opt.Round = "down",
+    nsamples: opt.Nsamples = 128,
+    seqlen: opt.Seqlen = None,
+    cache_dir: opt.CacheDir = None,
+    trust_remote_code: opt.TrustRemoteCode = False,
+    workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
+    json: opt.Json = False,
+) -> None:
+    """Say what a pruning would leave: parameters, disk and memory, from the configuration alone. No weights are fetched.
+
+    [bold]langprune plan --model Qwen/Qwen3-0.6B --pattern channels:0.1 --pattern blocks:0.1[/bold]
+    """
+    nearest = one_of("--round", rounding, ("down", "nearest")) == "nearest"
+    session = Session(workspace, json=json, cache_dir=cache_dir, trust_remote_code=trust_remote_code)
+    from langprune_cli.stages.plan import find_config, plan, read_patterns  # noqa: PLC0415 - needs torch
+    from langprune_cli.stages.structures import Rounding  # noqa: PLC0415
+
+    asked = read_patterns(pattern or ["channels"], sparsity, Rounding(round_to, nearest))
+    found = find_config(session.workspace, session.choose(model, revision), session.compute)
+    for note in found.notes:
+        session.reporter.note(note)
+    made = plan(found, asked, windows=nsamples, seqlen=seqlen, trust_remote_code=trust_remote_code)
+    if json:
+        print_json(made.document())
+    else:
+        print_plan(made)
+
+
+def print_plan(plan: "Plan") -> None:
+    """Print what would be left, axis by axis, and what it takes."""
+    print_table(
+        ["Model", "Size", "Pruning rate", "Pruned size"],
+        [
+            [
+                plan.model,
+                parameters(plan.parameters_before),
+                f"{plan.pruning_rate:.4%}",
+                parameters(plan.parameters_after),
+            ]
+        ],
+    )
+    print_line("")
+    rows = [
+        [each.pattern, each.unit, f"{each.before:,}", f"{each.after:,}", f"{each.removed:.2%}"] for each in plan.axes
+    ]
+    print_table(["pattern", "of", "before", "after", "removed"], rows)
+    print_line("")
+    dtype = str(plan.dtype).removeprefix("torch.")
+    print_line(f"On disk, {dtype}: {_gigabytes(plan.disk_bytes_before)} before, {_gigabytes(plan.disk_bytes)} after.")
+    print_line(
+        f"Memory at most, on a CPU with {plan.windows} windows of {plan.seqlen} tokens: about {_gigabytes(plan.peak_ram_bytes)}."
+    )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.2f} GB" if size >= 1e8 else f"{size / 1e6:,.2f} MB"

@@ -1,0 +1,210 @@
+"""`plan`: what a pruning would leave, from a model's configuration alone."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from langprune_cli.errors import UsageError
+from langprune_cli.models.config_only import locate_config
+from langprune_cli.models.families import Axis, Kind, axis_of
+from langprune_cli.models.location import ModelLocation
+from langprune_cli.models.narrowing import Narrowing
+from langprune_cli.models.skeleton import build_skeleton, find_blocks, read_config, stated_dtype
+from langprune_cli.numerics.patterns import Pattern, parse_pattern, prune_count
+from langprune_cli.stages.depth import blocks_that_stay
+from langprune_cli.stages.opened import Compute, ModelChoice, model_artifact
+from langprune_cli.stages.plan_memory import linear_shapes, peak_ram_bytes
+from langprune_cli.stages.structures import DOWN, Rounding, Structure, parse_structures, split_patterns
+from langprune_cli.store.workspace import Workspace
+
+_LONGEST = 2048  # tokens per window where no length is asked for
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be removed."""
+
+    structures: tuple[Structure, ...]
+    pattern: Pattern | None = None  # of single weights, where those go too
+    rounding: Rounding = DOWN
+
+
+@dataclass(frozen=True)
+class AxisPlan:
+    """What one pattern leaves."""
+
+    pattern: str
+    unit: str  # what is counted
+    before: int
+    after: int
+
+    @property
+    def removed(self) -> float:
+        """Return the fraction removed."""
+        return 1 - self.after / self.before if self.before else 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a pruning would leave, and what it takes."""
+
+    model: str
+    parameters_before: int
+    parameters_after: int
+    zeros: int  # of those that stay
+    dtype: torch.dtype  # of the checkpoint
+    peak_ram_bytes: int
+    windows: int
+    seqlen: int
+    axes: tuple[AxisPlan, ...]
+
+    @property
+    def pruning_rate(self) -> float:
+        """Return the fraction of all parameters that is no longer there; zeros are."""
+        return 1 - self.parameters_after / self.parameters_before
+
+    @property
+    def disk_bytes(self) -> int:
+        """Return the size of the weights afterwards; zeros take as much room as other weights."""
+        return self.parameters_after * self.dtype.itemsize
+
+    @property
+    def disk_bytes_before(self) -> int:
+        """Return the size of the weights as they are."""
+        return self.parameters_before * self.dtype.itemsize
+
+    def document(self) -> dict[str, Any]:
+        """Return the plan as --json shows it."""
+        axes = [
+            {"pattern": each.pattern, "unit": each.unit, "before": each.before, "after": each.after,
+             "removed": each.removed}
+            for each in self.axes
+        ]  # fmt: skip
+        return {
+            "schema": 1,
+            "kind": "plan",
+            "model": self.model,
+            "parameters_before": self.parameters_before,
+            "parameters_after": self.parameters_after,
+            "pruning_rate": self.pruning_rate,
+            "zeros": self.zeros,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "disk_bytes": self.disk_bytes,
+            "disk_bytes_before": self.disk_bytes_before,
+            "peak_ram_bytes": self.peak_ram_bytes,
+            "windows": self.windows,
+            "seqlen": self.seqlen,
+            "axes": axes,
+        }
+
+
+def read_patterns(texts: Sequence[str], sparsity: float | None, rounding: Rounding = DOWN) -> Asked:
+    """Read --pattern options such as `channels`, `kv-groups:0.125`, `blocks:0.1`, `unstructured` and `2:4`.
+
+    `sparsity` is the share of parts that carry none, and of single weights.
+    Raises UsageError for patterns that are unknown or do not go together, LangpruneError for shares out of range.
+    """
+    structured, single = split_patterns(texts)
+    if len(single) > 1:
+        raise UsageError(f"--pattern {' and --pattern '.join(single)} are both about single weights: give one of them")
+    structures = parse_structures(structured, None if single else sparsity)
+    if rounding.to is not None and not any(each.kind == "channels" for each in structures):
+        raise UsageError(f"--round-to {rounding.to} is about channels: add --pattern channels, or leave it out")
+    return Asked(structures, parse_pattern(single[0], sparsity) if single else None, rounding)
+
+
+def find_config(workspace: Workspace, choice: ModelChoice, compute: Compute) -> ModelLocation:
+    """Return where the configuration of a model lies: an artifact's name, or what `locate_config` takes.
+
+    Raises LangpruneError as `locate_config` does.
+    """
+    artifact = model_artifact(workspace, choice.name)
+    if artifact:
+        return ModelLocation(artifact.folder, artifact.name, None, "folder")
+    return locate_config(
+        choice.name, revision=choice.revision, cache_dir=compute.cache_dir, with_code=compute.trust_remote_code
+    )
+
+
+def plan(
+    location: ModelLocation,
+    asked: Asked,
+    *,
+    windows: int = 128,
+    seqlen: int | None = None,  # None: 2048, or the model's context where that is shorter
+    trust_remote_code: bool = False,
+) -> Plan:
+    """Count what a pruning would leave: the modules are built without weights, as they are and as they would be.
+
+    Which blocks would go is not known yet, and does not matter where all are alike: the last ones are counted as gone.
+    Raises LangpruneError as `read_config` and `axis_of` do, and where nothing would stay.
+    """
+    config = read_config(location.folder, trust_remote_code=trust_remote_code)
+    dtype = stated_dtype(config) or torch.bfloat16
+    build = _Builder(dtype, trust_remote_code=trust_remote_code)
+    model = build(config)
+    prefix, blocks = find_blocks(model)
+    layers = len(blocks)
+    axes: dict[Kind, Axis] = {}
+    kept: dict[Kind, int] = {}
+    stay, found = layers, []
+    for structure in asked.structures:
+        if structure.kind == "blocks":
+            stay = blocks_that_stay(layers, structure.sparsity)
+            found.append(AxisPlan("blocks", "blocks", layers, stay))
+        else:
+            axis = axes[structure.kind] = axis_of(config, structure.kind)
+            kept[structure.kind] = asked.rounding.kept(structure, axis)
+            found.append(AxisPlan(axis.kind, f"{axis.kind} per block", axis.units, kept[axis.kind]))
+    smaller = model
+    if found:
+        raw = json.loads((location.folder / "config.json").read_bytes())
+        narrowed = Narrowing(axes, kept, tuple(range(stay)), prefix).config(raw, config)
+        smaller = build(type(config).from_dict(narrowed))
+    zeros = 0
+    if asked.pattern:
+        weights, zeros = _zeros(smaller, asked.pattern)
+        found.append(AxisPlan(str(asked.pattern), "weights of linears, not zero", weights, weights - zeros))
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    length = seqlen or min(_LONGEST, context or _LONGEST)
+    return Plan(
+        location.id, _count(model), _count(smaller), zeros, dtype, peak_ram_bytes(model, windows, length), windows,
+        length, tuple(found),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """Builds skeletons of which not even the buffers are in memory."""
+
+    dtype: torch.dtype
+    trust_remote_code: bool
+
+    def __call__(self, config: Any) -> Any:  # noqa: ANN401 - transformers is untyped
+        with torch.device("meta"):
+            return build_skeleton(config, self.dtype, trust_remote_code=self.trust_remote_code)
+
+
+def _count(model: torch.nn.Module) -> int:
+    """Return the number of parameters; tied ones count once, as they are stored once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _zeros(model: torch.nn.Module, pattern: Pattern) -> tuple[int, int]:
+    """Return how many weights the linears of all blocks have, and how many of them a pattern would make zero.
+
+    Columns beyond the last whole group of M stay dense; the rest is exact for N:M, and within one weight a row else.
+    """
+    weights = zeros = 0
+    for block in find_blocks(model)[1]:
+        for rows, columns in (shape for shapes in linear_shapes(block) for shape in shapes):
+            weights += rows * columns
+            if pattern.keep_of:
+                n, m = pattern.keep_of
+                zeros += rows * (columns // m) * (m - n)
+            else:
+                zeros += prune_count(rows * columns, pattern.sparsity)
+    return weights, zeros

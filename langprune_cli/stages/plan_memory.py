@@ -1,0 +1,65 @@
+"""How much memory pruning on a CPU takes at its peak: an estimate from the shapes alone."""
+
+from typing import Any
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from langprune_cli.models.skeleton import find_blocks
+
+_PROCESS_BYTES = 500_000_000  # Python and torch, once loaded
+_BATCH_TOKENS = 2048  # that go through a block at once
+
+
+def linear_shapes(block: nn.Module) -> list[list[tuple[int, int]]]:
+    """Return (out, in) of the linears of a block, loaded or not, in lists by the module that holds them."""
+    found = []
+    for parent in block.modules():
+        linears = [child for child in parent.children() if isinstance(child, (nn.Linear, Conv1D))]
+        shapes = [tuple(child.weight.shape) for child in linears]
+        stored = zip(linears, shapes, strict=True)
+        found.append([(i, o) if isinstance(linear, Conv1D) else (o, i) for linear, (o, i) in stored])
+    return [shapes for shapes in found if shapes]
+
+
+def peak_ram_bytes(model: Any, windows: int, seqlen: int) -> int:  # noqa: ANN401 - transformers is untyped
+    """Return what `prune` with Hessians holds in memory at the worst moment, for a skeleton in the dtype of the computation.
+
+    With c bytes a number of that dtype, the largest block of B bytes, embeddings, final norm and head of O bytes, and hidden
+    states S = windows x seqlen x hidden x c, for sites of i inputs and r rows:
+
+        process + S + max(O + B, B + sum over sites 4 i^2 + b max(i) (c + 4), 3 B + sum 2 i (i + 1) + max(L, R))
+        L = max over sites 4 (6 i^2 + r i)      R = max over sites 4 (4 i^2 + 10 r i)
+
+    These are: the windows are embedded; Hessians are collected, all of a block at once, from b tokens at a time (2048, or a
+    window that is longer); a site is solved, from packed Hessians, with the old block, the new one and the one before it in
+    memory: its Hessian is factored (L), or copies of its weights in float32 are worked on, ten with `admm` (R). Linears of a
+    module that read equally many inputs are taken to share a site, but for the one that comes last, which reads what they
+    made (o_proj, down_proj). Methods that need no Hessians take less, and the page cache, which gives way, is not counted.
+    """
+    _, blocks = find_blocks(model)
+    block = max(blocks, key=_bytes)
+    inside = {id(parameter) for each in blocks for parameter in each.parameters()}
+    outside: int = sum(each.numel() * each.itemsize for each in model.parameters() if id(each) not in inside)
+    item: int = next(model.parameters()).itemsize
+    states: int = windows * seqlen * model.config.get_text_config().hidden_size * item
+    sites = [site for shapes in linear_shapes(block) for site in _sites(shapes)]
+    widest = max((i for _, i in sites), default=0)
+    collecting = sum(4 * i * i for _, i in sites) + max(_BATCH_TOKENS, seqlen) * widest * (item + 4)
+    packed = sum(2 * i * (i + 1) for _, i in sites)
+    factoring = max((4 * (6 * i * i + r * i) for r, i in sites), default=0)
+    solving = max((4 * (4 * i * i + 10 * r * i) for r, i in sites), default=0)
+    loaded = _bytes(block)
+    phases = (outside + loaded, loaded + collecting, 3 * loaded + packed + max(factoring, solving))
+    return _PROCESS_BYTES + states + max(phases)
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.itemsize for parameter in module.parameters())
+
+
+def _sites(shapes: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return (rows, inputs) of the sites that the linears of one module read."""
+    *first, last = shapes
+    widths = dict.fromkeys(i for _, i in first)
+    return [(sum(o for o, i in first if i == width), width) for width in widths] + [last]
