@@ -1,5 +1,6 @@
 """The factor that second-order pruning works with: H + damping = Lᵀ P L, L lower with a diagonal of ones, P diagonal."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,29 @@ def dead_columns(
     return hessian.diagonal() == 0
 
 
+def mean_diagonal(
+    hessian: Tensor,  # [i, i]
+) -> float:
+    """Return the mean of the diagonal over the columns that are not dead, 1 where all are.
+
+    Raises LangpruneError for a Hessian that is not finite.
+    """
+    alive = hessian.diagonal()[~dead_columns(hessian)]
+    mean = float(alive.double().mean()) if alive.numel() else 1.0
+    if not mean > 0 or mean == float("inf"):  # NaN is not above 0 either
+        raise LangpruneError("the Hessian is not finite: calibrate again, with --dtype float32")
+    return mean
+
+
+def dampings(asked: float) -> Iterator[float]:
+    """Yield the dampings to be tried, the one asked for first; raises LangpruneError once nothing is left of a Hessian."""
+    used = asked
+    while used <= max(_MOST_DAMPING, asked):
+        yield used
+        used = max(used * _ESCALATION, 1e-4)
+    raise LangpruneError("the Hessian cannot be factored even with heavy damping: calibrate again on more text")
+
+
 def damped_factor(
     hessian: Tensor,  # float32 [i, i], symmetric, any positive scale
     damping: float = DAMPING,
@@ -48,21 +72,14 @@ def damped_factor(
     positive definite the damping grows tenfold until it is.
     Raises LangpruneError for a Hessian that is not finite, or that no damping mends.
     """
-    diagonal = hessian.diagonal()
-    dead = dead_columns(hessian)
-    alive = diagonal[~dead]
-    mean = float(alive.double().mean()) if alive.numel() else 1.0
-    if not mean > 0 or mean == float("inf"):  # NaN is not above 0 either
-        raise LangpruneError("the Hessian is not finite: calibrate again, with --dtype float32")
+    dead, mean = dead_columns(hessian), mean_diagonal(hessian)
     flipped = hessian.flip(0, 1)
-    used = damping
-    while used <= max(_MOST_DAMPING, damping):
+    for used in dampings(damping):
         damped = flipped.clone()
         damped.diagonal().add_(torch.where(dead, mean, 0.0).flip(0) + used * mean)
         lower, failed = torch.linalg.cholesky_ex(damped)
         if not bool(failed):
-            roots = lower.diagonal()
-            # The library's factor lies column after column: its transpose is row after row, without a copy.
-            return Factor((lower / roots).t().flip(0, 1).contiguous(), roots.square().flip(0), used, used * mean)
-        used = max(used * _ESCALATION, 1e-4)
-    raise LangpruneError("the Hessian cannot be factored even with heavy damping: calibrate again on more text")
+            break
+    roots = lower.diagonal()
+    # The library's factor lies column after column: its transpose is row after row, without a copy.
+    return Factor((lower / roots).t().flip(0, 1).contiguous(), roots.square().flip(0), used, used * mean)

@@ -12,17 +12,12 @@ Weights that read dead columns count as nothing, and units that read nothing els
 import torch
 from torch import Tensor
 
-from langprune_cli.errors import LangpruneError
-from langprune_cli.numerics.factor import dead_columns
+from langprune_cli.numerics.factor import dampings, dead_columns, mean_diagonal
 from langprune_cli.numerics.tableau import Tableau
 from langprune_cli.numerics.units import UnitSite
 
-# As for the float32 factor (`factor.py`): tenfold more damping where a Hessian cannot be factored, up to this much.
-_ESCALATION = 10.0
-_MOST_DAMPING = 100.0
-
 # Wide linears: the units that look cheapest, in columns and at least in units, among which the next ones to leave are found.
-_LISTED = 512
+_LISTED = 256
 _FEWEST_LISTED = 64
 _LEAST_SHARE = 4  # one in so many of those listed leaves before the list is made anew: this bounds the number of lists
 
@@ -71,15 +66,25 @@ def choose(
     site: UnitSite,
     stay: int,
 ) -> Tensor:  # bool [units]
-    """Return `swap(site, eliminate(site, stay))`, with one tableau for both."""
+    """Return the best `stay` units that are known how to find: `swap(site, eliminate(site, stay))`, with one tableau for both.
+
+    Where there are few units (up to 192), a second search begins with none and lets units join, always the one that lowers the
+    error most, and swaps; the better of the two results is returned. Raises ValueError and LangpruneError as `eliminate` does.
+    """
     site.check_stay(stay)
-    if stay == site.units:
-        return torch.ones(site.units, dtype=torch.bool, device=site.site.weight.device)
+    if stay in (0, site.units):
+        return torch.full((site.units,), bool(stay), device=site.site.weight.device)
     tableau = _all_kept(site)
     _eliminate(tableau, stay, _dead_units(site))
-    if stay:
-        _swap(site, tableau)
-    return tableau.keep
+    _swap(site, tableau)
+    if site.units > 2 * _SIDE:
+        return tableau.keep
+    first, error = tableau.keep.clone(), _error(site, tableau)
+    tableau.exchange(first.nonzero()[:, 0])
+    for _ in range(stay):
+        tableau.exchange(tableau.worth().masked_fill_(tableau.keep, -1.0).argmax()[None])
+    _swap(site, tableau)
+    return tableau.keep if _error(site, tableau) < error * (1 - _WORTHWHILE) else first
 
 
 def least_squares(
@@ -132,13 +137,9 @@ def _undamped(hessian: Tensor) -> tuple[Tensor, float]:
 
     Raises LangpruneError where the Hessian is not finite.
     """
-    dead = dead_columns(hessian)
-    alive = hessian.diagonal()[~dead]
-    mean = float(alive.double().mean()) if alive.numel() else 1.0
-    if not mean > 0 or mean == float("inf"):  # NaN is not above 0 either
-        raise LangpruneError("the Hessian is not finite: calibrate again, with --dtype float32")
+    mean = mean_diagonal(hessian)
     wide = hessian.to(torch.float64, copy=True)
-    wide.diagonal().add_(torch.where(dead, mean, 0.0))
+    wide.diagonal().add_(torch.where(dead_columns(hessian), mean, 0.0))
     return wide, mean
 
 
@@ -147,14 +148,14 @@ def _cholesky(matrix: Tensor, mean: float, damping: float) -> tuple[Tensor, floa
 
     Raises LangpruneError where no damping mends it.
     """
-    before, used = 0.0, damping
-    while used <= max(_MOST_DAMPING, damping):
+    before = 0.0
+    for used in dampings(damping):
         matrix.diagonal().add_((used - before) * mean)
         lower, failed = torch.linalg.cholesky_ex(matrix)
         if not bool(failed):
-            return lower, used
-        before, used = used, max(used * _ESCALATION, 1e-4)
-    raise LangpruneError("the Hessian cannot be factored even with heavy damping: calibrate again on more text")
+            break
+        before = used
+    return lower, used
 
 
 def _all_kept(site: UnitSite) -> Tableau:
@@ -166,7 +167,10 @@ def _all_kept(site: UnitSite) -> Tableau:
     y = site.site.weight.t().to(torch.float64, copy=True, memory_format=torch.contiguous_format)
     y[dead_columns(hessian)] = 0.0
     keep = torch.ones(site.units, dtype=torch.bool, device=y.device)
-    return Tableau(torch.cholesky_inverse(lower).contiguous(), y, keep, site.size)
+    inverse = torch.cholesky_inverse(
+        lower
+    ).mT.contiguous()  # symmetric, and LAPACK gives it column after column: no copy
+    return Tableau(inverse, y, keep, site.size)
 
 
 def _dead_units(site: UnitSite) -> Tensor:  # bool [units]
@@ -203,13 +207,17 @@ def _leave(tableau: Tableau, count: int, bound: float, dead: Tensor) -> None:
 
 def _swap(site: UnitSite, tableau: Tableau) -> None:
     """Swap until no swap is worthwhile; go back to what was where rounding alone made swaps look good."""
-    before = tableau.keep.clone()
-    error = removal_error(site, before)
-    if not error > 0:
-        return
-    _search_swaps(tableau, tableau.units, _WORTHWHILE * error)
-    if not bool((tableau.keep == before).all()) and removal_error(site, tableau.keep) > error:
-        tableau.keep = before
+    before, error = tableau.keep.clone(), _error(site, tableau)
+    if error > 0:
+        _search_swaps(tableau, tableau.units, _WORTHWHILE * error)
+        if not _error(site, tableau) <= error:
+            tableau.keep = before
+
+
+def _error(site: UnitSite, tableau: Tableau) -> float:
+    """Return f(S): (W' - W) H is zero on the columns that stay, and W' on the others."""
+    gone = ~site.columns(tableau.keep)
+    return float((tableau.y[gone] * site.site.weight[:, gone].t()).sum())
 
 
 def _search_swaps(tableau: Tableau, left: int, least: float) -> None:

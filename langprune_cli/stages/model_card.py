@@ -40,7 +40,7 @@ def model_card(model: Artifact, rows: list[dict[str, Any]], title: str, mask_fil
         "",
         f"# {title}",
         "",
-        f"{base} with {_removed(about)} set to zero, in one shot, after training,",
+        f"{base} {_removed(about)}, in one shot, after training,",
         f"by {model.manifest.tool}. Embeddings, norms and head are unchanged. The weights are stored dense, in the base",
         "model's dtype; any tool that loads the base model loads this one.",
         "",
@@ -53,7 +53,7 @@ def model_card(model: Artifact, rows: list[dict[str, Any]], title: str, mask_fil
         lines += [
             f"`{mask_file}` holds the masks, for each pruned linear a tensor of its weight's name: uint8",
             "`[out, ceil(in / 8)]`, where bit b of byte k of a row, b = 0 being the least significant, is column 8k + b, and",
-            "1 means that the weight was kept.",
+            "1 means that the weight was kept; a tensor of one row stands for all rows.",
             "",
         ]
     lines += ["## Evaluation", ""]
@@ -88,18 +88,28 @@ def _facts(model: Artifact, base: str) -> list[str]:
             _line("left dense", f"the last columns ({many}) of {len(tails)} linears, whose width M does not divide")
         ]
     facts += [_line("update of surviving weights", model.manifest.params.get("update", _UNKNOWN))]
+    if trained := about.get("tuned"):
+        steps = f"{trained['epochs']} epochs at most, learning rate {trained['learning_rate']:g}"
+        facts += [_line("blocks tuned to the base model's", f"{steps}, on {_text(trained)}")]
     return [*facts, _line("calibration text", _text(about))]
 
 
 def _removed(about: dict[str, Any]) -> str:
-    """Return the share of all the linears' weights that are zero, excluded linears and dense tails counted in."""
+    """Return what was done: parameters that left, or the share of all the linears' weights that are zero.
+
+    Excluded linears and dense tails count in.
+    """
     checked = about.get("checked") or {}
+    if "parameters_after" in checked:
+        before, after = checked["parameters_before"], checked["parameters_after"]
+        return f"made smaller, from {before:,} to {after:,} parameters ({1 - after / before:.1%} removed)"
     if "zeros" not in checked:
-        return "weights of its blocks' linears"
+        return "with weights of its blocks' linears set to zero"
     if checked.get("linear_weights"):
-        return f"{checked['zeros'] / checked['linear_weights']:.1%} of the weights of its blocks' linears"
+        share = checked["zeros"] / checked["linear_weights"]
+        return f"with {share:.1%} of the weights of its blocks' linears set to zero"
     which = "the linears that were pruned" if (about.get("mask") or {}).get("exclude") else "its blocks' linears"
-    return f"{checked['zeros'] / max(1, checked['pruned_weights']):.1%} of the weights of {which}"
+    return f"with {checked['zeros'] / max(1, checked['pruned_weights']):.1%} of the weights of {which} set to zero"
 
 
 def _language(about: dict[str, Any]) -> set[str]:
