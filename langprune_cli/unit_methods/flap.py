@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from langprune_cli.numerics.units import UnitSite, highest
-from langprune_cli.unit_methods.method import UnitMethod
+from langprune_cli.numerics.units import UnitSite
+from langprune_cli.unit_methods.method import UnitMethod, by_score
 
 
 def score(site: UnitSite) -> Tensor:  # float64 [units]
@@ -17,13 +17,4 @@ def score(site: UnitSite) -> Tensor:  # float64 [units]
     return site.summed(variance * site.site.weight.double().square().sum(dim=0))
 
 
-def choose(
-    site: UnitSite,
-    stay: int,
-) -> Tensor:  # bool [units]
-    """Return the units with the `stay` highest scores; raises ValueError for an impossible `stay`."""
-    site.check_stay(stay)
-    return highest(score(site), stay)
-
-
-METHOD = UnitMethod("flap", "norms", "https://arxiv.org/abs/2312.11983", choose, "none")
+METHOD = UnitMethod("flap", "norms", "https://arxiv.org/abs/2312.11983", by_score(score), "none")

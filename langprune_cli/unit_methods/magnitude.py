@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from langprune_cli.numerics.units import UnitSite, highest
-from langprune_cli.unit_methods.method import UnitMethod
+from langprune_cli.numerics.units import UnitSite
+from langprune_cli.unit_methods.method import UnitMethod, by_score
 
 
 def score(site: UnitSite) -> Tensor:  # float64 [units]
@@ -14,13 +14,4 @@ def score(site: UnitSite) -> Tensor:  # float64 [units]
     return torch.stack(squares).sum(dim=0).sqrt()
 
 
-def choose(
-    site: UnitSite,
-    stay: int,
-) -> Tensor:  # bool [units]
-    """Return the units with the `stay` highest scores; raises ValueError for an impossible `stay`."""
-    site.check_stay(stay)
-    return highest(score(site), stay)
-
-
-METHOD = UnitMethod("magnitude", "nothing", "https://arxiv.org/abs/1608.08710", choose, "none")
+METHOD = UnitMethod("magnitude", "nothing", "https://arxiv.org/abs/1608.08710", by_score(score), "none")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 import langprune_cli.unit_methods as package
 from langprune_cli.numerics.site import Needs
-from langprune_cli.numerics.units import UnitSite
+from langprune_cli.numerics.units import UnitSite, highest
 from langprune_cli.registry import record, records
 
 
@@ -20,6 +20,16 @@ class UnitMethod:
     paper: str
     choose: Callable[[UnitSite, int], Tensor]  # (site, how many units stay) -> keep, bool [units]
     update: str  # the update that belongs to the method
+
+
+def by_score(score: Callable[[UnitSite], Tensor]) -> Callable[[UnitSite, int], Tensor]:
+    """Return what chooses the units with the highest scores [units]; it raises ValueError for an impossible number of them."""
+
+    def choose(site: UnitSite, stay: int) -> Tensor:
+        site.check_stay(stay)
+        return highest(score(site), stay)
+
+    return choose
 
 
 def unit_methods() -> dict[str, UnitMethod]:
