@@ -201,7 +201,10 @@ Epochs = Annotated[
         min=1, help="Of --tune, at most; it ends early where held-out windows no longer gain.", rich_help_panel=CHOICE
     ),
 ]
-LearningRate = Annotated[float | None, typer.Option(help="Of --tune, at its start.", rich_help_panel=CHOICE)]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(help="Of --tune, at its start; what suits the model's width if left out.", rich_help_panel=CHOICE),
+]
 Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", help="Folder to write to, instead of one in the workspace.", rich_help_panel=_OUTPUT),

@@ -64,10 +64,9 @@ def tuned(
     from langprune_cli.stages.opened import ModelChoice  # noqa: PLC0415
     from langprune_cli.stages.tuning import tune  # noqa: PLC0415
 
-    default = TuneSettings()
     settings = TuneSettings(
-        epochs=options.epochs or default.epochs,
-        learning_rate=options.learning_rate or default.learning_rate,
+        epochs=options.epochs or TuneSettings.epochs,
+        learning_rate=options.learning_rate,
         max_shard_bytes=options.max_shard_bytes,
     )
     (windows,) = draw(dense, [spec], calibration, session.reporter)

@@ -115,8 +115,9 @@ def tune_block(
 ) -> TunedBlock:
     """Return a loaded block's parameters, trained on `train`: those of the epoch with the least error on `held`.
 
-    Training ends with the first epoch that does not lower that error, which is measured with weights rounded to the
-    checkpoint's dtype, computed as the model computes. Where none lowers it the parameters come back bit by bit.
+    Training ends with the first epoch that does not lower the error of the epoch before it: the first one, at the full rate,
+    may be worse than none. Errors are measured with weights rounded to the checkpoint's dtype, computed as the model computes.
+    Where no epoch is better than none the parameters come back bit by bit.
     Zeros of the linears stay as they are. Nothing outside is changed, the loaded block included.
     Raises LangpruneError where hidden states are not finite.
     """
@@ -133,6 +134,7 @@ def tune_block(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, rate * _LAST_RATE)
     generator = torch.Generator().manual_seed(settings.seed + block.index)
     scale = train.energy / train.values
+    last = math.inf
     for epoch in range(1, settings.epochs + 1):
         if best.after == 0:  # there is nothing to be learnt
             break
@@ -147,9 +149,11 @@ def tune_block(
             optimizer.zero_grad()
         rounded = masters.rounded()
         after = held.error(masters.module(rounded), block.index)
-        if not after < best.after:
+        if after < best.after:
+            best = TunedBlock(rounded, before, after, epoch)
+        if not after < last:
             break
-        best = TunedBlock(rounded, before, after, epoch)
+        last = after
     return best
 
 

@@ -98,7 +98,11 @@ def _rows_about(workspace: Workspace, model: Artifact, reporter: Reporter) -> li
             f"{model.folder} is damaged ({error}): make it again with langprune apply --force"
         ) from error
     base_digest, mask_key = model.manifest.inputs["model"], model.manifest.inputs["mask"]
-    subjects = {(base_digest, None): "base", (base_digest, mask_key): "pruned", (digest, None): "pruned"}
+    subjects = {(base_digest, None): "base", (digest, None): "pruned"}
+    if (
+        model.manifest.params.get("update", "none") == "none"
+    ):  # else the weights that stay are others than the mask's alone
+        subjects[base_digest, mask_key] = "pruned"
     by_text: dict[tuple[str, str], dict[str, Row]] = {}
     damaged: list[str] = []
     for _, rows in complete_evaluations(workspace, damaged):

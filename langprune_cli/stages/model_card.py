@@ -89,7 +89,7 @@ def _facts(model: Artifact, base: str) -> list[str]:
         ]
     facts += [_line("update of surviving weights", model.manifest.params.get("update", _UNKNOWN))]
     if trained := about.get("tuned"):
-        steps = f"{trained['epochs']} epochs at most, learning rate {trained['learning_rate']:g}"
+        steps = f"{trained['epochs']} epochs at most"
         facts += [_line("blocks tuned to the base model's", f"{steps}, on {_text(trained)}")]
     return [*facts, _line("calibration text", _text(about))]
 

@@ -38,8 +38,9 @@ def tune(
 ) -> Outcome:
     """Write `pruned` with the weights of each block trained on `windows` to give the hidden states of `dense`.
 
-    pruned: of the dense model's family and hidden size; sparse, narrower, or with fewer blocks. What is zero in its linears
-    stays zero, and all that lies outside of its blocks stays as it is, byte by byte.
+    pruned: of the dense model's family and hidden size; sparse, narrower, or with fewer blocks. Weights and biases of its
+    blocks' linears are trained, and what is zero in a weight stays zero; norms, embeddings and head stay as they are, byte
+    by byte.
     blocks: the dense model's number of each pruned block, ascending; each by itself where it is not given. A block learns to
     put out what the dense model has just before the next one that stayed, or at the end: it takes on the work of the removed
     blocks that followed it.
