@@ -99,6 +99,26 @@ COMMANDS: dict[str, list[str]] = {
         "--max-shard-size",
         "90KB",
     ],
+    "cut": [
+        "prune",
+        "--lang",
+        "uk",
+        "--data",
+        "TEXT/uk.jsonl",
+        *DRAW,
+        "--pattern",
+        "blocks:0.34",
+        "--pattern",
+        "channels:0.34",
+        "--pattern",
+        "kv-groups:0.5",
+        "--round-to",
+        "8",
+        "--name",
+        "new",
+        "--max-shard-size",
+        "70KB",
+    ],
     "eval": ["eval", "--lang", "uk", "--data", "TEXT/uk.jsonl", "--seqlen", "24", "--name", "new"],
 }
 # (command, function, which call, when, seconds after which hidden states are saved)
@@ -135,6 +155,15 @@ STRIKES: list[tuple[str, str, int, str, float | None]] = [
     ("prune", STATES, 2, "before", 0.0),
     ("prune", TENSORS, 6, "after", 0.0),  # block 2 has statistics, the states before it are there
     ("prune", CHECK, 1, "before", 0.0),  # statistics and masks are complete, the model is not checked
+    ("cut", BYTES, 12, "half", None),  # in the first model, from which a block leaves
+    ("cut", "langprune_cli.stages.depth:search_windows", 1, "after", None),
+    ("cut", SHARD, 1, "after", None),
+    ("cut", CHECK, 1, "before", None),
+    ("cut", TENSORS, 3, "before", None),  # block 0 has statistics and no masks
+    ("cut", TENSORS, 5, "after", None),
+    ("cut", SHARD, 3, "after", None),
+    ("cut", STATES, 1, "after", 0.0),
+    ("cut", CHECK, 2, "before", None),
     ("eval", TENSORS, 3, "before", None),
     ("eval", BYTES, 8, "half", None),
 ]
@@ -210,6 +239,7 @@ LOST = {
     "mask": ["masks/new/block-001.safetensors"],
     "apply": ["models/new/model-00001-of-*.safetensors", "models/new/pruning.json", "models/new/config.json"],
     "prune": ["models/new/model-00001-of-*.safetensors", "models/new/pruning.json", "models/new/config.json"],
+    "cut": ["models/new/model-00001-of-*.safetensors", "models/new/pruning.json", "models/new/config.json"],
     "eval": ["evals/new/windows-0.safetensors", "evals/new/result.json", "evals/new/nats-*.safetensors"],
 }
 

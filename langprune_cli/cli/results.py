@@ -92,15 +92,16 @@ def print_evaluation(rows: list[dict[str, Any]]) -> None:
     print_table(["text", "model", "ppl", "change", "bpb", "tokens", "seqlen"], lines)
 
 
-def size_rows(rows: list[dict[str, Any]], pruned: Manifest) -> list[dict[str, Any]]:
+def size_rows(rows: list[dict[str, Any]], chain: list[Manifest]) -> list[dict[str, Any]]:
     """Return, for a model of which whole parts have left, what it lost in size and in perplexity, text by text.
 
-    The columns are those of AMD Quark's published tables. Nothing for other models.
+    chain: the model, what it was made from, and so on. The columns are those of AMD Quark's published tables. Nothing for
+    models that are as large as they were.
     """
-    checked = pruned.about.get("checked", {})
-    if "parameters_after" not in checked:
+    checked = [each.about["checked"] for each in chain if "parameters_after" in each.about.get("checked", {})]
+    if not checked:
         return []
-    before, after = checked["parameters_before"], checked["parameters_after"]
+    before, after = checked[-1]["parameters_before"], checked[0]["parameters_after"]
     found = []
     for row in rows:
         dense = _first_of(rows, row["text"])

@@ -136,7 +136,8 @@ class Session:
             elif newest:
                 self.reporter.note(f"Using mask {newest.name}.")
                 found = [newest]
-        made_from = pruned or (found[0] if found else None)
+        chain = self._pruned_from(pruned) if pruned else []
+        made_from = chain[-1] if chain else found[0] if found else None
         choice = self.choose(None if pruned else model, revision, made_from)
         speed_only = speed and not lang and not data
         specs = [] if speed_only else resolve_texts(lang, data, evaluation=True, builtin=choice.name == DEMO)
@@ -164,17 +165,25 @@ class Session:
         self.keep_model()
         rows = read_rows(outcome.artifact)
         if self.json:
-            sizes = {"sizes": size_rows(rows, pruned.manifest)} if pruned else {}
+            sizes = {"sizes": size_rows(rows, [each.manifest for each in chain])} if chain else {}
             print_json(
                 {"schema": 1, **document(outcome), "rows": rows, **sizes, **({"speed": speeds} if speed else {})}
             )
         else:
             print_evaluation(rows)
-            if pruned:
-                print_sizes(size_rows(rows, pruned.manifest))
+            print_sizes(size_rows(rows, [each.manifest for each in chain]))
             if speed:
                 show_speeds(speeds, json=False)
             print_outcomes([outcome])
+
+    def _pruned_from(self, model: Artifact) -> list[Artifact]:
+        """Return a pruned model, the one that it was made from where that was pruned too, and so on."""
+        from langprune_cli.stages.opened import model_artifact  # noqa: PLC0415
+
+        chain = [model]
+        while base := model_artifact(self.workspace, chain[-1].manifest.about["model"]["name"]):
+            chain.append(base)
+        return chain
 
     def export(self, model: str | None, out: Path, *, with_mask: bool) -> None:
         """Run stage 6."""

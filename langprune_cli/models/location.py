@@ -19,9 +19,9 @@ class ModelLocation:
     """A folder with config.json and safetensors weights, and how the user came to it."""
 
     folder: Path
-    id: str  # what the user named: hub id, folder as given, or "demo"
+    id: str  # what the user named: hub id, folder as given, artifact or "demo"
     revision: str | None  # commit sha, for a model of the hub
-    kind: Literal["hub", "folder", "demo"]
+    kind: Literal["hub", "folder", "demo", "artifact"]
     notes: tuple[str, ...] = ()  # what the user should know, one sentence each
 
 

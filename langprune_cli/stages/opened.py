@@ -165,7 +165,9 @@ def open_model(workspace: Workspace, choice: ModelChoice, compute: Compute, repo
     """
     artifact = model_artifact(workspace, choice.name)
     if artifact:
-        location = ModelLocation(artifact.folder, artifact.name, None, "folder")
+        # By its name where that is enough: the workspace may move.
+        own = artifact.folder.absolute() == workspace.folder("models", artifact.name).absolute()
+        location = ModelLocation(artifact.folder, artifact.name, None, "artifact" if own else "folder")
     else:
         location = locate_model(
             choice.name,
