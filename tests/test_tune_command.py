@@ -66,6 +66,8 @@ def test_blocks_leave_and_the_rest_is_tuned(pico: list[object]) -> None:
     manifest = open_artifact(Path(made["path"]), "models").manifest
     assert len(manifest.params["blocks"]) == 2
     assert manifest.about["model"]["name"].endswith("dense")
+    dense = load_file(Path(str(pico[1])) / "model.safetensors")
+    assert manifest.about["checked"]["parameters_before"] == sum(each.numel() for each in dense.values())
 
 
 def test_speed_alone_needs_no_text(pico: list[object]) -> None:

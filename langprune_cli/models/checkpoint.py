@@ -82,6 +82,10 @@ class Checkpoint:
         """Return how many values a tensor has."""
         return math.prod(self.entries[name].shape)
 
+    def parameters(self) -> int:
+        """Return how many values all tensors have together."""
+        return sum(map(self.elements, self.entries))
+
     def digest(self) -> str:
         """Return a sha256 that tells this checkpoint from others, without reading all of it.
 

@@ -111,7 +111,9 @@ def check_cut(dense: OpenedModel, folder: Path) -> dict[str, int]:
     for index in range(len(smaller.blocks)):
         with smaller.block(index):
             pass
-    before, after = (
-        sum(model.checkpoint.elements(name) for name in model.checkpoint.entries) for model in (dense.streamed, smaller)
-    )
-    return {"parameters_before": before, "parameters_after": after}
+    return sizes(dense.streamed, smaller)
+
+
+def sizes(dense: StreamedModel, smaller: StreamedModel) -> dict[str, int]:
+    """Return how many parameters the checkpoints of a model have before and after whole parts left it."""
+    return {"parameters_before": dense.checkpoint.parameters(), "parameters_after": smaller.checkpoint.parameters()}

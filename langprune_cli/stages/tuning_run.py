@@ -12,6 +12,7 @@ from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import Checkpoint
 from langprune_cli.models.streamed import Block
 from langprune_cli.stages.block_tuning import Lesson, TunableStates, TunedBlock, TuneSettings, held_out, tune_block
+from langprune_cli.stages.cutting import sizes
 from langprune_cli.stages.model_writing import ModelWriter
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.run import Reporter
@@ -175,6 +176,8 @@ class Tuning:
         known = self._writer.manifest.about.get("checked") or {}
         counted = known.get("pruned_weights") or weights  # linears that were not pruned are not counted in
         found_now = {"linear_weights": weights, "zeros": zeros, "untouched_tensors": unchanged}
+        if (now := sizes(self._dense, self._pruned))["parameters_before"] != now["parameters_after"]:
+            found_now |= now
         return known | found_now | {"pruned_weights": counted, "sparsity": zeros / counted if counted else 0.0}
 
     def _damaged(self, name: str) -> LangpruneError:
