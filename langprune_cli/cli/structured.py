@@ -46,7 +46,7 @@ class UnitOptions:
         """Return the method for channels and groups."""
         from langprune_cli.unit_methods.method import get_unit_method  # noqa: PLC0415
 
-        return get_unit_method(_UNITS if self.method is None or (self.blocks and not self.units) else self.method)
+        return get_unit_method(self.method or _UNITS)
 
     def chooser(self, model: OpenedModel) -> UnitChooser:
         """Return what chooses channels and groups of a model."""

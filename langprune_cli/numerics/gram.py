@@ -64,12 +64,17 @@ def unpack_upper(
 ) -> Tensor:  # [i, i]
     """Return the symmetric matrix that `pack_upper` packed."""
     width = int((8 * packed.numel() + 1) ** 0.5 - 1) // 2
-    full = packed.new_zeros(width, width)
+    full = packed.new_empty(width, width)
     first = 0
     for start in range(width):
         full[start, start:] = packed[first : first + width - start]
         first += width - start
-    return full + full.triu(1).t()
+    for start in range(0, width, _PANEL):  # below the diagonal, in panels: a transposed copy is slow where it is large
+        rows = slice(start, start + _PANEL)
+        square = full[rows, rows]
+        square.copy_(square.triu() + square.triu(1).t())
+        full[start + _PANEL :, rows] = full[rows, start + _PANEL :].t()
+    return full
 
 
 def output_energy(
