@@ -104,5 +104,5 @@ def _ahead(
         ahead[right - j :].addmm_(lower[right:stop, start:j], lost[start:j], alpha=-1)
     # By the inverse of the small square: a product with it takes half the time of solving for thousands of rows.
     identity = torch.eye(stop - j, dtype=lower.dtype, device=lower.device)
-    inverse = torch.linalg.solve_triangular(lower[j:stop, j:stop], identity, upper=False, unitriangular=True)
+    inverse: Tensor = torch.linalg.solve_triangular(lower[j:stop, j:stop], identity, upper=False, unitriangular=True)
     return inverse @ ahead
