@@ -14,12 +14,18 @@ from transformers.utils import logging
 from langprune_cli.cli.speed_table import print_speeds
 from langprune_cli.errors import LangpruneError
 from langprune_cli.stages import speed as speed_module
-from langprune_cli.stages.speed import Speed, compare, free_bytes, measure_speed, speed_rows, timed_run, weight_bytes
+from langprune_cli.stages.speed import Speed, compare, free_bytes, speed_rows, timed_run, weight_bytes
 from tests.conftest import snapshot
 from tests.pico import FAMILIES, save_pico
 
 CPU = torch.device("cpu")
 SHORT: dict[str, Any] = {"batch": 2, "prompt": 12, "new_tokens": 3, "repeats": 2}
+
+
+def measure_speed(folder: Path, **how: Any) -> Speed:
+    """Measure one model."""
+    (speed,) = compare({folder.name: folder}, **how).values()
+    return speed
 
 
 def some_ids(sequences: int = 2, tokens: int = 12) -> Tensor:

@@ -49,31 +49,6 @@ class Speed:
         return self.batch * self.new_tokens / median(self.decode_seconds)
 
 
-def measure_speed(
-    folder: Path,
-    *,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-    batch: int = 1,
-    prompt: int = 512,
-    new_tokens: int = 32,
-    repeats: int = 5,
-    trust_remote_code: bool = False,
-) -> Speed:
-    """Measure one model; see `compare`."""
-    (speed,) = compare(
-        {folder.name: folder},
-        device=device,
-        dtype=dtype,
-        batch=batch,
-        prompt=prompt,
-        new_tokens=new_tokens,
-        repeats=repeats,
-        trust_remote_code=trust_remote_code,
-    ).values()
-    return speed
-
-
 def compare(
     folders: dict[str, Path],
     *,
