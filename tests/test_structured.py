@@ -159,6 +159,14 @@ def test_blocks_leave_and_the_others_stay_as_they_are(tmp_path: Path, windows: P
         torch.testing.assert_close(logits(smaller), logits(expected))
 
 
+def test_files_are_as_large_as_asked_where_blocks_leave(tmp_path: Path, windows: Path) -> None:
+    save_pico("llama", tmp_path / "dense")
+    words = ["-m", tmp_path / "dense", "--data", windows, "-w", tmp_path / "w", "--max-shard-size", "40KB"]
+    made = did("prune", *words, "--pattern", "blocks:0.34", "--json").json
+    assert len(list(Path(made["path"]).glob("model-*.safetensors"))) > 1
+    opened(Path(made["path"]))
+
+
 def test_blocks_and_units_in_one_command_then_2_4_on_the_smaller_model(tmp_path: Path, windows: Path) -> None:
     save_pico("llama", tmp_path / "dense")
     words = ["-m", tmp_path / "dense", "--data", windows, "-w", tmp_path / "w", "--json"]

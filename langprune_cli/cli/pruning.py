@@ -144,7 +144,8 @@ def prune(
         chooser = Chooser.of(method_of(method or "admm", settings, variant=variant), settings)
     drawn = CalibrationSettings(**calibration)
     to: dict[str, Any] = {"name": name, "out": out.expanduser() if out else None, "force": force}
-    tune = tune_options(**training, max_shard_bytes=_bytes(max_shard_size))
+    shard = _bytes(max_shard_size)
+    tune = tune_options(**training, max_shard_bytes=shard)
     dense = opened = session.open(model_choice, remember=True)
     before: list[Outcome] = []
     stayed: tuple[int, ...] | None = None
@@ -155,7 +156,9 @@ def prune(
         return [tuned(session, dense, made.artifact, specs[0], drawn, tune, blocks=stayed, **to), made]
 
     if units:
-        opened, before = structured.without_blocks(session, opened, specs[0], drawn, units, **_target(to, tune))
+        opened, before = structured.without_blocks(
+            session, opened, specs[0], drawn, units, max_shard_bytes=shard, **_target(to, tune)
+        )
         stayed = blocks_that_stayed(before[-1].artifact) if before else None
         if not units.units:
             session.show([*after(before[0]), *before[1:]])

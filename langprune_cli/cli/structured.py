@@ -119,13 +119,13 @@ def mask(
 
 def without_blocks(
     session: Session, model: OpenedModel, spec: TextSpec, calibration: CalibrationSettings, options: UnitOptions, *,
-    name: str | None, out: Path | None, force: bool,
+    max_shard_bytes: int, name: str | None, out: Path | None, force: bool,
 ) -> tuple[OpenedModel, list[Outcome]]:  # fmt: skip
     """Make a model without the blocks that are to leave, and open it; return it, and what was made: itself, statistics, mask.
 
     The same model and nothing where all blocks stay. The name and the folder are for the last model that is made.
     """
-    from langprune_cli.stages.apply import apply  # noqa: PLC0415
+    from langprune_cli.stages.apply import ApplySettings, apply  # noqa: PLC0415
     from langprune_cli.stages.block_mask import mask_blocks  # noqa: PLC0415
     from langprune_cli.stages.calibrate import calibrate  # noqa: PLC0415
     from langprune_cli.stages.depth import depth_method  # noqa: PLC0415
@@ -140,6 +140,7 @@ def without_blocks(
     masks = mask_blocks(workspace, model, stats.artifact, structure, method, reporter, force=force)
     if options.units:
         name, out = None, None
-    made = apply(workspace, model, masks.artifact, reporter, name=name, out=out, force=force)
+    settings = ApplySettings(max_shard_bytes=max_shard_bytes)
+    made = apply(workspace, model, masks.artifact, reporter, settings, name=name, out=out, force=force)
     smaller = session.open(ModelChoice(str(made.artifact.folder)))
     return smaller, [made, stats, masks]
