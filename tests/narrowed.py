@@ -11,15 +11,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from langprune_cli.models.families import Kind, axis_of
+from langprune_cli.models.families import Kind, axes_of
 from langprune_cli.models.narrowing import Narrowing, blocks_prefix
 from langprune_cli.models.skeleton import find_blocks
 from langprune_cli.models.streamed import StreamedModel
 
 IDS = torch.randint(3, 97, (2, 20), generator=torch.Generator().manual_seed(1))
 CHANNELS: dict[Kind, int] = {"channels": 32}
+EXPERTS: dict[str, dict[Kind, int]] = {
+    "mixtral": {"expert-channels": 32},
+    "qwen2_moe": {"channels": 32, "expert-channels": 16, "shared-expert-channels": 32},
+    "qwen3_moe": {"channels": 32, "expert-channels": 16},
+}
 
-Keep = list[dict[Kind, Tensor]]  # by block, bool [units]
+Keep = list[dict[str, Tensor]]  # by block, bool [units] by reader
 
 
 @dataclass(frozen=True)
@@ -35,10 +40,13 @@ def narrow(dense: Path, folder: Path, kept: Mapping[Kind, int], blocks: Sequence
     """Write the model of `dense` with random units, other ones in each block, and all or the given blocks."""
     model = StreamedModel(dense)
     count = len(model.blocks)
-    axes = {kind: axis_of(model.config, kind) for kind in kept}
+    axes = axes_of(model.config, kept)
     prefix = blocks_prefix(model.tensor_paths(0), 0)
     narrowing = Narrowing(axes, dict(kept), tuple(range(count) if blocks is None else blocks), prefix)
-    keep = [{kind: some(axes[kind].units, kept[kind], index) for kind in kept} for index in range(count)]
+    keep = [
+        {axis.reader: some(axis.units, kept[axis.kind], index + 2 * number) for number, axis in enumerate(axes)}
+        for index in range(count)
+    ]
     raw = json.loads((dense / "config.json").read_text())
     before = json.dumps(raw)
     smaller = narrowing.config(raw, model.config)
@@ -73,12 +81,25 @@ def as_if_narrowed(dense: Any, narrowed: Narrowed) -> Any:
         for index, block in enumerate(blocks):
             if index not in narrowed.narrowing.blocks:
                 block.register_forward_hook(_output_is_input, with_kwargs=True)
-            for kind, axis in narrowed.narrowing.axes.items():
-                reader = block.get_submodule(axis.reader)
-                columns = narrowed.keep[index][kind].repeat_interleave(axis.size)
-                inputs_first = not isinstance(reader, nn.Linear)  # Conv1D
-                reader.weight.mul_(columns[:, None] if inputs_first else columns)  # type: ignore[operator] # a Parameter
+            for axis in narrowed.narrowing.axes:
+                weight, inputs_first = read_by(block, axis.reader)
+                columns = narrowed.keep[index][axis.reader].repeat_interleave(axis.size)
+                if weight is not None:
+                    weight.mul_(columns[:, None] if inputs_first else columns)
     return dense
+
+
+def read_by(block: Any, reader: str) -> tuple[Tensor | None, bool]:
+    """Return a reader's weight in a model of transformers, None in a block that has none, and whether it is [in, out]."""
+    before, _, expert = reader.partition(".experts.")
+    if expert:
+        merged = getattr(block.get_submodule(before), "experts", None)
+        return (merged.down_proj[int(expert.split(".")[0])] if merged else None), False
+    try:
+        module = block.get_submodule(reader)
+    except AttributeError:
+        return None, False
+    return module.weight, not isinstance(module, nn.Linear)  # Conv1D
 
 
 def _output_is_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:

@@ -19,6 +19,12 @@ _GPT2 = _SMALL | {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
 _OPT = {"ffn_dim": 48, "word_embed_proj_dim": 24, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 _NEOX = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
 _SLIDING = {"sliding_window": 8}
+_MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+_DEEPSEEK = {
+    "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "first_k_dense_replace": 1, "n_group": 2,
+    "topk_group": 1, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8,
+    "num_key_value_heads": 4,
+}  # fmt: skip
 
 # family -> (configuration class, settings)
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -36,13 +42,22 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo2": ("Olmo2Config", _LLAMA),
     "bloom": ("BloomConfig", {"vocab_size": 97, "hidden_size": 32, "n_layer": 3, "n_head": 4}),
 }
+# the same for mixtures of experts, some with dense blocks among the others
+MIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "mixtral": ("MixtralConfig", _LLAMA | {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen2_moe": ("Qwen2MoeConfig", _LLAMA | _MOE | {"shared_expert_intermediate_size": 40, "decoder_sparse_step": 2}),
+    "qwen3_moe": ("Qwen3MoeConfig", _LLAMA | _HEADS | _MOE | {"mlp_only_layers": [0]}),
+    "olmoe": ("OlmoeConfig", _LLAMA | {"num_experts": 4, "num_experts_per_tok": 2}),
+    "deepseek_v3": ("DeepseekV3Config", _LLAMA | _DEEPSEEK),
+}
+EVERY_FAMILY = FAMILIES | MIXTURES
 
 
 def save_pico(
     family: str, folder: Path, *, dtype: torch.dtype = torch.float32, shard_size: str = "5GB", **settings: Any
 ) -> Any:
     """Make a pico model with seeded random weights, norms and biases included, save it, and return it."""
-    kind, base = FAMILIES[family]
+    kind, base = EVERY_FAMILY[family]
     config = getattr(transformers, kind)(**base | settings)
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval()

@@ -6,7 +6,7 @@ from typing import Any
 
 import transformers
 
-from tests.pico import FAMILIES
+from tests.pico import EVERY_FAMILY
 
 
 def config_file(folder: Path, kind: str, settings: dict[str, Any], **more: Any) -> Path:
@@ -18,6 +18,6 @@ def config_file(folder: Path, kind: str, settings: dict[str, Any], **more: Any) 
 
 def count(family: str, **settings: Any) -> int:
     """Count the parameters of a real model, weights and all."""
-    kind, base = FAMILIES[family]
+    kind, base = EVERY_FAMILY[family]
     config = getattr(transformers, kind)(**base | settings)
     return sum(parameter.numel() for parameter in transformers.AutoModelForCausalLM.from_config(config).parameters())

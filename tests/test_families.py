@@ -1,5 +1,6 @@
 """The table of families says what transformers' own modules do: another width changes the shapes of exactly these tensors."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,8 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langprune_cli.errors import LangpruneError, UsageError
-from langprune_cli.models.families import FAMILIES, Axis, Kind, axis_of, default_rounding, family_of, kept_units
-from langprune_cli.models.skeleton import find_blocks
+from langprune_cli.models.families import (
+    FAMILIES,
+    Axis,
+    Kind,
+    axes_of,
+    default_rounding,
+    family_of,
+    kept_units,
+    kinds_of,
+)
+from langprune_cli.models.skeleton import build_skeleton, find_blocks
 from tests import pico
 
 BIASED: dict[str, dict[str, Any]] = {
@@ -24,41 +34,57 @@ BIASED: dict[str, dict[str, Any]] = {
     "gpt_neox": {"attention_bias": False},
 }
 CASES = [(family, {}) for family in FAMILIES] + list(BIASED.items())
-FEWER_HEADS = ["llama", "mistral", "qwen2", "qwen3", "cohere", "gemma2", "gemma3_text", "olmo2", "phi3"]
+FEWER_HEADS = [
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "cohere",
+    "gemma2",
+    "gemma3_text",
+    "olmo2",
+    "phi3",
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
+]
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 def config_of(family: str, **settings: Any) -> Any:
-    kind, base = pico.FAMILIES[family]
+    kind, base = pico.EVERY_FAMILY[family]
     return getattr(transformers, kind)(**base | settings)
 
 
 def shapes_of(config: Any) -> Shapes:
     """Return the shapes of the first block's parameters, by path, as transformers builds them."""
     with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(config)
-    return {path: tuple(parameter.shape) for path, parameter in find_blocks(model)[1][0].named_parameters()}
+        model = build_skeleton(config, torch.float32)
+    blocks = [dict(block.named_parameters()) for block in find_blocks(model)[1]]
+    # The first block of each of a mixture's two kinds: their paths differ where their shapes do.
+    return {path: tuple(parameter.shape) for block in reversed(blocks) for path, parameter in block.items()}
 
 
-def check(axis: Axis, before: Shapes, after: Shapes, left: int) -> None:
+def check(axes: Sequence[Axis], before: Shapes, after: Shapes, left: int) -> None:
     """Where `left` units are asked for, the slices' tensors have that many in their dimension, and no other tensor differs."""
     assert before.keys() == after.keys()
-    cuts = {cut.path: cut for cut in axis.slices if cut.path in before}
+    cuts = {cut.path: (axis, cut) for axis in axes for cut in axis.slices if cut.path in before}
     assert {path for path in before if before[path] != after[path]} == cuts.keys()
-    for path, cut in cuts.items():
+    for path, (axis, cut) in cuts.items():
         rest = [size for dim, size in enumerate(before[path]) if dim != cut.dim]
         assert rest == [size for dim, size in enumerate(after[path]) if dim != cut.dim]
         assert before[path][cut.dim] == axis.units * sum(cut.sizes)
         assert after[path][cut.dim] == left * sum(cut.sizes)
-    assert cuts[f"{axis.reader}.weight"].sizes == (axis.size,)
+    for axis in axes:
+        assert cuts[f"{axis.reader}.weight"][1].sizes == (axis.size,)
 
 
 @pytest.mark.parametrize(("family", "settings"), CASES)
 def test_channels_are_in_these_tensors_and_no_others(family: str, settings: dict[str, Any]) -> None:
-    key = family_of(config_of(family)).width_key
-    wide, narrow = (config_of(family, **settings, **{key: width}) for width in (48, 32))
-    check(axis_of(wide, "channels"), shapes_of(wide), shapes_of(narrow), 32)
+    for kind, where in family_of(config_of(family)).channels.items():
+        wide, narrow = (config_of(family, **settings, **{where.width_key: width}) for width in (48, 32))
+        check(axes_of(wide, [kind]), shapes_of(wide), shapes_of(narrow), 32)
 
 
 @pytest.mark.parametrize(("family", "settings"), [case for case in CASES if case[0] in FEWER_HEADS])
@@ -70,29 +96,30 @@ def test_kv_groups_are_in_these_tensors_and_no_others(
         counts = {"num_attention_heads": number * queries, "num_key_value_heads": number, "head_dim": 6}
         return config_of(family, **settings | counts)
 
-    axis = axis_of(heads(groups), "kv-groups")
+    (axis,) = axes_of(heads(groups), ["kv-groups"])
     assert (axis.units, axis.size) == (groups, queries * 6)
-    check(axis, shapes_of(heads(groups)), shapes_of(heads(groups // 2)), groups // 2)
+    check([axis], shapes_of(heads(groups)), shapes_of(heads(groups // 2)), groups // 2)
 
 
 def test_every_family_of_the_table_is_a_pico_family() -> None:
-    assert FAMILIES.keys() <= pico.FAMILIES.keys()
+    assert FAMILIES.keys() <= pico.EVERY_FAMILY.keys()
     assert {family for family in FAMILIES if FAMILIES[family].attention} == set(FEWER_HEADS)
 
 
 def test_gpt2_that_does_not_say_how_wide_it_is() -> None:
-    assert axis_of(config_of("gpt2"), "channels").units == 128
+    (axis,) = axes_of(config_of("gpt2"), ["channels"])
+    assert axis.units == 128
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES.keys() - set(FEWER_HEADS)))
 def test_families_that_cannot_have_fewer_heads(family: str) -> None:
     with pytest.raises(LangpruneError, match=f"{family} cannot say that it has fewer heads: prune channels or blocks"):
-        axis_of(config_of(family), "kv-groups")
+        axes_of(config_of(family), ["kv-groups"])
 
 
 def test_one_kv_group_stays() -> None:
     with pytest.raises(LangpruneError, match="one KV group in each block, which has to stay"):
-        axis_of(config_of("llama", num_key_value_heads=1), "kv-groups")
+        axes_of(config_of("llama", num_key_value_heads=1), ["kv-groups"])
 
 
 class OwnCode(transformers.LlamaConfig):  # type: ignore[misc] # transformers is untyped
@@ -104,19 +131,23 @@ class OwnCode(transformers.LlamaConfig):  # type: ignore[misc] # transformers is
     ("config", "what"),
     [
         (config_of("bloom"), "bloom"),
-        (transformers.MixtralConfig(), "mixtral"),
+        (config_of("deepseek_v3"), "deepseek_v3"),
         (OwnCode(), "llama with code of its own"),
         (config_of("llama", per_layer_config={1: {"intermediate_size": 16}}), "llama with blocks of different shapes"),
     ],
 )
 def test_unknown_families(config: Any, what: str, kind: Kind) -> None:
-    with pytest.raises(LangpruneError, match=rf"of {what} cannot be removed .*cohere, .*qwen3\): unstructured and N:M"):
-        axis_of(config, kind)
+    with pytest.raises(
+        LangpruneError, match=rf"of {what} cannot be removed .*cohere, .*qwen3_moe\): unstructured and N:M"
+    ):
+        axes_of(config, [kind])
+    with pytest.raises(LangpruneError, match="cannot be removed"):
+        kinds_of(config, "channels")
 
 
 def test_text_models_inside_of_others() -> None:
     config = transformers.Gemma3Config(text_config=config_of("gemma3_text").to_dict())
-    assert axis_of(config, "channels") == axis_of(config_of("gemma3_text"), "channels")
+    assert axes_of(config, ["channels"]) == axes_of(config_of("gemma3_text"), ["channels"])
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from langprune_cli.models.families import FAMILIES, Kind, axis_of
+from langprune_cli.models.families import FAMILIES, Kind, axes_of
 from langprune_cli.models.narrowing import Narrowing
-from tests.narrowed import CHANNELS, IDS, as_if_narrowed, equal, logits, narrow, numbers, opened
+from tests.narrowed import CHANNELS, EXPERTS, IDS, as_if_narrowed, equal, logits, narrow, numbers, opened
 from tests.pico import save_pico
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -70,7 +70,7 @@ def check_generation(model: Any) -> None:
 
 @pytest.mark.parametrize(("family", "settings"), CASES)
 def test_fewer_channels(family: str, settings: dict[str, Any], tmp_path: Path) -> None:
-    check(tmp_path, family, settings, CHANNELS, [0, 1, 2])
+    check(tmp_path, family, settings, EXPERTS.get(family, CHANNELS), [0, 1, 2])
 
 
 @pytest.mark.parametrize(("family", "settings"), [case for case in HEADS if case[0] != "olmo2"])
@@ -89,7 +89,7 @@ def test_fewer_blocks(family: str, settings: dict[str, Any], tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("family", "settings"), [case for case in HEADS if case[0] != "olmo2"])
 def test_all_at_once(family: str, settings: dict[str, Any], tmp_path: Path) -> None:
-    check(tmp_path, family, settings, CHANNELS | half_the_groups(settings), [0, 2])
+    check(tmp_path, family, settings, EXPERTS.get(family, CHANNELS) | half_the_groups(settings), [0, 2])
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if not FAMILIES[family].attention])
@@ -110,7 +110,7 @@ def test_kv_groups_of_olmo2_are_those_of_a_smaller_olmo2(blocks: list[int], tmp_
         if name.startswith("model.layers."):
             new = int(name.split(".")[2])
             value = dense[name.replace(f"layers.{new}.", f"layers.{blocks[new]}.")]
-            group = int(narrowed.keep[blocks[new]]["kv-groups"].nonzero())
+            group = int(narrowed.keep[blocks[new]]["self_attn.o_proj"].nonzero())
             kind = name.split(".")[4]
             if kind in {"q_proj", "q_norm"}:
                 value = value[16 * group : 16 * group + 16]
@@ -127,8 +127,8 @@ def test_kv_groups_of_olmo2_are_those_of_a_smaller_olmo2(blocks: list[int], tmp_
 def test_blocks_differ_in_what_they_keep(tmp_path: Path) -> None:
     save_pico("llama", tmp_path / "dense")
     first, second, _ = narrow(tmp_path / "dense", tmp_path / "small", CHANNELS | {"kv-groups": 1}).keep
-    assert not torch.equal(first["channels"], second["channels"])
-    assert not torch.equal(first["kv-groups"], second["kv-groups"])
+    assert not torch.equal(first["mlp.down_proj"], second["mlp.down_proj"])
+    assert not torch.equal(first["self_attn.o_proj"], second["self_attn.o_proj"])
 
 
 @pytest.mark.parametrize(("family", "settings", "types"), [
@@ -175,7 +175,7 @@ def test_the_text_part_of_a_nested_configuration() -> None:
         "text_config": {"num_hidden_layers": 3, "sliding_window_pattern": 2},
         "mm": [1, 2, 3],
     }
-    narrowing = Narrowing({"channels": axis_of(config, "channels")}, CHANNELS, (0, 2), "model.layers")
+    narrowing = Narrowing(axes_of(config, CHANNELS), CHANNELS, (0, 2), "model.layers")
     smaller = narrowing.config(raw, config)
     text = {"num_hidden_layers": 2, "layer_types": ["sliding_attention"] * 2, "intermediate_size": 32}
     assert smaller == raw | {"text_config": raw["text_config"] | text}  # type: ignore[operator] # a dict

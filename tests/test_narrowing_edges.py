@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import TensorEntry
-from langprune_cli.models.families import Kind, axis_of
+from langprune_cli.models.families import Kind, axes_of
 from langprune_cli.models.narrowing import Narrowing, blocks_prefix
 from langprune_cli.models.streamed import StreamedModel
 from tests.narrowed import CHANNELS, IDS, as_if_narrowed, equal, logits, narrow, opened
@@ -72,7 +72,7 @@ def refused(tmp_path: Path, family: str, kept: dict[Kind, int], blocks: tuple[in
     save_pico(family, tmp_path, **settings)
     config = AutoConfig.from_pretrained(tmp_path)
     raw = json.loads((tmp_path / "config.json").read_text())
-    Narrowing({kind: axis_of(config, kind) for kind in kept}, kept, blocks, "model.layers").config(raw, config)
+    Narrowing(axes_of(config, kept), kept, blocks, "model.layers").config(raw, config)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3_text"])
@@ -98,10 +98,9 @@ def test_blocks_that_compute_with_their_number(tmp_path: Path) -> None:
 
 def test_tensors_and_masks_that_do_not_fit(tmp_path: Path) -> None:
     save_pico("phi3", tmp_path)
-    axis = axis_of(AutoConfig.from_pretrained(tmp_path), "channels")
-    narrowing = Narrowing({"channels": axis}, CHANNELS, (0, 1, 2), "model.layers")
+    narrowing = Narrowing(axes_of(AutoConfig.from_pretrained(tmp_path), CHANNELS), CHANNELS, (0, 1, 2), "model.layers")
     with pytest.raises(LangpruneError, match=r"has the shape \[48, 32\], which does not hold 48 channels of 2"):
         narrowing.entry("mlp.gate_up_proj.weight", TensorEntry("file", "F32", (48, 32), 0, 48 * 32 * 4))
     for keep in (torch.arange(48) < 31, torch.arange(47) < 32):
         with pytest.raises(ValueError, match="keep 32 of 48"):
-            narrowing.tensor("mlp.gate_up_proj.weight", torch.zeros(96, 32), {"channels": keep})
+            narrowing.tensor("mlp.gate_up_proj.weight", torch.zeros(96, 32), {"mlp.down_proj": keep})

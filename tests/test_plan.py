@@ -8,12 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from langprune_cli.models.families import Kind, axis_of
+from langprune_cli.models.families import FAMILIES as CUTTABLE
+from langprune_cli.models.families import Kind, axes_of
 from langprune_cli.models.location import ModelLocation
 from langprune_cli.models.narrowing import Narrowing
 from langprune_cli.stages.plan import plan, read_patterns
 from tests.conftest import did, langprune, one_sentence
-from tests.pico import FAMILIES, save_pico
+from tests.narrowed import EXPERTS
+from tests.pico import FAMILIES, MIXTURES, save_pico
 from tests.plan_configs import config_file, count
 
 COHERE = {"vocab_size": 256000, "hidden_size": 8192, "intermediate_size": 24576, "num_hidden_layers": 40,
@@ -101,7 +103,7 @@ WIDTH = {"opt": "ffn_dim", "gpt2": "n_inner"}
 LAYERS = {"gpt2": "n_layer", "bloom": "n_layer"}
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "bloom"])
+@pytest.mark.parametrize("family", sorted(CUTTABLE.keys() - EXPERTS.keys()))
 def test_channels_of_every_family(family: str, tmp_path: Path) -> None:
     width = WIDTH.get(family, "intermediate_size")
     settings: dict[str, Any] = {width: 48}
@@ -110,6 +112,21 @@ def test_channels_of_every_family(family: str, tmp_path: Path) -> None:
     assert [(axis["before"], axis["after"]) for axis in document["axes"]] == [(48, 36)]
     assert document["parameters_before"] == count(family, **settings)
     assert document["parameters_after"] == count(family, **{width: 36})
+
+
+@pytest.mark.parametrize(("family", "before"), [("mixtral", 1), ("qwen2_moe", 3), ("qwen3_moe", 2)])
+def test_channels_of_experts(family: str, before: int, tmp_path: Path) -> None:
+    """Experts, what all tokens share beside them, and dense blocks have widths of their own, of which each loses its share."""
+    save_pico(family, tmp_path)
+    document = did("plan", "-m", tmp_path, "-p", "channels:0.25", "--json").json
+    widths = {where.width_key: 0 for where in CUTTABLE[family].channels.values()}
+    base = MIXTURES[family][1]
+    left = {key: base[key] * 3 // 4 for key in widths}
+    assert [(axis["before"], axis["after"]) for axis in document["axes"]] == [(base[key], left[key]) for key in widths]
+    assert len(document["axes"]) == before
+    assert document["parameters_before"] == count(family)
+    assert document["parameters_after"] == count(family, **left)
+    assert sum("per expert" in axis["unit"] for axis in document["axes"]) == 1
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -138,11 +155,11 @@ def test_combinations_are_what_a_real_narrowing_leaves(tmp_path: Path) -> None:
         "plan", "-m", tmp_path, "-p", "channels:0.25", "-p", "kv-groups:0.5", "-p", "blocks:0.34", "--json"
     ).json
     kinds: tuple[Kind, ...] = ("channels", "kv-groups")
-    axes = {kind: axis_of(model.config, kind) for kind in kinds}
+    axes = axes_of(model.config, kinds)
     assert [axis["pattern"] for axis in document["axes"]] == [*kinds, "blocks"]
     left: dict[Kind, int] = {"channels": 36, "kv-groups": 1}
     narrowing = Narrowing(axes, left, (0, 2), "model.layers")
-    keep: dict[Kind, torch.Tensor] = {kind: torch.arange(axis.units) < left[kind] for kind, axis in axes.items()}
+    keep = {axis.reader: torch.arange(axis.units) < left[axis.kind] for axis in axes}
     found = 0
     for name, tensor in load_file(tmp_path / "model.safetensors").items():
         words = name.split(".")
@@ -231,7 +248,6 @@ def test_options_that_cannot_be(words: list[object], code: int, says: str, pico_
 def test_models_that_cannot_be(tmp_path: Path) -> None:
     llama = FAMILIES["llama"][1]
     wrong: list[tuple[str, dict[str, Any], list[str], str]] = [
-        ("mixtral", llama | {"num_local_experts": 2}, [], "mixture of experts"),
         ("llama", llama | {"quantization_config": {"quant_method": "gptq"}}, [], "quantized checkpoint"),
         ("t5", {}, [], "not a causal language model"),
         ("no_such_type", {}, [], "not describe a model"),

@@ -20,7 +20,7 @@ from langprune_cli.stages.statistics import StatsCollector
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.types import TextSpec
 from langprune_cli.walk import HiddenStates, walk
-from tests.pico import FAMILIES, save_pico
+from tests.pico import EVERY_FAMILY, FAMILIES, save_pico
 from tests.reference.forward import input_sums, perplexity
 from tests.reference.quiet import Quiet
 from tests.reference.sites import SITES
@@ -54,7 +54,7 @@ def streamed_logits(model: Path | StreamedModel, ids: Tensor, windows: int = 2) 
     return logits_of(states)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_streamed_logits_are_bit_equal(family: str, tmp_path: Path) -> None:
     whole = save_pico(family, tmp_path, shard_size="20KB")
     assert torch.equal(streamed_logits(tmp_path, some_ids()), whole_logits(whole, some_ids()))
@@ -105,7 +105,7 @@ def test_sites_and_sums_of_every_family(family: str, tmp_path: Path) -> None:
     assert {name for name in expected if name.startswith(prefix)} == linears
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_linears_are_checkpoint_tensors_seen_as_out_in(family: str, tmp_path: Path) -> None:
     save_pico(family, tmp_path)
     stored = load_file(tmp_path / SINGLE)

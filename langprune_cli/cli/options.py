@@ -84,6 +84,14 @@ TrustRemoteCode = Annotated[
     bool,
     typer.Option("--trust-remote-code", help="Run Python code that comes with the model.", rich_help_panel=_COMPUTE),
 ]
+AllExperts = Annotated[
+    bool,
+    typer.Option(
+        "--all-experts",
+        help="Show every token to every expert of a mixture, for statistics; what the model computes stays the same.",
+        rich_help_panel=_COMPUTE,
+    ),
+]
 DEFAULT_WORKSPACE = Path("langprune-workspace")
 
 CHOICE = "What is pruned"
@@ -171,6 +179,14 @@ Refine = Annotated[
 Allocation = Annotated[
     str,
     typer.Option(help="How sparsity is spread over blocks: uniform, owl, alpha or search.", rich_help_panel=CHOICE),
+]
+MinExpertTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Experts that fewer tokens of the calibration text reached are pruned by magnitude and not updated: 32 if left out.",
+        rich_help_panel=CHOICE,
+    ),
 ]
 Damping = Annotated[
     float | None,

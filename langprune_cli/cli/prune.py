@@ -32,6 +32,7 @@ def prune(
     allocation: opt.Allocation = "uniform",
     update: opt.Update = None,
     damping: opt.Damping = None,
+    min_expert_tokens: opt.MinExpertTokens = None,
     tune: opt.Tune = False,
     epochs: opt.Epochs = None,
     learning_rate: opt.LearningRate = None,
@@ -47,6 +48,7 @@ def prune(
     batch_tokens: opt.BatchTokens = 2048,
     cache_dir: opt.CacheDir = None,
     trust_remote_code: opt.TrustRemoteCode = False,
+    all_experts: opt.AllExperts = False,
     out: opt.Out = None,
     max_shard_size: opt.MaxShardSize = "2GB",
     name: opt.Name = None,
@@ -59,12 +61,12 @@ def prune(
     [bold]langprune prune --model Qwen/Qwen3-0.6B --lang uk --pattern 2:4[/bold]
     """
     session = Session(workspace, json=json, dtype=dtype, device=device, batch_tokens=batch_tokens, cache_dir=cache_dir,
-                      trust_remote_code=trust_remote_code)  # fmt: skip
+                      trust_remote_code=trust_remote_code, all_experts=all_experts)  # fmt: skip
     calibration = {"nsamples": nsamples, "seqlen": seqlen, "seed": seed, "sampling": sampling}
     pruning.prune(
         session, model, revision, lang or [], data or [], method=method, pattern=pattern, sparsity=sparsity,
         round_to=round_to, rounding=rounding, variant=variant, group=group, ties=ties, exclude=exclude, refine=refine,
-        allocation=allocation, update=update, damping=damping, propagation=propagation, max_shard_size=max_shard_size,
-        calibration=calibration, out=out, name=name, force=force,
+        allocation=allocation, update=update, damping=damping, min_expert_tokens=min_expert_tokens, propagation=propagation,
+        max_shard_size=max_shard_size, calibration=calibration, out=out, name=name, force=force,
         training={"tune": tune, "epochs": epochs, "learning_rate": learning_rate},
     )  # fmt: skip

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
     from langprune_cli.methods.method import Method
     from langprune_cli.stages.choosing import MaskSettings
     from langprune_cli.stages.run import Outcome
+    from langprune_cli.stages.sites import Solving
     from langprune_cli.stages.unit_choosing import AnyChooser
 
 
@@ -41,7 +42,7 @@ def mask(
     """Run stage 3."""
     patterns = pattern or ["unstructured"]
     units = unit_options(
-        patterns, choice["sparsity"], method, round_to=round_to, rounding=rounding, damping=_damping(choice["damping"]),
+        patterns, choice["sparsity"], method, round_to=round_to, rounding=rounding, solving=_solving(choice),
         of_weights=_of_weights(choice) | {"--variant": variant, "--scores": scores},
     )  # fmt: skip
     if units:
@@ -55,11 +56,11 @@ def mask(
 
     settings = settings_of(pattern=patterns[0], **choice)
     chosen = method_of(method or "wanda", settings, variant=variant)
-    on_statistics = settings.refinement or settings.allocation != "uniform" or choice["damping"] is not None
+    on_statistics = settings.refinement or settings.allocation != "uniform" or _solving_given(choice)
     if scores:
-        if stats or method or variant or choice["damping"] is not None:
+        if stats or method or variant or _solving_given(choice):
             raise UsageError(
-                "--scores goes without --stats, --method, --variant and --damping: scores have theirs already"
+                "--scores goes without --stats, --method, --variant, --damping and --min-expert-tokens: they have theirs already"
             )
         found = session.workspace.find("scores", scores)
         source, chosen = source_of_scores(session.workspace, found), get_method(found.manifest.params["method"])
@@ -74,6 +75,8 @@ def mask(
     else:
         source, chosen = source_of_scores(session.workspace, newest), get_method(newest.manifest.params["method"])
     opened = session.open(session.choose(model, revision, source.scores or source.stats), remember=model is not None)
+    if choice["min_expert_tokens"] is not None:
+        opened.require_experts("--min-expert-tokens")
     chooser = Chooser.of(chosen, settings)
     session.show([mask(session.workspace, opened, source, chooser, session.reporter, name=name, force=force)])
 
@@ -90,7 +93,10 @@ def apply(
     from langprune_cli.updates.update import get_update  # noqa: PLC0415
 
     chosen = session.pick("masks", mask, "mask", "mask")
-    settings = _apply_settings(update or own_update(chosen.manifest.params), damping, max_shard_size)
+    params = chosen.manifest.params
+    experts = params.get("min_expert_tokens")  # the same experts go without as when the mask was made
+    solving = _solving({"damping": damping, "min_expert_tokens": experts})
+    settings = _apply_settings(update or own_update(params), solving, max_shard_size)
     tune = tune_options(**training, max_shard_bytes=settings.max_shard_bytes)
     needs = get_update(settings.update).needs
     if needs == "nothing" and stats and not tune:
@@ -130,7 +136,7 @@ def prune(
 
     patterns = pattern or ["unstructured"]
     units = unit_options(
-        patterns, choice["sparsity"], method, round_to=round_to, rounding=rounding, damping=_damping(choice["damping"]),
+        patterns, choice["sparsity"], method, round_to=round_to, rounding=rounding, solving=_solving(choice),
         of_weights=_of_weights(choice) | {"--variant": variant},
     )  # fmt: skip
     propagated: Any = one_of("--propagation", propagation, ("pruned", "dense"))
@@ -147,6 +153,8 @@ def prune(
     shard = _bytes(max_shard_size)
     tune = tune_options(**training, max_shard_bytes=shard)
     dense = opened = session.open(model_choice, remember=True)
+    if choice["min_expert_tokens"] is not None:
+        opened.require_experts("--min-expert-tokens")
     before: list[Outcome] = []
     stayed: tuple[int, ...] | None = None
 
@@ -165,7 +173,7 @@ def prune(
             return
         chooser = units.chooser(opened)
     assert chooser is not None  # noqa: S101 - one of the two
-    settled = _apply_settings(update or chooser.method.update, choice["damping"], max_shard_size)
+    settled = _apply_settings(update or chooser.method.update, _solving(choice), max_shard_size)
     how = PruneSettings(chooser, settled, drawn, propagated)
     made = prune(session.workspace, opened, specs[0], how, session.reporter, **_target(to, tune))
     linears = read_pruned(made.model.artifact)
@@ -182,7 +190,7 @@ def _target(to: dict[str, Any], tune: TuneOptions | None) -> dict[str, Any]:
 
 def settings_of(
     *, pattern: str, sparsity: float | None, group: str | None, ties: str | None, exclude: str | None,
-    refine: str | None, allocation: str, damping: float | None,
+    refine: str | None, allocation: str, **solving: Any,  # noqa: ANN401 - of `_solving`
 ) -> MaskSettings:  # fmt: skip
     """Return how weights are to be chosen; raises UsageError and LangpruneError for values that do not exist."""
     from langprune_cli.numerics.patterns import parse_pattern  # noqa: PLC0415
@@ -198,7 +206,7 @@ def settings_of(
         exclude,
         allocation,
         get_refinement(refine) if refine else None,
-        _damping(damping),
+        _solving(solving),
     )
 
 
@@ -217,20 +225,26 @@ def method_of(name: str, settings: MaskSettings, *, variant: bool) -> Method:
     return get_method("wanda-variant" if variant else name)
 
 
-def _apply_settings(update: str, damping: float | None, max_shard_size: str) -> Any:  # noqa: ANN401 - not imported yet
+def _apply_settings(update: str, solving: Solving, max_shard_size: str) -> Any:  # noqa: ANN401 - not imported yet
     from langprune_cli.stages.apply import ApplySettings  # noqa: PLC0415
 
-    return ApplySettings(update, _damping(damping), _bytes(max_shard_size))
+    return ApplySettings(update, solving, _bytes(max_shard_size))
 
 
-def _damping(asked: float | None) -> float:
-    from langprune_cli.numerics.factor import DAMPING  # noqa: PLC0415
+def _solving_given(choice: dict[str, Any]) -> bool:
+    return choice["damping"] is not None or choice["min_expert_tokens"] is not None
 
-    if asked is not None and not 0 < asked <= 1:
+
+def _solving(choice: dict[str, Any]) -> Solving:
+    """Return what solvers are told by the options that were given, the others being None."""
+    from langprune_cli.stages.sites import Solving  # noqa: PLC0415
+
+    damping = choice["damping"]
+    if damping is not None and not 0 < damping <= 1:
         raise UsageError(
-            f"--damping {asked:g} is not a share of the Hessian's mean diagonal: give one above 0, up to 1"
+            f"--damping {damping:g} is not a share of the Hessian's mean diagonal: give one above 0, up to 1"
         )
-    return DAMPING if asked is None else asked
+    return Solving(**{name: choice[name] for name in ("damping", "min_expert_tokens") if choice[name] is not None})
 
 
 def _bytes(text: str) -> int:

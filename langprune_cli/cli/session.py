@@ -31,6 +31,7 @@ class Session:
         batch_tokens: int = 2048,
         cache_dir: Path | None = None,
         trust_remote_code: bool = False,
+        all_experts: bool = False,
     ) -> None:
         import transformers  # noqa: PLC0415 - see above
 
@@ -42,7 +43,7 @@ class Session:
             logging.getLogger(library).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=r"(transformers|torch|datasets|huggingface_hub)\b")
         self.workspace = Workspace(workspace.expanduser())
-        self.compute = Compute(dtype, device, batch_tokens, cache_dir, trust_remote_code)
+        self.compute = Compute(dtype, device, batch_tokens, cache_dir, trust_remote_code, all_experts)
         self.reporter = ConsoleReporter()
         self.json = json
         self._remember: tuple[str, str | None] | None = None

@@ -35,6 +35,7 @@ def calibrate(
     batch_tokens: opt.BatchTokens = 2048,
     cache_dir: opt.CacheDir = None,
     trust_remote_code: opt.TrustRemoteCode = False,
+    all_experts: opt.AllExperts = False,
     name: opt.Name = None,
     force: opt.Force = False,
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
@@ -45,7 +46,7 @@ def calibrate(
     [bold]langprune calibrate --model Qwen/Qwen3-0.6B --lang uk --data texts.jsonl[/bold]
     """
     session = Session(workspace, json=json, dtype=dtype, device=device, batch_tokens=batch_tokens, cache_dir=cache_dir,
-                      trust_remote_code=trust_remote_code)  # fmt: skip
+                      trust_remote_code=trust_remote_code, all_experts=all_experts)  # fmt: skip
     session.calibrate(
         model,
         revision,
@@ -97,6 +98,7 @@ def mask(
     refine: opt.Refine = None,
     allocation: opt.Allocation = "uniform",
     damping: opt.Damping = None,
+    min_expert_tokens: opt.MinExpertTokens = None,
     stats: opt.Stats = None,
     scores: Annotated[
         str | None, typer.Option(help="Scores to use instead of statistics and a method.", rich_help_panel=_INPUT)
@@ -119,7 +121,7 @@ def mask(
     pruning.mask(
         session, model, revision, stats, scores, method=method, variant=variant, pattern=pattern, sparsity=sparsity,
         round_to=round_to, rounding=rounding, group=group, ties=ties, exclude=exclude, refine=refine,
-        allocation=allocation, damping=damping, name=name, force=force,
+        allocation=allocation, damping=damping, min_expert_tokens=min_expert_tokens, name=name, force=force,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
     from langprune_cli.stages.calibrate import CalibrationSettings
     from langprune_cli.stages.opened import OpenedModel
     from langprune_cli.stages.run import Outcome
+    from langprune_cli.stages.sites import Solving
     from langprune_cli.stages.structures import Rounding, Structure
     from langprune_cli.stages.unit_choosing import UnitChooser
     from langprune_cli.types import TextSpec
@@ -30,7 +31,7 @@ class UnitOptions:
     structures: tuple[Structure, ...]
     method: str | None
     rounding: Rounding
-    damping: float
+    solving: Solving
 
     @property
     def units(self) -> tuple[Structure, ...]:
@@ -52,12 +53,12 @@ class UnitOptions:
         """Return what chooses channels and groups of a model."""
         from langprune_cli.stages.unit_choosing import UnitChooser  # noqa: PLC0415
 
-        return UnitChooser.of(self.method_of_units(), self.units, model, self.rounding, self.damping)
+        return UnitChooser.of(self.method_of_units(), self.units, model, self.rounding, self.solving)
 
 
 def unit_options(
     patterns: list[str], sparsity: float | None, method: str | None, *, round_to: int | None, rounding: str,
-    damping: float, of_weights: dict[str, Any],
+    solving: Solving, of_weights: dict[str, Any],
 ) -> UnitOptions | None:  # fmt: skip
     """Return the options where a pattern is structured, None where it is of weights.
 
@@ -82,7 +83,7 @@ def unit_options(
     for option, value in of_weights.items():
         if value:
             raise UsageError(f"{option} does not go with --pattern {spelled(structures)}: leave it out")
-    return UnitOptions(structures, method, Rounding(round_to, rounding == "nearest"), damping)
+    return UnitOptions(structures, method, Rounding(round_to, rounding == "nearest"), solving)
 
 
 def mask(

@@ -4,14 +4,15 @@ A unit leaves a model when its entries leave every tensor listed here. Paths and
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal
 
 from langprune_cli.errors import LangpruneError, UsageError
 
-Kind = Literal["channels", "kv-groups"]
+# What one number in config.json counts: experts, and what all tokens share beside them, have widths of their own.
+Kind = Literal["channels", "expert-channels", "shared-expert-channels", "kv-groups"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Axis:
-    """The units of one kind in a block, and where they lie."""
+    """The units that one linear of a block reads, and where they lie; every expert has an axis of its own."""
 
     kind: Kind
     units: int  # per block
@@ -78,22 +79,40 @@ _WITH_WIDE_NORMS = _Q_K_V | {"self_attn.q_norm": (_q,), "self_attn.k_norm": (_kv
 # cohere (use_qk_norm) normalises each head by itself, with weights [heads, width] of their own.
 _WITH_HEAD_NORMS = _Q_K_V | {"self_attn.q_norm": (_q_heads,), "self_attn.k_norm": (_kv_heads,)}
 
-_GATED: dict[str, tuple[int, ...]] = {"mlp.gate_proj": (1,), "mlp.up_proj": (1,)}
+
+@dataclass(frozen=True)
+class Channels:
+    """Where a family keeps channels of one kind; {} in a path stands for the number of an expert."""
+
+    reader: str
+    writers: dict[str, tuple[int, ...]]  # path -> entries per channel and segment
+    width_key: str = "intermediate_size"  # their number in config.json
+
+
+def _gated(module: str, width_key: str = "intermediate_size") -> Channels:
+    return Channels(f"{module}.down_proj", {f"{module}.gate_proj": (1,), f"{module}.up_proj": (1,)}, width_key)
 
 
 @dataclass(frozen=True)
 class Family:
     """Where a family keeps its units."""
 
-    reader: str = "mlp.down_proj"  # of the channels
-    writers: dict[str, tuple[int, ...]] = field(
-        default_factory=lambda: _GATED
-    )  # path -> entries per channel and segment
-    width_key: str = "intermediate_size"  # the number of channels in config.json
+    channels: dict[Kind, Channels] = field(default_factory=lambda: {"channels": _gated("mlp")})
     # None: its code takes hidden_size / num_attention_heads for the width of a head, whatever the number of heads.
     attention: dict[str, tuple[Size, ...]] | None = None
     transposed: bool = False  # its linears are Conv1D
 
+
+def _of(channels: Channels) -> dict[Kind, Channels]:
+    return {"channels": channels}
+
+
+# Blocks of experts, and others that are dense.
+_MIXED: dict[Kind, Channels] = {
+    "channels": _gated("mlp"),
+    "expert-channels": _gated("mlp.experts.{}", "moe_intermediate_size"),
+}
+_SHARED = _gated("mlp.shared_expert", "shared_expert_intermediate_size")
 
 FAMILIES: dict[str, Family] = {
     "llama": Family(attention=_Q_K_V),
@@ -104,10 +123,13 @@ FAMILIES: dict[str, Family] = {
     "gemma2": Family(attention=_Q_K_V),
     "gemma3_text": Family(attention=_Q_K_V),
     "olmo2": Family(attention=_WITH_WIDE_NORMS),
-    "phi3": Family(writers={"mlp.gate_up_proj": (1, 1)}, attention=_FUSED_Q_K_V),
-    "opt": Family("fc2", {"fc1": (1,)}, "ffn_dim"),
-    "gpt2": Family("mlp.c_proj", {"mlp.c_fc": (1,)}, "n_inner", transposed=True),
-    "gpt_neox": Family("mlp.dense_4h_to_h", {"mlp.dense_h_to_4h": (1,)}),
+    "phi3": Family(_of(Channels("mlp.down_proj", {"mlp.gate_up_proj": (1, 1)})), _FUSED_Q_K_V),
+    "opt": Family(_of(Channels("fc2", {"fc1": (1,)}, "ffn_dim"))),
+    "gpt2": Family(_of(Channels("mlp.c_proj", {"mlp.c_fc": (1,)}, "n_inner")), transposed=True),
+    "gpt_neox": Family(_of(Channels("mlp.dense_4h_to_h", {"mlp.dense_h_to_4h": (1,)}))),
+    "mixtral": Family({"expert-channels": _gated("mlp.experts.{}")}, _Q_K_V),
+    "qwen2_moe": Family(_MIXED | {"shared-expert-channels": _SHARED}, _Q_K_V),
+    "qwen3_moe": Family(_MIXED, _Q_K_V),
 }
 _ATTENTION_READER = "self_attn.o_proj"  # in every family whose heads can leave
 
@@ -136,17 +158,62 @@ def heads_of(config: Any) -> HeadCounts:  # noqa: ANN401 - transformers is untyp
     return HeadCounts(groups, heads // groups, width)
 
 
-def axis_of(config: Any, kind: Kind) -> Axis:  # noqa: ANN401 - transformers is untyped
-    """Return the units of `kind` in each block of a model.
+def kinds_of(config: Any, structure: Literal["channels", "kv-groups"]) -> tuple[Kind, ...]:  # noqa: ANN401 - transformers is untyped
+    """Return what `channels` or `kv-groups` are in a model: where there are experts, channels are of several kinds.
+
+    Raises LangpruneError for a family that is not in the table.
+    """
+    if structure == "kv-groups":
+        return ("kv-groups",)
+    text = config.get_text_config()
+    sparse = sparse_blocks(text)
+    here = {"channels": not all(sparse), "expert-channels": any(sparse), "shared-expert-channels": any(sparse)}
+    return tuple(kind for kind in family_of(config).channels if here[kind])
+
+
+def sparse_blocks(text: Any) -> tuple[bool, ...]:  # noqa: ANN401 - transformers is untyped
+    """Return of each block whether its feed-forward layer is one of experts, as mixtral's and qwen's code decides it."""
+    experts, step = _experts(text), getattr(text, "decoder_sparse_step", None) or 1
+    dense = getattr(text, "mlp_only_layers", None) or ()
+    return tuple(
+        experts > 0 and index not in dense and (index + 1) % step == 0 for index in range(text.num_hidden_layers)
+    )
+
+
+def _experts(text: Any) -> int:  # noqa: ANN401 - transformers is untyped
+    found = (getattr(text, key, None) for key in ("num_local_experts", "num_experts"))
+    return next((number for number in found if number), 0)
+
+
+def axes_of(config: Any, kinds: Iterable[Kind]) -> tuple[Axis, ...]:  # noqa: ANN401 - transformers is untyped
+    """Return the axes of these kinds that a block of a model may have: a dense block has none of experts.
 
     Raises LangpruneError for a family that is not in the table, one that cannot have fewer heads, and a single KV group.
     """
+    return tuple(axis for kind in kinds for axis in _axes(config, kind))
+
+
+def _axes(config: Any, kind: Kind) -> list[Axis]:  # noqa: ANN401 - transformers is untyped
     family, text = family_of(config), config.get_text_config()
-    if kind == "channels":
-        units = (
-            getattr(text, family.width_key) or 4 * text.hidden_size
-        )  # gpt2 leaves it out when it is four times as wide
-        return _axis(kind, units, 1, family.reader, family.writers, transposed=family.transposed)
+    if kind == "kv-groups":
+        return [_groups(config)]
+    where = family.channels[kind]
+    units = getattr(text, where.width_key) or 4 * text.hidden_size  # gpt2 leaves it out when it is four times as wide
+    return [
+        _axis(
+            kind,
+            units,
+            1,
+            where.reader.format(expert),
+            {path.format(expert): sizes for path, sizes in where.writers.items()},
+            transposed=family.transposed,
+        )
+        for expert in range(_experts(text) if "{}" in where.reader else 1)
+    ]
+
+
+def _groups(config: Any) -> Axis:  # noqa: ANN401 - transformers is untyped
+    family, text = family_of(config), config.get_text_config()
     if family.attention is None:
         raise LangpruneError(
             f"{text.model_type} cannot say that it has fewer heads: prune channels or blocks of it, not KV groups"
@@ -157,7 +224,7 @@ def axis_of(config: Any, kind: Kind) -> Axis:  # noqa: ANN401 - transformers is 
             f"This {text.model_type} has one KV group in each block, which has to stay: prune channels or blocks of it"
         )
     writers = {path: tuple(size(heads) for size in sizes) for path, sizes in family.attention.items()}
-    return _axis(kind, heads.groups, _q(heads), _ATTENTION_READER, writers, transposed=family.transposed)
+    return _axis("kv-groups", heads.groups, _q(heads), _ATTENTION_READER, writers, transposed=family.transposed)
 
 
 def _axis(

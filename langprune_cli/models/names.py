@@ -4,25 +4,29 @@ from collections.abc import Iterable
 from typing import Any
 
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightRenaming
+from transformers.core_model_loading import WeightConverter, WeightRenaming
+
+from langprune_cli.models.experts import expert_path
 
 
 class TensorNames:
     """Finds the checkpoint tensor of a parameter.
 
     Families changed the names of their modules over the years while their checkpoints did not (gpt_neox stores its head
-    as embed_out), and some checkpoints were saved with the base model's prefix, some without.
+    as embed_out, mixtral an expert's gate as w1), and some checkpoints were saved with the base model's prefix, some without.
     """
 
     def __init__(self, model: Any, names: Iterable[str]) -> None:  # noqa: ANN401 - transformers is untyped
-        renamings = [rule for rule in get_model_conversion_mapping(model) if isinstance(rule, WeightRenaming)]
+        rules = get_model_conversion_mapping(model)
+        renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+        mergers = [rule for rule in rules if isinstance(rule, WeightConverter)]
         self._base = f"{model.base_model_prefix}."
         self._by_path: dict[str, str] = {}
         for name in names:
             path = name
             for rule in renamings:
                 path, _ = rule.rename_source_key(path)
-            self._by_path[path] = name
+            self._by_path[expert_path(mergers, path)] = name
 
     def find(self, path: str) -> str | None:
         """Return the tensor that holds the parameter at `path`, None when the checkpoint has none."""

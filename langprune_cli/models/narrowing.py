@@ -1,8 +1,9 @@
 """A smaller, uniform model: what becomes of each tensor, each name and the configuration when units and blocks leave."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeGuard
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import TensorEntry
-from langprune_cli.models.families import Axis, Kind, Slice, family_of, heads_of
+from langprune_cli.models.families import Axis, Kind, Slice, family_of, heads_of, sparse_blocks
 
 # Lists in the configurations of one family or another that have one entry per block.
 _PER_BLOCK = (
@@ -21,7 +22,12 @@ _PER_BLOCK = (
     "num_key_value_heads_per_layer", "swiglu_limits", "swiglu_limits_shared",
 )  # fmt: skip
 # Settings, where they are on, by which a block computes with its own number or that of another one.
-_BY_NUMBER = ("scale_attn_by_inverse_layer_idx", "num_kv_shared_layers", "cross_attention_layers", "is_heterogeneous")
+_BY_NUMBER = (
+    "scale_attn_by_inverse_layer_idx", "num_kv_shared_layers", "cross_attention_layers", "is_heterogeneous",
+    "moe_layer_start_index",
+)  # fmt: skip
+# How many blocks come before the first that looks back over a window (qwen), or the first of experts (deepseek, afmoe).
+_FIRST = ("max_window_layers", "first_k_dense_replace", "num_dense_layers")
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,8 @@ class Narrowing:
     each block's own.
     """
 
-    axes: dict[Kind, Axis]
-    kept: dict[Kind, int]  # units that stay
+    axes: tuple[Axis, ...]
+    kept: dict[Kind, int]  # units that stay of each axis of a kind
     blocks: tuple[int, ...]  # old numbers of the blocks that stay, ascending
     prefix: str  # of the blocks' tensors in the checkpoint, see `blocks_prefix`: "model.layers"
 
@@ -58,14 +64,14 @@ class Narrowing:
         self,
         path: str,
         tensor: Tensor,  # as the checkpoint stores it
-        keep: Mapping[Kind, Tensor],  # bool [units], those of this block
+        keep: Mapping[str, Tensor],  # bool [units], those of this block, by the axis' reader
     ) -> Tensor:
         """Return what is left of a block's tensor; `path` is the parameter's inside its block.
 
         Raises ValueError for a mask that does not keep the number of units that all blocks keep.
         """
         for axis, cut in self._cuts(path):
-            mask = keep[axis.kind].to(tensor.device)
+            mask = keep[axis.reader].to(tensor.device)
             if mask.shape != (axis.units,) or int(mask.sum()) != self.kept[axis.kind]:
                 raise ValueError(f"a mask of {axis.kind} has to keep {self.kept[axis.kind]} of {axis.units}")
             segments = torch.split(tensor, [axis.units * size for size in cut.sizes], cut.dim)
@@ -126,8 +132,9 @@ class Narrowing:
         part = smaller
         if text is not config:
             part = smaller.setdefault(next(key for key, value in vars(config).items() if value is text), {})
-        if "channels" in self.kept:
-            _state(part, text, family_of(text).width_key, self.kept["channels"])
+        widths = family_of(text).channels if self.kept else {}
+        for kind in self.kept.keys() & widths.keys():
+            _state(part, text, widths[kind].width_key, self.kept[kind])
         if "kv-groups" in self.kept:
             heads, groups = heads_of(text), self.kept["kv-groups"]
             _state(part, text, "num_attention_heads", groups * heads.queries)
@@ -146,8 +153,13 @@ class Narrowing:
                 part[key] = [values[index] for index in self.blocks]
         if "attention_types" in vars(text):  # gpt_neo: attention_layers as runs of one pattern
             part["attention_types"] = [[[text.attention_layers[index]], 1] for index in self.blocks]
-        if "max_window_layers" in vars(text):  # qwen2, qwen3: the blocks before the first that looks back over a window
-            _state(part, text, "max_window_layers", sum(index < text.max_window_layers for index in self.blocks))
+        for key in _FIRST:
+            if vars(text).get(key) is not None:
+                _state(part, text, key, sum(index < getattr(text, key) for index in self.blocks))
+        if "decoder_sparse_step" in vars(text):  # qwen: blocks of experts by their numbers
+            sparse = sparse_blocks(text)
+            part["mlp_only_layers"] = [new for new, index in enumerate(self.blocks) if not sparse[index]]
+            part["decoder_sparse_step"] = 1
         _state(part, text, "num_hidden_layers", len(self.blocks))
 
     def _problem(self, smaller: dict[str, Any], config: Any) -> str | None:  # noqa: ANN401 - transformers is untyped
@@ -168,7 +180,7 @@ class Narrowing:
 
     def _refuse_heads(self, raw: dict[str, Any], config: Any) -> None:  # noqa: ANN401 - transformers is untyped
         """Raise LangpruneError where the number of KV groups is what is wrong."""
-        units = self.axes["kv-groups"].units
+        units = next(axis.units for axis in self.axes if axis.kind == "kv-groups")
         every = tuple(range(config.get_text_config().num_hidden_layers))
         fewer = [replace(self, kept={"kv-groups": groups}, blocks=every) for groups in range(1, units)]
         possible = [str(each.kept["kv-groups"]) for each in fewer if each._opens(raw, config)]  # noqa: SLF001 - its own class
@@ -180,11 +192,16 @@ class Narrowing:
             f"{units} KV groups but {what}: change --sparsity, or prune channels or blocks"
         )
 
-    def _cuts(self, path: str) -> Iterator[tuple[Axis, Slice]]:
-        for kind in self.kept:
-            for cut in self.axes[kind].slices:
-                if cut.path == path:
-                    yield self.axes[kind], cut
+    def _cuts(self, path: str) -> list[tuple[Axis, Slice]]:
+        return self._cuts_by_path.get(path, [])
+
+    @cached_property
+    def _cuts_by_path(self) -> dict[str, list[tuple[Axis, Slice]]]:
+        found: dict[str, list[tuple[Axis, Slice]]] = {}
+        for axis in self.axes:
+            for cut in axis.slices:
+                found.setdefault(cut.path, []).append((axis, cut))
+        return found
 
 
 def blocks_prefix(paths: Mapping[str, str], index: int) -> str:

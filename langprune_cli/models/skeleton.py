@@ -12,9 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from langprune_cli.errors import LangpruneError
-
-# How configurations of different families call the number of experts.
-_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+from langprune_cli.models.experts import separate_experts
 
 
 @contextmanager
@@ -41,8 +39,8 @@ def _parameters_on_meta() -> Iterator[None]:
 def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:  # noqa: ANN401 - transformers is untyped
     """Return the configuration of a causal language model.
 
-    Raises LangpruneError for an unreadable config.json, an unknown or another kind of model, a mixture of experts, or
-    quantized weights.
+    Raises LangpruneError for an unreadable config.json, an unknown or another kind of model, or quantized
+    weights.
     """
     path = folder / "config.json"
     try:
@@ -67,9 +65,6 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:  # noq
         raise LangpruneError(
             f"{folder} is not a causal language model ({kind or config.model_type}): name one that generates text"
         )
-    text = config.get_text_config()
-    if any((getattr(text, name, None) or 0) > 1 for name in _EXPERTS):
-        raise LangpruneError(f"{folder} is a mixture of experts, which is not supported yet: name a dense model")
     return config
 
 
@@ -85,9 +80,13 @@ def build_skeleton(
     *,
     trust_remote_code: bool = False,
 ) -> Any:  # noqa: ANN401 - transformers is untyped
-    """Return the model in evaluation mode with parameters of `dtype` on meta and real buffers, in the usual dtype."""
+    """Return the model in evaluation mode with parameters of `dtype` on meta and real buffers, in the usual dtype.
+
+    Experts that transformers would merge are modules of their own, see `models/experts.py`.
+    """
     with _parameters_on_meta():
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+    separate_experts(model)
     return model.eval().requires_grad_(requires_grad=False)
 
 

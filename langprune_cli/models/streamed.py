@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import Checkpoint
 from langprune_cli.models.detours import Detours
+from langprune_cli.models.experts import Experts, linears_in
 from langprune_cli.models.names import TensorNames
 from langprune_cli.models.skeleton import build_skeleton, find_blocks, read_config, stated_dtype
 
@@ -25,6 +26,7 @@ class Linear:
     name: str  # checkpoint tensor name: the key in every artifact
     module: nn.Module
     transposed: bool  # the checkpoint stores [in, out] (Conv1D)
+    expert: int | None = None  # the number of the expert that it is part of
 
     @property
     def weight(self) -> Tensor:
@@ -64,10 +66,11 @@ class StreamedModel:
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
         trust_remote_code: bool = False,
+        all_experts: bool = False,
     ) -> None:
-        """Build the skeleton.
+        """Build the skeleton; with `all_experts` every expert of a mixture is shown every token (`Experts.every_token`).
 
-        Raises LangpruneError for what `Checkpoint` and `read_config` refuse, and for blocks of experts or shared linears.
+        Raises LangpruneError for what `Checkpoint` and `read_config` refuse, and for merged experts or shared linears.
         """
         self.folder = folder
         self.device = torch.device(device)
@@ -83,6 +86,10 @@ class StreamedModel:
             self._slots[int(slot.path[len(self._prefix) + 1 :].split(".")[0]) if inside else -1].append(slot)
         for index in range(len(self.blocks)):
             self._refuse_what_is_not_linear(index)
+        mixtures = [module for module in self.model.modules() if isinstance(module, Experts)]
+        for module in mixtures:
+            module.every_token = all_experts
+        self.has_experts = bool(mixtures)
         self._load_buffers()
         for owner in self.model.modules():  # Module.to would try to copy the meta parameters too
             for attr, buffer in owner.named_buffers(recurse=False):
@@ -99,7 +106,7 @@ class StreamedModel:
             stacked = any(parameter.dim() > 2 for parameter in module.parameters(recurse=False))
             if stacked and not isinstance(module, nn.Conv1d):
                 raise LangpruneError(
-                    f"{kind} keeps several matrices in one tensor, as experts do: it is not supported yet"
+                    f"{kind} keeps the matrices of several experts in one tensor: this family is not supported"
                 )
 
     @property
@@ -114,12 +121,11 @@ class StreamedModel:
         return self.checkpoint.digest()
 
     def linears(self, index: int) -> tuple[Linear, ...]:
-        """Return the prunable linears of a block, loaded or not, in the order of its modules."""
+        """Return the prunable linears of a block, loaded or not, in the order of its modules; see `linears_in`."""
         names = {id(owner): slot.name for slot in self._slots[index] for owner, attr in slot.owners if attr == "weight"}
         return tuple(
-            Linear(names[id(module)], module, isinstance(module, Conv1D))
-            for module in self.blocks[index].modules()
-            if isinstance(module, (nn.Linear, Conv1D))
+            Linear(names[id(module)], module, isinstance(module, Conv1D), expert)
+            for module, expert in linears_in(self.blocks[index])
         )
 
     def shape(self, linear: Linear) -> tuple[int, int]:

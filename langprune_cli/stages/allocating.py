@@ -15,6 +15,7 @@ from langprune_cli.stages.run import Reporter
 from langprune_cli.stages.sites import block_sites
 from langprune_cli.stages.statistics import read_block_stats
 from langprune_cli.stages.unit_choosing import AnyChooser
+from langprune_cli.stages.updating import updated_weight
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
 from langprune_cli.store.files import readable_json
 from langprune_cli.updates.update import get_update
@@ -79,7 +80,7 @@ def _spread(
 
     def pruned(site: Site, sparsity: float) -> Tensor:
         keep, weight = chooser.choose_site(site, Pattern(sparsity, exact=True))
-        return get_update(chooser.method.update).update(site, keep) if weight is None else weight
+        return updated_weight(site, keep, get_update(chooser.method.update)) if weight is None else weight
 
     sizes, measures = [], []
     reporter.begin(f"allocation {allocation.name}", blocks, 0)
@@ -88,7 +89,8 @@ def _spread(
         shapes = [model.streamed.shape(linear) for linear in linears]
         sizes.append(sum(rows * (columns - pattern.tail(columns)) for rows, columns in shapes))
         known = read_block_stats(stats, block_part(index)) if stats else None
-        sites = [each.site for each in block_sites(model, index, linears, known, settings.damping)]
+        sites = [each.site for each in block_sites(model, index, linears, known, settings.solving)]
+        sites = [each for each in sites if each.stats or allocation.needs == "nothing"]
         measures.append(allocation.measure(sites, pruned))
         reporter.tick(index, 0)
     reporter.end()

@@ -9,7 +9,6 @@ from typing import Any
 from langprune_cli.errors import UsageError
 from langprune_cli.methods.method import methods
 from langprune_cli.models.shards import MAX_SHARD_BYTES
-from langprune_cli.numerics.factor import DAMPING
 from langprune_cli.numerics.patterns import Pattern, parse_pattern
 from langprune_cli.stages.allocating import allocated_patterns
 from langprune_cli.stages.cutting import cut_of
@@ -18,7 +17,7 @@ from langprune_cli.stages.model_writing import ModelWriter
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.parts import block_part
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
-from langprune_cli.stages.sites import calibration_text, needed_stats
+from langprune_cli.stages.sites import SOLVING, Solving, calibration_text, needed_stats
 from langprune_cli.stages.statistics import read_block_stats
 from langprune_cli.stages.structures import is_structured
 from langprune_cli.stages.updating import Updated, updated_block
@@ -35,7 +34,7 @@ class ApplySettings:
     """How a mask becomes a model."""
 
     update: str = "none"
-    damping: float = DAMPING  # share of the Hessian's mean diagonal; of no effect where no Hessian is used
+    solving: Solving = SOLVING
     max_shard_bytes: int = MAX_SHARD_BYTES
 
 
@@ -74,7 +73,7 @@ def apply(
 
     def new_weights(index: int) -> dict[str, Updated]:
         known = read_block_stats(stats, block_part(index)) if stats else None
-        return updated_block(model, index, masks.block(index), update, known, settings.damping)
+        return updated_block(model, index, masks.block(index), update, known, settings.solving)
 
     def make(writer: ArtifactWriter) -> Artifact:
         target = ModelWriter(writer, model, settings.max_shard_bytes, cut)
@@ -136,7 +135,7 @@ def model_recipe(
         params={
             "update": update.name,
             "max_shard_bytes": settings.max_shard_bytes,
-            **({"damping": settings.damping} if update.needs == "hessian" else {}),
+            **settings.solving.params(update.needs),
         },
         about={
             "model": model.about,

@@ -16,7 +16,7 @@ from langprune_cli.stages.run import Reporter
 from langprune_cli.stages.sites import block_sites
 from langprune_cli.stages.statistics import BlockStats, StatsCollector, read_block_stats
 from langprune_cli.stages.unit_choosing import AnyChooser
-from langprune_cli.stages.updating import Updated, finished, updated_block
+from langprune_cli.stages.updating import Updated, finished, updated_block, updated_weight
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
 from langprune_cli.types import Windows
 from langprune_cli.updates.update import Update
@@ -79,8 +79,7 @@ class BlockByBlock:
 
     def _from_parts(self, index: int) -> dict[str, Updated]:
         masks = MaskReader(Artifact(self.masks.folder, self.masks.manifest), self.model).block(index)
-        damping = self.chooser.settings.damping
-        return updated_block(self.model, index, masks, self.update, self._stats(index), damping)
+        return updated_block(self.model, index, masks, self.update, self._stats(index), self.chooser.settings.solving)
 
     def _prune(self, index: int, known: BlockStats | None) -> dict[str, Updated]:
         """Choose and update the weights of one block, and write its masks."""
@@ -88,11 +87,11 @@ class BlockByBlock:
         masks = BlockMasks(index)
         updated: dict[str, Updated] = {}
         linears = self.chooser.linears(self.model, index)
-        for site in block_sites(self.model, index, linears, known, self.chooser.settings.damping):
+        for site in block_sites(self.model, index, linears, known, self.chooser.settings.solving):
             keep, weight = self.chooser.choose(self.model, index, site, self.patterns[index])
             masks.add(site, keep)
             if weight is None or self.update.name != self.chooser.method.update:
-                weight = self.update.update(site.site, keep)
+                weight = updated_weight(site.site, keep, self.update)
             updated |= finished(self.model, index, site, keep, weight)
         if isinstance(self.masks, ArtifactWriter) and not self.masks.has(block_part(index)):
             masks.write(self.masks)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from langprune_cli.models.streamed import Block
 from langprune_cli.numerics.site import Needs
+from langprune_cli.stages.experts import finish_stats
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.parts import WINDOWS_PART, block_part, text_identity
 from langprune_cli.stages.resuming import SAVE_AFTER_SECONDS, SavedStates
@@ -137,6 +138,7 @@ def stats_recipe(
             "propagation": "pruned" if pruned_with else "dense",
             "dtype": str(model.streamed.dtype).removeprefix("torch."),
             **({"pruned_with": pruned_with} if pruned_with else {}),
+            **({"experts": "all"} if model.compute.all_experts else {}),
         },
         about={
             "model": model.about,
@@ -167,7 +169,7 @@ def _collect(
     if not writer.has(WINDOWS_PART):
         writer.write_tensors(WINDOWS_PART, {"windows": windows.ids})
     if done == blocks:
-        return writer.finish()
+        return finish_stats(writer, model, reporter)
     saved = SavedStates(writer, model, windows, save_after_seconds)
     states, first = saved.start(done)
     if done:
@@ -184,13 +186,13 @@ def _collect(
             writer.write_tensors(block_part(block.index), tensors, {"sites": sites})
         saved.keep(states, block.index)
     reporter.end()
-    return writer.finish()
+    return finish_stats(writer, model, reporter)
 
 
 def stats_bytes(model: OpenedModel, blocks: Iterable[int], *, hessian: bool) -> int:
     """Return how many bytes the statistics of some blocks take at least: which linears share a site is not known yet."""
     found = 0
     for index in blocks:
-        widths = {model.streamed.shape(linear)[1] for linear in model.streamed.linears(index)}
-        found += sum(16 * width + (2 * width * (width + 1) if hessian else 0) for width in widths)
+        sites = {(linear.expert, model.streamed.shape(linear)[1]) for linear in model.streamed.linears(index)}
+        found += sum(16 * width + (2 * width * (width + 1) if hessian else 0) for _, width in sites)
     return found

@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 
 from langprune_cli.errors import UsageError
-from langprune_cli.methods.method import Method
+from langprune_cli.methods.method import Method, get_method
 from langprune_cli.models.streamed import Linear
-from langprune_cli.numerics.factor import DAMPING
 from langprune_cli.numerics.patterns import Group, Pattern, Ties, keep_mask
 from langprune_cli.numerics.site import Needs, Site, most_needed
 from langprune_cli.refinements.refinement import Refinement
 from langprune_cli.stages.opened import OpenedModel
-from langprune_cli.stages.sites import BlockSite, prunable
+from langprune_cli.stages.sites import SOLVING, BlockSite, Solving, prunable
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class MaskSettings:
     exclude: str | None = None  # regular expression over checkpoint tensor names
     allocation: str = "uniform"
     refinement: Refinement | None = None
-    damping: float = DAMPING  # share of the Hessian's mean diagonal; of no effect where no Hessian is used
+    solving: Solving = SOLVING
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Chooser:
             **({} if n_of_m else {"group": self.group, "ties": self.ties}),
             **({"allocation": settings.allocation} if settings.allocation != "uniform" else {}),
             **({"refine": settings.refinement.name} if settings.refinement else {}),
-            **({"damping": settings.damping} if self.needs == "hessian" else {}),
+            **settings.solving.params(self.needs),
         }
 
     @property
@@ -101,16 +100,27 @@ class Chooser:
 
     def choose_site(self, site: Site, pattern: Pattern) -> tuple[Tensor, Tensor | None]:
         """Return the keep mask [r, i] and, where the method is a joint one, the weights [r, i] of its own update."""
-        if self.method.solve:
+        seen = site.stats is not None or self.needs == "nothing"
+        if self.method.solve and seen:
             solution = self.method.solve(site, pattern)
             keep, weight = solution.keep, solution.weight
         else:
-            scores = [self.method.score(w, site) for w in site.split(site.weight)]
+            scores = [score_of(self.method, w, site) for w in site.split(site.weight)]
             keep, weight = torch.cat([self.of_scores(each, pattern) for each in scores]), None
-        if self.settings.refinement:
+        if self.settings.refinement and seen:
             return self.settings.refinement.refine(site, keep, pattern), None
         return keep, weight
 
     def of_scores(self, score: Tensor, pattern: Pattern) -> Tensor:
         """Return the keep mask of one linear's scores, bool [o, i]."""
         return keep_mask(score, pattern, group=self.group, ties=self.ties)
+
+
+def score_of(
+    method: Method,
+    w: Tensor,  # [o, i], of one linear
+    site: Site,
+) -> Tensor:  # float32 [o, i]
+    """Return a method's scores; magnitudes for an expert's linear that comes without the statistics it needs."""
+    known = site.stats is not None or method.needs == "nothing"
+    return (method if known else get_method("magnitude")).score(w, site)

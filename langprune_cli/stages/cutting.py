@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from langprune_cli.models.checkpoint import TensorEntry
-from langprune_cli.models.families import Kind, axis_of
+from langprune_cli.models.families import Kind, axes_of
 from langprune_cli.models.model_files import CONFIG
 from langprune_cli.models.narrowing import Narrowing, blocks_prefix
 from langprune_cli.models.streamed import StreamedModel
@@ -26,7 +26,7 @@ class Cut:
     model: OpenedModel
     narrowing: Narrowing
     masks: Artifact | ArtifactWriter  # a writer while its parts are being made
-    _kept: dict[int, dict[Kind, Tensor]] = field(default_factory=dict)  # of the block that was asked for last
+    _kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # of the block that was asked for last
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -60,14 +60,13 @@ class Cut:
     def _path(self, group: int, name: str) -> str:
         return next(path for path, each in self.model.streamed.tensor_paths(group).items() if each == name)
 
-    def _keep(self, group: int) -> dict[Kind, Tensor]:
-        """Return which units of a block stay, bool [units] by kind: the mask has them as columns of the readers."""
+    def _keep(self, group: int) -> dict[str, Tensor]:
+        """Return which units of a block stay, bool [units] by reader: the mask has them as columns of it."""
         masks = self.masks if isinstance(self.masks, Artifact) else Artifact(self.masks.folder, self.masks.manifest)
         columns = {linear.name: keep[0] for linear, keep in MaskReader(masks, self.model).block(group)}
         paths = self.model.streamed.tensor_paths(group)
-        return {
-            kind: columns[paths[f"{axis.reader}.weight"]][:: axis.size] for kind, axis in self.narrowing.axes.items()
-        }
+        here = {axis: paths.get(f"{axis.reader}.weight") for axis in self.narrowing.axes}
+        return {axis.reader: columns[name][:: axis.size] for axis, name in here.items() if name}
 
 
 def cut_of(model: OpenedModel, masks: Artifact | ArtifactWriter) -> Cut | None:
@@ -95,7 +94,7 @@ def narrowing_of(model: OpenedModel, kept: dict[Kind, int], blocks: tuple[int, .
     Raises LangpruneError for a family that cannot be cut so, and where transformers would not open the result.
     """
     config, every = model.streamed.config, tuple(range(len(model.streamed.blocks)))
-    axes = {kind: axis_of(config, kind) for kind in kept}
+    axes = axes_of(config, kept)
     prefix = "" if blocks is None else blocks_prefix(model.streamed.tensor_paths(0), 0)
     narrowing = Narrowing(axes, kept, every if blocks is None else blocks, prefix)
     narrowing.config(json.loads((model.location.folder / CONFIG).read_bytes()), config)

@@ -8,6 +8,7 @@ from langprune_cli.numerics.packing import unpack_mask
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.stages.allocating import block_patterns, chosen_allocation
 from langprune_cli.stages.choosing import Chooser
+from langprune_cli.stages.experts import without_statistics
 from langprune_cli.stages.keep_masks import BlockMasks
 from langprune_cli.stages.opened import OpenedModel, check_same_model
 from langprune_cli.stages.parts import block_part
@@ -81,12 +82,13 @@ def mask(
                         found.keep[linear.name] = chooser.of_scores(scores[linear.name], pattern)
                 else:
                     known = read_block_stats(source.stats, block_part(index)) if source.stats else None
-                    for site in block_sites(model, index, linears, known, chooser.settings.damping):
+                    for site in block_sites(model, index, linears, known, chooser.settings.solving):
                         found.add(site, chooser.choose(model, index, site, pattern)[0])
                 found.write(writer)
             reporter.tick(index, 0)
         reporter.end()
-        return writer.finish(**mask_summary(writer, shapes, patterns))
+        few = without_statistics(source.stats, model, chooser.settings.solving, reporter)
+        return writer.finish(**mask_summary(writer, shapes, patterns), **few)
 
     default = f"{stats_name}-{chooser.label}" if stats_name else chooser.label
     return run_stage(recipe, Destination(workspace, default, name, force=force), make)

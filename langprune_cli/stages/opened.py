@@ -34,6 +34,7 @@ class Compute:
     batch_tokens: int = 2048
     cache_dir: Path | None = None
     trust_remote_code: bool = False
+    all_experts: bool = False  # whether every expert of a mixture sees every token
 
     def torch_device(self) -> torch.device:
         """Return the device; raises LangpruneError for one that this machine lacks."""
@@ -74,7 +75,15 @@ class OpenedModel:
             dtype=compute.torch_dtype(),
             device=compute.torch_device(),
             trust_remote_code=compute.trust_remote_code,
+            all_experts=compute.all_experts,
         )
+        if compute.all_experts:
+            self.require_experts("--all-experts")
+
+    def require_experts(self, option: str) -> None:
+        """Raise UsageError where an option about experts has no use."""
+        if not self.streamed.has_experts:
+            raise UsageError(f"{option} has no use for {self.label}, which has no experts: leave it out")
 
     @property
     def about(self) -> dict[str, str | None]:

@@ -9,7 +9,7 @@ import torch
 
 from langprune_cli.errors import UsageError
 from langprune_cli.models.config_only import locate_config
-from langprune_cli.models.families import Axis, Kind, axis_of
+from langprune_cli.models.families import Axis, Kind, axes_of, kinds_of
 from langprune_cli.models.location import ModelLocation
 from langprune_cli.models.narrowing import Narrowing
 from langprune_cli.models.skeleton import build_skeleton, find_blocks, read_config, stated_dtype
@@ -148,17 +148,19 @@ def plan(
     model = build(config)
     prefix, blocks = find_blocks(model)
     layers = len(blocks)
-    axes: dict[Kind, Axis] = {}
     kept: dict[Kind, int] = {}
+    axes: tuple[Axis, ...] = ()
     stay, found = layers, []
     for structure in asked.structures:
         if structure.kind == "blocks":
             stay = blocks_that_stay(layers, structure.sparsity)
             found.append(AxisPlan("blocks", "blocks", layers, stay))
         else:
-            axis = axes[structure.kind] = axis_of(config, structure.kind)
-            kept[structure.kind] = asked.rounding.kept(structure, axis)
-            found.append(AxisPlan(axis.kind, f"{axis.kind} per block", axis.units, kept[axis.kind]))
+            here = axes_of(config, kinds_of(config, structure.kind))
+            axes += here
+            for axis in {axis.kind: axis for axis in here}.values():
+                kept[axis.kind] = asked.rounding.kept(structure, axis)
+                found.append(AxisPlan(structure.kind, _per(axis.kind), axis.units, kept[axis.kind]))
     smaller = model
     if found:
         raw = json.loads((location.folder / "config.json").read_bytes())
@@ -174,6 +176,11 @@ def plan(
         location.id, _count(model), _count(smaller), zeros, dtype, peak_ram_bytes(model, windows, length), windows,
         length, tuple(found),
     )  # fmt: skip
+
+
+def _per(kind: Kind) -> str:
+    """Return what a number of units counts: channels per block, or per expert of it."""
+    return "channels per expert" if kind == "expert-channels" else f"{kind} per block"
 
 
 @dataclass(frozen=True)

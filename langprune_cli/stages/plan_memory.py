@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from langprune_cli.models.experts import linears_in
 from langprune_cli.models.skeleton import find_blocks
 
 _PROCESS_BYTES = 500_000_000  # Python and torch, once loaded
@@ -12,12 +13,12 @@ _BATCH_TOKENS = 2048  # that go through a block at once
 
 
 def linear_shapes(block: nn.Module) -> list[list[tuple[int, int]]]:
-    """Return (out, in) of the linears of a block, loaded or not, in lists by the module that holds them."""
+    """Return (out, in) of the prunable linears of a block, loaded or not, in lists by the module that holds them."""
     found = []
+    prunable = {id(linear) for linear, _ in linears_in(block)}
     for parent in block.modules():
         linears = [child for child in parent.children() if isinstance(child, (nn.Linear, Conv1D))]
-        shapes = [tuple(child.weight.shape) for child in linears]
-        stored = zip(linears, shapes, strict=True)
+        stored = [(child, tuple(child.weight.shape)) for child in linears if id(child) in prunable]
         found.append([(i, o) if isinstance(linear, Conv1D) else (o, i) for linear, (o, i) in stored])
     return [shapes for shapes in found if shapes]
 

@@ -21,6 +21,7 @@ from langprune_cli.stages.calibrate import (
     stats_recipe,
 )
 from langprune_cli.stages.cutting import cut_of
+from langprune_cli.stages.experts import finish_stats, without_statistics
 from langprune_cli.stages.keep_masks import MaskReader
 from langprune_cli.stages.mask import dense_tails, mask_recipe, mask_summary, prunable_shapes
 from langprune_cli.stages.model_writing import ModelWriter
@@ -164,7 +165,7 @@ def _pruned_with(run: _Run, allocation_key: str | None) -> dict[str, object]:
     """Return what, beside the text, the inputs of a block depend on when those before it have been pruned."""
     return {
         **run.chooser.params(),
-        **({"damping": run.chooser.settings.damping} if run.collect == "hessian" else {}),
+        **run.chooser.settings.solving.params(run.collect),
         "update": run.update.name,
         "allocation_stats": allocation_key,
     }
@@ -264,9 +265,12 @@ class _Making:
         else:
             walk = BlockByBlock(**common, statistics=stats)
         walk.run()
-        made = {"stats": writers["stats"].finish()} if "stats" in writers else {}
+        made = {"stats": finish_stats(writers["stats"], run.model, run.reporter)} if "stats" in writers else {}
         if masks is None:
-            masks = made["masks"] = writers["masks"].finish(**mask_summary(writers["masks"], self._shapes, patterns))
+            known = made.get("stats", stats) if run.chooser.needs != "nothing" else None
+            few = without_statistics(known, run.model, run.chooser.settings.solving, run.reporter)
+            summary = mask_summary(writers["masks"], self._shapes, patterns)
+            masks = made["masks"] = writers["masks"].finish(**summary, **few)
         made["models"] = target.finish(MaskReader(masks, run.model), patterns, run.reporter)
         return made, walk.seconds
 

@@ -1,6 +1,7 @@
 """Stage 2, `score`: write how important each weight is; optional, since `mask` computes scores as it goes."""
 
 from langprune_cli.methods.method import Method
+from langprune_cli.stages.choosing import score_of
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.parts import block_part
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
@@ -50,7 +51,7 @@ def score(
         for index in todo:
             known = read_block_stats(stats, block_part(index)) if stats else None
             scores = {
-                linear.name: method.score(weight, site.site).cpu()
+                linear.name: score_of(method, weight, site.site).cpu()
                 for site in block_sites(model, index, model.streamed.linears(index), known)
                 for linear, weight in site.split(site.site.weight)
             }

@@ -20,6 +20,26 @@ from langprune_cli.store.artifact import Artifact
 
 
 @dataclass(frozen=True)
+class Solving:
+    """What every solver is told beside statistics, weights and pattern."""
+
+    damping: float = DAMPING  # share of the Hessian's mean diagonal; of no effect where no Hessian is used
+    # An expert that fewer tokens reached is pruned by magnitude, and not updated: what so few show of its inputs is chance.
+    min_expert_tokens: int = 32
+
+    def params(self, needs: Needs) -> dict[str, object]:
+        """Return what of this changes what is made by something with these needs, for its key."""
+        given = self.min_expert_tokens != Solving.min_expert_tokens and needs != "nothing"
+        return {
+            **({"damping": self.damping} if needs == "hessian" else {}),
+            **({"min_expert_tokens": self.min_expert_tokens} if given else {}),
+        }
+
+
+SOLVING = Solving()
+
+
+@dataclass(frozen=True)
 class BlockSite:
     """A site of a model's block, and the linears whose rows are stacked in it."""
 
@@ -89,21 +109,41 @@ def _weight(model: OpenedModel, index: int, linear: Linear) -> Tensor:
 
 
 def block_sites(
-    model: OpenedModel, index: int, linears: Sequence[Linear], stats: BlockStats | None, damping: float = DAMPING
+    model: OpenedModel,
+    index: int,
+    linears: Sequence[Linear],
+    stats: BlockStats | None,
+    solving: Solving = SOLVING,
 ) -> Iterator[BlockSite]:
     """Yield the sites of some linears of block `index`, one in memory at a time; without statistics each is by itself.
 
-    Raises LangpruneError for a linear that the statistics do not cover.
+    So are the linears of experts that too few tokens reached (`Solving`): their sites come without statistics.
+    Raises LangpruneError for a linear of no expert that the statistics do not cover.
     """
     wanted = {linear.name: linear for linear in linears}
-    sites = stats.sites if stats else {name: [name] for name in wanted}
-    for name in wanted.keys() - {each for names in sites.values() for each in names}:
-        raise LangpruneError(f"the statistics have none of {name}, which no token reached: leave it out with --exclude")
-    for name, members in sites.items():
-        inside = tuple(wanted[each] for each in members if each in wanted)
-        if inside:
+    known = known_sites(stats, linears, solving.min_expert_tokens) if stats else {}
+    alone = wanted.keys() - {each for names in known.values() for each in names}
+    if stats and (unseen := sorted(name for name in alone if wanted[name].expert is None)):
+        raise LangpruneError(
+            f"the statistics have none of {unseen[0]}, which no token reached: leave it out with --exclude"
+        )
+    for name, members in [*known.items(), *((name, [name]) for name in wanted if name in alone)]:
+        here = [wanted[each] for each in members if each in wanted]
+        # Experts that were all shown the same tokens share a site: together their rows would be far too many.
+        for expert in dict.fromkeys(linear.expert for linear in here):
+            inside = tuple(linear for linear in here if linear.expert == expert)
             weights = [_weight(model, index, linear).float() for linear in inside]
-            known = stats.of(name).to(model.streamed.device) if stats else None
+            found = stats.of(name).to(model.streamed.device) if stats and name not in alone else None
             rows = tuple(len(weight) for weight in weights)
             stacked = torch.cat(weights) if len(weights) > 1 else weights[0]
-            yield BlockSite(name, inside, Site(stacked, rows, known, damping))
+            yield BlockSite(name, inside, Site(stacked, rows, found, solving.damping))
+
+
+def known_sites(stats: BlockStats, linears: Sequence[Linear], min_expert_tokens: int) -> dict[str, list[str]]:
+    """Return the linears by site whose statistics count: all but those of experts that fewer tokens reached."""
+    experts = {linear.name for linear in linears if linear.expert is not None}
+    return {
+        name: members
+        for name, members in stats.sites.items()
+        if experts.isdisjoint(members) or stats.tokens(name) >= min_expert_tokens
+    }

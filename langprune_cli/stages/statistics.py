@@ -57,7 +57,7 @@ class StatsCollector:
         self._sums, self._calls_in_all = {}, None
         handles = [block.module.register_forward_pre_hook(self._new_forward)]
         handles += [linear.module.register_forward_pre_hook(self._hook(linear)) for linear in block.linears]
-        if inputs_only:
+        if inputs_only and all(linear.expert is None for linear in block.linears):  # which experts are called differs
             handles.append(block.module.register_forward_hook(self._count))
         try:
             yield
@@ -119,13 +119,17 @@ class BlockStats:
     sites: dict[str, list[str]]  # linears by site
     windows: int
 
+    def tokens(self, site: str) -> int:
+        """Return how many tokens a site has seen."""
+        return int(self.tensors[f"{site}/tokens"])
+
     def of(self, site: str) -> SiteStats:
         """Return the statistics of one site; its Hessian is unpacked now."""
         packed = self.tensors.get(f"{site}/hessian")
         return SiteStats(
             self.tensors[f"{site}/sum_sq"],
             self.tensors[f"{site}/sum_x"],
-            int(self.tensors[f"{site}/tokens"]),
+            self.tokens(site),
             self.windows,
             None if packed is None else unpack_upper(packed),
         )

@@ -32,7 +32,7 @@ class Rounding:
 
     def kept(self, structure: Structure, axis: Axis) -> int:
         """Return how many of a block's units stay; raises UsageError where none would, or for a step that is too wide."""
-        step = (self.to if axis.kind == "channels" else None) or default_rounding(axis.kind, axis.units)
+        step = (None if axis.kind == "kv-groups" else self.to) or default_rounding(axis.kind, axis.units)
         return kept_units(axis.units, structure.sparsity, step, nearest=self.nearest)
 
 

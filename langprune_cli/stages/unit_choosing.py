@@ -6,18 +6,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from langprune_cli.models.families import Axis, Kind, Slice, axis_of
+from langprune_cli.models.families import Axis, Kind, Slice, axes_of, kinds_of
 from langprune_cli.models.streamed import Linear
-from langprune_cli.numerics.factor import DAMPING
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.numerics.site import Needs
 from langprune_cli.numerics.units import UnitSite
 from langprune_cli.stages.choosing import Chooser, MaskSettings
 from langprune_cli.stages.cutting import narrowing_of
 from langprune_cli.stages.opened import OpenedModel
-from langprune_cli.stages.sites import BlockSite
+from langprune_cli.stages.sites import SOLVING, BlockSite, Solving
 from langprune_cli.stages.structures import DOWN, Rounding, Structure, spelled
-from langprune_cli.unit_methods.method import UnitMethod
+from langprune_cli.unit_methods.method import UnitMethod, get_unit_method
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class UnitChooser:
 
     method: UnitMethod
     structures: tuple[Structure, ...]
-    axes: dict[Kind, Axis]
+    axes: tuple[Axis, ...]
     kept: dict[Kind, int]
     settings: MaskSettings
 
@@ -37,18 +36,21 @@ class UnitChooser:
         structures: tuple[Structure, ...],  # channels and kv-groups
         model: OpenedModel,
         rounding: Rounding = DOWN,
-        damping: float = DAMPING,
+        solving: Solving = SOLVING,
     ) -> "UnitChooser":
         """Settle the widths; raises LangpruneError for families and widths that cannot be had."""
-        axes: dict[Kind, Axis] = {}
         kept: dict[Kind, int] = {}
+        axes: list[Axis] = []
         for structure in structures:
             if structure.kind == "blocks":
                 raise ValueError("blocks are no units of a block")
-            axis = axes[structure.kind] = axis_of(model.streamed.config, structure.kind)
-            kept[structure.kind] = rounding.kept(structure, axis)
+            here = axes_of(model.streamed.config, kinds_of(model.streamed.config, structure.kind))
+            kept |= {axis.kind: rounding.kept(structure, axis) for axis in here}
+            axes += here
         narrowing_of(model, kept)  # now, and not when the work is done: what transformers would not open
-        return cls(method, structures, axes, kept, MaskSettings(Pattern(structures[0].sparsity), damping=damping))
+        return cls(
+            method, structures, tuple(axes), kept, MaskSettings(Pattern(structures[0].sparsity), solving=solving)
+        )
 
     @property
     def needs(self) -> Needs:
@@ -73,7 +75,7 @@ class UnitChooser:
             "sparsity": self.structures[0].sparsity,
             "exclude": None,
             "kept": dict(self.kept),
-            **({"damping": self.settings.damping} if self.needs == "hessian" else {}),
+            **self.settings.solving.params(self.needs),
         }
 
     def linears(self, model: OpenedModel, index: int) -> list[Linear]:
@@ -86,12 +88,15 @@ class UnitChooser:
     ) -> tuple[Tensor, Tensor | None]:
         """Return the keep mask [r, i] of a site that is a reader's alone, whose columns stay or leave whole."""
         axis = self._readers(model, index)[site.linears[0].name]
-        keep = self.method.choose(UnitSite(site.site, axis.size, _writers(model, index, axis)), self.kept[axis.kind])
+        known = site.site.stats is not None or self.needs == "nothing"
+        method = self.method if known else get_unit_method("magnitude")  # of an expert: see Solving
+        keep = method.choose(UnitSite(site.site, axis.size, _writers(model, index, axis)), self.kept[axis.kind])
         return keep.repeat_interleave(axis.size).expand(site.site.weight.shape), None
 
     def _readers(self, model: OpenedModel, index: int) -> dict[str, Axis]:
         paths = model.streamed.tensor_paths(index)
-        return {paths[f"{axis.reader}.weight"]: axis for axis in self.axes.values()}
+        here = {axis: paths.get(f"{axis.reader}.weight") for axis in self.axes}
+        return {name: axis for axis, name in here.items() if name}
 
 
 AnyChooser = Chooser | UnitChooser

@@ -13,9 +13,9 @@ from langprune_cli.numerics.gram import output_energy
 from langprune_cli.numerics.site import Site
 from langprune_cli.numerics.values import all_finite
 from langprune_cli.stages.opened import OpenedModel
-from langprune_cli.stages.sites import BlockSite, block_sites
+from langprune_cli.stages.sites import BlockSite, Solving, block_sites
 from langprune_cli.stages.statistics import BlockStats
-from langprune_cli.updates.update import Update
+from langprune_cli.updates.update import Update, get_update
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,25 @@ def updated_block(
     masks: Sequence[tuple[Linear, Tensor]],
     update: Update,
     stats: BlockStats | None,
-    damping: float,
+    solving: Solving,
 ) -> dict[str, Updated]:
     """Return the new values of block `index`'s linears by name, given their keep masks [o, i]."""
     keep = {linear.name: mask for linear, mask in masks}
     found: dict[str, Updated] = {}
-    for site in block_sites(model, index, [linear for linear, _ in masks], stats, damping):
+    for site in block_sites(model, index, [linear for linear, _ in masks], stats, solving):
         stacked = torch.cat([keep[linear.name] for linear in site.linears]).to(site.site.weight.device)
-        found |= finished(model, index, site, stacked, update.update(site.site, stacked))
+        found |= finished(model, index, site, stacked, updated_weight(site.site, stacked, update))
     return found
+
+
+def updated_weight(
+    site: Site,
+    keep: Tensor,  # bool [r, i]
+    update: Update,
+) -> Tensor:  # float32 [r, i]
+    """Return what an update makes of a site; an expert without statistics keeps the values that stay."""
+    known = site.stats is not None or update.needs == "nothing"
+    return (update if known else get_update("none")).update(site, keep)
 
 
 def finished(

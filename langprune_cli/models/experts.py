@@ -1,0 +1,130 @@
+"""Experts of a mixture, each with linears of its own, as checkpoints have them: what pruning can watch and change.
+
+transformers merges the experts of a block into two parameters of three dimensions when it loads a model. Here they stay apart,
+so that one expert is three linears like any others: hooks see what they read, and artifacts know them by their checkpoint names.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter
+from transformers.pytorch_utils import Conv1D
+
+_MERGED = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}  # parameter -> linears of an expert
+# How an experts module of transformers says that its layout is another one than [gate; up] without biases.
+_OTHER_LAYOUTS = {
+    "has_gate": False, "has_bias": True, "is_transposed": True, "is_concatenated": False, "has_post_expert_norm": True,
+}  # fmt: skip
+
+
+class Expert(nn.Module):
+    """One expert: a gated feed-forward layer."""
+
+    def __init__(self, hidden: int, width: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden, width, bias=False, device="meta", dtype=dtype)
+        self.up_proj = nn.Linear(hidden, width, bias=False, device="meta", dtype=dtype)
+        self.down_proj = nn.Linear(width, hidden, bias=False, device="meta", dtype=dtype)
+
+
+class Experts(nn.ModuleList):
+    """Stands for a family's experts module, and computes what it does with its own activation."""
+
+    def __init__(self, merged: Any) -> None:  # noqa: ANN401 - transformers is untyped
+        """Take the place of `merged`, whose parameters are on meta."""
+        count, hidden, width = merged.down_proj.shape
+        super().__init__(Expert(hidden, width, merged.down_proj.dtype) for _ in range(count))
+        self._merged = (merged,)  # in a tuple, so that its parameters do not become this module's
+        self.every_token = False  # whether each expert is shown every token, of which only those routed to it count
+
+    def forward(
+        self,
+        hidden_states: Tensor,  # [t, h]
+        top_k_index: Tensor,  # [t, k], the experts that a token is routed to
+        top_k_weights: Tensor,  # [t, k]
+    ) -> Tensor:  # [t, h]
+        """Return the sum of what its experts make of each token, weighted by the router."""
+        total = torch.zeros_like(hidden_states)
+        for index, expert in enumerate(self):
+            tokens, choice = (top_k_index == index).nonzero(as_tuple=True)
+            if self.every_token:
+                made = self._run(expert, hidden_states)[tokens]
+            elif len(tokens):
+                made = self._run(expert, hidden_states[tokens])
+            else:
+                continue
+            total.index_add_(0, tokens, (made * top_k_weights[tokens, choice, None]).to(total.dtype))
+        return total
+
+    def _run(self, expert: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - an Expert, which lists hold as any module
+        gate_up = torch.cat([expert.gate_proj(x), expert.up_proj(x)], -1)
+        made: Tensor = expert.down_proj(self._merged[0]._apply_gate(gate_up))  # noqa: SLF001 - the family's own activation
+        return made
+
+
+def separate_experts(model: Any) -> None:  # noqa: ANN401 - transformers is untyped
+    """Put `Experts` in the place of every experts module that transformers merges on loading from one tensor per linear.
+
+    Experts that checkpoints hold merged, or in another layout, are left as they are.
+    """
+    rules = [rule for rule in get_model_conversion_mapping(model) if isinstance(rule, WeightConverter)]
+    if {name for rule in rules for name in _merged_by(rule)} != _MERGED.keys():
+        return
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if _is_known(child):
+                setattr(parent, name, Experts(child))
+
+
+def _is_known(module: nn.Module) -> bool:
+    shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+    if shapes.keys() != _MERGED.keys() or any(len(shape) != 3 for shape in shapes.values()):
+        return False
+    if any(getattr(module, name, not other) == other for name, other in _OTHER_LAYOUTS.items()):
+        return False
+    count, hidden, width = shapes["down_proj"]
+    return hasattr(module, "_apply_gate") and shapes["gate_up_proj"] == (count, 2 * width, hidden)
+
+
+def linears_in(block: nn.Module) -> Iterator[tuple[nn.Module, int | None]]:
+    """Yield a block's prunable linears in the order of its modules, each with the number of its expert, None outside of one.
+
+    Routers, and gates of shared experts, are not among them: they are small, and decide where each token goes.
+    """
+    experts: dict[int, int] = {}
+    routers: set[int] = set()
+    for module in block.modules():
+        if isinstance(module, Experts):
+            experts |= {id(linear): number for number, each in enumerate(module) for linear in each.children()}
+        if any(isinstance(child, Experts) for child in module.children()):
+            routers |= {id(child) for child in module.children() if isinstance(child, nn.Linear)}
+    for module in block.modules():
+        if isinstance(module, (nn.Linear, Conv1D)) and id(module) not in routers:
+            yield module, experts.get(id(module))
+
+
+def expert_path(rules: Iterable[WeightConverter], path: str) -> str:
+    """Return the module path of a checkpoint tensor whose name, but for an expert's linears, is a module path already.
+
+    rules: the conversions by which transformers merges a family's experts, and others. mixtral's "mlp.experts.3.w1.weight"
+    is "mlp.experts.3.gate_proj.weight" here.
+    """
+    for rule in rules:
+        for name, before in _merged_by(rule).items():
+            for source, linear in zip(rule.source_patterns, _MERGED[name], strict=True):
+                pattern = re.escape(source).replace(r"\*", r"(\d+)")
+                found = re.search(f"{pattern}$", path)
+                if found:
+                    return f"{path[: found.start()]}{before}.experts.{found[1]}.{linear}.weight"
+    return path
+
+
+def _merged_by(rule: WeightConverter) -> dict[str, str]:
+    """Return the parameter that a conversion merges experts into, with what its path begins with; nothing for others."""
+    before, _, name = rule.target_patterns[0].rpartition(".experts.")
+    fits = name in _MERGED and len(rule.source_patterns) == len(_MERGED[name])
+    return {name: before} if fits else {}
