@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from langprune_cli import __version__
-from langprune_cli.cli import artifacts, demo, plan, prune, stages
+from langprune_cli.cli import artifacts, combine, demo, plan, prune, stages
 
 app = typer.Typer(
     name="langprune",
@@ -35,6 +35,7 @@ app.command("eval", rich_help_panel=STAGES)(stages.evaluate)
 app.command(rich_help_panel=STAGES)(stages.export)
 app.command(rich_help_panel=STAGES)(prune.prune)
 app.command(rich_help_panel=STAGES)(demo.demo)
+app.command(rich_help_panel=ARTIFACTS)(combine.combine)
 app.command("ls", rich_help_panel=ARTIFACTS)(artifacts.list_artifacts)
 app.command(rich_help_panel=ARTIFACTS)(artifacts.show)
 app.command("rm", rich_help_panel=ARTIFACTS)(artifacts.remove)

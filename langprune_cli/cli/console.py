@@ -34,7 +34,7 @@ class ConsoleReporter:
         self._console.print(escape(text), style="dim" if self._console.is_terminal else "", soft_wrap=True)
 
     def begin(self, what: str, blocks: int, tokens: int) -> None:
-        """Start the progress of a pass of `tokens` tokens in all through `blocks` blocks (0: count blocks)."""
+        """Start the progress of a pass of `tokens` tokens in all through `blocks` blocks; with 0 of one the other is counted."""
         self.end()
         self._what, self._blocks, self._total, self._done, self._block = what, blocks, tokens, 0, 0
         self._begun = self._said = time.monotonic()
@@ -43,7 +43,7 @@ class ConsoleReporter:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
-                TextColumn("block {task.fields[block]}/{task.fields[blocks]}"),
+                *([TextColumn("block {task.fields[block]}/{task.fields[blocks]}")] if blocks else []),
                 TextColumn("{task.fields[rate]}"),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
@@ -61,9 +61,10 @@ class ConsoleReporter:
         speed = f"{rate:,.0f} tokens/s" if self._total else ""
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=self._done, block=block + 1, rate=speed)
-        elif block != self._block and now - self._said >= _QUIET_SECONDS:
+        elif (block != self._block or not self._blocks) and now - self._said >= _QUIET_SECONDS:
             left = ((self._total or self._blocks) - self._done) / rate
-            parts = [f"{self._what}: block {block} of {self._blocks}", speed, f"{left:.0f} s left"]
+            place = f"{self._what}: block {block} of {self._blocks}" if self._blocks else self._what
+            parts = [place, speed, f"{left:.0f} s left"]
             self.note(", ".join(filter(None, parts)))
             self._said = now
         self._block = block

@@ -24,17 +24,18 @@ def stats_for(session: Session, needs: Needs, what: str, named: str | None) -> A
     if named:
         return session.workspace.find("stats", named)
 
-    from langprune_cli.stages.statistics import has_hessians  # noqa: PLC0415
+    from langprune_cli.stages.statistics import has_hessians, of_norms  # noqa: PLC0415
 
     def will_do(manifest: Manifest) -> bool:
-        params = manifest.params
-        return params["propagation"] == "dense" and (needs != "hessian" or "hessian" in params["collect"])
+        dense = of_norms(manifest) and manifest.params["propagation"] == "dense"
+        return dense and (needs != "hessian" or "hessian" in manifest.params["collect"])
 
-    newest = session.workspace.newest("stats", where=will_do) or session.workspace.newest("stats")
+    newest = session.workspace.newest("stats", where=will_do) or session.workspace.newest("stats", where=of_norms)
     if newest is None:
         collect = " --collect hessian" if needs == "hessian" else ""
+        others = " but token counts" if session.workspace.newest("stats") else ""
         raise LangpruneError(
-            f"the workspace {session.workspace.root} has no stats: run langprune calibrate --lang LANGUAGE{collect} first"
+            f"the workspace {session.workspace.root} has no stats{others}: run langprune calibrate --lang LANGUAGE{collect} first"
         )
     if needs == "hessian" and not has_hessians(newest):
         return newest  # the stage will say how to make some of the same text
@@ -53,7 +54,11 @@ def own_stats(session: Session, mask: Artifact, needs: Needs) -> Artifact | None
 
 def newer_scores(session: Session) -> Artifact | None:
     """Return the newest scores, and say so, where no statistics are newer than they."""
-    newest = session.workspace.newest("scores", "stats")
+    from langprune_cli.stages.statistics import of_norms  # noqa: PLC0415
+
+    newest = session.workspace.newest(
+        "scores", "stats", where=lambda manifest: manifest.kind == "scores" or of_norms(manifest)
+    )
     if newest is None or newest.manifest.kind != "scores":
         return None
     session.reporter.note(f"Using scores {newest.name}.")

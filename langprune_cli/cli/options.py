@@ -92,6 +92,16 @@ AllExperts = Annotated[
         rich_help_panel=_COMPUTE,
     ),
 ]
+
+
+def given(context: typer.Context) -> list[str]:
+    """Return the options of a command that stood on its command line, as they are spelled."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return [
+        f"--{name.replace('_', '-')}" for name, source in sources.items() if source and source.name == "COMMANDLINE"
+    ]
+
+
 DEFAULT_WORKSPACE = Path("langprune-workspace")
 
 CHOICE = "What is pruned"

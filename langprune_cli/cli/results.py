@@ -18,8 +18,7 @@ def describe(manifest: Manifest) -> str:
     if not manifest.complete:
         return "not complete: run its command again"
     if manifest.kind == "stats":
-        text = inputs["text"]
-        return f"{text['windows']} windows of {text['seqlen']} tokens, {about['text']['sampling']}, {params['dtype']}"
+        return _describe_stats(manifest)
     if manifest.kind == "scores":
         return f"{params['method']} from {about['stats'] or 'weights alone'}"
     if manifest.kind == "masks":
@@ -36,6 +35,17 @@ def describe(manifest: Manifest) -> str:
             what = f"{checked['sparsity']:.2%} zeros"
         return f"{base} with mask {about['mask']['name']}, {what}, checked"
     return f"{len(inputs['cells'])} rows"
+
+
+def _describe_stats(manifest: Manifest) -> str:
+    about, params = manifest.about, manifest.params
+    if "tokens" in params["collect"]:
+        counted = about["counted"]
+        tokens = ", ".join(f"{each['tokens']:,} tokens of {label}" for label, each in counted.items())
+        return f"{tokens}, counted over a vocabulary of {params['vocab_size']:,}"
+    text = manifest.inputs["text"]
+    how = about["text"].get("sampling") or f"of {len(about['text']['texts'])} texts"
+    return f"{text['windows']} windows of {text['seqlen']} tokens, {how}, {params['dtype']}"
 
 
 def print_outcomes(outcomes: list[Outcome]) -> None:

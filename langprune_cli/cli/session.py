@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
     from langprune_cli.stages.opened import ModelChoice, OpenedModel
     from langprune_cli.stages.run import Outcome
     from langprune_cli.store.artifact import Artifact
+    from langprune_cli.types import TextSpec
 
 
 class Session:
@@ -50,14 +51,20 @@ class Session:
 
     def open(self, choice: ModelChoice, *, remember: bool = False) -> OpenedModel:
         """Open a model; with `remember` it becomes the workspace's once the stage has succeeded."""
-        from langprune_cli.stages.opened import model_artifact, open_model  # noqa: PLC0415
+        from langprune_cli.stages.opened import open_model  # noqa: PLC0415
 
         model = open_model(self.workspace, choice, self.compute, self.reporter)
-        if remember and not model_artifact(self.workspace, choice.name):
-            self.workspace.model()  # a damaged record is to be noticed before the work
-            about = model.about
-            self._remember = about["name"] or choice.name, about["revision"]
+        if remember:
+            self.remember(choice, model.about)
         return model
+
+    def remember(self, choice: ModelChoice, about: dict[str, str | None]) -> None:
+        """Make a model the workspace's once the stage has succeeded; not one that is an artifact of its own."""
+        from langprune_cli.stages.opened import model_artifact  # noqa: PLC0415
+
+        if not model_artifact(self.workspace, choice.name):
+            self.workspace.model()  # a damaged record is to be noticed before the work
+            self._remember = about["name"] or choice.name, about["revision"]
 
     def choose(self, named: str | None, revision: str | None, made_from: Artifact | None = None) -> ModelChoice:
         """Return the model that was named, else the one that an artifact was made from, else the workspace's."""
@@ -95,22 +102,28 @@ class Session:
         if self._remember:
             self.workspace.remember_model(*self._remember)
 
+    def texts(self, lang: list[str], data: list[str], choice: ModelChoice, name: str | None) -> list[TextSpec]:
+        """Return the texts that an artifact each is to be made of; raises UsageError where one name is for several."""
+        from langprune_cli.stages.opened import DEMO  # noqa: PLC0415
+        from langprune_cli.text.corpora import resolve_texts  # noqa: PLC0415
+
+        specs = resolve_texts(lang, data, evaluation=False, builtin=choice.name == DEMO)
+        if name and len(specs) > 1:
+            raise UsageError(
+                f"--name {name} cannot name {len(specs)} artifacts: calibrate one text at a time, or leave it out"
+            )
+        return specs
+
     def calibrate(
         self, model: str | None, revision: str | None, lang: list[str], data: list[str], *, name: str | None, force: bool,
         **settings: Any,  # noqa: ANN401 - the fields of CalibrationSettings
     ) -> None:  # fmt: skip
         """Run stage 1."""
         from langprune_cli.stages.calibrate import CalibrationSettings, calibrate  # noqa: PLC0415
-        from langprune_cli.stages.opened import DEMO  # noqa: PLC0415
-        from langprune_cli.text.corpora import resolve_texts  # noqa: PLC0415
 
-        one_of("--collect", settings["collect"], ("norms", "hessian"))
+        one_of("--collect", settings["collect"], ("norms", "hessian", "tokens"))
         choice = self.choose(model, revision)
-        specs = resolve_texts(lang, data, evaluation=False, builtin=choice.name == DEMO)
-        if name and len(specs) > 1:
-            raise UsageError(
-                f"--name {name} cannot name {len(specs)} artifacts: calibrate one text at a time, or leave it out"
-            )
+        specs = self.texts(lang, data, choice, name)
         opened = self.open(choice, remember=True)
         self.show(
             calibrate(

@@ -7,13 +7,16 @@ import typer
 
 from langprune_cli.cli import options as opt
 from langprune_cli.cli import pruning
+from langprune_cli.cli.counting import count_tokens
 from langprune_cli.cli.session import Session
+from langprune_cli.errors import UsageError
 
 _INPUT = "What goes in"
 _OUTPUT = "What comes out"
 
 
 def calibrate(
+    context: typer.Context,
     *,
     lang: opt.Lang = None,
     data: opt.Data = None,
@@ -26,10 +29,19 @@ def calibrate(
     collect: Annotated[
         str,
         typer.Option(
-            help="norms, or hessian: sums of x x\u1d40 as well, which sparsegpt and the updates need.",
+            help="norms; hessian: sums of x x\u1d40 as well, which sparsegpt and the updates need; or tokens: how often each "
+            "token occurs, which takes the tokenizer alone.",
             rich_help_panel=_INPUT,
         ),
     ] = "norms",
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of --collect tokens: count documents up to that many tokens; 10 million if left out.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None,
     dtype: opt.Dtype = "auto",
     device: opt.Device = "auto",
     batch_tokens: opt.BatchTokens = 2048,
@@ -47,6 +59,12 @@ def calibrate(
     """
     session = Session(workspace, json=json, dtype=dtype, device=device, batch_tokens=batch_tokens, cache_dir=cache_dir,
                       trust_remote_code=trust_remote_code, all_experts=all_experts)  # fmt: skip
+    if collect == "tokens":
+        count_tokens(session, model, revision, lang or [], data or [], given=opt.given(context), max_tokens=max_tokens,
+                     name=name, force=force)  # fmt: skip
+        return
+    if max_tokens is not None:
+        raise UsageError("--max-tokens goes with --collect tokens: add it, or give --nsamples")
     session.calibrate(
         model,
         revision,

@@ -42,14 +42,16 @@ def tune_options(
 
 
 def text_of(stats: Artifact | None) -> TextSpec:
-    """Return the very windows that statistics were gathered on; raises UsageError where there are no statistics."""
+    """Return the very windows that statistics were gathered on; raises UsageError where there are none."""
     from langprune_cli.stages.parts import WINDOWS_PART  # noqa: PLC0415
+    from langprune_cli.stages.statistics import need_norms  # noqa: PLC0415
     from langprune_cli.types import TextSpec  # noqa: PLC0415
 
     if stats is None:
         raise UsageError(
             "--tune trains on the text of statistics, and this mask was made without: name some with --stats"
         )
+    need_norms("--tune", stats)
     text = stats.manifest.inputs["text"]
     return TextSpec(text["language"], str(stats.folder / WINDOWS_PART), stats.name)
 

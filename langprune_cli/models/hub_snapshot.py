@@ -10,13 +10,24 @@ import glob
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 from huggingface_hub import HfApi, constants, errors, snapshot_download, try_to_load_from_cache
 from huggingface_hub.hf_api import ModelInfo
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.models.model_files import CONFIG, INDEX, SINGLE, SMALL_FILES, folders_in, weight_files, why_unfit
+from langprune_cli.models.model_files import (
+    CONFIG,
+    INDEX,
+    SINGLE,
+    SMALL_FILES,
+    VOCABULARY,
+    folders_in,
+    weight_files,
+    why_unfit,
+)
 
+WithoutWeights = Literal["config", "tokenizer"]  # config.json alone, or the tokenizer's files as well
 _COMMIT_SHA = re.compile(r"[0-9a-f]{40}")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TRIES = 3
@@ -38,11 +49,12 @@ _DOWNLOAD_ERRORS: tuple[type[Exception], ...] = (
 
 
 def fetch_snapshot(
-    name: str, revision: str | None, cache_dir: Path | None, *, with_code: bool, config_only: bool = False
+    name: str, revision: str | None, cache_dir: Path | None, *, with_code: bool, only: WithoutWeights | None = None
 ) -> tuple[Path, tuple[str, ...]]:
     """Return the folder in the cache that holds the model, named after its commit, and notes for the user.
 
-    With `config_only` that is config.json (and the Python files `with_code`), whether the model has weights or not.
+    With `only` that is config.json, and for "tokenizer" the other small files (and the Python files `with_code`), whether
+    the model has weights or not.
     If the hub gives no answer, a complete copy in the cache serves. Raises LangpruneError if there is none,
     or if the model is not one that can be read here.
     """
@@ -51,7 +63,7 @@ def fetch_snapshot(
     try:
         # A commit never changes: with all of it here there is nothing to ask the hub.
         if revision and _COMMIT_SHA.fullmatch(revision) and not with_code:
-            cached = _cached_snapshot(name, revision, cache_dir, config_only=config_only)
+            cached = _cached_snapshot(name, revision, cache_dir, only=only)
             if cached:
                 return cached, ()
         info = HfApi().model_info(name, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
@@ -60,13 +72,13 @@ def fetch_snapshot(
     except errors.RevisionNotFoundError as error:
         raise _explained(error, name, revision) from error
     except _DOWNLOAD_ERRORS as error:
-        cached = _cached_snapshot(name, revision or constants.DEFAULT_REVISION, cache_dir, config_only=config_only)
+        cached = _cached_snapshot(name, revision or constants.DEFAULT_REVISION, cache_dir, only=only)
         if cached is None:
             raise _explained(error, name, revision) from error
         note = f"the hub did not give the model {name}: using the copy in the cache, commit {cached.name[:12]}"
         return cached, () if isinstance(error, errors.OfflineModeIsEnabled) else (note,)
     try:
-        return _download_patiently(name, revision, info, cache_dir, with_code=with_code, config_only=config_only), ()
+        return _download_patiently(name, revision, info, cache_dir, with_code=with_code, only=only), ()
     except _DOWNLOAD_ERRORS as error:
         raise _explained(error, name, revision) from error
 
@@ -78,7 +90,7 @@ def _download_patiently(
     cache_dir: Path | None,
     *,
     with_code: bool,
-    config_only: bool,
+    only: WithoutWeights | None,
 ) -> Path:
     """Download, and begin again when a connection breaks; files that are complete are not fetched again.
 
@@ -87,12 +99,12 @@ def _download_patiently(
     """
     for _ in range(_TRIES - 1):
         try:
-            return _download(name, revision, info, cache_dir, with_code=with_code, config_only=config_only)
+            return _download(name, revision, info, cache_dir, with_code=with_code, only=only)
         except errors.HfHubHTTPError:
             raise
         except _HTTP_ERRORS:
             continue
-    return _download(name, revision, info, cache_dir, with_code=with_code, config_only=config_only)
+    return _download(name, revision, info, cache_dir, with_code=with_code, only=only)
 
 
 def _download(
@@ -102,20 +114,20 @@ def _download(
     cache_dir: Path | None,
     *,
     with_code: bool,
-    config_only: bool,
+    only: WithoutWeights | None,
 ) -> Path:
     """Fetch the small files, then the weights that they name, and return the snapshot's folder."""
     names = {sibling.rfilename for sibling in info.siblings or ()}
-    enough = config_only and CONFIG in names
+    enough = only and CONFIG in names
     if (unfit := why_unfit(names, f"the model {name} on the hub")) and not enough:
         raise LangpruneError(unfit)
-    wanted = [CONFIG] if enough else [n for n in names if SMALL_FILES.fullmatch(n)]
+    wanted = [CONFIG] if only == "config" else [n for n in names if SMALL_FILES.fullmatch(n)]
     small = wanted + [n for n in names if with_code and n.endswith(".py")]
     # The revision is passed on as named, which makes the cache remember its commit: offline, that is how the
     # snapshot is found again.
     fetched = snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=_literally(small))
     folder = Path(fetched)
-    if config_only:
+    if only:
         return folder
     weights = weight_files(folder) if INDEX in names else [SINGLE]
     if lost := sorted(set(weights) - names):
@@ -128,13 +140,15 @@ def _literally(names: Iterable[str]) -> list[str]:
     return [glob.escape(name) for name in names]
 
 
-def _cached_snapshot(name: str, revision: str, cache_dir: Path | None, *, config_only: bool) -> Path | None:
-    """Return the folder of a snapshot in the cache if all of its weights are there, or config.json where that is enough."""
+def _cached_snapshot(name: str, revision: str, cache_dir: Path | None, *, only: WithoutWeights | None) -> Path | None:
+    """Return the folder of a snapshot in the cache if all of its weights are there, or what is enough without them."""
     config = try_to_load_from_cache(name, CONFIG, cache_dir=cache_dir, revision=revision)
     if not isinstance(config, str):
         return None
     folder = Path(config).parent
-    return folder if config_only or all((folder / shard).is_file() for shard in weight_files(folder)) else None
+    if only == "tokenizer":
+        return folder if any(VOCABULARY.fullmatch(path.name) for path in folder.iterdir()) else None
+    return folder if only or all((folder / shard).is_file() for shard in weight_files(folder)) else None
 
 
 def _explained(error: Exception, name: str, revision: str | None) -> LangpruneError:

@@ -24,6 +24,11 @@ class ModelLocation:
     kind: Literal["hub", "folder", "demo", "artifact"]
     notes: tuple[str, ...] = ()  # what the user should know, one sentence each
 
+    @property
+    def about(self) -> dict[str, str | None]:
+        """Return how people name this model: hub id and revision, or the folder."""
+        return {"name": str(self.folder.resolve()) if self.kind == "folder" else self.id, "revision": self.revision}
+
 
 def locate_model(
     name: str, *, revision: str | None = None, cache_dir: Path | None = None, with_code: bool = False

@@ -1,11 +1,13 @@
 """Which files make up a model that can be read here, told from their names and from the weights' index."""
 
+import hashlib
 import json
 import re
 from collections.abc import Collection
 from pathlib import Path
 
 from langprune_cli.errors import LangpruneError
+from langprune_cli.store.files import canonical_json, disk_errors
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -15,6 +17,11 @@ SMALL_FILES = re.compile(
     r"|special_tokens_map\.json|added_tokens\.json|spiece\.model|sentencepiece\.bpe\.model|[^/]+\.tiktoken"
     r"|chat_template[^/]*|model\.safetensors\.index\.json"
 )
+VOCABULARY = re.compile(
+    r"tokenizer\.(json|model)|vocab\.(json|txt)|spiece\.model|sentencepiece\.bpe\.model|.+\.tiktoken"
+)
+TOKENIZER = "tokenizer.json"
+_BESIDE_VOCABULARY = ("added_tokens.json", "merges.txt")
 _PICKLES = (".bin", ".pt", ".pth")
 
 
@@ -43,6 +50,38 @@ def weight_files(folder: Path) -> list[str]:
     Raises LangpruneError as `weight_map` does.
     """
     return sorted(set(weight_map(folder).values())) or [SINGLE]
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """Return a sha256 that tells a model's tokenizer from others.
+
+    It covers what tokenizer.json says, without the truncation and padding that a caller may have left in it; where there
+    is none, the names and bytes of the vocabulary's files. And what tokenizer_config.json says, without the chat template:
+    which class opens the files, and how. Not how the JSON is spelled.
+
+    Raises LangpruneError where tokenizer files are missing or unreadable.
+    """
+    with disk_errors(folder, reading=True):
+        names = sorted(path.name for path in folder.iterdir())
+        if not any(map(VOCABULARY.fullmatch, names)):
+            raise LangpruneError(f"{folder} has no tokenizer: add tokenizer.json")
+        described: list[object] = []
+        if TOKENIZER in names:
+            described.append(_without(folder / TOKENIZER, "truncation", "padding"))
+        else:
+            files = [name for name in names if VOCABULARY.fullmatch(name) or name in _BESIDE_VOCABULARY]
+            described += [[name, hashlib.sha256((folder / name).read_bytes()).hexdigest()] for name in files]
+        if "tokenizer_config.json" in names:
+            described.append(_without(folder / "tokenizer_config.json", "chat_template"))
+    return hashlib.sha256(canonical_json(described).encode()).hexdigest()
+
+
+def _without(path: Path, *fields: str) -> dict[str, object]:
+    """Return the object that a JSON file holds, without some fields; raises LangpruneError where it holds none."""
+    try:
+        return {name: value for name, value in json.loads(path.read_bytes()).items() if name not in fields}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise LangpruneError(f"{path} is not a JSON object: get the model again") from error
 
 
 def folders_in(parent: Path) -> list[str]:

@@ -5,6 +5,7 @@ from langprune_cli.stages.opened import OpenedModel, check_same_model
 from langprune_cli.stages.parts import BLOCKS_PART, WINDOWS_PART
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
 from langprune_cli.stages.sites import calibration_text
+from langprune_cli.stages.statistics import need_norms
 from langprune_cli.stages.structures import Structure
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import readable_json
@@ -25,8 +26,9 @@ def mask_blocks(
     """Write which blocks stay, and the figures that it was decided by.
 
     Of the statistics only the windows are used: the figures are of calibration text, never of what is reported later.
-    Raises LangpruneError for an unknown method, statistics of another model, and a share that removes none or all.
+    Raises LangpruneError for an unknown method, token counts, statistics of another model, and a share that removes none or all.
     """
+    need_norms(f"--method {method}", stats)
     check_same_model(stats, model)
     find = depth_method(method)
     recipe = Recipe(

@@ -86,7 +86,7 @@ def calibrate_on(
         reporter=reporter,
         save_after_seconds=save_after_seconds,
     )
-    to = Destination(workspace, stats_name(windows, collect), name, force=force)
+    to = Destination(workspace, stats_name(windows.spec, collect), name, force=force)
     return run_stage(stats_recipe(model, windows, collect), to, make)
 
 
@@ -95,9 +95,9 @@ def collect_for(needs: Needs) -> Collect:
     return "hessian" if needs == "hessian" else "norms"
 
 
-def stats_name(windows: Windows, collect: Collect) -> str:
+def stats_name(spec: TextSpec, collect: Collect | Literal["tokens"]) -> str:
     """Return the name that statistics get where the user gives none."""
-    return windows.spec.name if collect == "norms" else f"{windows.spec.name}-{collect}"
+    return spec.name if collect == "norms" else f"{spec.name}-{collect}"
 
 
 def draw(model: OpenedModel, specs: list[TextSpec], settings: CalibrationSettings, reporter: Reporter) -> list[Windows]:

@@ -122,8 +122,8 @@ def _provenance(model: Artifact) -> dict[str, object]:
     source, text = about.get("model") or {}, about.get("text") or {}
     if source.get("name"):
         about["model"] = source | {"name": public_name(source["name"], source.get("revision"))}
-    if text.get("source"):
-        about["text"] = text | {"source": public_name(text["source"])}
+    if text:
+        about["text"] = _public_text(text)
     return {
         "schema": manifest.schema,
         "tool": manifest.tool,
@@ -133,6 +133,12 @@ def _provenance(model: Artifact) -> dict[str, object]:
         "about": about,
         "parts": {name: part for name, part in manifest.parts.items() if name != MANIFEST},
     }
+
+
+def _public_text(text: dict[str, Any]) -> dict[str, Any]:
+    """Return what is known of a text, or of several, with sources as they may be published."""
+    public = text | {"source": public_name(text["source"])} if text.get("source") else text
+    return public | {"texts": [_public_text(each) for each in text["texts"]]} if text.get("texts") else public
 
 
 def _write_mask(path: Path, mask: Artifact) -> None:

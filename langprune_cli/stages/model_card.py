@@ -28,7 +28,7 @@ def model_card(model: Artifact, rows: list[dict[str, Any]], title: str, mask_fil
     source = about.get("model") or {}
     revision = source.get("revision")
     base = public_name(source["name"], revision) if source.get("name") else "A model"
-    languages = sorted({row["pruned"]["language"] for row in rows if row["pruned"]["language"]} | _language(about))
+    languages = sorted({row["pruned"]["language"] for row in rows if row["pruned"]["language"]} | _languages(about))
     front = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags:", "- pruning", "- langprune"]
     if revision:  # only a hub id means something to others
         front += [f"base_model: {_quoted(base)}"]
@@ -112,9 +112,9 @@ def _removed(about: dict[str, Any]) -> str:
     return f"with {checked['zeros'] / max(1, checked['pruned_weights']):.1%} of the weights of {which} set to zero"
 
 
-def _language(about: dict[str, Any]) -> set[str]:
-    language = (about.get("text") or {}).get("language")
-    return {language} if language else set()
+def _languages(about: dict[str, Any]) -> set[str]:
+    text = about.get("text") or {}
+    return {each["language"] for each in text.get("texts") or [text] if each.get("language")}
 
 
 def _pattern(mask: dict[str, Any]) -> str:
@@ -133,6 +133,8 @@ def _pattern(mask: dict[str, Any]) -> str:
 
 def _text(about: dict[str, Any]) -> str:
     text = about.get("text")
+    if text and text.get("texts"):  # statistics of several texts, added up
+        return "; ".join(_text({"text": each}) for each in text["texts"])
     if not text or not text.get("source"):
         needless = not text and "stats" in about and about["stats"] is None
         return "none, the method needs no text" if needless else _UNKNOWN

@@ -1,17 +1,21 @@
 """Open a model for a stage: which one is meant, where it lies, its streamed skeleton and its tokenizer."""
 
 import platform
-import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
 import transformers
 
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
+from langprune_cli.models.config_only import locate_config
 from langprune_cli.models.location import ModelLocation, locate_model
+from langprune_cli.models.model_files import VOCABULARY, tokenizer_digest
+from langprune_cli.models.skeleton import read_config
 from langprune_cli.models.streamed import StreamedModel
 from langprune_cli.stages.run import Reporter
 from langprune_cli.store.artifact import Artifact, is_artifact
@@ -19,9 +23,6 @@ from langprune_cli.store.workspace import Workspace
 from langprune_cli.types import Windows
 
 DEMO = "demo"
-_VOCABULARY = re.compile(
-    r"tokenizer\.(json|model)|vocab\.(json|txt)|spiece\.model|sentencepiece\.bpe\.model|.+\.tiktoken"
-)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -88,8 +89,7 @@ class OpenedModel:
     @property
     def about(self) -> dict[str, str | None]:
         """Return how people name this model: hub id and revision, or the folder."""
-        name = str(self.location.folder.resolve()) if self.location.kind == "folder" else self.location.id
-        return {"name": name, "revision": self.location.revision}
+        return self.location.about
 
     @property
     def label(self) -> str:
@@ -106,19 +106,7 @@ class OpenedModel:
     @cached_property
     def tokenizer(self) -> Any:  # noqa: ANN401 - transformers is untyped
         """Return the model's own tokenizer; raises LangpruneError when its files are missing or unreadable."""
-        try:
-            # For some families transformers would make one of an empty vocabulary, and say nothing.
-            if not any(_VOCABULARY.fullmatch(path.name) for path in self.location.folder.iterdir()):
-                raise ValueError("there is no vocabulary file")
-            return transformers.AutoTokenizer.from_pretrained(
-                self.location.folder, local_files_only=True, trust_remote_code=self.compute.trust_remote_code
-            )
-        except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0][:200]
-            raise LangpruneError(
-                f"{self.location.folder} has no tokenizer that opens ({reason}): add tokenizer.json, or give token "
-                "windows with --data FILE.safetensors"
-            ) from error
+        return _read_tokenizer(self.location.folder, trust_remote_code=self.compute.trust_remote_code)
 
     def seqlen(self, asked: int | None, reporter: Reporter) -> int:
         """Return the window length: as asked, else 2048 or the model's context where that is shorter.
@@ -156,6 +144,44 @@ class OpenedModel:
         }
 
 
+class OpenedTokenizer:
+    """A model of which only the configuration and the tokenizer are opened; its weights need not even be there."""
+
+    def __init__(self, location: ModelLocation, *, trust_remote_code: bool) -> None:
+        """Open both; raises LangpruneError for files that are missing or unreadable."""
+        self.location = location
+        self.digest = tokenizer_digest(location.folder)
+        self.tokenizer: Any = _read_tokenizer(location.folder, trust_remote_code=trust_remote_code)
+        config = read_config(location.folder, trust_remote_code=trust_remote_code)
+        # A model may have more ids than its tokenizer (padding), and a tokenizer ids that lie apart from the others.
+        highest = max(self.tokenizer.get_vocab().values(), default=-1)
+        self.vocab_size = max(config.get_text_config().vocab_size, len(self.tokenizer), highest + 1)
+
+    def environment(self) -> dict[str, str]:
+        """Return what may change how a text is tokenised but is not part of a key."""
+        return {
+            "tokenizers": tokenizers.__version__,
+            "transformers": transformers.__version__,
+            "machine": platform.machine(),
+        }
+
+
+def _read_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:  # noqa: ANN401 - transformers is untyped
+    try:
+        # For some families transformers would make one of an empty vocabulary, and say nothing.
+        if not any(VOCABULARY.fullmatch(path.name) for path in folder.iterdir()):
+            raise ValueError("there is no vocabulary file")
+        return transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise LangpruneError(
+            f"{folder} has no tokenizer that opens ({reason}): add tokenizer.json, or give token windows with "
+            "--data FILE.safetensors"
+        ) from error
+
+
 def choose_model(workspace: Workspace, named: str | None, revision: str | None, reporter: Reporter) -> ModelChoice:
     """Return the model named, else the one that the workspace remembers, else the built-in demo model, with a note."""
     if named:
@@ -172,24 +198,41 @@ def open_model(workspace: Workspace, choice: ModelChoice, compute: Compute, repo
 
     Raises LangpruneError as `locate_model`, `Checkpoint` and `read_config` do.
     """
-    artifact = model_artifact(workspace, choice.name)
-    if artifact:
-        # By its name where that is enough: the workspace may move.
-        own = artifact.folder.absolute() == workspace.folder("models", artifact.name).absolute()
-        location = ModelLocation(artifact.folder, artifact.name, None, "artifact" if own else "folder")
-    else:
-        location = locate_model(
-            choice.name,
-            revision=choice.revision,
-            cache_dir=compute.cache_dir,
-            with_code=compute.trust_remote_code,
-        )
-    for note in location.notes:
-        reporter.note(note)
+    location = _located(workspace, choice, compute, locate_model, reporter)
     model = OpenedModel(location, compute)
     if model.streamed.dtype == torch.bfloat16 and model.streamed.device.type == "cpu" and _lacks_bfloat16():
         reporter.note("This CPU has no bfloat16 units: --dtype float32 is several times faster here.")
     return model
+
+
+def open_tokenizer(workspace: Workspace, choice: ModelChoice, compute: Compute, reporter: Reporter) -> OpenedTokenizer:
+    """Locate a model as `open_model` does and open its configuration and tokenizer; no weights are fetched or read.
+
+    Raises LangpruneError as `locate_config`, `read_config` and `tokenizer_digest` do.
+    """
+    location = _located(workspace, choice, compute, partial(locate_config, only="tokenizer"), reporter)
+    return OpenedTokenizer(location, trust_remote_code=compute.trust_remote_code)
+
+
+def _located(
+    workspace: Workspace,
+    choice: ModelChoice,
+    compute: Compute,
+    locate: Callable[..., ModelLocation],
+    reporter: Reporter,
+) -> ModelLocation:
+    """Return where a model lies: an artifact's folder, or what `locate` finds; its notes are shown."""
+    artifact = model_artifact(workspace, choice.name)
+    if artifact:
+        # By its name where that is enough: the workspace may move.
+        own = artifact.folder.absolute() == workspace.folder("models", artifact.name).absolute()
+        return ModelLocation(artifact.folder, artifact.name, None, "artifact" if own else "folder")
+    location = locate(
+        choice.name, revision=choice.revision, cache_dir=compute.cache_dir, with_code=compute.trust_remote_code
+    )
+    for note in location.notes:
+        reporter.note(note)
+    return location
 
 
 def _lacks_bfloat16() -> bool:

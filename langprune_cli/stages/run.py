@@ -22,7 +22,7 @@ class Reporter(Protocol):
         """Show one sentence."""
 
     def begin(self, what: str, blocks: int, tokens: int) -> None:
-        """Start the progress of a pass of `tokens` tokens through `blocks` blocks (0 tokens: count blocks)."""
+        """Start the progress of a pass of `tokens` tokens through `blocks` blocks; with 0 of one the other is counted."""
 
     def tick(self, block: int, tokens: int) -> None:
         """Say that `tokens` more tokens went through `block`, counted from 0."""

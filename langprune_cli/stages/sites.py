@@ -15,7 +15,7 @@ from langprune_cli.numerics.site import Needs, Site
 from langprune_cli.numerics.values import all_finite
 from langprune_cli.stages.opened import OpenedModel, check_same_model
 from langprune_cli.stages.parts import WINDOWS_PART
-from langprune_cli.stages.statistics import BlockStats, has_hessians
+from langprune_cli.stages.statistics import BlockStats, has_hessians, need_norms
 from langprune_cli.store.artifact import Artifact
 
 
@@ -55,12 +55,14 @@ class BlockSite:
 def needed_stats(needs: Needs, what: str, stats: Artifact | None, model: OpenedModel) -> Artifact | None:
     """Return the statistics that `what` ("--method wanda") needs, None where it needs none.
 
-    Raises UsageError when they are missing, LangpruneError when they were made from another model or lack Hessians.
+    Raises UsageError when they are missing, LangpruneError when they are token counts, were made from another model or
+    lack Hessians.
     """
     if needs == "nothing":
         return None
     if stats is None:
         raise UsageError(f"{what} needs statistics: run langprune calibrate first, or name some with --stats")
+    need_norms(what, stats)
     check_same_model(stats, model)
     if needs == "hessian" and not has_hessians(stats):
         raise LangpruneError(

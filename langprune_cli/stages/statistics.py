@@ -13,7 +13,7 @@ from langprune_cli.models.streamed import Block, Linear
 from langprune_cli.numerics.gram import add_gram, pack_upper, unpack_upper
 from langprune_cli.numerics.moments import ColumnMoments
 from langprune_cli.numerics.site import SiteStats
-from langprune_cli.store.artifact import Artifact
+from langprune_cli.store.artifact import Artifact, Manifest
 from langprune_cli.walk import EnoughSeen
 
 
@@ -139,6 +139,20 @@ def read_block_stats(stats: Artifact, part: str) -> BlockStats:
     """Return the statistics of one block from an artifact; raises LangpruneError as `Artifact.read` does."""
     tensors, record = stats.tensors_and_record(part)
     return BlockStats(tensors, record["sites"], stats.manifest.inputs["text"]["windows"])
+
+
+def of_norms(manifest: Manifest) -> bool:
+    """Return whether statistics hold column norms, not counts of tokens."""
+    return "norms" in manifest.params["collect"]
+
+
+def need_norms(what: str, stats: Artifact) -> None:
+    """Raise LangpruneError when `what` ("--method wanda") is given statistics that are counts of tokens."""
+    if not of_norms(stats.manifest):
+        raise LangpruneError(
+            f"{what} needs statistics of the model, and stats {stats.name} hold token counts, no norms: run langprune "
+            "calibrate without --collect tokens, or name others with --stats"
+        )
 
 
 def has_hessians(stats: Artifact) -> bool:

@@ -94,7 +94,7 @@ class Artifact:
         """Return the bytes of one part; raises LangpruneError when it is missing, truncated or changed."""
         path = self.folder / part
         expected = self.manifest.parts.get(part)
-        again = f"run langprune {MADE_BY.get(self.manifest.kind, '')} again with --force"
+        again = f"run langprune {self._made_by()} again with --force"
         if expected is None:
             raise LangpruneError(f"{self.folder} has no part {part}: {again}")
         with disk_errors(path, reading=True):
@@ -105,6 +105,11 @@ class Artifact:
                 f"{path} is {state} ({len(data)} bytes where {expected['size']} were written): {again}"
             )
         return data
+
+    def _made_by(self) -> str:
+        """Return the command that makes such an artifact; `stats` among the inputs of stats are those that were added up."""
+        added_up = self.manifest.kind == "stats" and "stats" in self.manifest.inputs
+        return "combine stats" if added_up else MADE_BY.get(self.manifest.kind, "")
 
     def is_whole(self) -> bool:
         """Return whether all parts are there, with the sizes that were written; their hashes are left to `read`."""

@@ -34,6 +34,20 @@ def encode_batch(tokenizer: Tokenizer, texts: list[str]) -> list[Sequence[int]]:
     return ids
 
 
+def encode_bare(tokenizer: Tokenizer, texts: list[str]) -> list[Sequence[int]]:
+    """Return the token ids of each text in one call, without the special tokens that would be added.
+
+    A fast tokenizer's own library is asked, which takes two thirds of the time: offsets and attention masks are not made.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        ids: list[Sequence[int]] = _ids(tokenizer, texts, add_special_tokens=False)
+        return ids
+    backend.no_truncation()  # as tokenizer.json may have them; `transformers` sets both anew in every call
+    backend.no_padding()
+    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
 def batches(sizes: Iterator[tuple[int, bytes]], first: int) -> Iterator[list[tuple[int, bytes]]]:
     """Group ranked documents into batches worth one call: bounded in bytes, `first` documents to begin with.
 
@@ -52,6 +66,8 @@ def batches(sizes: Iterator[tuple[int, bytes]], first: int) -> Iterator[list[tup
         yield batch
 
 
-def _ids(tokenizer: Tokenizer, text: str | list[str]) -> Any:  # noqa: ANN401  (a list of ids, or one for each text)
+def _ids(tokenizer: Tokenizer, text: str | list[str], **options: Any) -> Any:  # noqa: ANN401  (ids, or a list for each text)
     # verbose=False: a text longer than the context is meant here, and no reason for the library's warning.
-    return tokenizer(text, verbose=False, return_attention_mask=False, return_token_type_ids=False)["input_ids"]
+    return tokenizer(text, verbose=False, return_attention_mask=False, return_token_type_ids=False, **options)[
+        "input_ids"
+    ]

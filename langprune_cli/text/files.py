@@ -6,8 +6,10 @@ is a LangpruneError of one sentence that names the file and the line.
 
 import codecs
 import gzip
+import hashlib
 import io
 import json
+import os
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from pathlib import Path
 from langprune_cli.errors import LangpruneError, near_matches
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".txt", ".txt.gz", ".parquet")
+_HASHED_AT_ONCE = 2**20  # bytes
 
 
 def read_file(file: Path, column: str) -> Iterator[str]:
@@ -32,6 +35,19 @@ def read_file(file: Path, column: str) -> Iterator[str]:
                 yield _decode(stream.read(), file, 0)
         else:
             yield from _jsonl_documents(file, column)
+
+
+def hash_file(digest: "hashlib._Hash", file: Path, most: int) -> int:
+    """Add a file's kind, its size and its first `most` bytes to `digest`; return how many bytes it has."""
+    name = file.name.lower()
+    with _readable(file), file.open("rb") as opened:
+        size = os.fstat(opened.fileno()).st_size
+        digest.update(json.dumps([next(filter(name.endswith, SUFFIXES)), size], separators=(",", ":")).encode())
+        left = most
+        while left > 0 and (block := opened.read(min(left, _HASHED_AT_ONCE))):
+            digest.update(block)
+            left -= len(block)
+    return size
 
 
 def missing_column(where: str, column: str, columns: Iterable[object]) -> LangpruneError:

@@ -70,17 +70,35 @@ def read_hub_documents(hub: HubSource) -> Iterator[str]:
             return
 
 
-def _rows(hub: HubSource) -> Iterator[dict[str, Any]]:
-    import datasets  # noqa: PLC0415  (takes a second to load, and local files do not need it)
+def hub_commit(hub: HubSource) -> str:
+    """Return the commit that a dataset stands at; raises LangpruneError as `read_hub_documents` does."""
     from huggingface_hub import HfApi, constants  # noqa: PLC0415
 
-    # OSError and RuntimeError are what `datasets` raises for an absent dataset, no network and scripts;
-    # ValueError for configs and splits (and, through Arrow, for broken files); the rest comes up from below
-    # while rows are streamed.
-    failures = (
+    try:
+        return str(HfApi().dataset_info(hub.dataset, timeout=constants.HF_HUB_ETAG_TIMEOUT).sha)
+    except _failures() as error:
+        raise LangpruneError(_why_unreadable(hub, error)) from error
+
+
+def _failures() -> tuple[type[BaseException], ...]:
+    """Return what can be raised while a dataset is read.
+
+    OSError and RuntimeError are what `datasets` raises for an absent dataset, no network and scripts; ValueError for
+    configs and splits (and, through Arrow, for broken files); the rest comes up from below while rows are streamed.
+    """
+    import datasets  # noqa: PLC0415  (takes a second to load, and local files do not need it)
+
+    return (
         OSError, ValueError, RuntimeError, TypeError, KeyError, EOFError,
         _http_error(), datasets.exceptions.DatasetsError,
     )  # fmt: skip
+
+
+def _rows(hub: HubSource) -> Iterator[dict[str, Any]]:
+    import datasets  # noqa: PLC0415  (as above)
+    from huggingface_hub import HfApi, constants  # noqa: PLC0415
+
+    failures = _failures()
     try:
         # Asked first, once and for no longer than the libraries wait for one answer: `datasets` tries again for half
         # a minute, and hides what the Hub said.

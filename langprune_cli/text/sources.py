@@ -1,13 +1,15 @@
 """Read a text one document at a time, wherever it lies: files, folders, the built-in demo text, the Hub."""
 
 import glob
+import hashlib
+import json
 import os.path
 from collections.abc import Iterator
 from pathlib import Path
 
 from langprune_cli.errors import LangpruneError, near_matches
-from langprune_cli.text.files import SUFFIXES, read_file
-from langprune_cli.text.hub import DEFAULT_COLUMN, HUB_PREFIX, parse_hub_source, read_hub_documents
+from langprune_cli.text.files import SUFFIXES, hash_file, read_file
+from langprune_cli.text.hub import DEFAULT_COLUMN, HUB_PREFIX, hub_commit, parse_hub_source, read_hub_documents
 
 BUILTIN_PREFIX = "builtin:"
 _BUILTIN_FOLDER = Path(__file__).parent.parent / "demo_data"
@@ -36,6 +38,30 @@ def read_documents(source: str, *, keep_blank: bool = False) -> Iterator[str]:
             yield document
     if empty:
         raise LangpruneError(f"{source} holds no text: give a source with at least one document that is not blank")
+
+
+def source_fingerprint(source: str, most: int) -> str:
+    """Return the identity of what a source holds, known before it is read: sha256, as hex.
+
+    Of files: the column, and of each file, in the order of reading, its kind, its size and its bytes, of these the first
+    `most` over all files; not their names. So it costs no more than it must where a little is read of a large corpus,
+    and says nothing of a change that lies further behind and keeps the size. Of a dataset on the Hub: its name, config,
+    split and column, and the commit it stands at.
+
+    Raises LangpruneError where the files or the dataset cannot be read.
+    """
+    digest = hashlib.sha256(b"langprune source v1")
+    if source.startswith(HUB_PREFIX):
+        hub = parse_hub_source(source)
+        named = [hub.dataset, hub.config, hub.split, hub.column, hub_commit(hub)]
+        digest.update(json.dumps(named, separators=(",", ":")).encode())
+        return digest.hexdigest()
+    path, column = _local(source)
+    digest.update(json.dumps([column]).encode())
+    left = most
+    for file in _files(path):
+        left -= hash_file(digest, file, left)
+    return digest.hexdigest()
 
 
 def source_for(source: str, *, evaluation: bool) -> str:
@@ -67,9 +93,14 @@ def _documents(source: str) -> Iterator[str]:
     if source.startswith(HUB_PREFIX):
         yield from read_hub_documents(parse_hub_source(source))
         return
-    path, column = local_path(_builtin_file(source) if source.startswith(BUILTIN_PREFIX) else source)
+    path, column = _local(source)
     for file in _files(path):
         yield from read_file(file, column)
+
+
+def _local(source: str) -> tuple[Path, str]:
+    """Return the path of a source that is not on the Hub, and the column."""
+    return local_path(_builtin_file(source) if source.startswith(BUILTIN_PREFIX) else source)
 
 
 def _builtin_file(source: str) -> str:

@@ -75,7 +75,7 @@ def calibration_windows(
         if ranked.documents:  # everything could be read, so the error is about how much there is of it
             raise LangpruneError(f"{source}: {error}") from error
         raise
-    notes += _hub_note(source, ranked.documents)
+    notes += hub_note(source, ranked.documents)
     return _windows(ids, spec, tokenizer, vocab_size, sampling, seed, ranked.documents, notes)
 
 
@@ -123,7 +123,7 @@ def evaluation_windows(
             f"{source} has {len(ids)} tokens in {documents} documents, too few for one window of {seqlen}: "
             f"give more text, or a --seqlen of at most {len(ids)}"
         )
-    notes = _hub_note(source, documents)
+    notes = hub_note(source, documents)
     if not whole and (max_windows is None or count < max_windows):
         notes.append(f"only the first {documents} documents ({budget // 2**20} MiB) of {source} are evaluated on")
     if max_windows is not None:
@@ -213,7 +213,8 @@ def _required(tokenizer: Tokenizer | None, spec: TextSpec) -> Tokenizer:
     return tokenizer
 
 
-def _hub_note(source: str, documents: int) -> list[str]:
+def hub_note(source: str, documents: int) -> list[str]:
+    """Return the note for a user where a dataset of the Hub was read as far as datasets are read."""
     if source.startswith(HUB_PREFIX) and documents == MAX_HUB_DOCUMENTS:
         return [f"no more than the first {MAX_HUB_DOCUMENTS} documents of {source} are read"]
     return []
