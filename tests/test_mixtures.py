@@ -256,3 +256,27 @@ def test_a_fine_tuned_mixture_saved_by_transformers_is_read_alike(tmp_path: Path
         for name in ("model", "again")
     ]
     assert rows[0] == rows[1]
+
+
+def test_statistics_of_texts_that_reached_other_experts_add_up(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    save_pico("mixtral", model, num_local_experts=8)
+    few, more = (some_windows(tmp_path / f"{count}.safetensors", count, 2) for count in (1, 9))
+    both = {"windows": torch.cat([load_file(file)["windows"] for file in (few, more)])}
+    save_file(both, tmp_path / "both.safetensors")
+    words = ["-m", model, "--collect", "hessian", "-w", tmp_path / "w", "--json"]
+    for name in ("1", "9", "both"):
+        did("calibrate", *words, "--data", tmp_path / f"{name}.safetensors", "--name", name)
+    made = did("combine", "stats", "1", "9", "-w", tmp_path / "w", "--json").json
+    found, expected = (Path(path) for path in (made["path"], tmp_path / "w" / "stats" / "both"))
+    counts = read_manifest(found).about["expert_tokens"]
+    assert counts == read_manifest(expected).about["expert_tokens"]
+    assert 0 in read_manifest(tmp_path / "w" / "stats" / "1").about["expert_tokens"]["0"]
+    for block in range(BLOCKS):
+        sums, others = (load_file(folder / block_part(block)) for folder in (found, expected))
+        assert sums.keys() == others.keys()
+        for name, tensor in sums.items():
+            torch.testing.assert_close(tensor, others[name], rtol=1e-4, atol=1e-5)
+    did("calibrate", *words, "--data", few, "--name", "every", "--all-experts")
+    done = langprune("combine", "stats", "9", "every", "-w", tmp_path / "w")
+    one_sentence(done, 1, "their experts' tokens differ")

@@ -12,7 +12,16 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
     from langprune_cli.cli.session import Session
 
 # Options of calibrate that are about windows, or about running a model.
-_WITHOUT_EFFECT = ("--nsamples", "--seqlen", "--seed", "--sampling", "--dtype", "--device", "--batch-tokens")
+_WITHOUT_EFFECT = (
+    "--nsamples",
+    "--seqlen",
+    "--seed",
+    "--sampling",
+    "--dtype",
+    "--device",
+    "--batch-tokens",
+    "--all-experts",
+)
 
 
 def count_tokens(

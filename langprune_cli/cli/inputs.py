@@ -45,11 +45,11 @@ def stats_for(session: Session, needs: Needs, what: str, named: str | None) -> A
 
 def own_stats(session: Session, mask: Artifact, needs: Needs) -> Artifact | None:
     """Return the statistics that a mask was made from, where they are still there and will do."""
-    from langprune_cli.stages.statistics import has_hessians  # noqa: PLC0415
+    from langprune_cli.stages.statistics import has_hessians, of_norms  # noqa: PLC0415
 
     key = mask.manifest.inputs["stats"]
     own = session.workspace.by_key("stats", key) if key else None
-    return own if own and (needs != "hessian" or has_hessians(own)) else None
+    return own if own and of_norms(own.manifest) and (needs != "hessian" or has_hessians(own)) else None
 
 
 def newer_scores(session: Session) -> Artifact | None:

@@ -198,6 +198,25 @@ MinExpertTokens = Annotated[
         rich_help_panel=CHOICE,
     ),
 ]
+Coverage = Annotated[
+    float | None,
+    typer.Option(
+        help="Of --pattern vocab: the share of each language's running text whose tokens stay: 0.9999 if left out.",
+        rich_help_panel=CHOICE,
+    ),
+]
+VocabSize = Annotated[
+    int | None,
+    typer.Option(help="Of --pattern vocab: how many tokens stay, instead of a coverage.", rich_help_panel=CHOICE),
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Of --pattern vocab: count this many tokens of each text: 10,000,000 if left out.",
+        rich_help_panel=CHOICE,
+    ),
+]
 Damping = Annotated[
     float | None,
     typer.Option(

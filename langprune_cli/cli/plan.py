@@ -8,6 +8,7 @@ from langprune_cli.cli import options as opt
 from langprune_cli.cli.console import print_json, print_line, print_table
 from langprune_cli.cli.results import parameters
 from langprune_cli.cli.session import Session, one_of
+from langprune_cli.cli.vocabulary import planned_tokens, vocabulary_target
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
     from langprune_cli.stages.plan import Plan
@@ -29,6 +30,12 @@ def plan(
     sparsity: opt.Sparsity = None,
     round_to: opt.RoundTo = None,
     rounding: opt.Round = "down",
+    coverage: opt.Coverage = None,
+    vocab_size: opt.VocabSize = None,
+    stats: Annotated[
+        str | None,
+        typer.Option(help="Token counts for --pattern vocab; the newest if left out.", rich_help_panel="What goes in"),
+    ] = None,
     nsamples: opt.Nsamples = 128,
     seqlen: opt.Seqlen = None,
     cache_dir: opt.CacheDir = None,
@@ -45,8 +52,14 @@ def plan(
     from langprune_cli.stages.plan import find_config, plan, read_patterns  # noqa: PLC0415 - needs torch
     from langprune_cli.stages.structures import Rounding  # noqa: PLC0415
 
-    asked = read_patterns(pattern or ["channels"], sparsity, Rounding(round_to, nearest))
-    found = find_config(session.workspace, session.choose(model, revision), session.compute)
+    target, patterns = vocabulary_target(
+        pattern or ["channels"], coverage=coverage, vocab_size=vocab_size, round_to=round_to
+    )
+    rounding_of = Rounding(None if target and not patterns else round_to, nearest)
+    choice = session.choose(model, revision)
+    tokens = planned_tokens(session, choice, target, stats) if target else None
+    asked = read_patterns(patterns, sparsity, rounding_of, tokens)
+    found = find_config(session.workspace, choice, session.compute)
     for note in found.notes:
         session.reporter.note(note)
     made = plan(found, asked, windows=nsamples, seqlen=seqlen, trust_remote_code=trust_remote_code)
@@ -76,6 +89,9 @@ def print_plan(plan: "Plan") -> None:
     print_table(["pattern", "of", "before", "after", "removed"], rows)
     print_line("")
     dtype = str(plan.dtype).removeprefix("torch.")
+    if plan.logits_bytes[0] != plan.logits_bytes[1]:
+        before, after = map(_gigabytes, plan.logits_bytes)
+        print_line(f"Logits of a window of {plan.seqlen} tokens in float32: {before} before, {after} after.")
     print_line(f"On disk, {dtype}: {_gigabytes(plan.disk_bytes_before)} before, {_gigabytes(plan.disk_bytes)} after.")
     print_line(
         f"Memory at most, on a CPU with {plan.windows} windows of {plan.seqlen} tokens: about {_gigabytes(plan.peak_ram_bytes)}."

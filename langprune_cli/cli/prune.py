@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
+from langprune_cli.cli import chain
 from langprune_cli.cli import options as opt
-from langprune_cli.cli import pruning
 from langprune_cli.cli.session import Session
 
 
@@ -24,6 +24,9 @@ def prune(
     sparsity: opt.Sparsity = None,
     round_to: opt.RoundTo = None,
     rounding: opt.Round = "down",
+    coverage: opt.Coverage = None,
+    vocab_size: opt.VocabSize = None,
+    max_tokens: opt.MaxTokens = None,
     variant: opt.Variant = False,
     group: opt.Group = None,
     ties: opt.Ties = None,
@@ -63,10 +66,11 @@ def prune(
     session = Session(workspace, json=json, dtype=dtype, device=device, batch_tokens=batch_tokens, cache_dir=cache_dir,
                       trust_remote_code=trust_remote_code, all_experts=all_experts)  # fmt: skip
     calibration = {"nsamples": nsamples, "seqlen": seqlen, "seed": seed, "sampling": sampling}
-    pruning.prune(
+    chain.prune(
         session, model, revision, lang or [], data or [], method=method, pattern=pattern, sparsity=sparsity,
-        round_to=round_to, rounding=rounding, variant=variant, group=group, ties=ties, exclude=exclude, refine=refine,
-        allocation=allocation, update=update, damping=damping, min_expert_tokens=min_expert_tokens, propagation=propagation,
-        max_shard_size=max_shard_size, calibration=calibration, out=out, name=name, force=force,
-        training={"tune": tune, "epochs": epochs, "learning_rate": learning_rate},
+        round_to=round_to, rounding=rounding, coverage=coverage, vocab_size=vocab_size, max_tokens=max_tokens,
+        variant=variant, group=group, ties=ties, exclude=exclude, refine=refine, allocation=allocation, update=update,
+        damping=damping, min_expert_tokens=min_expert_tokens, propagation=propagation, max_shard_size=max_shard_size,
+        calibration=calibration, training={"tune": tune, "epochs": epochs, "learning_rate": learning_rate},
+        to={"name": name, "out": out.expanduser() if out else None, "force": force},
     )  # fmt: skip

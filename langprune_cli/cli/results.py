@@ -91,15 +91,31 @@ def _percent(share: float | None) -> str:
 def print_evaluation(rows: list[dict[str, Any]]) -> None:
     """Print dense and pruned beside each other, text by text."""
     dense = {row["text"]: row for row in rows if row is _first_of(rows, row["text"])}
+    own_tokens = any("ppl_per_original_token" in row for row in rows)
     lines = []
     for row in rows:
-        base = dense[row["text"]]
-        change = f"{row['ppl'] / base['ppl'] - 1:+.1%}" if row is not base and row["ppl"] and base["ppl"] else ""
-        ppl = "inf" if row["ppl"] is None else f"{row['ppl']:.3f}"
+        base, ppl = dense[row["text"]], comparable_ppl(row)
+        change = f"{ppl / base['ppl'] - 1:+.1%}" if row is not base and ppl and base["ppl"] else ""
         bpb = "" if row["bpb"] is None else f"{row['bpb']:.4f}"
         kind = f"mask {row['mask']}" if row["mask"] else row["model"]
-        lines.append([row["text"], kind, ppl, change, bpb, f"{row['tokens']:,}", str(row["seqlen"])])
-    print_table(["text", "model", "ppl", "change", "bpb", "tokens", "seqlen"], lines)
+        own = [_ppl(row["ppl"])] if own_tokens else []
+        lines.append([row["text"], kind, _ppl(ppl), *own, change, bpb, f"{row['tokens']:,}", str(row["seqlen"])])
+    columns = ["ppl per original token", "ppl per own token"] if own_tokens else ["ppl"]
+    print_table(["text", "model", *columns, "change", "bpb", "tokens", "seqlen"], lines)
+    if own_tokens:
+        print_line(
+            "A model with fewer tokens may cut text into more of them: its loss over the original's tokens, and bpb, compare."
+        )
+
+
+def comparable_ppl(row: dict[str, Any]) -> float | None:
+    """Return a row's perplexity as it compares with the dense row's: per token of the dense model's tokenizer."""
+    found: float | None = row.get("ppl_per_original_token", row["ppl"])
+    return found
+
+
+def _ppl(value: float | None) -> str:
+    return "inf" if value is None else f"{value:.3f}"
 
 
 def size_rows(rows: list[dict[str, Any]], chain: list[Manifest]) -> list[dict[str, Any]]:
@@ -117,7 +133,7 @@ def size_rows(rows: list[dict[str, Any]], chain: list[Manifest]) -> list[dict[st
         dense = _first_of(rows, row["text"])
         if row is not dense and not row["mask"]:
             size = {"parameters_before": before, "pruning_rate": 1 - after / before, "parameters_after": after}
-            ppl = {"text": row["text"], "ppl_before": dense["ppl"], "ppl_after": row["ppl"]}
+            ppl = {"text": row["text"], "ppl_before": dense["ppl"], "ppl_after": comparable_ppl(row)}
             found.append({"model": dense["model"], **size, **ppl})
     return found
 

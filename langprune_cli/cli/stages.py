@@ -109,6 +109,8 @@ def mask(
     method: Annotated[str | None, opt.Method] = None,
     round_to: opt.RoundTo = None,
     rounding: opt.Round = "down",
+    coverage: opt.Coverage = None,
+    vocab_size: opt.VocabSize = None,
     variant: opt.Variant = False,
     group: opt.Group = None,
     ties: opt.Ties = None,
@@ -138,8 +140,9 @@ def mask(
     session = Session(workspace, json=json, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code)
     pruning.mask(
         session, model, revision, stats, scores, method=method, variant=variant, pattern=pattern, sparsity=sparsity,
-        round_to=round_to, rounding=rounding, group=group, ties=ties, exclude=exclude, refine=refine,
-        allocation=allocation, damping=damping, min_expert_tokens=min_expert_tokens, name=name, force=force,
+        round_to=round_to, rounding=rounding, coverage=coverage, vocab_size=vocab_size, group=group, ties=ties,
+        exclude=exclude, refine=refine, allocation=allocation, damping=damping, min_expert_tokens=min_expert_tokens,
+        name=name, force=force,
     )  # fmt: skip
 
 

@@ -72,8 +72,8 @@ def unit_options(
         raise UsageError(f"--pattern {' and --pattern '.join(single)} are both about single weights: give one of them")
     if structured and single:
         raise UsageError(
-            f"--pattern {single[0]} does not go with {', '.join(structured)} in one command: make the smaller model first, "
-            "then prune that (--model NAME)"
+            f"--pattern {single[0]} and {', '.join(structured)} are chosen one after the other: run mask and apply for "
+            f"{structured[0]} first, then for {single[0]} on that model, or all of it with langprune prune"
         )
     structures = parse_structures(structured, sparsity)
     if not any(each.kind == "channels" for each in structures) and (round_to or rounding != "down"):
@@ -124,7 +124,7 @@ def without_blocks(
 ) -> tuple[OpenedModel, list[Outcome]]:  # fmt: skip
     """Make a model without the blocks that are to leave, and open it; return it, and what was made: itself, statistics, mask.
 
-    The same model and nothing where all blocks stay. The name and the folder are for the last model that is made.
+    The same model and nothing where all blocks stay.
     """
     from langprune_cli.stages.apply import ApplySettings, apply  # noqa: PLC0415
     from langprune_cli.stages.block_mask import mask_blocks  # noqa: PLC0415
@@ -139,8 +139,6 @@ def without_blocks(
     depth_method(method)
     (stats,) = calibrate(workspace, model, [spec], calibration, reporter, force=force)
     masks = mask_blocks(workspace, model, stats.artifact, structure, method, reporter, force=force)
-    if options.units:
-        name, out = None, None
     settings = ApplySettings(max_shard_bytes=max_shard_bytes)
     made = apply(workspace, model, masks.artifact, reporter, settings, name=name, out=out, force=force)
     smaller = session.open(ModelChoice(str(made.artifact.folder)))

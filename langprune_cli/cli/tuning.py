@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from langprune_cli.errors import UsageError
 
@@ -39,6 +39,11 @@ def tune_options(
     if learning_rate is not None and not 0 < learning_rate < 1:
         raise UsageError(f"--learning-rate {learning_rate:g} cannot train anything: give one such as 0.001")
     return TuneOptions(epochs, learning_rate, max_shard_bytes)
+
+
+def target_of(to: dict[str, Any], tune: TuneOptions | None) -> dict[str, Any]:
+    """Return where a model goes: the name and folder that were asked for are the tuned one's where it is to be tuned."""
+    return {"name": None, "out": None, "force": to["force"]} if tune else to
 
 
 def text_of(stats: Artifact | None) -> TextSpec:

@@ -146,6 +146,10 @@ class StreamedModel:
         inside = {name for index in range(len(self.blocks)) for name in self.tensor_names(index)}
         return [name for name in self.checkpoint.entries if name not in inside]
 
+    def outside_owners(self) -> dict[str, list[nn.Module]]:
+        """Return the modules that hold each parameter outside of the blocks, by checkpoint tensor: several where it is tied."""
+        return {slot.name: [owner for owner, _ in slot.owners] for slot in self._slots[-1]}
+
     @contextmanager
     def block(self, index: int) -> Iterator[Block]:
         """Load block `index`, and free it afterwards."""

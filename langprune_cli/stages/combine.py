@@ -99,6 +99,8 @@ def _joined_windows(parents: Sequence[Artifact]) -> Tensor:  # int32 [n, t]
                 f"langprune calibrate --data {parent.folder / WINDOWS_PART}"
             )
     _need_same_model(parents, "model", "models")
+    shown = {None: "those of the router", "all": "every token"}
+    _need_same(parents, "experts' tokens", lambda each: each.params.get("experts"), "--all-experts", shown.__getitem__)
     _need_same(parents, "dtypes", lambda manifest: manifest.params["dtype"], "--dtype")
     _need_same(parents, "tokens per window", lambda manifest: manifest.inputs["text"]["seqlen"], "--seqlen")
     return torch.cat([parent.tensors(WINDOWS_PART)["windows"] for parent in parents])
@@ -119,7 +121,9 @@ def _recipe(parents: Sequence[Artifact], windows: Tensor) -> Recipe:
                 "seqlen": windows.shape[1],
             },
         },
-        params={name: first.params[name] for name in ("collect", "propagation", "dtype")},
+        params={
+            name: first.params[name] for name in ("collect", "propagation", "dtype", "experts") if name in first.params
+        },
         about=_about(parents) | {"blocks": first.about["blocks"]},
         environment=_environment(),
     )
@@ -172,7 +176,7 @@ def _add(writer: ArtifactWriter, *, parents: Sequence[Artifact], windows: Tensor
             writer.write_tensors(part, *_sum_of_block(parents, part))
         reporter.tick(index, 0)
     reporter.end()
-    return writer.finish()
+    return writer.finish(**_sum_of_experts(parents))
 
 
 def _sum_of_block(parents: Sequence[Artifact], part: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -183,14 +187,36 @@ def _sum_of_block(parents: Sequence[Artifact], part: str) -> tuple[dict[str, Ten
     sums = {name: tensor.double() if tensor.dtype == torch.float32 else tensor for name, tensor in sums.items()}
     for parent in parents[1:]:
         tensors, other = parent.tensors_and_record(part)
-        if other != record or tensors.keys() != sums.keys():
+        if not _add_up(record["sites"], other["sites"], mixture="expert_tokens" in parent.manifest.about):
             raise LangpruneError(
                 f"stats {parents[0].name} and {parent.name} do not add up, they were gathered at different inputs ({part}): "
                 "run langprune calibrate again with the same version for both"
             )
+        record["sites"] |= other["sites"]
         for name, tensor in tensors.items():
-            sums[name] += tensor
+            dtypes[name] = tensor.dtype
+            sums[name] = sums[name] + tensor if name in sums else tensor
     return {name: tensor.to(dtypes[name]) for name, tensor in sums.items()}, record
+
+
+def _add_up(sites: dict[str, list[str]], others: dict[str, list[str]], *, mixture: bool) -> bool:
+    """Return whether two blocks have the same sites; of a mixture an expert that a text did not reach has none."""
+    same = all(others[site] == linears for site, linears in sites.items() if site in others)
+    return same and (mixture or sites.keys() == others.keys())
+
+
+def _sum_of_experts(parents: Sequence[Artifact]) -> dict[str, Any]:
+    """Return how many tokens each expert saw in all texts, nothing for a model without experts."""
+    counts = [parent.manifest.about.get("expert_tokens") for parent in parents]
+    if not all(counts):
+        return {}
+    blocks = counts[0] or {}
+    return {
+        "expert_tokens": {
+            block: [sum(seen) for seen in zip(*(each[block] for each in counts if each), strict=True)]
+            for block in blocks
+        }
+    }
 
 
 def _join_counts(writer: ArtifactWriter, *, parents: Sequence[Artifact]) -> Artifact:

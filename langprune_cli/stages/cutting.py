@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -11,16 +10,18 @@ from langprune_cli.models.checkpoint import TensorEntry
 from langprune_cli.models.families import Kind, axes_of
 from langprune_cli.models.model_files import CONFIG
 from langprune_cli.models.narrowing import Narrowing, blocks_prefix
-from langprune_cli.models.streamed import StreamedModel
+from langprune_cli.models.vocabulary_rows import VocabularyRows
+from langprune_cli.stages.cut import Cut, as_json
 from langprune_cli.stages.keep_masks import MaskReader
 from langprune_cli.stages.opened import OpenedModel
-from langprune_cli.stages.parts import BLOCKS_PART
-from langprune_cli.stages.structures import is_structured
+from langprune_cli.stages.parts import BLOCKS_PART, VOCABULARY_PART
+from langprune_cli.stages.structures import VOCABULARY, is_structured
+from langprune_cli.stages.vocabulary_cut import VocabularyCut
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
 
 
 @dataclass(frozen=True)
-class Cut:
+class NarrowingCut(Cut):
     """A narrowing of a model, and the mask that says which units stay in each block."""
 
     model: OpenedModel
@@ -30,21 +31,21 @@ class Cut:
 
     @property
     def blocks(self) -> tuple[int, ...]:
-        """Return the blocks that stay, by their index in the model that is cut."""
+        """Return the narrowing's blocks."""
         return self.narrowing.blocks
 
     def name(self, group: int, name: str) -> str | None:
-        """Return what a tensor of block `group` (-1: of none) is called afterwards, None where it leaves."""
+        """Return the name with the block's new number."""
         if len(self.blocks) == len(self.model.streamed.blocks):
             return name
         return self.narrowing.leftover(name) if group < 0 else self.narrowing.name(name, group)
 
     def entry(self, group: int, name: str, entry: TensorEntry) -> TensorEntry:
-        """Return the shape and size that a tensor of block `group` (-1: of none) has afterwards."""
+        """Return the entry with as many units as stay."""
         return entry if group < 0 else self.narrowing.entry(self._path(group, name), entry)
 
     def tensor(self, group: int, name: str, tensor: Tensor) -> Tensor:
-        """Return what is left of a tensor of block `group` (-1: of none)."""
+        """Return the units that stay."""
         if group < 0:
             return tensor
         if group not in self._kept:
@@ -52,10 +53,11 @@ class Cut:
             self._kept[group] = self._keep(group)
         return self.narrowing.tensor(self._path(group, name), tensor, self._kept[group]).contiguous()
 
-    def config(self, raw: bytes) -> bytes:
-        """Return the smaller model's config.json."""
-        changed = self.narrowing.config(json.loads(raw), self.model.streamed.config)
-        return (json.dumps(changed, indent=2, ensure_ascii=False) + "\n").encode()
+    def file(self, name: str, data: bytes) -> bytes | None:
+        """Return config.json with the numbers that stay, other files as they are."""
+        if name != CONFIG:
+            return data
+        return as_json(self.narrowing.config(json.loads(data), self.model.streamed.config))
 
     def _path(self, group: int, name: str) -> str:
         return next(path for path, each in self.model.streamed.tensor_paths(group).items() if each == name)
@@ -77,8 +79,10 @@ def cut_of(model: OpenedModel, masks: Artifact | ArtifactWriter) -> Cut | None:
     params: dict[str, Any] = masks.manifest.params
     if not is_structured(params["pattern"]):
         return None
+    if params["pattern"] == VOCABULARY:
+        return VocabularyCut(model, VocabularyRows(model.streamed, _tokens_that_stay(masks)))
     blocks = blocks_that_stayed(masks) if isinstance(masks, Artifact) else None
-    return Cut(model, narrowing_of(model, params.get("kept", {}), blocks), masks)
+    return NarrowingCut(model, narrowing_of(model, params.get("kept", {}), blocks), masks)
 
 
 def blocks_that_stayed(masks: Artifact) -> tuple[int, ...] | None:
@@ -86,6 +90,11 @@ def blocks_that_stayed(masks: Artifact) -> tuple[int, ...] | None:
     if BLOCKS_PART not in masks.manifest.parts:
         return None
     return tuple(json.loads(masks.read(BLOCKS_PART))["stay"])
+
+
+def _tokens_that_stay(masks: Artifact | ArtifactWriter) -> list[int]:
+    stay: list[int] = Artifact(masks.folder, masks.manifest).tensors(VOCABULARY_PART)["stay"].tolist()
+    return stay
 
 
 def narrowing_of(model: OpenedModel, kept: dict[Kind, int], blocks: tuple[int, ...] | None = None) -> Narrowing:
@@ -99,20 +108,3 @@ def narrowing_of(model: OpenedModel, kept: dict[Kind, int], blocks: tuple[int, .
     narrowing = Narrowing(axes, kept, every if blocks is None else blocks, prefix)
     narrowing.config(json.loads((model.location.folder / CONFIG).read_bytes()), config)
     return narrowing
-
-
-def check_cut(dense: OpenedModel, folder: Path) -> dict[str, int]:
-    """Open the smaller model in `folder`, and count the parameters of both checkpoints.
-
-    Raises LangpruneError where its tensors are not those that its configuration asks for.
-    """
-    smaller = StreamedModel(folder, trust_remote_code=dense.compute.trust_remote_code)
-    for index in range(len(smaller.blocks)):
-        with smaller.block(index):
-            pass
-    return sizes(dense.streamed, smaller)
-
-
-def sizes(dense: StreamedModel, smaller: StreamedModel) -> dict[str, int]:
-    """Return how many parameters the checkpoints of a model have before and after whole parts left it."""
-    return {"parameters_before": dense.checkpoint.parameters(), "parameters_after": smaller.checkpoint.parameters()}

@@ -15,24 +15,20 @@ from torch import Tensor
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.streamed import Block
 from langprune_cli.numerics.nats import bits_per_byte, perplexity
+from langprune_cli.stages.evaluation_text import evaluation_text, per_original_token
 from langprune_cli.stages.keep_masks import MaskReader, remove_pruned
 from langprune_cli.stages.losses import window_losses
 from langprune_cli.stages.opened import OpenedModel, check_same_model
-from langprune_cli.stages.parts import BLOCKS_PART, text_identity
+from langprune_cli.stages.parts import BLOCKS_PART, VOCABULARY_PART, text_identity
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import canonical_json, readable_json
 from langprune_cli.store.workspace import Workspace
-from langprune_cli.text.hub import HUB_PREFIX
 from langprune_cli.text.token_bytes import predicted_bytes
-from langprune_cli.text.windows import evaluation_windows, is_given
 from langprune_cli.types import TextSpec, Windows
 from langprune_cli.walk import HiddenStates, walk
 
 RESULT = "result.json"
-
-# A corpus of the hub has millions of tokens; the published evaluation on C4 takes its first 256 windows.
-_HUB_WINDOWS = 256
 
 _FIELDS = {
     "model", "mask", "text", "source", "model_digest", "mask_key", "dtype", "language", "fingerprint", "windows", "seqlen",
@@ -78,62 +74,44 @@ def evaluate(
     for subject in subjects:
         if subject.mask:
             check_same_model(subject.mask, subject.model)
-            if BLOCKS_PART in subject.mask.manifest.parts:
-                raise LangpruneError(
-                    f"mask {subject.mask.name} is of whole blocks, which eval cannot leave out on the fly: run langprune apply "
-                    f"--mask {subject.mask.name}, then eval"
-                )
-    texts = _texts(subjects, specs, reporter, seqlen=seqlen, max_windows=max_windows)
-    reference = subjects[0].model
-    cells = [(subject, windows) for windows in texts for subject in subjects]
+            for part, what in ((BLOCKS_PART, "whole blocks"), (VOCABULARY_PART, "tokens")):
+                if part in subject.mask.manifest.parts:
+                    raise LangpruneError(
+                        f"mask {subject.mask.name} is of {what}, which eval cannot leave out on the fly: run langprune apply "
+                        f"--mask {subject.mask.name}, then eval"
+                    )
+    models = [subject.model for subject in subjects]
+    texts = [evaluation_text(models, spec, reporter, seqlen=seqlen, max_windows=max_windows) for spec in specs]
+    reference = models[0]
+    cells = [(subject, text) for text in texts for subject in subjects]
     recipe = Recipe(
         "evals",
-        inputs={"cells": [subject.identity | text_identity(windows) for subject, windows in cells]},
+        inputs={"cells": [subject.identity | text_identity(text.of(subject.model)) for subject, text in cells]},
         params={"bpb": _has_tokenizer(reference)},  # without one bpb is unknown, and is not to stay so when one comes
         environment=reference.environment(),
     )
     last = subjects[-1]
     default = "-".join(
-        [last.mask.name if last.mask else last.model.label.replace("/", "-"), *(w.spec.name for w in texts)]
+        [
+            last.mask.name if last.mask else last.model.label.replace("/", "-"),
+            *(text.reference.spec.name for text in texts),
+        ]
     )
     known = {} if force else _known_cells(workspace)
 
     def make(writer: ArtifactWriter) -> Artifact:
-        for number, windows in enumerate(texts):
-            writer.write_tensors(f"windows-{number}.safetensors", {"windows": windows.ids})
-        rows = [_cell(writer, subject, windows, known, reporter) for subject, windows in cells]
+        for number, text in enumerate(texts):
+            for other, windows in enumerate(text.windows.values()):
+                name = f"windows-{number}-{other}.safetensors" if other else f"windows-{number}.safetensors"
+                writer.write_tensors(name, {"windows": windows.ids})
+        rows = [_cell(writer, subject, text.of(subject.model), known, reporter) for subject, text in cells]
+        rows = [
+            row | per_original_token(text, subject.model, row) for row, (subject, text) in zip(rows, cells, strict=True)
+        ]
         writer.write(RESULT, readable_json({"schema": 1, "rows": rows}))
         return writer.finish(rows=len(rows))
 
     return run_stage(recipe, Destination(workspace, default, name, force=force), make)
-
-
-def _texts(
-    subjects: Sequence[Subject],
-    specs: Sequence[TextSpec],
-    reporter: Reporter,
-    *,
-    seqlen: int | None,
-    max_windows: int | None,
-) -> list[Windows]:
-    """Return the windows of every text; raises LangpruneError for some that are longer than a model's context."""
-    reference = subjects[0].model
-    length = 0 if all(is_given(spec.source) for spec in specs) else reference.seqlen(seqlen, reporter)
-    texts = []
-    for spec in specs:
-        windows = evaluation_windows(
-            spec,
-            None if is_given(spec.source) else reference.tokenizer,
-            seqlen=length,
-            max_windows=max_windows or (_HUB_WINDOWS if spec.source.startswith(HUB_PREFIX) else None),
-            vocab_size=reference.streamed.config.get_text_config().vocab_size,
-        )
-        for subject in subjects:
-            subject.model.check_windows(windows)
-        for note in windows.notes:
-            reporter.note(note)
-        texts.append(windows)
-    return texts
 
 
 def read_rows(artifact: Artifact) -> list[Row]:

@@ -7,7 +7,7 @@ from torch import Tensor
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.packing import pack_mask, unpack_mask
 from langprune_cli.stages.opened import OpenedModel, check_same_model
-from langprune_cli.stages.parts import BLOCKS_PART, block_part
+from langprune_cli.stages.parts import BLOCKS_PART, VOCABULARY_PART, block_part
 from langprune_cli.stages.sites import BlockSite
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
 
@@ -48,9 +48,9 @@ class MaskReader:
     def block(self, index: int) -> list[tuple[Linear, Tensor]]:
         """Return the pruned linears of block `index` with their keep masks [o, i]; none for -1, outside of all blocks.
 
-        None either where whole blocks leave.
+        None either where whole blocks leave, or tokens.
         """
-        if index < 0 or BLOCKS_PART in self.artifact.manifest.parts:
+        if index < 0 or not self.artifact.manifest.parts.keys().isdisjoint({BLOCKS_PART, VOCABULARY_PART}):
             return []
         packed = self.artifact.tensors(block_part(index))
         found = []

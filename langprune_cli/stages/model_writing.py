@@ -10,10 +10,10 @@ from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import Checkpoint, TensorEntry
-from langprune_cli.models.model_files import CONFIG, INDEX, SMALL_FILES
+from langprune_cli.models.model_files import INDEX, SMALL_FILES
 from langprune_cli.models.shards import Shard, index_json, plan_shards, write_shard
 from langprune_cli.numerics.patterns import Pattern, follows
-from langprune_cli.stages.cutting import Cut, check_cut
+from langprune_cli.stages.cut import Cut
 from langprune_cli.stages.keep_masks import MaskReader
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.run import Reporter
@@ -70,7 +70,9 @@ class ModelWriter:
             wanted = SMALL_FILES.fullmatch(path.name) or (self.model.compute.trust_remote_code and path.suffix == ".py")
             if wanted and path.name not in {INDEX, PRUNING_PART} and not self.writer.has(path.name):
                 data = path.read_bytes()
-                self.writer.write(path.name, self.cut.config(data) if self.cut and path.name == CONFIG else data)
+                left = self.cut.file(path.name, data) if self.cut else data
+                if left is not None:
+                    self.writer.write(path.name, left)
         if len(self.shards) > 1 and not self.writer.has(INDEX):
             self.writer.write(INDEX, index_json(self.shards))
 
@@ -163,7 +165,7 @@ class ModelWriter:
                 reporter.tick(group, 0)
         reporter.end()
         if self.cut:
-            return asdict(counts) | {"sparsity": 0.0} | check_cut(self.model, self.writer.folder)
+            return asdict(counts) | {"sparsity": 0.0} | self.cut.check(self.writer.folder)
         return asdict(counts) | {"sparsity": counts.zeros / counts.pruned_weights if counts.pruned_weights else 0.0}
 
     def _known(self) -> list[Pruned]:

@@ -13,12 +13,14 @@ from langprune_cli.models.families import Axis, Kind, axes_of, kinds_of
 from langprune_cli.models.location import ModelLocation
 from langprune_cli.models.narrowing import Narrowing
 from langprune_cli.models.skeleton import build_skeleton, find_blocks, read_config, stated_dtype
+from langprune_cli.models.vocabulary_rows import with_vocab_size
 from langprune_cli.numerics.patterns import Pattern, parse_pattern, prune_count
 from langprune_cli.stages.depth import blocks_that_stay
 from langprune_cli.stages.opened import Compute, ModelChoice, model_artifact
 from langprune_cli.stages.plan_memory import linear_shapes, peak_ram_bytes
-from langprune_cli.stages.structures import DOWN, Rounding, Structure, parse_structures, split_patterns
+from langprune_cli.stages.structures import DOWN, VOCABULARY, Rounding, Structure, parse_structures, split_patterns
 from langprune_cli.store.workspace import Workspace
+from langprune_cli.text.vocabulary_choice import ids_in, replace_ids
 
 _LONGEST = 2048  # tokens per window where no length is asked for
 
@@ -30,6 +32,7 @@ class Asked:
     structures: tuple[Structure, ...]
     pattern: Pattern | None = None  # of single weights, where those go too
     rounding: Rounding = DOWN
+    tokens: int | None = None  # that stay; None: all
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Plan:
     windows: int
     seqlen: int
     axes: tuple[AxisPlan, ...]
+    logits_bytes: tuple[int, int]  # float32, of one window: before, after
 
     @property
     def pruning_rate(self) -> float:
@@ -97,14 +101,18 @@ class Plan:
             "peak_ram_bytes": self.peak_ram_bytes,
             "windows": self.windows,
             "seqlen": self.seqlen,
+            "logits_bytes_before": self.logits_bytes[0],
+            "logits_bytes": self.logits_bytes[1],
             "axes": axes,
         }
 
 
-def read_patterns(texts: Sequence[str], sparsity: float | None, rounding: Rounding = DOWN) -> Asked:
+def read_patterns(
+    texts: Sequence[str], sparsity: float | None, rounding: Rounding = DOWN, tokens: int | None = None
+) -> Asked:
     """Read --pattern options such as `channels`, `kv-groups:0.125`, `blocks:0.1`, `unstructured` and `2:4`.
 
-    `sparsity` is the share of parts that carry none, and of single weights.
+    `sparsity` is the share of parts that carry none, and of single weights; `tokens` are to stay.
     Raises UsageError for patterns that are unknown or do not go together, LangpruneError for shares out of range.
     """
     structured, single = split_patterns(texts)
@@ -113,7 +121,7 @@ def read_patterns(texts: Sequence[str], sparsity: float | None, rounding: Roundi
     structures = parse_structures(structured, None if single else sparsity)
     if rounding.to is not None and not any(each.kind == "channels" for each in structures):
         raise UsageError(f"--round-to {rounding.to} is about channels: add --pattern channels, or leave it out")
-    return Asked(structures, parse_pattern(single[0], sparsity) if single else None, rounding)
+    return Asked(structures, parse_pattern(single[0], sparsity) if single else None, rounding, tokens)
 
 
 def find_config(workspace: Workspace, choice: ModelChoice, compute: Compute) -> ModelLocation:
@@ -161,10 +169,17 @@ def plan(
             for axis in {axis.kind: axis for axis in here}.values():
                 kept[axis.kind] = asked.rounding.kept(structure, axis)
                 found.append(AxisPlan(structure.kind, _per(axis.kind), axis.units, kept[axis.kind]))
+    rows: int = config.get_text_config().vocab_size
+    tokens = rows if asked.tokens is None else min(rows, asked.tokens)
+    if asked.tokens is not None:
+        found.append(AxisPlan(VOCABULARY, "tokens", rows, tokens))
     smaller = model
     if found:
         raw = json.loads((location.folder / "config.json").read_bytes())
         narrowed = Narrowing(axes, kept, tuple(range(stay)), prefix).config(raw, config)
+        if tokens < rows:
+            narrowed = with_vocab_size(narrowed, config, tokens)
+            replace_ids(narrowed, dict.fromkeys(ids_in(narrowed), 0))  # what they become is not known yet
         smaller = build(type(config).from_dict(narrowed))
     zeros = 0
     if asked.pattern:
@@ -174,7 +189,7 @@ def plan(
     length = seqlen or min(_LONGEST, context or _LONGEST)
     return Plan(
         location.id, _count(model), _count(smaller), zeros, dtype, peak_ram_bytes(model, windows, length), windows,
-        length, tuple(found),
+        length, tuple(found), (4 * length * rows, 4 * length * tokens),
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from langprune_cli.models.families import Axis, default_rounding, kept_units
 
 StructureKind = Literal["channels", "kv-groups", "blocks"]
 STRUCTURES: tuple[StructureKind, ...] = get_args(StructureKind)
+VOCABULARY = "vocab"  # tokens leave, by how often each occurs; it has no share
 DEFAULT_SHARE = 0.1  # as AMD Quark removes
 
 
@@ -79,4 +80,4 @@ def spelled(structures: Sequence[Structure]) -> str:
 
 def is_structured(pattern: str) -> bool:
     """Return whether a pattern is one of parts that leave whole."""
-    return pattern.partition(":")[0] in STRUCTURES
+    return pattern == VOCABULARY or pattern.partition(":")[0] in STRUCTURES

@@ -12,7 +12,7 @@ from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import Checkpoint
 from langprune_cli.models.streamed import Block
 from langprune_cli.stages.block_tuning import Lesson, TunableStates, TunedBlock, TuneSettings, held_out, tune_block
-from langprune_cli.stages.cutting import sizes
+from langprune_cli.stages.cut import sizes
 from langprune_cli.stages.model_writing import ModelWriter
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.run import Reporter

@@ -29,21 +29,20 @@ def token_byte_lengths(tokenizer: Tokenizer) -> Tensor | None:  # int32 [vocabul
     it puts a space before the first word. A character that a vocabulary without bytes does not know counts
     nothing.
     """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
+    described = description(tokenizer)
+    if described is None:
         return None
-    described: dict[str, Any] = json.loads(backend.to_str())
-    decoders = _decoders(described.get("decoder"))
+    decoders = steps(described.get("decoder"))
     kinds = {decoder["type"] for decoder in decoders}
-    vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
+    vocabulary: dict[str, int] = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True)  # type: ignore[attr-defined]
     added: dict[int, dict[str, Any]] = {token["id"]: token for token in described.get("added_tokens", ())}
     lengths = torch.zeros(max([len(tokenizer) - 1, *vocabulary.values(), *added]) + 1, dtype=torch.int32)
 
     if "ByteLevel" in kinds:
-        alphabet = _byte_characters()
+        alphabet = byte_characters()
         sizes = {i: len(s) if alphabet.issuperset(s) else len(s.encode()) for s, i in vocabulary.items()}
         sizes |= {i: len(token["content"].encode()) for i, token in added.items()}  # matched in the text itself
-    elif space := _space_mark(decoders):
+    elif space := space_mark(decoders):
         falls_back = "ByteFallback" in kinds
         sizes = {
             i: 1 if falls_back and _BYTE_TOKEN.fullmatch(s) else len(s.replace(space, " ").encode())
@@ -81,16 +80,26 @@ def predicted_bytes(tokenizer: Tokenizer, ids: Tensor) -> int:  # ids: integers 
     return int(lengths[predicted[inside]].sum(dtype=torch.int64))
 
 
-def _decoders(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Return the steps of a decoder of `tokenizer.json`, nested sequences laid flat."""
-    if decoder is None:
+def description(tokenizer: Tokenizer) -> dict[str, Any] | None:
+    """Return the `tokenizer.json` of an opened tokenizer, None for one that is not made of such parts."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return None if backend is None else json.loads(backend.to_str())
+
+
+def steps(part: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the steps of a part of `tokenizer.json` (the decoder, ...), nested sequences laid flat.
+
+    A sequence holds its steps under a name of its own in each part: "decoders", "processors", ...
+    """
+    if part is None:
         return []
-    if decoder["type"] == "Sequence":
-        return [step for inner in decoder["decoders"] for step in _decoders(inner)]
-    return [decoder]
+    if part["type"] == "Sequence":
+        inner = next(value for value in part.values() if isinstance(value, list))
+        return [step for one in inner for step in steps(one)]
+    return [part]
 
 
-def _space_mark(decoders: list[dict[str, Any]]) -> str | None:
+def space_mark(decoders: list[dict[str, Any]]) -> str | None:
     """Return the string that stands for a space in tokens, None if no decoder replaces one by a space."""
     for step in decoders:
         if step["type"] == "Metaspace":
@@ -100,7 +109,7 @@ def _space_mark(decoders: list[dict[str, Any]]) -> str | None:
     return None
 
 
-def _byte_characters() -> frozenset[str]:
+def byte_characters() -> frozenset[str]:
     """Return the 256 characters that stand for bytes in GPT-2's vocabulary (encoder.py, `bytes_to_unicode`).
 
     Printable bytes are themselves; the others are the characters from U+0100 on, in order.

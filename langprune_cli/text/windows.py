@@ -132,6 +132,24 @@ def evaluation_windows(
     return _windows(ids, spec, tokenizer, vocab_size, "contiguous", None, documents, notes)
 
 
+def retokenized(windows: Windows, tokenizer: Tokenizer, other: Tokenizer) -> Windows:
+    """Return the text of consecutive windows in windows of another tokenizer's tokens, of the same length.
+
+    What is left over after the last whole window is dropped. Raises LangpruneError where there is none.
+    """
+    text = tokenizer.decode(
+        windows.ids.flatten().tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    ids, seqlen = encode(other, text), windows.seqlen
+    count = len(ids) // seqlen
+    if not count:
+        raise LangpruneError(
+            f"{windows.spec.source} has {len(ids)} tokens of the smaller vocabulary, too few for a window of {seqlen}"
+        )
+    ids = ids[: count * seqlen].view(count, seqlen).clone()
+    return replace(windows, ids=ids, fingerprint=fingerprint(ids))
+
+
 def _beginning(documents: Iterator[str], most: int) -> tuple[str, int, bool]:
     """Join documents, at most `most` bytes: return the text, how many there are, and whether it is all."""
     parts: list[str] = []

@@ -1,0 +1,153 @@
+"""`mask` and `prune` for tokens: what was left out is found here, then the stages are called."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from langprune_cli.cli.console import print_line, print_table
+from langprune_cli.errors import LangpruneError, UsageError
+
+if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from langprune_cli.cli.session import Session
+    from langprune_cli.stages.opened import ModelChoice, OpenedModel
+    from langprune_cli.stages.run import Outcome
+    from langprune_cli.store.artifact import Artifact
+    from langprune_cli.text.vocabulary_choice import VocabularyChoice, VocabularyTarget
+    from langprune_cli.types import TextSpec
+
+
+def vocabulary_target(
+    patterns: list[str], *, coverage: float | None, vocab_size: int | None, round_to: int | None
+) -> tuple[VocabularyTarget | None, list[str]]:
+    """Return what is said of tokens, None where they are not to leave, and the other patterns.
+
+    Raises UsageError for values out of range, and for options about tokens where they are not to leave.
+    """
+    from langprune_cli.stages.structures import VOCABULARY  # noqa: PLC0415
+    from langprune_cli.text.vocabulary_choice import COVERAGE, ROUND_TO, VocabularyTarget  # noqa: PLC0415
+
+    others = [pattern for pattern in patterns if pattern != VOCABULARY]
+    if len(others) == len(patterns):
+        for option, value in (("--coverage", coverage), ("--vocab-size", vocab_size)):
+            if value is not None:
+                raise UsageError(f"{option} goes with --pattern {VOCABULARY} only: leave it out")
+        return None, others
+    if len(others) < len(patterns) - 1:
+        raise UsageError(f"--pattern {VOCABULARY} is given twice: once is enough")
+    if coverage is not None and vocab_size is not None:
+        raise UsageError("--coverage and --vocab-size both say how many tokens stay: give one of them")
+    wanted = COVERAGE if coverage is None else coverage
+    return VocabularyTarget(wanted if vocab_size is None else None, vocab_size, round_to or ROUND_TO), others
+
+
+def mask(
+    session: Session, model: str | None, revision: str | None, stats: str | None, target: VocabularyTarget, *,
+    name: str | None, force: bool,
+) -> None:  # fmt: skip
+    """Run stage 3."""
+    made_from = token_counts(session, stats)
+    opened = session.open(session.choose(model, revision, made_from), remember=model is not None)
+    session.show([_masked(session, opened, made_from, target, name=name, force=force)])
+
+
+def without_tokens(
+    session: Session, model: OpenedModel, specs: list[TextSpec], target: VocabularyTarget, *, max_tokens: int | None,
+    max_shard_bytes: int, name: str | None, out: Path | None, force: bool,
+) -> tuple[OpenedModel, list[Outcome]]:  # fmt: skip
+    """Make a model without the tokens that the texts do not use, and open it; return it, and what was made: itself first."""
+    from langprune_cli.stages.apply import ApplySettings, apply  # noqa: PLC0415
+    from langprune_cli.stages.combine import combine_stats  # noqa: PLC0415
+    from langprune_cli.stages.opened import ModelChoice, OpenedTokenizer  # noqa: PLC0415
+    from langprune_cli.stages.token_counts import MAX_TOKENS, count_tokens  # noqa: PLC0415
+
+    workspace, reporter = session.workspace, session.reporter
+    most = max_tokens or MAX_TOKENS
+    tokenizer = OpenedTokenizer(model.location, trust_remote_code=model.compute.trust_remote_code)
+    counted = count_tokens(workspace, tokenizer, specs, reporter, max_tokens=most, force=force)
+    stats = counted[0].artifact
+    joined: list[Outcome] = []
+    if len(counted) > 1:
+        joined = [combine_stats(workspace, [each.artifact for each in counted], reporter, force=force)]
+        stats = joined[0].artifact
+    masked = _masked(session, model, stats, target, name=None, force=force)
+    settings = ApplySettings(max_shard_bytes=max_shard_bytes)
+    made = apply(workspace, model, masked.artifact, reporter, settings, name=name, out=out, force=force)
+    smaller = session.open(ModelChoice(str(made.artifact.folder)))
+    return smaller, [made, *counted, *joined, masked]
+
+
+def token_counts(session: Session, named: str | None) -> Artifact:
+    """Return the token counts that were named, else the newest; raises LangpruneError where there are none."""
+    from langprune_cli.stages.statistics import of_norms  # noqa: PLC0415
+
+    if named:
+        return session.workspace.find("stats", named)
+    newest = session.workspace.newest("stats", where=lambda manifest: not of_norms(manifest))
+    if newest is None:
+        raise LangpruneError(
+            f"the workspace {session.workspace.root} has no token counts: run langprune calibrate --lang LANGUAGE --collect "
+            "tokens first"
+        )
+    session.reporter.note(f"Using token counts {newest.name}.")
+    return newest
+
+
+def planned_tokens(session: Session, choice: ModelChoice, target: VocabularyTarget, stats: str | None) -> int:
+    """Return how many tokens would stay: a size needs no counts, where none are named."""
+    from langprune_cli.stages.opened import open_tokenizer  # noqa: PLC0415
+    from langprune_cli.stages.token_counts import needed_token_counts  # noqa: PLC0415
+    from langprune_cli.stages.vocabulary import vocabulary_of  # noqa: PLC0415
+
+    if target.size is not None and stats is None:
+        return -(-target.size // target.round_to) * target.round_to
+    counts = token_counts(session, stats)
+    opened = open_tokenizer(session.workspace, choice, session.compute, session.reporter)
+    needed_token_counts("--pattern vocab", counts, opened.location)
+    chosen = vocabulary_of(opened, counts, target, opened.vocab_size)
+    if not session.json:
+        print_vocabulary(chosen.record())
+        print_line("")
+    return len(chosen.stay)
+
+
+def _masked(
+    session: Session, model: OpenedModel, stats: Artifact, target: VocabularyTarget, *, name: str | None, force: bool
+) -> Outcome:
+    """Make the mask of tokens, its table first: of one that is there already as it is on record."""
+    from langprune_cli.stages.vocabulary import mask_vocabulary  # noqa: PLC0415
+
+    made = mask_vocabulary(session.workspace, model, stats, target, _shown(session), name=name, force=force)
+    if made.cached and not session.json:
+        print_vocabulary(made.artifact.manifest.about["vocabulary"])
+    return made
+
+
+def _shown(session: Session) -> Callable[[VocabularyChoice], None]:
+    def show(choice: VocabularyChoice) -> None:
+        if not session.json:
+            print_vocabulary(choice.record())
+
+    return show
+
+
+def print_vocabulary(record: dict[str, Any]) -> None:
+    """Print how many tokens stay, and language by language what they cover and what is lost."""
+    before, after = record["rows_before"], record["rows_after"]
+    print_line(
+        f"{after:,} of {before:,} rows stay ({1 - after / before:.2%} leave), {record['required']:,} of them whatever the text."
+    )
+    rows = [
+        [
+            each["language"],
+            f"{each['tokens']:,}",
+            f"{each['covered']:.4%}",
+            f"{1 - each['covered']:.4%}",
+            f"{each['seen']:,}",
+            f"{each['lost']:,}",
+        ]
+        for each in record["languages"]
+    ]
+    print_table(["language", "tokens counted", "covered", "lost", "different tokens", "of these lost"], rows)

@@ -1,0 +1,74 @@
+"""Which tensors have a row for each token, and what becomes of them when tokens leave."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.models.checkpoint import TensorEntry
+from langprune_cli.models.streamed import StreamedModel
+
+
+@dataclass(frozen=True)
+class VocabularyRows:
+    """The rows that stay of every tensor that has one for each token."""
+
+    model: StreamedModel
+    stay: Sequence[int]  # ascending
+
+    @property
+    def rows(self) -> int:
+        """Return how many rows there are before."""
+        size: int = self.model.config.get_text_config().vocab_size
+        return size
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Return the checkpoint tensors with a row for each token: embeddings, and a head with its bias.
+
+        Raises LangpruneError for a model that keeps something else for each token.
+        """
+        ours = [self.model.model.get_input_embeddings(), self.model.model.get_output_embeddings()]
+        found = set()
+        for name, owners in self.model.outside_owners().items():
+            if self.model.checkpoint.entries[name].shape[0] != self.rows:
+                continue
+            if any(owner is each for owner in owners for each in ours):
+                found.add(name)
+            elif any(isinstance(owner, nn.Embedding) for owner in owners):
+                raise LangpruneError(
+                    f"{self.model.folder} keeps {name} with a row for each token, beside embeddings and head: the vocabulary of "
+                    "this family cannot be trimmed"
+                )
+        if not found:
+            raise LangpruneError(f"{self.model.folder} has no embedding of {self.rows} rows: get the checkpoint again")
+        return frozenset(found)
+
+    def entry(self, name: str, entry: TensorEntry) -> TensorEntry:
+        """Return the shape and size that a tensor will have."""
+        if name not in self.names:
+            return entry
+        return replace(entry, shape=(len(self.stay), *entry.shape[1:]), size=entry.size // self.rows * len(self.stay))
+
+    def tensor(self, name: str, tensor: Tensor) -> Tensor:
+        """Return what is left of a tensor."""
+        return tensor.index_select(0, torch.tensor(self.stay)) if name in self.names else tensor
+
+    def config(self, raw: dict[str, Any]) -> dict[str, Any]:
+        """Return the smaller model's config.json, but for the ids that it names."""
+        return with_vocab_size(raw, self.model.config, len(self.stay))
+
+
+def with_vocab_size(raw: dict[str, Any], config: Any, size: int) -> dict[str, Any]:  # noqa: ANN401 - transformers is untyped
+    """Return a config.json for another number of tokens. raw: the present one, as it is in the file; config: the same, opened."""
+    text = config.get_text_config()
+    if text is config:
+        return raw | {"vocab_size": size}
+    key = next(key for key, value in vars(config).items() if value is text)
+    inner: Mapping[str, Any] = raw.get(key) or {}
+    outer = {"vocab_size": size} if "vocab_size" in raw else {}
+    return raw | outer | {key: {**inner, "vocab_size": size}}
