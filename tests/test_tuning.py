@@ -361,8 +361,9 @@ def test_what_is_held_out() -> None:
         assert not len(gaps) or int(gaps.max() - gaps.min()) <= 1
 
 
-def test_the_rate_follows_the_width() -> None:
-    assert TuneSettings().rate(4096) == 1e-4
-    assert TuneSettings().rate(1024) == pytest.approx(4e-4)
-    assert TuneSettings().rate(64) == 2e-3
-    assert TuneSettings(learning_rate=0.5).rate(64) == 0.5
+def test_the_rate_follows_the_width_and_the_error() -> None:
+    assert TuneSettings().rate(4096, 1.0) == 1e-4
+    assert TuneSettings().rate(1024, 0.05) == pytest.approx(4e-4)
+    assert TuneSettings().rate(64, 0.5) == 2e-3
+    assert TuneSettings().rate(64, 0.0005) == pytest.approx(2e-4)
+    assert TuneSettings(learning_rate=0.5).rate(64, 0.0005) == 0.5

@@ -22,6 +22,7 @@ from langprune_cli.walk import HiddenStates
 _LAST_RATE = 1 / 20  # of the learning rate, at the end of the cosine
 _MOST_GRADIENT = 0.3  # norm to which the gradient of a step is clipped
 _MOST_RATE = 2e-3
+_LARGE_ERROR = 0.05  # from which on the rate goes by the width alone; found by measurement, docs/decisions.md
 _HELD_OUT = 8  # one of so many windows is not trained on
 
 Targets = Sequence[Tensor]  # dense hidden states per micro-batch [b, t, h]
@@ -37,13 +38,20 @@ class TuneSettings:
     seed: int = 0  # of the order of the steps
     max_shard_bytes: int = MAX_SHARD_BYTES
 
-    def rate(self, hidden_size: int) -> float:
-        """Return the learning rate as it was given, else AMD Quark's 1e-4 at 4096 wide, and more for narrower models.
+    def rate(
+        self,
+        hidden_size: int,
+        error: float,  # relative and squared, of the block before it is trained
+    ) -> float:
+        """Return the learning rate as it was given, else AMD Quark's 1e-4 at 4096 wide: more for narrower models, less for
+        smaller errors.
 
         AdamW moves every weight by about the rate, whatever its gradient, so that an output moves by the rate times the
-        width (arXiv 2203.03466, table 3): what is best goes as the inverse of the width.
+        width (arXiv 2203.03466, table 3): what is best goes as the inverse of the width. And an output should move by no more
+        than it is wrong, which is the root of the error.
         """
-        return self.learning_rate or min(_MOST_RATE, 1e-4 * 4096 / hidden_size)
+        by_width = min(_MOST_RATE, 1e-4 * 4096 / hidden_size)
+        return self.learning_rate or by_width * math.sqrt(min(1.0, error / _LARGE_ERROR))
 
 
 @dataclass(frozen=True)
@@ -128,7 +136,7 @@ def tune_block(
         )
     best = TunedBlock(stored, before, before, 0)
     masters = Masters(block, stored)
-    rate = settings.rate(train.targets[0].shape[-1])
+    rate = settings.rate(train.targets[0].shape[-1], before)
     optimizer = torch.optim.AdamW(masters.trained(), lr=rate, weight_decay=0.0, fused=True)
     steps = settings.epochs * len(train.targets)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, rate * _LAST_RATE)

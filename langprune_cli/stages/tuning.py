@@ -7,7 +7,7 @@ tuned blocks, one block of each in memory at a time: a block learns to make up f
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,6 @@ def tune(
         )
     for model in (dense, pruned):
         model.check_windows(windows)
-    settings = replace(settings, learning_rate=settings.rate(pruned.streamed.config.get_text_config().hidden_size))
     recipe = tune_recipe(dense, pruned, windows, settings, stayed)
 
     def make(writer: ArtifactWriter) -> Artifact:
