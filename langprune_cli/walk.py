@@ -1,17 +1,20 @@
 """The loop that streams a model's blocks over windows of text: one block and the hidden states in memory."""
 
-import errno
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
+from itertools import chain
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
 from torch import Tensor
 
+from langprune_cli.models.checkpoint import DTYPES, TensorEntry
 from langprune_cli.models.detours import Call
+from langprune_cli.models.shards import plan_shards, write_shard
 from langprune_cli.models.streamed import Block, StreamedModel
+from langprune_cli.models.tensor_file import TensorFile
 
 Tick = Callable[[int, int], None]  # (block index, tokens that have just passed through it)
 Observe = Callable[[Block], AbstractContextManager[object] | None]  # None: there is nothing to be seen in that block
@@ -19,6 +22,7 @@ Edit = Callable[[Block], None]
 
 # Logits are made in pieces of about this size: a vocabulary of 256k tokens in float32 is 1 MB a token.
 _LOGITS_BYTES = 64 << 20
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class EnoughSeen(Exception):  # noqa: N818 - not an error: it ends a forward whose output nobody needs
@@ -28,11 +32,14 @@ class EnoughSeen(Exception):  # noqa: N818 - not an error: it ends a forward who
 class HiddenStates:
     """The hidden states of all windows between two blocks, in micro-batches, and each block's call."""
 
-    def __init__(self, model: StreamedModel, ids: Tensor, batch_tokens: int) -> None:
-        """Embed `ids` [n, t]; a micro-batch is as many windows as `batch_tokens` holds, one at least."""
+    def __init__(self, model: StreamedModel, ids: Tensor, batch_tokens: int, spill: Path | None = None) -> None:
+        """Embed `ids` [n, t]; a micro-batch is as many windows as `batch_tokens` holds, one at least.
+
+        spill: a folder in a file of which hidden states are kept, where they are not to be in memory.
+        """
         self.model = model
         self.ids = torch.split(ids.long(), max(1, batch_tokens // ids.shape[1]))  # per micro-batch [b, t]
-        self.hidden: list[Tensor] = []  # per micro-batch [b, t, h]
+        self.hidden: list[Tensor] | TensorFile = TensorFile(spill) if spill else []  # per micro-batch [b, t, h]
         self._calls: list[list[Call]] = []  # per micro-batch, per block
         with torch.no_grad(), model.outside():
             with model.block(0):
@@ -55,8 +62,8 @@ class HiddenStates:
         Without, a forward may end early with EnoughSeen.
         """
         with torch.no_grad():
-            for number, hidden in enumerate(self.hidden):
-                call = self._calls[number][block.index]
+            for number in range(len(self.ids)):
+                hidden, call = self.hidden[number], self._calls[number][block.index]
                 if keep:
                     self.hidden[number] = call(block.module, hidden)
                 else:
@@ -73,7 +80,8 @@ class HiddenStates:
         """
         vocabulary = self.model.config.get_text_config().vocab_size
         with torch.no_grad(), self.model.outside():
-            for number, (ids, hidden) in enumerate(zip(self.ids, self.hidden, strict=True)):
+            for number, ids in enumerate(self.ids):
+                hidden = self.hidden[number]
                 piece = max(1, _LOGITS_BYTES // (4 * vocabulary * hidden.shape[0]))
                 for start in range(0, hidden.shape[1], piece):
                     part = ids[:, start : start + piece].to(self.model.device)
@@ -81,18 +89,27 @@ class HiddenStates:
 
     def save(self, path: Path, after: int) -> None:
         """Write the hidden states as block `after` put them out, so that an interrupted walk can go on from there."""
-        tensors = {f"{number:05d}": hidden.contiguous() for number, hidden in enumerate(self.hidden)}
-        try:
-            save_file(tensors | {"after": torch.tensor(after)}, path)
-        except SafetensorError as error:  # it hides the errno of a full disk in words
-            raise OSError(errno.ENOSPC if "No space" in str(error) else errno.EIO, str(error)) from error
+        shapes = [(len(ids), *self.hidden[0].shape[1:]) for ids in self.ids]
+        dtype, item = _DTYPE_NAMES[self.hidden[0].dtype], self.hidden[0].itemsize
+        entries = {
+            f"{number:05d}": TensorEntry("", dtype, shape, 0, item * math.prod(shape))
+            for number, shape in enumerate(shapes)
+        }
+        (shard,) = plan_shards([entries | {"after": TensorEntry("", "I64", (), 0, 8)}])
+        numbered = ({f"{number:05d}": self.hidden[number].cpu()} for number in range(len(self.ids)))
+        write_shard(path, shard, chain(numbered, [{"after": torch.tensor(after)}]))
 
     def restore(self, path: Path) -> int:
         """Read what `save` wrote, in micro-batches of whatever size; return the index of the block after which it was."""
-        saved = load_file(path)
-        after = int(saved.pop("after"))
-        windows = torch.cat([saved[number] for number in sorted(saved)])
-        self.hidden = [part.to(self.model.device) for part in torch.split(windows, [len(ids) for ids in self.ids])]
+        with safe_open(path, "pt") as saved:
+            after = int(saved.get_tensor("after"))
+            parts = (saved.get_tensor(name) for name in sorted(saved.keys()) if name != "after")
+            waiting = next(parts)
+            for number, ids in enumerate(self.ids):
+                while len(waiting) < len(ids):
+                    waiting = torch.cat([waiting, next(parts)])
+                self.hidden[number] = waiting[: len(ids)].to(self.model.device)
+                waiting = waiting[len(ids) :]
         return after
 
 
@@ -115,6 +132,8 @@ def walk(
     model = states.model
     for index in range(first, len(model.blocks)):
         with model.block(index) as block:
+            if index + 1 < len(model.blocks):
+                model.checkpoint.expect(model.tensor_names(index + 1))
             watched = observe(block) if observe else None
             if edit is not None and watched is not None:
                 with watched:

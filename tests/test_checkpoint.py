@@ -284,3 +284,14 @@ def test_values_that_vanish_after_opening(tmp_path: Path) -> None:
         change(tmp_path / SINGLE)
         with pytest.raises(LangpruneError, match=r"model\.safetensors"):
             opened.read(opened.entries)
+
+
+def test_expecting_tensors_changes_nothing(tmp_path: Path) -> None:
+    """Whether the system reads ahead cannot be seen; that missing files and other systems do no harm can."""
+    save_file({"a": torch.arange(5.0), "b": torch.ones(3)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.expect(["a", "b"])
+    assert torch.equal(checkpoint.read(["a"])["a"], torch.arange(5.0))
+    (tmp_path / "model.safetensors").unlink()
+    checkpoint.expect(["a"])

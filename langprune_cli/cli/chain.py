@@ -11,11 +11,10 @@ from langprune_cli.cli.pruning import (
     method_of,
     of_weights,
     settings_of,
-    shard_bytes,
     solving_given,
     solving_of,
 )
-from langprune_cli.cli.session import Session, one_of
+from langprune_cli.cli.session import Session, one_of, size_in_bytes
 from langprune_cli.cli.structured import UnitOptions, unit_options
 from langprune_cli.cli.tuning import TuneOptions, target_of, tune_options, tuned
 from langprune_cli.errors import UsageError
@@ -128,7 +127,7 @@ def prune(
         raise UsageError("--max-tokens goes with --pattern vocab only: leave it out")
     model_choice = session.choose(model, revision)
     specs = _texts(lang, data, model_choice, steps)
-    shard = shard_bytes(max_shard_size)
+    shard = size_in_bytes("--max-shard-size", max_shard_size)
     tune = tune_options(**training, max_shard_bytes=shard)
     if tune and not steps.parts and not steps.weights:
         raise UsageError("--tune has nothing to train where tokens alone leave: leave it out")

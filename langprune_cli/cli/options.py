@@ -102,6 +102,13 @@ def given(context: typer.Context) -> list[str]:
     ]
 
 
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        help="Keep hidden states that take more than this, such as 8GB, in a file of the workspace; all in memory if left out.",
+        rich_help_panel=_COMPUTE,
+    ),
+]
 DEFAULT_WORKSPACE = Path("langprune-workspace")
 
 CHOICE = "What is pruned"

@@ -52,6 +52,7 @@ def prune(
     cache_dir: opt.CacheDir = None,
     trust_remote_code: opt.TrustRemoteCode = False,
     all_experts: opt.AllExperts = False,
+    max_memory: opt.MaxMemory = None,
     out: opt.Out = None,
     max_shard_size: opt.MaxShardSize = "2GB",
     name: opt.Name = None,
@@ -64,7 +65,7 @@ def prune(
     [bold]langprune prune --model Qwen/Qwen3-0.6B --lang uk --pattern 2:4[/bold]
     """
     session = Session(workspace, json=json, dtype=dtype, device=device, batch_tokens=batch_tokens, cache_dir=cache_dir,
-                      trust_remote_code=trust_remote_code, all_experts=all_experts)  # fmt: skip
+                      trust_remote_code=trust_remote_code, all_experts=all_experts, max_memory=max_memory)  # fmt: skip
     calibration = {"nsamples": nsamples, "seqlen": seqlen, "seed": seed, "sampling": sampling}
     chain.prune(
         session, model, revision, lang or [], data or [], method=method, pattern=pattern, sparsity=sparsity,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from langprune_cli.cli import structured, vocabulary
 from langprune_cli.cli.inputs import newer_scores, own_stats, stats_for
-from langprune_cli.cli.session import Session, one_of
+from langprune_cli.cli.session import Session, one_of, size_in_bytes
 from langprune_cli.cli.structured import unit_options
 from langprune_cli.cli.tuning import target_of, text_of, tune_options, tuned
 from langprune_cli.errors import UsageError
@@ -184,7 +184,7 @@ def apply_settings(update: str, solving: Solving, max_shard_size: str) -> Any:  
     """Return how masks become models."""
     from langprune_cli.stages.apply import ApplySettings  # noqa: PLC0415
 
-    return ApplySettings(update, solving, shard_bytes(max_shard_size))
+    return ApplySettings(update, solving, size_in_bytes("--max-shard-size", max_shard_size))
 
 
 def solving_given(choice: dict[str, Any]) -> bool:
@@ -202,16 +202,3 @@ def solving_of(choice: dict[str, Any]) -> Solving:
             f"--damping {damping:g} is not a share of the Hessian's mean diagonal: give one above 0, up to 1"
         )
     return Solving(**{name: choice[name] for name in ("damping", "min_expert_tokens") if choice[name] is not None})
-
-
-def shard_bytes(text: str) -> int:
-    """Read a size such as 500MB (powers of ten, as transformers counts); raises UsageError for anything else."""
-    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-    number, unit = text[:-2], text[-2:].upper()
-    try:
-        size = int(float(number) * units[unit])
-    except (ValueError, KeyError, OverflowError):
-        size = 0
-    if size < 1:
-        raise UsageError(f"--max-shard-size {text!r} is not a size: write it as 500MB or 2GB")
-    return size

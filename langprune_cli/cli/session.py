@@ -33,6 +33,7 @@ class Session:
         cache_dir: Path | None = None,
         trust_remote_code: bool = False,
         all_experts: bool = False,
+        max_memory: str | None = None,
     ) -> None:
         import transformers  # noqa: PLC0415 - see above
 
@@ -44,7 +45,8 @@ class Session:
             logging.getLogger(library).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=r"(transformers|torch|datasets|huggingface_hub)\b")
         self.workspace = Workspace(workspace.expanduser())
-        self.compute = Compute(dtype, device, batch_tokens, cache_dir, trust_remote_code, all_experts)
+        most = size_in_bytes("--max-memory", max_memory) if max_memory else None
+        self.compute = Compute(dtype, device, batch_tokens, cache_dir, trust_remote_code, all_experts, most)
         self.reporter = ConsoleReporter()
         self.json = json
         self._remember: tuple[str, str | None] | None = None
@@ -243,6 +245,19 @@ def document(outcome: Outcome) -> dict[str, Any]:
         "seconds": round(outcome.seconds, 3),
         "about": artifact.manifest.about,
     }
+
+
+def size_in_bytes(option: str, text: str) -> int:
+    """Read a size such as 500MB (powers of ten, as transformers counts); raises UsageError for anything else."""
+    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+    number, unit = text[:-2], text[-2:].upper()
+    try:
+        size = int(float(number) * units[unit])
+    except (ValueError, KeyError, OverflowError):
+        size = 0
+    if size < 1:
+        raise UsageError(f"{option} {text!r} is not a size: write it as 500MB or 2GB")
+    return size
 
 
 def one_of(option: str, value: str | None, known: tuple[str, ...]) -> Any:  # noqa: ANN401 - one of `known`, or None

@@ -48,6 +48,7 @@ def calibrate(
     cache_dir: opt.CacheDir = None,
     trust_remote_code: opt.TrustRemoteCode = False,
     all_experts: opt.AllExperts = False,
+    max_memory: opt.MaxMemory = None,
     name: opt.Name = None,
     force: opt.Force = False,
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
@@ -58,7 +59,7 @@ def calibrate(
     [bold]langprune calibrate --model Qwen/Qwen3-0.6B --lang uk --data texts.jsonl[/bold]
     """
     session = Session(workspace, json=json, dtype=dtype, device=device, batch_tokens=batch_tokens, cache_dir=cache_dir,
-                      trust_remote_code=trust_remote_code, all_experts=all_experts)  # fmt: skip
+                      trust_remote_code=trust_remote_code, all_experts=all_experts, max_memory=max_memory)  # fmt: skip
     if collect == "tokens":
         count_tokens(session, model, revision, lang or [], data or [], given=opt.given(context), max_tokens=max_tokens,
                      name=name, force=force)  # fmt: skip
@@ -214,6 +215,7 @@ def evaluate(
     batch_tokens: opt.BatchTokens = 2048,
     cache_dir: opt.CacheDir = None,
     trust_remote_code: opt.TrustRemoteCode = False,
+    max_memory: opt.MaxMemory = None,
     name: opt.Name = None,
     force: opt.Force = False,
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
@@ -224,7 +226,7 @@ def evaluate(
     [bold]langprune eval --lang uk --lang en[/bold]
     """
     session = Session(workspace, json=json, dtype=dtype, device=device, batch_tokens=batch_tokens, cache_dir=cache_dir,
-                      trust_remote_code=trust_remote_code)  # fmt: skip
+                      trust_remote_code=trust_remote_code, max_memory=max_memory)  # fmt: skip
     session.evaluate(
         model,
         revision,

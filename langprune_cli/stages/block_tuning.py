@@ -43,8 +43,7 @@ class TuneSettings:
         hidden_size: int,
         error: float,  # relative and squared, of the block before it is trained
     ) -> float:
-        """Return the learning rate as it was given, else AMD Quark's 1e-4 at 4096 wide: more for narrower models, less for
-        smaller errors.
+        """Return the learning rate as it was given, else AMD Quark's 1e-4 at 4096 wide, by width and by error.
 
         AdamW moves every weight by about the rate, whatever its gradient, so that an output moves by the rate times the
         width (arXiv 2203.03466, table 3): what is best goes as the inverse of the width. And an output should move by no more

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from langprune_cli.store.files import canonical_json, readable_json
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.text.token_bytes import predicted_bytes
 from langprune_cli.types import TextSpec, Windows
-from langprune_cli.walk import HiddenStates, walk
+from langprune_cli.walk import walk
 
 RESULT = "result.json"
 
@@ -185,7 +186,7 @@ def _cell(
     if writer.has(part):
         nats = Artifact(writer.folder, writer.manifest).tensors(part)["nats"]
     else:
-        nats = _losses(subject, windows, reporter)
+        nats = _losses(subject, windows, writer.folder, reporter)
         writer.write_tensors(part, {"nats": nats})
     total, tokens = float(nats.sum()), windows.count * (windows.seqlen - 1)
     ppl = perplexity(total, tokens)
@@ -218,7 +219,7 @@ def _bits_per_byte(model: OpenedModel, windows: Windows, nats: float) -> float |
     return bits_per_byte(nats, text_bytes) if text_bytes else None
 
 
-def _losses(subject: Subject, windows: Windows, reporter: Reporter) -> Tensor:
+def _losses(subject: Subject, windows: Windows, folder: Path, reporter: Reporter) -> Tensor:
     """Return each window's summed loss over its predicted tokens, float64 [n]."""
     model = subject.model
     reader = MaskReader(subject.mask, model) if subject.mask else None
@@ -231,7 +232,7 @@ def _losses(subject: Subject, windows: Windows, reporter: Reporter) -> Tensor:
     label = subject.mask.name if subject.mask else model.label
     blocks = len(model.streamed.blocks)
     reporter.begin(f"eval {label} on {windows.spec.name}", blocks, windows.ids.numel() * blocks)
-    states = HiddenStates(model.streamed, windows.ids, model.compute.batch_tokens)
+    states = model.hidden_states(windows.ids, folder)
     for _ in walk(states, edit=edit, tick=reporter.tick):
         pass
     losses = torch.cat(window_losses(states))

@@ -10,6 +10,7 @@ from typing import Any
 import tokenizers
 import torch
 import transformers
+from torch import Tensor
 
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
 from langprune_cli.models.config_only import locate_config
@@ -19,8 +20,10 @@ from langprune_cli.models.skeleton import read_config
 from langprune_cli.models.streamed import StreamedModel
 from langprune_cli.stages.run import Reporter
 from langprune_cli.store.artifact import Artifact, is_artifact
+from langprune_cli.store.files import need_space
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.types import Windows
+from langprune_cli.walk import HiddenStates
 
 DEMO = "demo"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -36,6 +39,7 @@ class Compute:
     cache_dir: Path | None = None
     trust_remote_code: bool = False
     all_experts: bool = False  # whether every expert of a mixture sees every token
+    max_memory: int | None = None  # bytes that hidden states may take in memory; more of them are kept in a file
 
     def torch_device(self) -> torch.device:
         """Return the device; raises LangpruneError for one that this machine lacks."""
@@ -133,6 +137,18 @@ class OpenedModel:
                 f"{windows.spec.source} has windows of {windows.seqlen} tokens, and the context of {self.label} is {context}: "
                 "give shorter ones"
             )
+
+    def hidden_states(self, ids: Tensor, folder: Path) -> HiddenStates:
+        """Return the embedded windows `ids` [n, t], in a file of `folder` where memory is not to hold them.
+
+        Raises LangpruneError where that folder has no room for them.
+        """
+        size = ids.numel() * self.streamed.config.get_text_config().hidden_size * self.streamed.dtype.itemsize
+        most = self.compute.max_memory
+        spill = folder if most is not None and size > most else None
+        if spill:
+            need_space(spill, size)
+        return HiddenStates(self.streamed, ids, self.compute.batch_tokens, spill)
 
     def environment(self) -> dict[str, str]:
         """Return what may change the last bits of a result but is not part of its key."""

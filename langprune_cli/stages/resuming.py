@@ -30,7 +30,9 @@ class SavedStates:
         states = self._embedded()
         first = 0
         if self._writer.scratch.exists():
-            with suppress(SafetensorError, KeyError, RuntimeError):  # damaged: the blocks before are run again
+            with suppress(
+                SafetensorError, KeyError, RuntimeError, StopIteration
+            ):  # damaged: the blocks before are run again
                 first = states.restore(self._writer.scratch) + 1
             if first > done:  # a part that was finished then is damaged now
                 states, first = self._embedded(), 0
@@ -46,4 +48,4 @@ class SavedStates:
             self._saved = time.monotonic()
 
     def _embedded(self) -> HiddenStates:
-        return HiddenStates(self._model.streamed, self._windows.ids, self._model.compute.batch_tokens)
+        return self._model.hidden_states(self._windows.ids, self._writer.folder)

@@ -1,0 +1,56 @@
+"""Tensors kept in a file, one at a time in memory: hidden states of more windows than memory holds."""
+
+import tempfile
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from langprune_cli.store.files import disk_errors
+
+
+class TensorFile(Sequence[Tensor]):
+    """A list of tensors in a file without a name, which is gone when the process is, however it ends.
+
+    A tensor is read when it is asked for and written when it is put back; no page of the file stays in the process's memory.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open the file in `folder`; raises LangpruneError where that cannot be written."""
+        self._folder = folder
+        self._places: list[tuple[int, torch.dtype, torch.Size, torch.device]] = []
+        with disk_errors(folder):
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as this does
+        weakref.finalize(self, self._file.close)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def append(self, tensor: Tensor) -> None:
+        """Write one more tensor; raises LangpruneError for a full disk, as `__setitem__` does."""
+        last = self._places[-1] if self._places else None
+        start = last[0] + last[1].itemsize * last[2].numel() if last else 0
+        self._places.append((start, tensor.dtype, tensor.shape, tensor.device))
+        self[len(self) - 1] = tensor
+
+    def __setitem__(self, index: int, tensor: Tensor) -> None:
+        """Put a tensor of the same dtype and shape in the place of another; raises ValueError for one of others."""
+        start, dtype, shape, _ = self._places[index]
+        if (tensor.dtype, tensor.shape) != (dtype, shape):
+            raise ValueError(f"a tensor of {dtype} {list(shape)} has its place here")
+        with disk_errors(self._folder):
+            self._file.seek(start)
+            self._file.write(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+            self._file.flush()  # a full disk is to be noticed now
+
+    def __getitem__(self, index: Any) -> Any:  # noqa: ANN401 - a Sequence's may be a slice, which nobody asks for here
+        """Return a tensor on the device that it came from; raises IndexError behind the last."""
+        start, dtype, shape, device = self._places[index]
+        data = torch.empty(dtype.itemsize * shape.numel(), dtype=torch.uint8)
+        with disk_errors(self._folder, reading=True):
+            self._file.seek(start)
+            self._file.readinto(data.numpy().data)
+        return data.view(dtype).view(shape).to(device)
