@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 
 from langprune_cli.errors import LangpruneError
 
@@ -18,11 +19,33 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from langprune_cli.cli.app import run  # noqa: PLC0415 - after the flag and the policy
 
-        return run([word for word in words if word != DEBUG])
+        words = [word for word in words if word != DEBUG]
+        return _as_one_of_several(run, words) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else run(words)
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
         return _end(error)
+
+
+def _as_one_of_several(run: Callable[[list[str]], int], words: list[str]) -> int:
+    """Run the command line in the process that leads those which torchrun started; the others do what it tells them."""
+    from langprune_cli.numerics.team import PeerLostError, Team  # noqa: PLC0415 - needs torch
+    from langprune_cli.stages.teamwork import serve  # noqa: PLC0415 - as above
+
+    team = Team.join()
+    try:
+        if team.leads:
+            code = run(words)  # where it fails, the others notice that this process is gone
+            team.tell("done")
+            return code
+        serve(team)
+    except PeerLostError:
+        if team.leads:
+            raise
+        return 1  # who is gone has said itself what ended it
+    finally:
+        team.leave()
+    return 0
 
 
 def _end(error: BaseException) -> int:

@@ -102,6 +102,13 @@ def given(context: typer.Context) -> list[str]:
     ]
 
 
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        help="i/n: run the i-th of n parts of the windows, one on each of n machines; langprune combine stats adds them up.",
+        rich_help_panel=_INPUT,
+    ),
+]
 MaxMemory = Annotated[
     str | None,
     typer.Option(

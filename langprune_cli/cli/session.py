@@ -260,6 +260,16 @@ def size_in_bytes(option: str, text: str) -> int:
     return size
 
 
+def shard_of(text: str | None) -> tuple[int, int] | None:
+    """Read `i/n`; raises UsageError for anything else."""
+    if text is None:
+        return None
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise UsageError(f"--shard {text!r} is none: write 1/4 for the first of four, up to 4/4")
+    return int(part), int(parts)
+
+
 def one_of(option: str, value: str | None, known: tuple[str, ...]) -> Any:  # noqa: ANN401 - one of `known`, or None
     """Return the value of an option; raises UsageError where it is none of those known."""
     if value is not None and value not in known:

@@ -8,7 +8,7 @@ import typer
 from langprune_cli.cli import options as opt
 from langprune_cli.cli import pruning
 from langprune_cli.cli.counting import count_tokens
-from langprune_cli.cli.session import Session
+from langprune_cli.cli.session import Session, shard_of
 from langprune_cli.errors import UsageError
 
 _INPUT = "What goes in"
@@ -42,6 +42,7 @@ def calibrate(
             rich_help_panel=_INPUT,
         ),
     ] = None,
+    shard: opt.Shard = None,
     dtype: opt.Dtype = "auto",
     device: opt.Device = "auto",
     batch_tokens: opt.BatchTokens = 2048,
@@ -76,6 +77,7 @@ def calibrate(
         seed=seed,
         sampling=sampling,
         collect=collect,
+        shard=shard_of(shard),
         name=name,
         force=force,
     )

@@ -32,6 +32,10 @@ class Method:
     solve: Callable[[Site, Pattern], Solution] | None = None
     update: str = "none"  # the update that belongs to the method; a joint one's weights are that update's of its mask
 
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        """Go to another process by name."""
+        return get_method, (self.name,)
+
 
 def methods() -> dict[str, Method]:
     """Return every method of this package by name: a module with a METHOD record is one."""

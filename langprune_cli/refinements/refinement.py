@@ -23,6 +23,10 @@ class Refinement:
     paper: str
     refine: Callable[[Site, Tensor, Pattern], Tensor]  # (site, keep bool [r, i], pattern) -> keep bool [r, i]
 
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        """Go to another process by name."""
+        return get_refinement, (self.name,)
+
 
 def refinements() -> dict[str, Refinement]:
     """Return every refinement of this package by name."""

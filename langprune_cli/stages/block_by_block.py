@@ -7,16 +7,18 @@ from dataclasses import dataclass, field
 
 from langprune_cli.models.streamed import Block
 from langprune_cli.numerics.patterns import Pattern
+from langprune_cli.numerics.team import team
 from langprune_cli.stages.keep_masks import BlockMasks, MaskReader
 from langprune_cli.stages.model_writing import ModelWriter
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.parts import WINDOWS_PART, block_part
 from langprune_cli.stages.resuming import SavedStates
 from langprune_cli.stages.run import Reporter
-from langprune_cli.stages.sites import block_sites
+from langprune_cli.stages.solving import Solved, Solver
 from langprune_cli.stages.statistics import BlockStats, StatsCollector, read_block_stats
+from langprune_cli.stages.teamwork import spread_weights
 from langprune_cli.stages.unit_choosing import AnyChooser
-from langprune_cli.stages.updating import Updated, finished, updated_block, updated_weight
+from langprune_cli.stages.updating import Updated, updated_block
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
 from langprune_cli.types import Windows
 from langprune_cli.updates.update import Update
@@ -86,18 +88,17 @@ class BlockByBlock:
         begun = time.monotonic()
         masks = BlockMasks(index)
         updated: dict[str, Updated] = {}
-        linears = self.chooser.linears(self.model, index)
-        for site in block_sites(self.model, index, linears, known, self.chooser.settings.solving):
-            keep, weight = self.chooser.choose(self.model, index, site, self.patterns[index])
-            masks.add(site, keep)
-            if weight is None or self.update.name != self.chooser.method.update:
-                weight = updated_weight(site.site, keep, self.update)
-            updated |= finished(self.model, index, site, keep, weight)
+        for solved in self._solved(index, known):
+            masks.add(solved.name, solved.masks, solved.damping)
+            updated |= solved.updated
         if isinstance(self.masks, ArtifactWriter) and not self.masks.has(block_part(index)):
             masks.write(self.masks)
         self.seconds[index] = time.monotonic() - begun
         self.reporter.note(self._said(index, updated))
         return updated
+
+    def _solved(self, index: int, known: BlockStats | None) -> list[Solved]:
+        return Solver(self.chooser, self.update, self.patterns[index]).sites(self.model, index, known)
 
     def _said(self, index: int, updated: dict[str, Updated]) -> str:
         """Return a line on one block: the relative error of each linear."""
@@ -159,6 +160,17 @@ class Propagated(BlockByBlock):
             if not self.stats.has(block_part(block.index)):
                 self.stats.write_tensors(block_part(block.index), tensors, {"sites": sites})
             self._updated = self._prune(block.index, BlockStats(tensors, sites, self.windows.count))
+        others = team()
+        if others and block.index < self._done:  # what was solved now, all have
+            spread_weights(others, block.index, {name: each.tensor for name, each in self._updated.items()})
         for linear in block.linears:
             if linear.name in self._updated:
                 linear.module.weight.data.copy_(self._updated[linear.name].tensor)  # type: ignore[operator] # a Parameter
+
+    def _solved(self, index: int, known: BlockStats | None) -> list[Solved]:
+        others = team()
+        if others is None or known is None:
+            return super()._solved(index, known)
+        solver = Solver(self.chooser, self.update, self.patterns[index])
+        others.tell("solve", index, solver, self.windows.count)
+        return solver.shared(others, self.model, index, known)

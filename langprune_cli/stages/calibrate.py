@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
+from langprune_cli.errors import LangpruneError
 from langprune_cli.models.streamed import Block
 from langprune_cli.numerics.site import Needs
 from langprune_cli.stages.experts import finish_stats
@@ -17,7 +18,7 @@ from langprune_cli.stages.statistics import StatsCollector
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import need_space
 from langprune_cli.store.workspace import Workspace
-from langprune_cli.text.windows import calibration_windows, is_given
+from langprune_cli.text.windows import calibration_windows, fingerprint, is_given
 from langprune_cli.types import TextSpec, Windows
 from langprune_cli.walk import walk
 
@@ -33,6 +34,7 @@ class CalibrationSettings:
     seed: int = 0
     sampling: str = "document"
     collect: Collect = "norms"
+    shard: tuple[int, int] | None = None  # the i-th of n parts of the windows, counted from 1
 
 
 def calibrate(
@@ -51,6 +53,8 @@ def calibrate(
     Raises LangpruneError for text that cannot be read or is too little, and for activations that are not finite.
     """
     texts = draw(model, list(specs), settings, reporter)
+    if settings.shard:
+        texts = [_shard(windows, *settings.shard) for windows in texts]
     return [
         calibrate_on(
             workspace,
@@ -88,6 +92,18 @@ def calibrate_on(
     )
     to = Destination(workspace, stats_name(windows.spec, collect), name, force=force)
     return run_stage(stats_recipe(model, windows, collect), to, make)
+
+
+def _shard(windows: Windows, part: int, parts: int) -> Windows:
+    """Return every `parts`-th window from the `part`-th on, for a process of a machine that knows of no other.
+
+    Statistics of all parts add up to those of all windows (`combine stats`). Raises LangpruneError where a part would be empty.
+    """
+    if windows.count < parts:
+        raise LangpruneError(f"{windows.count} windows cannot be split into {parts} shards: ask for fewer")
+    ids = windows.ids[part - 1 :: parts]
+    name = f"{windows.spec.name}-{part}-of-{parts}"
+    return replace(windows, ids=ids, fingerprint=fingerprint(ids), spec=replace(windows.spec, name=name))
 
 
 def collect_for(needs: Needs) -> Collect:

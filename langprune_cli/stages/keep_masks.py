@@ -1,5 +1,6 @@
 """Keep masks written to their artifact and read from it, and what they do to a weight: for `apply` and `eval --mask`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -8,7 +9,6 @@ from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.packing import pack_mask, unpack_mask
 from langprune_cli.stages.opened import OpenedModel, check_same_model
 from langprune_cli.stages.parts import BLOCKS_PART, VOCABULARY_PART, block_part
-from langprune_cli.stages.sites import BlockSite
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
 
 
@@ -20,11 +20,11 @@ class BlockMasks:
     keep: dict[str, Tensor] = field(default_factory=dict)  # by linear, bool [o, i]
     damping: dict[str, float] = field(default_factory=dict)  # by site, where a Hessian was factored
 
-    def add(self, site: BlockSite, keep: Tensor) -> None:
-        """Take the mask [r, i] of a site's linears."""
-        self.keep |= {linear.name: part for linear, part in site.split(keep)}
-        if site.site.damping_used is not None:
-            self.damping[site.name] = site.site.damping_used
+    def add(self, site: str, keep: Mapping[str, Tensor], damping: float | None) -> None:
+        """Take the masks [o, i] of a site's linears."""
+        self.keep |= keep
+        if damping is not None:
+            self.damping[site] = damping
 
     def write(self, writer: ArtifactWriter) -> None:
         """Write them as the block's part, one bit a weight, with the damping that was used.

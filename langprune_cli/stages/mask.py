@@ -83,7 +83,9 @@ def mask(
                 else:
                     known = read_block_stats(source.stats, block_part(index)) if source.stats else None
                     for site in block_sites(model, index, linears, known, chooser.settings.solving):
-                        found.add(site, chooser.choose(model, index, site, pattern)[0])
+                        keep = chooser.choose(model, index, site, pattern)[0]
+                        masks = {linear.name: part for linear, part in site.split(keep)}
+                        found.add(site.name, masks, site.site.damping_used)
                 found.write(writer)
             reporter.tick(index, 0)
         reporter.end()

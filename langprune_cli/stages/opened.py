@@ -1,5 +1,6 @@
 """Open a model for a stage: which one is meant, where it lies, its streamed skeleton and its tokenizer."""
 
+import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ class Compute:
     def torch_device(self) -> torch.device:
         """Return the device; raises LangpruneError for one that this machine lacks."""
         if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # each of several processes that torchrun starts has its own
+            return torch.device(own if torch.cuda.is_available() else "cpu")
         try:
             device = torch.device(self.device)
             torch.empty(0, device=device).cpu()  # meta has no data to give back
@@ -143,12 +145,18 @@ class OpenedModel:
 
         Raises LangpruneError where that folder has no room for them.
         """
+        return HiddenStates(self.streamed, ids, self.compute.batch_tokens, self.spill(ids, folder))
+
+    def spill(self, ids: Tensor, folder: Path) -> Path | None:
+        """Return `folder` where the hidden states of `ids` [n, t] go to a file, None where memory holds them.
+
+        Raises LangpruneError where that folder has no room for them.
+        """
         size = ids.numel() * self.streamed.config.get_text_config().hidden_size * self.streamed.dtype.itemsize
-        most = self.compute.max_memory
-        spill = folder if most is not None and size > most else None
-        if spill:
-            need_space(spill, size)
-        return HiddenStates(self.streamed, ids, self.compute.batch_tokens, spill)
+        if self.compute.max_memory is None or size <= self.compute.max_memory:
+            return None
+        need_space(folder, size)
+        return folder
 
     def environment(self) -> dict[str, str]:
         """Return what may change the last bits of a result but is not part of its key."""

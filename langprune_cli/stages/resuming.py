@@ -5,7 +5,9 @@ from contextlib import suppress
 
 from safetensors import SafetensorError
 
+from langprune_cli.numerics.team import team
 from langprune_cli.stages.opened import OpenedModel
+from langprune_cli.stages.teamwork import SharedStates
 from langprune_cli.store.artifact import ArtifactWriter
 from langprune_cli.store.files import new_file
 from langprune_cli.types import Windows
@@ -29,7 +31,7 @@ class SavedStates:
         """Return hidden states and the block that reads them, as far on as were saved, but not beyond block `done`."""
         states = self._embedded()
         first = 0
-        if self._writer.scratch.exists():
+        if self._writer.scratch.exists() and not team():
             with suppress(
                 SafetensorError, KeyError, RuntimeError, StopIteration
             ):  # damaged: the blocks before are run again
@@ -41,6 +43,8 @@ class SavedStates:
 
     def keep(self, states: HiddenStates, after: int) -> None:
         """Write what block `after` put out, where enough work would be lost without it."""
+        if team():  # each process has a share; what is on disk is gone on with, its blocks being run again
+            return
         last = len(self._model.streamed.blocks) - 1
         if time.monotonic() - self._saved > self._after and after < last:
             with new_file(self._writer.scratch) as temporary:
@@ -48,4 +52,7 @@ class SavedStates:
             self._saved = time.monotonic()
 
     def _embedded(self) -> HiddenStates:
+        others = team()
+        if others:
+            return SharedStates(self._model, self._windows.ids, self._writer.folder, others)
         return self._model.hidden_states(self._windows.ids, self._writer.folder)

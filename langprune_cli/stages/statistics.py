@@ -13,6 +13,7 @@ from langprune_cli.models.streamed import Block, Linear
 from langprune_cli.numerics.gram import add_gram, pack_upper, unpack_upper
 from langprune_cli.numerics.moments import ColumnMoments
 from langprune_cli.numerics.site import SiteStats
+from langprune_cli.numerics.team import Team, team
 from langprune_cli.store.artifact import Artifact, Manifest
 from langprune_cli.walk import EnoughSeen
 
@@ -55,6 +56,9 @@ class StatsCollector:
         there are, the others end with EnoughSeen at the last one, whose product is then never made.
         """
         self._sums, self._calls_in_all = {}, None
+        others = team()
+        if others and others.leads:
+            others.tell("watch", block.index, self._with_hessian, inputs_only)
         handles = [block.module.register_forward_pre_hook(self._new_forward)]
         handles += [linear.module.register_forward_pre_hook(self._hook(linear)) for linear in block.linears]
         if inputs_only and all(linear.expert is None for linear in block.linears):  # which experts are called differs
@@ -93,8 +97,15 @@ class StatsCollector:
     def tensors(self, block: Block) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
         """Return the block's sums by "<site>/<statistic>" and each site's linears.
 
-        Raises LangpruneError when an activation was not finite.
+        Those of other processes that share the windows are added. Raises LangpruneError when an activation was not finite.
         """
+        if others := team():
+            others.tell("sums")
+            self.add_to(others)
+        return self.finished(block)
+
+    def finished(self, block: Block) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+        """Return what `tensors` does, once the sums of all processes have been added."""
         tensors = {}
         for name, sums in self._sums.items():
             if not torch.isfinite(sums.moments.sum_sq).all():
@@ -109,6 +120,27 @@ class StatsCollector:
                 tensors[f"{name}/hessian"] = pack_upper(sums.hessian).cpu()
                 sums.hessian = None  # the packed form is enough: a block's Hessians are large
         return tensors, {name: sums.linears for name, sums in self._sums.items()}
+
+    def add_to(self, others: Team) -> None:
+        """Add the sums of all processes up; an expert that a process's tokens did not reach has none there."""
+        mine = {
+            name: (len(sums.moments.sum_sq), sums.moments.tokens, sums.linears) for name, sums in self._sums.items()
+        }
+        for name, width, tokens, linears in _all_sites(others.all_know(mine)):
+            device = next((sums.moments.sum_sq.device for sums in self._sums.values()), torch.device("cpu"))
+            sums = self._sums.setdefault(name, _Sums.zeros(width, device, hessian=self._with_hessian))
+            others.add_up([sums.moments.sum_sq, sums.moments.sum_x])
+            if sums.hessian is not None:
+                others.add_up([sums.hessian])
+            sums.moments.tokens, sums.linears = tokens, linears
+
+
+def _all_sites(known: list[dict[str, tuple[int, int, list[str]]]]) -> Iterator[tuple[str, int, int, list[str]]]:
+    """Yield (name, width, tokens of all processes, linears) of every site that some process has seen, in one order for all."""
+    names = dict.fromkeys(name for sites in known for name in sites)
+    for name in names:
+        seen = [sites[name] for sites in known if name in sites]
+        yield name, seen[0][0], sum(tokens for _, tokens, _ in seen), seen[0][2]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,10 @@ class UnitMethod:
     choose: Callable[[UnitSite, int], Tensor]  # (site, how many units stay) -> keep, bool [units]
     update: str  # the update that belongs to the method
 
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        """Go to another process by name."""
+        return get_unit_method, (self.name,)
+
 
 def by_score(score: Callable[[UnitSite], Tensor]) -> Callable[[UnitSite, int], Tensor]:
     """Return what chooses the units with the highest scores [units]; it raises ValueError for an impossible number of them."""

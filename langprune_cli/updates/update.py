@@ -19,6 +19,10 @@ class Update:
     paper: str
     update: Callable[[Site, Tensor], Tensor]  # (site, keep [r, i]) -> float32 [r, i], zero where keep is False
 
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        """Go to another process by name."""
+        return get_update, (self.name,)
+
 
 def updates() -> dict[str, Update]:
     """Return every update of this package by name."""
