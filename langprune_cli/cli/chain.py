@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from langprune_cli.cli import structured, vocabulary
+from langprune_cli.cli.counting import WITHOUT_EFFECT
 from langprune_cli.cli.pruning import (
     apply_settings,
     method_of,
@@ -20,6 +21,8 @@ from langprune_cli.cli.tuning import TuneOptions, target_of, tune_options, tuned
 from langprune_cli.errors import UsageError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
+    from collections.abc import Collection
+
     from langprune_cli.stages.calibrate import CalibrationSettings
     from langprune_cli.stages.choosing import Chooser
     from langprune_cli.stages.opened import ModelChoice, OpenedModel
@@ -43,6 +46,11 @@ class Steps:
         """Raise UsageError where an update has nothing to update."""
         if self.update and not self.weights and not (self.parts and self.parts.units):
             raise UsageError(f"--update {self.update} is for weights that stay in the blocks: leave it out")
+
+    @property
+    def tokens_alone(self) -> bool:
+        """Return whether nothing but tokens is to leave."""
+        return not self.parts and not self.weights
 
 
 @dataclass
@@ -116,9 +124,9 @@ class Chain:
 def prune(
     session: Session, model: str | None, revision: str | None, lang: list[str], data: list[str], *,
     propagation: str, max_shard_size: str, calibration: dict[str, Any], training: dict[str, Any], max_tokens: int | None,
-    to: dict[str, Any], **choice: Any,  # noqa: ANN401 - of `_steps`
+    to: dict[str, Any], given: Collection[str], **choice: Any,  # noqa: ANN401 - of `_steps`
 ) -> None:  # fmt: skip
-    """Run stages 1 to 4, for each kind of part that is to leave."""
+    """Run stages 1 to 4, for each kind of part that is to leave. given: the options that stood on the command line."""
     from langprune_cli.stages.calibrate import CalibrationSettings  # noqa: PLC0415
 
     propagated: Any = one_of("--propagation", propagation, ("pruned", "dense"))
@@ -129,15 +137,19 @@ def prune(
     specs = _texts(lang, data, model_choice, steps)
     shard = size_in_bytes("--max-shard-size", max_shard_size)
     tune = tune_options(**training, max_shard_bytes=shard)
-    if tune and not steps.parts and not steps.weights:
+    if tune and steps.tokens_alone:
         raise UsageError("--tune has nothing to train where tokens alone leave: leave it out")
+    if steps.tokens_alone and (needless := [each for each in (*WITHOUT_EFFECT, "--propagation") if each in given]):
+        raise UsageError(
+            f"tokens are counted without windows and without running a model: leave out {', '.join(needless)}"
+        )
     opened = session.open(model_choice, remember=True)
     if choice["min_expert_tokens"] is not None:
         opened.require_experts("--min-expert-tokens")
     chain = Chain(session, opened, specs, CalibrationSettings(**calibration), propagated, shard, to, tune)
     parts, weights, solving = steps.parts, steps.weights, solving_of(choice)
     if steps.tokens:
-        chain.without_tokens(steps.tokens, max_tokens, last=not parts and not weights)
+        chain.without_tokens(steps.tokens, max_tokens, last=steps.tokens_alone)
     pruned = None
     if parts:
         chain.without_blocks(parts, last=not parts.units and not weights)
@@ -225,7 +237,7 @@ def _texts(lang: list[str], data: list[str], choice: ModelChoice, steps: Steps) 
     from langprune_cli.text.windows import is_given  # noqa: PLC0415
 
     specs = resolve_texts(lang, data, evaluation=False, builtin=choice.name == DEMO)
-    if not steps.parts and not steps.weights:
+    if steps.tokens_alone:
         return specs
     if len(specs) > 1:
         raise UsageError(f"prune works on one text at a time, and {len(specs)} were given: run it once for each")

@@ -11,8 +11,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
 
     from langprune_cli.cli.session import Session
 
-# Options of calibrate that are about windows, or about running a model.
-_WITHOUT_EFFECT = (
+# Options that are about windows, or about running a model.
+WITHOUT_EFFECT = (
     "--nsamples",
     "--seqlen",
     "--seed",
@@ -32,7 +32,7 @@ def count_tokens(
     from langprune_cli.stages.opened import open_tokenizer  # noqa: PLC0415
     from langprune_cli.stages.token_counts import MAX_TOKENS, count_tokens  # noqa: PLC0415
 
-    needless = [option for option in _WITHOUT_EFFECT if option in given]
+    needless = [option for option in WITHOUT_EFFECT if option in given]
     if needless:
         raise UsageError(f"--collect tokens runs no model and draws no windows: leave out {', '.join(needless)}")
     choice = session.choose(model, revision)

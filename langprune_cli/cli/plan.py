@@ -1,5 +1,6 @@
 """The command `plan`: what a pruning would leave, before any weight is downloaded."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +10,7 @@ from langprune_cli.cli.console import print_json, print_line, print_table
 from langprune_cli.cli.results import parameters
 from langprune_cli.cli.session import Session, one_of
 from langprune_cli.cli.vocabulary import planned_tokens, vocabulary_target
+from langprune_cli.errors import UsageError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
     from langprune_cli.stages.plan import Plan
@@ -55,10 +57,13 @@ def plan(
     target, patterns = vocabulary_target(
         pattern or ["channels"], coverage=coverage, vocab_size=vocab_size, round_to=round_to
     )
+    if stats and not target:
+        raise UsageError(f"--stats {stats} goes with --pattern vocab only: leave it out")
     rounding_of = Rounding(None if target and not patterns else round_to, nearest)
     choice = session.choose(model, revision)
-    tokens = planned_tokens(session, choice, target, stats) if target else None
-    asked = read_patterns(patterns, sparsity, rounding_of, tokens)
+    asked = read_patterns(patterns, sparsity, rounding_of)
+    if target:
+        asked = replace(asked, tokens=planned_tokens(session, choice, target, stats))
     found = find_config(session.workspace, choice, session.compute)
     for note in found.notes:
         session.reporter.note(note)

@@ -10,6 +10,7 @@ from langprune_cli.cli.session import Session
 
 
 def prune(
+    context: typer.Context,
     *,
     lang: opt.Lang = None,
     data: opt.Data = None,
@@ -73,5 +74,6 @@ def prune(
         variant=variant, group=group, ties=ties, exclude=exclude, refine=refine, allocation=allocation, update=update,
         damping=damping, min_expert_tokens=min_expert_tokens, propagation=propagation, max_shard_size=max_shard_size,
         calibration=calibration, training={"tune": tune, "epochs": epochs, "learning_rate": learning_rate},
+        given=opt.given(context),
         to={"name": name, "out": out.expanduser() if out else None, "force": force},
     )  # fmt: skip

@@ -45,7 +45,8 @@ def mask(
         _masks_tokens(
             patterns, of_weights(choice) | {"--variant": variant, "--scores": scores, "--method": method,
             "--sparsity": choice["sparsity"], "--damping": choice["damping"],
-            "--min-expert-tokens": choice["min_expert_tokens"]},
+            "--min-expert-tokens": choice["min_expert_tokens"],
+            "--round": None if rounding == "down" else rounding},
         )  # fmt: skip
         vocabulary.mask(session, model, revision, stats, target, name=name, force=force)
         return
@@ -119,8 +120,8 @@ def apply(
     solving = solving_of({"damping": damping, "min_expert_tokens": experts})
     settings = apply_settings(update or own_update(params), solving, max_shard_size)
     tune = tune_options(**training, max_shard_bytes=settings.max_shard_bytes)
-    if params["pattern"] == VOCABULARY and (tune or update):
-        raise UsageError("--tune and --update have nothing to change where tokens leave: leave them out")
+    if params["pattern"] == VOCABULARY and (tune or update or damping is not None):
+        raise UsageError("--tune, --update and --damping have nothing to change where tokens leave: leave them out")
     needs = get_update(settings.update).needs
     if needs == "nothing" and stats and not tune:
         raise UsageError(f"--stats {stats} has no use for --update {settings.update}: leave it out")

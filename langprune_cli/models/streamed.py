@@ -51,6 +51,7 @@ class _Slot:
     name: str
     path: str  # in the model, the first where there are several
     owners: tuple[tuple[nn.Module, str], ...]
+    copies: tuple[str, ...] = ()  # tensors that hold it once more: some files have a tied head as well
 
 
 class StreamedModel:
@@ -147,8 +148,13 @@ class StreamedModel:
         return [name for name in self.checkpoint.entries if name not in inside]
 
     def outside_owners(self) -> dict[str, list[nn.Module]]:
-        """Return the modules that hold each parameter outside of the blocks, by checkpoint tensor: several where it is tied."""
-        return {slot.name: [owner for owner, _ in slot.owners] for slot in self._slots[-1]}
+        """Return the modules that hold each parameter outside of the blocks, by checkpoint tensor: several where it is tied.
+
+        A checkpoint may hold a tied parameter more than once: then by each of these tensors.
+        """
+        return {
+            name: [owner for owner, _ in slot.owners] for slot in self._slots[-1] for name in (slot.name, *slot.copies)
+        }
 
     @contextmanager
     def block(self, index: int) -> Iterator[Block]:
@@ -194,13 +200,14 @@ class StreamedModel:
                 path = f"{prefix}.{attr}" if prefix else attr
                 places.setdefault(id(parameter), []).append((path, module, attr))
         for found in places.values():
-            name = next(filter(None, (self._names.find(path) for path, _, _ in found)), None)
-            if name is None:
+            names = dict.fromkeys(name for name in (self._names.find(path) for path, _, _ in found) if name)
+            if not names:
                 raise LangpruneError(
                     f"{self.folder} has no tensor for {found[0][0]} of {type(self.model).__name__}; "
                     "the checkpoint is incomplete, or this family's layout is not supported"
                 )
-            yield _Slot(name, found[0][0], tuple((module, attr) for _, module, attr in found))
+            name, *copies = names
+            yield _Slot(name, found[0][0], tuple((module, attr) for _, module, attr in found), tuple(copies))
 
     def _load_buffers(self) -> None:
         """Load the buffers that the checkpoint holds and the model keeps; they are few and small, and stay loaded."""

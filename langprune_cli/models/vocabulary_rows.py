@@ -33,13 +33,15 @@ class VocabularyRows:
         Raises LangpruneError for a model that keeps something else for each token.
         """
         ours = [self.model.model.get_input_embeddings(), self.model.model.get_output_embeddings()]
+        # Embeddings beside the main one may have a size of their own: gemma3n's vocab_size_per_layer_input.
+        text = vars(self.model.config.get_text_config())
+        sizes = [(size,) for key, size in text.items() if key.startswith("vocab_size")]
         found = set()
         for name, owners in self.model.outside_owners().items():
-            if self.model.checkpoint.entries[name].shape[0] != self.rows:
-                continue
-            if any(owner is each for owner in owners for each in ours):
+            rows = self.model.checkpoint.entries[name].shape[:1]
+            if rows == (self.rows,) and any(owner is each for owner in owners for each in ours):
                 found.add(name)
-            elif any(isinstance(owner, nn.Embedding) for owner in owners):
+            elif rows in sizes and any(isinstance(owner, nn.Embedding) for owner in owners):
                 raise LangpruneError(
                     f"{self.model.folder} keeps {name} with a row for each token, beside embeddings and head: the vocabulary of "
                     "this family cannot be trimmed"

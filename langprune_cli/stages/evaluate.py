@@ -182,7 +182,9 @@ def _cell(
     if cell in known and not writer.has(part):
         row, losses = known[cell]
         writer.write(part, losses)
-        return row | labels | {"bpb": _known_bpb(subject, windows, row, losses)}
+        # Without what compared it with another model than now.
+        own = {key: value for key, value in row.items() if key in _FIELDS}
+        return own | labels | {"bpb": _known_bpb(subject, windows, row, losses)}
     if writer.has(part):
         nats = Artifact(writer.folder, writer.manifest).tensors(part)["nats"]
     else:

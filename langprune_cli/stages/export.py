@@ -28,11 +28,13 @@ def export(
     """Copy a model artifact to `out`, a new or empty folder, with a model card; return the names of the files.
 
     The folder appears whole: it is made beside and renamed. Raises LangpruneError for a folder that is not empty, a full
-    disk, a damaged model, and with `with_mask` for a mask that is no longer in the workspace.
+    disk, a damaged model, and with `with_mask` for a mask that is no longer in the workspace, or of blocks or tokens.
     """
     mask = workspace.by_key("masks", model.manifest.inputs["mask"]) if with_mask else None
     if with_mask and mask is None:
         raise LangpruneError(f"the mask of {model.name} is not in {workspace.root} any more: leave out --with-mask")
+    if mask and not _of_weights(mask):
+        raise LangpruneError(f"the mask of {model.name} is of parts that left the model whole: leave out --with-mask")
     out = _destination(out)
     rows = _rows_about(workspace, model, reporter)
     card = model_card(model, rows, out.name, MASK_FILE if mask else None)
@@ -106,10 +108,15 @@ def _rows_about(workspace: Workspace, model: Artifact, reporter: Reporter) -> li
     by_text: dict[tuple[str, str], dict[str, Row]] = {}
     damaged: list[str] = []
     for _, rows in complete_evaluations(workspace, damaged):
+        base_of = {row["text"]: row for row in rows if (row["model_digest"], row["mask_key"]) == (base_digest, None)}
         for row in rows:
             subject = subjects.get((row["model_digest"], row["mask_key"]))
             if subject:
-                by_text.setdefault((row["fingerprint"], row["dtype"]), {})[subject] = row
+                place = by_text.setdefault((row["fingerprint"], row["dtype"]), {})
+                place[subject] = row
+                # Without some tokens a text is cut into others, and its row is told by what it was evaluated beside.
+                if subject == "pruned" and "ppl_per_original_token" in row and row["text"] in base_of:
+                    place["base"] = base_of[row["text"]]
     for name in damaged:
         reporter.note(f"skipped damaged evaluation {name}")
     return [{"pruned": rows["pruned"], "base": rows.get("base")} for rows in by_text.values() if "pruned" in rows]
@@ -141,9 +148,14 @@ def _public_text(text: dict[str, Any]) -> dict[str, Any]:
     return public | {"texts": [_public_text(each) for each in text["texts"]]} if text.get("texts") else public
 
 
+def _of_weights(mask: Artifact) -> list[str]:
+    """Return the parts of a mask with keep masks of linears: none where whole blocks or tokens leave."""
+    return [part for part in sorted(mask.manifest.parts) if part.startswith("block-")]
+
+
 def _write_mask(path: Path, mask: Artifact) -> None:
     """Write all keep masks to one file, uint8 [out, ceil(in / 8)] per checkpoint tensor, block by block."""
-    parts = [part for part in sorted(mask.manifest.parts) if part.startswith("block-")]
+    parts = _of_weights(mask)
     groups = []
     for part in parts:
         tensors = mask.tensors(part)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from langprune_cli.stages.structures import is_structured
+from langprune_cli.stages.structures import VOCABULARY, is_structured
 from langprune_cli.store.artifact import Artifact
 from langprune_cli.text.hub import HUB_PREFIX
 from langprune_cli.text.sources import BUILTIN_PREFIX
@@ -41,7 +41,7 @@ def model_card(model: Artifact, rows: list[dict[str, Any]], title: str, mask_fil
         f"# {title}",
         "",
         f"{base} {_removed(about)}, in one shot, after training,",
-        f"by {model.manifest.tool}. Embeddings, norms and head are unchanged. The weights are stored dense, in the base",
+        f"by {model.manifest.tool}. {_unchanged(about)} The weights are stored dense, in the base",
         "model's dtype; any tool that loads the base model loads this one.",
         "",
         "| | |",
@@ -64,6 +64,8 @@ def model_card(model: Artifact, rows: list[dict[str, Any]], title: str, mask_fil
         ]
         lines += [_figures(row["pruned"], row["base"]) for row in rows]
         lines += ["", "Perplexity over consecutive windows of the joined text; bpb is bits per UTF-8 byte."]
+        if any("ppl_per_original_token" in row["pruned"] for row in rows):
+            lines += ["Both perplexities are per token of the base model, which cuts text into other tokens."]
     else:
         lines += ["Not evaluated. `langprune eval` measures it; export again afterwards to have the figures here."]
     return "\n".join(lines) + "\n"
@@ -112,6 +114,12 @@ def _removed(about: dict[str, Any]) -> str:
     return f"with {checked['zeros'] / max(1, checked['pruned_weights']):.1%} of the weights of {which} set to zero"
 
 
+def _unchanged(about: dict[str, Any]) -> str:
+    if (about.get("mask") or {}).get("pattern") == VOCABULARY:
+        return "Tokens left with their rows of embeddings and head, and the others have new ids; all else is unchanged."
+    return "Embeddings, norms and head are unchanged."
+
+
 def _languages(about: dict[str, Any]) -> set[str]:
     text = about.get("text") or {}
     return {each["language"] for each in text.get("texts") or [text] if each.get("language")}
@@ -151,6 +159,7 @@ def _figures(pruned: dict[str, Any], base: dict[str, Any] | None) -> str:
     def figure(row: dict[str, Any] | None, key: str) -> str:
         return f"{row[key]:.4g}" if row and row[key] is not None else "-"
 
+    pruned = pruned | {"ppl": pruned.get("ppl_per_original_token", pruned["ppl"])}
     text = f"{public_name(pruned['source'])}" + (f" ({pruned['language']})" if pruned["language"] else "")
     cells = [text, pruned["dtype"], str(pruned["seqlen"]), f"{pruned['tokens']:,}"]
     return _line(*cells, *(figure(row, key) for key in ("ppl", "bpb") for row in (base, pruned)))

@@ -107,21 +107,22 @@ class Plan:
         }
 
 
-def read_patterns(
-    texts: Sequence[str], sparsity: float | None, rounding: Rounding = DOWN, tokens: int | None = None
-) -> Asked:
+def read_patterns(texts: Sequence[str], sparsity: float | None, rounding: Rounding = DOWN) -> Asked:
     """Read --pattern options such as `channels`, `kv-groups:0.125`, `blocks:0.1`, `unstructured` and `2:4`.
 
-    `sparsity` is the share of parts that carry none, and of single weights; `tokens` are to stay.
+    `sparsity` is the share of parts that carry none, and of single weights.
     Raises UsageError for patterns that are unknown or do not go together, LangpruneError for shares out of range.
     """
     structured, single = split_patterns(texts)
     if len(single) > 1:
         raise UsageError(f"--pattern {' and --pattern '.join(single)} are both about single weights: give one of them")
     structures = parse_structures(structured, None if single else sparsity)
-    if rounding.to is not None and not any(each.kind == "channels" for each in structures):
-        raise UsageError(f"--round-to {rounding.to} is about channels: add --pattern channels, or leave it out")
-    return Asked(structures, parse_pattern(single[0], sparsity) if single else None, rounding, tokens)
+    if not texts and sparsity is not None:
+        raise UsageError(f"--sparsity {sparsity:g} has no use where tokens alone leave: leave it out")
+    if not any(each.kind == "channels" for each in structures) and (rounding.to is not None or rounding.nearest):
+        option = "--round nearest" if rounding.to is None else f"--round-to {rounding.to}"
+        raise UsageError(f"{option} is about channels: add --pattern channels, or leave it out")
+    return Asked(structures, parse_pattern(single[0], sparsity) if single else None, rounding)
 
 
 def find_config(workspace: Workspace, choice: ModelChoice, compute: Compute) -> ModelLocation:

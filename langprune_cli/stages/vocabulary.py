@@ -50,7 +50,12 @@ def mask_vocabulary(
             **({"coverage": target.coverage} if target.size is None else {"vocab_size": target.size}),
             "round_to": target.round_to,
         },
-        about={"model": model.about, "stats": stats.name, "text": stats.manifest.about.get("text")},
+        about={
+            "model": model.about,
+            "stats": stats.name,
+            # Counts of several texts name each of them instead of one language.
+            "text": stats.manifest.inputs.get("text", {}) | stats.manifest.about["text"],
+        },
         environment=model.environment(),
     )
 

@@ -41,7 +41,13 @@ class VocabularyCut(Cut):
         if name not in {CONFIG, GENERATION_CONFIG}:
             return data
         record = json.loads(data)
-        replace_ids(record, self._new)
+        try:
+            replace_ids(record, self._new)
+        except KeyError as error:
+            raise LangpruneError(
+                f"{self.model.location.folder / name} names the token id {error}, which the mask does not keep, since it did not "
+                "then: make the mask again"
+            ) from error
         return as_json(self.rows.config(record) if name == CONFIG else record)
 
     def check(self, folder: Path) -> dict[str, int]:

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from fractions import Fraction
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -82,8 +84,13 @@ def choose_vocabulary(
     With a size tokens come by their share of the language in which it is largest. The number that stays is rounded up to a
     multiple with the next tokens of that order, or is all that there are. always: ids that others name; those beyond the
     tokenizer's are rows that stay as they are.
-    Raises UsageError for a size below what has to stay, LangpruneError for counts of nothing.
+    Raises UsageError for a size below what has to stay, LangpruneError for counts of nothing and ids without a row.
     """
+    if (last := max([vocabulary.size - 1, *always])) >= rows:
+        raise LangpruneError(
+            f"the id {last} is named by the model's files, and its embeddings have {rows} rows: use the tokenizer and the "
+            "configuration that belong to the model"
+        )
     for language, each in counts.items():
         if not each.tokens:
             raise LangpruneError(
@@ -180,8 +187,8 @@ def _covering(counts: TokenCounts, coverage: float) -> list[int]:
     """Return the fewest ids that make up `coverage` of a text; equal counts by id."""
     numbers = counts.counts.numpy()
     order = np.argsort(-numbers, kind="stable")
-    # In whole numbers: a share of a sum in floating point may ask for one token more.
-    needed = int(np.ceil(coverage * counts.tokens - 1e-9 * counts.tokens))
+    # The share as it is written, and in whole numbers: a product in floating point may ask for one token more.
+    needed = ceil(Fraction(str(coverage)) * counts.tokens)
     many = int(np.searchsorted(np.cumsum(numbers[order]), needed)) + 1
     return [int(i) for i in order[:many] if numbers[i]]
 
