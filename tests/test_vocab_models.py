@@ -14,7 +14,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from langprune_cli.models.vocabulary_rows import with_vocab_size
+from langprune_cli.models.vocabulary_rows import with_default_ids, with_vocab_size
 from tests import pico
 from tests.conftest import did, langprune, one_sentence
 from tests.tokenizer_training import gpt2_like, llama2_like, llama3_like, xlmr_like
@@ -251,3 +251,16 @@ def test_gpt2_s_named_tokens_come_last_and_move(tmp_path: Path, text: Path) -> N
     assert tokenizer.bos_token_id == len(tokenizer) - 4
     assert reopened(out).bos_token_id == len(stay) - 4 == opened(out).config.bos_token_id
     assert reopened(out).get_vocab() == {tokenizer.convert_ids_to_tokens(old): i for i, old in enumerate(stay)}
+
+
+def test_ids_that_a_configuration_leaves_to_its_class() -> None:
+    """A family's own default would name another token afterwards: it is stated, or none where it does not stay."""
+    config = transformers.LlamaConfig(eos_token_id=250, bos_token_id=7)
+    assert with_default_ids({"bos_token_id": 7}, config, {7, 250}) == {"bos_token_id": 7, "eos_token_id": 250}
+    assert with_default_ids({"bos_token_id": 7}, config, {7}) == {"bos_token_id": 7, "eos_token_id": None}
+    nested = transformers.Gemma3Config(text_config={"eos_token_id": 9, "bos_token_id": 2, "pad_token_id": 0})
+    raw = {"text_config": {"bos_token_id": 2}}
+    stated = with_default_ids(raw, nested, {0, 2})["text_config"]
+    assert {key: stated[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")} == {
+        "bos_token_id": 2, "eos_token_id": None, "pad_token_id": 0,
+    }  # fmt: skip

@@ -11,7 +11,7 @@ from torch import Tensor
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import TensorEntry
 from langprune_cli.models.model_files import CONFIG
-from langprune_cli.models.vocabulary_rows import VocabularyRows
+from langprune_cli.models.vocabulary_rows import VocabularyRows, with_default_ids
 from langprune_cli.stages.cut import Cut, as_json
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.parts import GENERATION_CONFIG
@@ -41,6 +41,8 @@ class VocabularyCut(Cut):
         if name not in {CONFIG, GENERATION_CONFIG}:
             return data
         record = json.loads(data)
+        if name == CONFIG:
+            record = with_default_ids(record, self.model.streamed.config, self._new)
         try:
             replace_ids(record, self._new)
         except KeyError as error:
