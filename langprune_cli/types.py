@@ -12,6 +12,20 @@ class TextSpec:
     language: str | None  # BCP-47 tag, None where only --data was given
     source: str  # a file, a folder, hf:owner/name[:config][:split][#column], or builtin:<language>
     name: str  # default artifact name: the language, else the file's stem
+    parts: tuple["Budget", ...] = ()  # of a mixture of several texts, which is one text to all that is made of it
+
+    @property
+    def singles(self) -> tuple["TextSpec", ...]:
+        """The texts that a mixture is made of; a text that is none is its own."""
+        return tuple(budget.spec for budget in self.parts) or (self,)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One text of a mixture."""
+
+    spec: TextSpec
+    windows: int  # how many of the mixture's are drawn from it
 
 
 @dataclass(frozen=True)
@@ -21,10 +35,11 @@ class Windows:
     ids: Tensor  # int32 [n, t]
     fingerprint: str  # sha256 over shape and ids: the identity of the text as far as results go
     spec: TextSpec
-    sampling: str  # "document", "concat", "contiguous" (evaluation) or "given" (a file of token ids)
+    sampling: str  # "document", "concat", "contiguous" (evaluation), "given" (a file of token ids) or "mixed"
     seed: int | None  # None where nothing was drawn at random
     documents: int  # documents read from the source; 0 for a file of token ids
     notes: tuple[str, ...] = field(default=())  # what a user should know, one sentence each
+    parts: tuple["Windows", ...] = ()  # of a mixture: those of each text, in order
 
     @property
     def count(self) -> int:

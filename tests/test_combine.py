@@ -151,7 +151,7 @@ def test_what_does_not_add_up_is_refused(hessians: Path, texts: list[Any], tmp_p
     refused(1, r"made with different models \(.*other.*\): .* one --model", "foreign", "en")
     did("prune", "-w", hessians, "--model", tmp_path / "t", *texts[:4], *DRAW, "--method", "wanda", "--name", "pruned")
     refused(1, "stats .* are of blocks whose inputs came from pruned ones", stats_of_prune(hessians), "en")
-    one_sentence(langprune("combine", "masks", "a", "b", "-w", hessians), 2, "KIND 'masks' is unknown")
+    one_sentence(langprune("combine", "scores", "a", "b", "-w", hessians), 2, "KIND 'scores' is unknown")
 
 
 def stats_of_prune(workspace: Path) -> str:
@@ -242,3 +242,128 @@ def test_counts_of_other_tokenizers_and_of_norms_do_not_add_up(counts: Path) -> 
         r"different tokenizers \(.*demo.*\): run",
     )
     one_sentence(langprune("combine", "stats", "uk", "en-tokens", "-w", counts), 1, "their collect differ")
+
+
+def mean_squares(artifact: Artifact, part: str) -> dict[str, torch.Tensor]:
+    block = read_block_stats(artifact, part)
+    return {
+        name: tensor.double() / block.tokens(name.rpartition("/")[0])
+        for name, tensor in block.tensors.items()
+        if not name.endswith("/tokens")
+    }
+
+
+def test_weights_are_shares_of_the_mean_per_token(hessians: Path, texts: list[Any]) -> None:
+    did(
+        "calibrate",
+        "-w",
+        hessians,
+        *texts[4:],
+        "--nsamples",
+        "3",
+        "--seqlen",
+        "16",
+        "--collect",
+        "hessian",
+        "--name",
+        "few",
+    )
+    did("combine", "stats", "uk-hessian", "few", "--weights", "0.7,0.3", "-w", hessians, "--name", "sum")
+    found = stats(hessians, "sum")
+    assert found.manifest.inputs["text"]["windows"] == 9
+    for part in BLOCKS:
+        one, other, both = (mean_squares(stats(hessians, name), part) for name in ("uk-hessian", "few", "sum"))
+        assert both.keys() == one.keys()
+        for name, mean in both.items():
+            exact = 1e-6 if name.endswith("/hessian") else 1e-12
+            expected = 0.7 * one[name] + 0.3 * other[name]
+            torch.testing.assert_close(mean, expected, rtol=exact, atol=exact * float(expected.abs().max()))
+        tokens = {read_block_stats(found, part).tokens(site) for site in read_block_stats(found, part).sites}
+        assert tokens == {9 * 16}
+        dtypes = {name.rpartition("/")[2]: tensor.dtype for name, tensor in found.tensors(part).items()}
+        assert dtypes == {
+            "sum_sq": torch.float64, "sum_x": torch.float64, "tokens": torch.int64, "hessian": torch.float32,
+        }  # fmt: skip
+    did("mask", "-w", hessians, "--stats", "sum", "--method", "sparsegpt", "--pattern", "2:4")
+
+
+def test_weights_go_with_the_names_and_are_made_to_add_up_to_one(workspace: Path, tmp_path: Path) -> None:
+    made = []
+    for number, (names, weights) in enumerate([(("uk", "en"), "7,3"), (("en", "uk"), "0.3,0.7")]):
+        shutil.copytree(workspace, tmp_path / str(number))
+        did("combine", "stats", *names, "--weights", weights, "-w", tmp_path / str(number))
+        made.append(tree(tmp_path / str(number)))
+    assert made[0] == made[1]
+    params = stats(tmp_path / "0", "en+uk").manifest.params
+    about = stats(tmp_path / "0", "en+uk").manifest.about
+    assert dict(zip(about["stats"], params["weights"], strict=True)) == {"uk": 0.7, "en": 0.3}
+    assert params["per"] == "token"
+    assert re.search(r"of 2 texts \(.*0\.7 uk.* per token\)", did("ls", "-w", tmp_path / "0").out)
+    plain = did("combine", "stats", "uk", "en", "-w", tmp_path / "0", "--json").json
+    assert not plain["cached"]
+    assert plain["key"] != stats(tmp_path / "0", "en+uk").key
+
+
+@pytest.mark.parametrize("per", ["token", "window"])
+def test_weights_by_size_are_the_plain_sum(workspace: Path, texts: list[Any], per: str) -> None:
+    did("calibrate", "-w", workspace, *texts[4:], "--nsamples", "2", "--seqlen", "16", "--name", "few")
+    did("combine", "stats", "uk", "few", "--weights", "6,2", "--per", per, "-w", workspace, "--name", "weighted")
+    did("combine", "stats", "uk", "few", "-w", workspace, "--name", "plain")
+    for part in BLOCKS:
+        expected = stats(workspace, "plain").tensors(part)
+        for name, tensor in stats(workspace, "weighted").tensors(part).items():
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-12, atol=1e-12)
+
+
+@pytest.fixture
+def mixture_stats(tmp_path: Path) -> Path:
+    """Make statistics of two texts that reach experts unevenly: one has a single window of one token, again and again."""
+    save_pico("mixtral", tmp_path / "mixtral")
+    save_file({"windows": torch.arange(5, 85, dtype=torch.int32).view(5, 16)}, tmp_path / "many.safetensors")
+    save_file({"windows": torch.full((1, 16), 9, dtype=torch.int32)}, tmp_path / "one.safetensors")
+    for name in ("many", "one"):
+        did("calibrate", "-w", tmp_path / "w", "-m", tmp_path / "mixtral", "--data", tmp_path / f"{name}.safetensors")
+    return tmp_path / "w"
+
+
+@pytest.mark.parametrize("per", ["token", "window"])
+def test_experts_have_the_weights_of_the_tokens_that_reached_them(mixture_stats: Path, per: str) -> None:
+    did("combine", "stats", "many", "one", "--weights", "0.25,0.75", "--per", per, "-w", mixture_stats, "--name", "sum")
+    uneven = alone = 0
+    for part in BLOCKS:
+        many, one, both = (read_block_stats(stats(mixture_stats, name), part) for name in ("many", "one", "sum"))
+        assert both.sites.keys() == many.sites.keys() | one.sites.keys()
+        for site in both.sites:
+            here = [(block, share, n) for block, share, n in ((many, 0.25, 5), (one, 0.75, 1)) if site in block.sites]
+            tokens = [block.tokens(site) for block, _, _ in here]
+            assert both.tokens(site) == sum(tokens)
+            # What one window of a text brings here counts per window; what one token brings counts per token.
+            shares = [
+                share * (t / n if per == "window" else 1) for (_, share, n), t in zip(here, tokens, strict=True)
+            ]  # fmt: skip
+            expected = sum(
+                share * block.tensors[f"{site}/sum_sq"] / t
+                for (block, _, _), share, t in zip(here, shares, tokens, strict=True)
+            ) / sum(shares)
+            torch.testing.assert_close(
+                both.tensors[f"{site}/sum_sq"] / both.tokens(site), expected, rtol=1e-12, atol=1e-15
+            )
+            uneven += len(here) == 2 and tokens[0] != 5 * tokens[1]
+            alone += len(here) == 1
+    assert uneven
+    assert alone
+
+
+def test_weights_that_do_not_fit_are_refused(counts: Path) -> None:
+    def refused(says: str, *words: str) -> None:
+        one_sentence(langprune("combine", "stats", *words, "-w", counts), 2, says)
+
+    refused("--weights 0.5 are 1 for 2 artifacts: give one for each", "uk", "en", "--weights", "0.5")
+    for weights in ("1,0", "1,nan", "inf,1", "1,1e-13"):
+        refused("are not shares of a sum: give numbers above 0", "uk", "en", "--weights", weights)
+    refused("are not shares of a sum", "uk", "en", "--weights=-1,2")
+    refused("'half,half' are not numbers", "uk", "en", "--weights", "half,half")
+    refused("--per 'document' is unknown", "uk", "en", "--weights", "1,1", "--per", "document")
+    refused("--per window says what --weights are shares of", "uk", "en", "--per", "window")
+    refused("token counts stay apart by language: leave them out", "uk-tokens", "en-tokens", "--weights", "1,2")
+    refused("combine stats has no use for --how", "uk", "en", "--how", "and")

@@ -78,8 +78,9 @@ class Chain:
 
     def without_tokens(self, target: VocabularyTarget, max_tokens: int | None, *, last: bool) -> None:
         """Let tokens leave."""
+        specs = [each for spec in self.specs for each in spec.singles]
         self.model, made = vocabulary.without_tokens(
-            self.session, self.model, self.specs, target, max_tokens=max_tokens, max_shard_bytes=self.max_shard_bytes,
+            self.session, self.model, specs, target, max_tokens=max_tokens, max_shard_bytes=self.max_shard_bytes,
             **self._target(last=last),
         )  # fmt: skip
         self.made = [*made, *self.made]
@@ -134,7 +135,7 @@ def prune(
     if max_tokens is not None and not steps.tokens:
         raise UsageError("--max-tokens goes with --pattern vocab only: leave it out")
     model_choice = session.choose(model, revision)
-    specs = _texts(lang, data, model_choice, steps)
+    specs = _texts(session, lang, data, model_choice, steps, given)
     shard = size_in_bytes("--max-shard-size", max_shard_size)
     tune = tune_options(**training, max_shard_bytes=shard)
     if tune and steps.tokens_alone:
@@ -230,19 +231,25 @@ def _methods(method: str | None, structures: list[str], singles: list[str]) -> t
     return (method if of_parts else None), (method if method in methods() or not of_parts else None)
 
 
-def _texts(lang: list[str], data: list[str], choice: ModelChoice, steps: Steps) -> list[TextSpec]:
+def _texts(
+    session: Session, lang: list[str], data: list[str], choice: ModelChoice, steps: Steps, given: Collection[str]
+) -> list[TextSpec]:
     """Return the texts: several only where tokens alone leave."""
-    from langprune_cli.stages.opened import DEMO  # noqa: PLC0415
-    from langprune_cli.text.corpora import resolve_texts  # noqa: PLC0415
     from langprune_cli.text.windows import is_given  # noqa: PLC0415
 
-    specs = resolve_texts(lang, data, evaluation=False, builtin=choice.name == DEMO)
+    specs = session.texts(lang, data, choice, None, given=given)
     if steps.tokens_alone:
+        if specs[0].parts:
+            raise UsageError(f"no windows are drawn where tokens alone leave: leave out the number of --lang {lang[0]}")
         return specs
     if len(specs) > 1:
-        raise UsageError(f"prune works on one text at a time, and {len(specs)} were given: run it once for each")
-    if steps.tokens and is_given(specs[0].source):
         raise UsageError(
-            f"--data {specs[0].source} holds ids of the whole vocabulary, which the smaller one does not have: give text"
+            f"prune works on one text at a time, and {len(specs)} were given: run it once for each, or say how many windows "
+            f"of each make one text, as in --lang {lang[0] if lang else 'uk'}:96"
+        )
+    ids = [each.source for spec in specs for each in spec.singles if is_given(each.source)]
+    if steps.tokens and ids:
+        raise UsageError(
+            f"--data {ids[0]} holds ids of the whole vocabulary, which the smaller one does not have: give text"
         )
     return specs

@@ -20,7 +20,9 @@ class ConsoleReporter:
     """Shows notes, and progress as a bar on a terminal or as plain lines where stderr is piped."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _PIPED_WIDTH)
+        self._console = Console(
+            stderr=True, highlight=False, emoji=False, width=None if sys.stderr.isatty() else _PIPED_WIDTH
+        )
         self._bar: Progress | None = None
         self._what = ""
         self._blocks = 0
@@ -100,7 +102,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         )
     for row in rows:
         table.add_row(*map(escape, row))
-    Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH).print(table)
+    Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH).print(table)
 
 
 def print_line(text: str) -> None:

@@ -36,7 +36,9 @@ def count_tokens(
     if needless:
         raise UsageError(f"--collect tokens runs no model and draws no windows: leave out {', '.join(needless)}")
     choice = session.choose(model, revision)
-    specs = session.texts(lang, data, choice, name)
+    specs = session.texts(lang, data, choice, name, given=given)
+    if specs[0].parts:
+        raise UsageError(f"--collect tokens draws no windows, and --lang {lang[0]} says how many: leave out the number")
     opened = open_tokenizer(session.workspace, choice, session.compute, session.reporter)
     session.remember(choice, opened.location.about)
     most = MAX_TOKENS if max_tokens is None else max_tokens

@@ -43,7 +43,13 @@ Revision = Annotated[
 ]
 Lang = Annotated[
     list[str] | None,
-    typer.Option("--lang", "-l", help="Language tag, such as uk; may be given several times.", rich_help_panel=_INPUT),
+    typer.Option(
+        "--lang",
+        "-l",
+        help="Language tag, such as uk; may be given several times. uk:96 and en:32 make one text, of so many windows each; "
+        "of calibrate and prune.",
+        rich_help_panel=_INPUT,
+    ),
 ]
 Data = Annotated[
     list[str] | None,

@@ -24,7 +24,8 @@ def describe(manifest: Manifest) -> str:
     if manifest.kind == "masks":
         removed = f"{about['removed'] / about['weights']:.2%} of {about['weights']:,} weights removed"
         removed += f", {params['exclude']} left out" if params["exclude"] else ""
-        return f"{params['method']} {params['pattern']} from {about['stats'] or 'weights alone'}, {removed}"
+        made_from = about["stats"] or ", ".join(about.get("masks", ())) or "weights alone"
+        return f"{params['method']} {params['pattern']} from {made_from}, {removed}"
     if manifest.kind == "models":
         base = about["model"]["name"].rpartition("/")[2]
         checked = about["checked"]
@@ -45,6 +46,9 @@ def _describe_stats(manifest: Manifest) -> str:
         return f"{tokens}, counted over a vocabulary of {params['vocab_size']:,}"
     text = manifest.inputs["text"]
     how = about["text"].get("sampling") or f"of {len(about['text']['texts'])} texts"
+    if "weights" in params:
+        shares = zip(about["stats"], params["weights"], strict=True)
+        how += f" ({', '.join(f'{share:g} {name}' for name, share in shares)} per {params['per']})"
     return f"{text['windows']} windows of {text['seqlen']} tokens, {how}, {params['dtype']}"
 
 

@@ -13,6 +13,8 @@ from langprune_cli.cli.speed_table import show_speeds
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
+    from collections.abc import Collection
+
     from langprune_cli.stages.opened import ModelChoice, OpenedModel
     from langprune_cli.stages.run import Outcome
     from langprune_cli.store.artifact import Artifact
@@ -104,12 +106,24 @@ class Session:
         if self._remember:
             self.workspace.remember_model(*self._remember)
 
-    def texts(self, lang: list[str], data: list[str], choice: ModelChoice, name: str | None) -> list[TextSpec]:
-        """Return the texts that an artifact each is to be made of; raises UsageError where one name is for several."""
+    def texts(
+        self, lang: list[str], data: list[str], choice: ModelChoice, name: str | None, *, given: Collection[str],
+    ) -> list[TextSpec]:  # fmt: skip
+        """Return the texts that an artifact each is to be made of: one where --lang says how many windows of each.
+
+        given: the options that stood on the command line.
+        Raises UsageError where one name is for several, and for --nsamples where --lang has the numbers.
+        """
         from langprune_cli.stages.opened import DEMO  # noqa: PLC0415
+        from langprune_cli.text.budgets import mixture, split_budgets  # noqa: PLC0415
         from langprune_cli.text.corpora import resolve_texts  # noqa: PLC0415
 
-        specs = resolve_texts(lang, data, evaluation=False, builtin=choice.name == DEMO)
+        tags, budgets = split_budgets(lang)
+        specs = resolve_texts(tags, data, evaluation=False, builtin=choice.name == DEMO)
+        if budgets:
+            if "--nsamples" in given:
+                raise UsageError(f"--lang {lang[0]} says how many windows are drawn: leave out --nsamples")
+            specs = [mixture(specs, budgets)]
         if name and len(specs) > 1:
             raise UsageError(
                 f"--name {name} cannot name {len(specs)} artifacts: calibrate one text at a time, or leave it out"
@@ -117,15 +131,15 @@ class Session:
         return specs
 
     def calibrate(
-        self, model: str | None, revision: str | None, lang: list[str], data: list[str], *, name: str | None, force: bool,
-        **settings: Any,  # noqa: ANN401 - the fields of CalibrationSettings
+        self, model: str | None, revision: str | None, lang: list[str], data: list[str], *, given: Collection[str],
+        name: str | None, force: bool, **settings: Any,  # noqa: ANN401 - the fields of CalibrationSettings
     ) -> None:  # fmt: skip
         """Run stage 1."""
         from langprune_cli.stages.calibrate import CalibrationSettings, calibrate  # noqa: PLC0415
 
         one_of("--collect", settings["collect"], ("norms", "hessian", "tokens"))
         choice = self.choose(model, revision)
-        specs = self.texts(lang, data, choice, name)
+        specs = self.texts(lang, data, choice, name, given=given)
         opened = self.open(choice, remember=True)
         self.show(
             calibrate(

@@ -72,6 +72,7 @@ def calibrate(
         revision,
         lang or [],
         data or [],
+        given=opt.given(context),
         nsamples=nsamples,
         seqlen=seqlen,
         seed=seed,

@@ -11,13 +11,14 @@ from langprune_cli.models.streamed import Block
 from langprune_cli.numerics.site import Needs
 from langprune_cli.stages.experts import finish_stats
 from langprune_cli.stages.opened import OpenedModel
-from langprune_cli.stages.parts import WINDOWS_PART, block_part, text_identity
+from langprune_cli.stages.parts import WINDOWS_PART, block_part, text_about, text_identity
 from langprune_cli.stages.resuming import SAVE_AFTER_SECONDS, SavedStates
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
 from langprune_cli.stages.statistics import StatsCollector
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import need_space
 from langprune_cli.store.workspace import Workspace
+from langprune_cli.text.budgets import mixed
 from langprune_cli.text.windows import calibration_windows, fingerprint, is_given
 from langprune_cli.types import TextSpec, Windows
 from langprune_cli.walk import walk
@@ -118,19 +119,24 @@ def stats_name(spec: TextSpec, collect: Collect | Literal["tokens"]) -> str:
 
 def draw(model: OpenedModel, specs: list[TextSpec], settings: CalibrationSettings, reporter: Reporter) -> list[Windows]:
     """Return the windows of all texts, before any is run: a mistake in the last one is not to cost the work on the first."""
-    drawn = [spec for spec in specs if not is_given(spec.source)]
+    drawn = [each for spec in specs for each in spec.singles if not is_given(each.source)]
     seqlen = model.seqlen(settings.seqlen, reporter) if drawn else 0
-    texts = []
-    for spec in specs:
-        windows = calibration_windows(
+
+    def draw_one(spec: TextSpec, nsamples: int) -> Windows:
+        return calibration_windows(
             spec,
             model.tokenizer if spec in drawn else None,
-            nsamples=settings.nsamples,
+            nsamples=nsamples,
             seqlen=seqlen,
             seed=settings.seed,
             sampling=settings.sampling,
             vocab_size=model.streamed.config.get_text_config().vocab_size,
         )
+
+    texts = []
+    for spec in specs:
+        parts = [draw_one(budget.spec, budget.windows) for budget in spec.parts]
+        windows = mixed(spec, parts) if parts else draw_one(spec, settings.nsamples)
         model.check_windows(windows)
         for note in windows.notes:
             reporter.note(note)
@@ -145,7 +151,6 @@ def stats_recipe(
 
     pruned_with: the settings of that pruning, on which the inputs of every block but the first depend.
     """
-    spec = windows.spec
     return Recipe(
         "stats",
         inputs={"model": model.digest, "text": text_identity(windows)},
@@ -158,12 +163,7 @@ def stats_recipe(
         },
         about={
             "model": model.about,
-            "text": {
-                "source": spec.source,
-                "sampling": windows.sampling,
-                "seed": windows.seed,
-                "documents": windows.documents,
-            },
+            "text": text_about(windows),
             "blocks": len(model.streamed.blocks),
         },
         environment=model.environment(),

@@ -1,4 +1,7 @@
-"""`combine stats`: statistics of several texts added up, as if they had been gathered on all of the text at once."""
+"""`combine stats`: statistics of several texts added up, as if they had been gathered on all of the text at once.
+
+Or with weights: as if they had been gathered on a text of which each has that share.
+"""
 
 import platform
 from collections.abc import Callable, Sequence
@@ -21,6 +24,7 @@ from langprune_cli.stages.token_counts import (
     has_token_counts,
     read_token_counts,
 )
+from langprune_cli.stages.weights import Weights, factors_of, in_order
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Manifest, Recipe
 from langprune_cli.store.files import need_space
 from langprune_cli.store.workspace import Workspace
@@ -33,16 +37,21 @@ def combine_stats(
     parents: Sequence[Artifact],
     reporter: Reporter,
     *,
+    weights: Weights | None = None,
     name: str | None = None,
     force: bool = False,
 ) -> Outcome:
     """Make the stats artifact that holds the sums of others: of column norms and Hessians, or of token counts by language.
 
-    The order of `parents` does not matter: they are added in that of their keys. Raises UsageError for fewer than two or
-    one that is named twice, LangpruneError for those that do not add up.
+    The order of `parents` does not matter: they are added in that of their keys.
+    weights: of the parents, in their order; None: plain sums, in which each has the share of its tokens.
+    Raises UsageError for fewer than two parents, one that is named twice and weights that do not fit them, LangpruneError
+    for parents that do not add up.
     """
     if len(parents) < 2:
         raise UsageError("combine stats adds up two or more artifacts: name another")
+    if weights:
+        parents, weights = in_order(parents, weights)
     parents = sorted(parents, key=lambda parent: parent.key)
     for one, other in pairwise(parents):
         if one.key == other.key:
@@ -54,10 +63,13 @@ def combine_stats(
     _need_same(parents, "collect", lambda manifest: manifest.params["collect"], "--collect", ", ".join)
     to = Destination(workspace, "+".join(sorted(parent.name for parent in parents)), name, force=force)
     if has_token_counts(parents[0]):
+        if weights:
+            raise UsageError("--weights are of column norms, and token counts stay apart by language: leave them out")
         recipe = _recipe_of_counts(parents)
         return run_stage(recipe, to, partial(_join_counts, parents=parents))
     windows = _joined_windows(parents)
-    return run_stage(_recipe(parents, windows), to, partial(_add, parents=parents, windows=windows, reporter=reporter))
+    make = partial(_add, parents=parents, windows=windows, weights=weights, reporter=reporter)
+    return run_stage(_recipe(parents, windows, weights), to, make)
 
 
 def _need_same(
@@ -106,7 +118,7 @@ def _joined_windows(parents: Sequence[Artifact]) -> Tensor:  # int32 [n, t]
     return torch.cat([parent.tensors(WINDOWS_PART)["windows"] for parent in parents])
 
 
-def _recipe(parents: Sequence[Artifact], windows: Tensor) -> Recipe:
+def _recipe(parents: Sequence[Artifact], windows: Tensor, weights: Weights | None) -> Recipe:
     first = parents[0].manifest
     languages = {parent.manifest.inputs["text"]["language"] for parent in parents}
     return Recipe(
@@ -122,7 +134,12 @@ def _recipe(parents: Sequence[Artifact], windows: Tensor) -> Recipe:
             },
         },
         params={
-            name: first.params[name] for name in ("collect", "propagation", "dtype", "experts") if name in first.params
+            **{
+                name: first.params[name]
+                for name in ("collect", "propagation", "dtype", "experts")
+                if name in first.params
+            },
+            **({"weights": list(weights.of), "per": weights.per} if weights else {}),
         },
         about=_about(parents) | {"blocks": first.about["blocks"]},
         environment=_environment(),
@@ -163,7 +180,14 @@ def _environment() -> dict[str, str]:
     return {"torch": torch.__version__, "machine": platform.machine()}
 
 
-def _add(writer: ArtifactWriter, *, parents: Sequence[Artifact], windows: Tensor, reporter: Reporter) -> Artifact:
+def _add(
+    writer: ArtifactWriter,
+    *,
+    parents: Sequence[Artifact],
+    windows: Tensor,
+    weights: Weights | None,
+    reporter: Reporter,
+) -> Artifact:
     blocks = sorted(part for part in parents[0].manifest.parts if part != WINDOWS_PART)
     todo = [part for part in blocks if not writer.has(part)]
     sizes = parents[0].manifest.parts
@@ -173,30 +197,46 @@ def _add(writer: ArtifactWriter, *, parents: Sequence[Artifact], windows: Tensor
     reporter.begin(f"combine {writer.folder.name}", len(blocks), 0)
     for index, part in enumerate(blocks):
         if part in todo:
-            writer.write_tensors(part, *_sum_of_block(parents, part))
+            writer.write_tensors(part, *_sum_of_block(parents, part, weights))
         reporter.tick(index, 0)
     reporter.end()
     return writer.finish(**_sum_of_experts(parents))
 
 
-def _sum_of_block(parents: Sequence[Artifact], part: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _sum_of_block(
+    parents: Sequence[Artifact], part: str, weights: Weights | None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the sums of one block, and its record of sites; raises LangpruneError where the sites differ."""
-    sums, record = parents[0].tensors_and_record(part)
-    dtypes = {name: tensor.dtype for name, tensor in sums.items()}
-    # Hessians are added in float64 and rounded to float32 once: the sum of many texts is as exact as that of two.
-    sums = {name: tensor.double() if tensor.dtype == torch.float32 else tensor for name, tensor in sums.items()}
-    for parent in parents[1:]:
-        tensors, other = parent.tensors_and_record(part)
-        if not _add_up(record["sites"], other["sites"], mixture="expert_tokens" in parent.manifest.about):
+    sums: dict[str, Tensor] = {}
+    dtypes: dict[str, torch.dtype] = {}
+    sites: dict[str, list[str]] = {}
+    whole: dict[str, float] = {}  # by site, what the weights of the texts that reached it add up to
+    for number, parent in enumerate(parents):
+        tensors, record = parent.tensors_and_record(part)
+        mixture = "expert_tokens" in parent.manifest.about
+        if number and not _add_up(sites, record["sites"], mixture=mixture):
             raise LangpruneError(
                 f"stats {parents[0].name} and {parent.name} do not add up, they were gathered at different inputs ({part}): "
                 "run langprune calibrate again with the same version for both"
             )
-        record["sites"] |= other["sites"]
+        sites |= record["sites"]
+        factors = factors_of(tensors, parent, weights.of[number], weights.per) if weights else {}
+        for site, (weight, _) in factors.items():
+            whole[site] = whole.get(site, 0.0) + weight
         for name, tensor in tensors.items():
             dtypes[name] = tensor.dtype
-            sums[name] = sums[name] + tensor if name in sums else tensor
-    return {name: tensor.to(dtypes[name]) for name, tensor in sums.items()}, record
+            # Hessians are added in float64 and rounded to float32 once: the sum of many texts is as exact as that of two.
+            term = tensor.double() if tensor.dtype == torch.float32 else tensor
+            site, _, what = name.rpartition("/")
+            if weights and what != "tokens":
+                term = term * factors[site][1]
+            sums[name] = sums[name] + term if name in sums else term
+    for site, weight in whole.items():
+        tokens = int(sums[f"{site}/tokens"])
+        for name in (f"{site}/{what}" for what in ("sum_sq", "sum_x", "hessian")):
+            if name in sums:
+                sums[name] = sums[name] * (tokens / weight)
+    return {name: tensor.to(dtypes[name]) for name, tensor in sums.items()}, {"sites": sites}
 
 
 def _add_up(sites: dict[str, list[str]], others: dict[str, list[str]], *, mixture: bool) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from langprune_cli.errors import LangpruneError
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.packing import pack_mask, unpack_mask
 from langprune_cli.stages.opened import OpenedModel, check_same_model
@@ -59,6 +60,20 @@ class MaskReader:
                 rows, columns = self._model.streamed.shape(linear)
                 found.append((linear, unpack_mask(packed[linear.name], columns).expand(rows, columns)))
         return found
+
+    def by_name(self, index: int) -> dict[str, Tensor]:
+        """Return the same by the linears' names: a linear that was left dense is not among them."""
+        return {linear.name: keep for linear, keep in self.block(index)}
+
+
+def need_weights(what: str, mask: Artifact) -> None:
+    """Raise LangpruneError when `what` ("compare") is given a mask of whole blocks or of tokens, which has no bits of weights."""
+    parts = mask.manifest.parts
+    leaves = "whole blocks" if BLOCKS_PART in parts else "tokens" if VOCABULARY_PART in parts else None
+    if leaves:
+        raise LangpruneError(
+            f"mask {mask.name} is of {leaves}, and {what} looks at single weights: name masks of weights or channels"
+        )
 
 
 def remove_pruned(

@@ -135,7 +135,7 @@ def _pattern(mask: dict[str, Any]) -> str:
     if ":" in pattern:
         n, m = pattern.split(":")
         return f"{pattern} (of every {m} inputs, {n} stay)"
-    share = f", {mask['sparsity']:.0%} of each {mask.get('group', 'group')}" if "sparsity" in mask else ""
+    share = f", {mask['sparsity']:.0%} of each {mask.get('group', 'group')}" if mask.get("sparsity") is not None else ""
     return f"{pattern}{share}"
 
 

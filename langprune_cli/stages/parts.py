@@ -1,5 +1,7 @@
 """Names of parts, and what identifies a text: what several stages agree on."""
 
+from typing import Any
+
 from langprune_cli.types import Windows
 
 GENERATION_CONFIG = "generation_config.json"  # of a model
@@ -20,4 +22,16 @@ def text_identity(windows: Windows) -> dict[str, object]:
         "fingerprint": windows.fingerprint,
         "windows": windows.count,
         "seqlen": windows.seqlen,
+    }
+
+
+def text_about(windows: Windows) -> dict[str, Any]:
+    """Return what people may want to know of a text: where its windows come from; of a mixture, that of each of its texts."""
+    if windows.parts:
+        return {"texts": [text_identity(part) | text_about(part) for part in windows.parts]}
+    return {
+        "source": windows.spec.source,
+        "sampling": windows.sampling,
+        "seed": windows.seed,
+        "documents": windows.documents,
     }

@@ -1,15 +1,31 @@
 """Stage 2, `score`: write how important each weight is; optional, since `mask` computes scores as it goes."""
 
+from collections.abc import Sequence
+
+from torch import Tensor
+
 from langprune_cli.methods.method import Method
+from langprune_cli.models.streamed import Linear
 from langprune_cli.stages.choosing import score_of
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.parts import block_part
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
 from langprune_cli.stages.sites import block_sites, calibration_text, needed_stats
-from langprune_cli.stages.statistics import read_block_stats
+from langprune_cli.stages.statistics import BlockStats, read_block_stats
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import need_space
 from langprune_cli.store.workspace import Workspace
+
+
+def block_scores(
+    model: OpenedModel, index: int, linears: Sequence[Linear], method: Method, known: BlockStats | None
+) -> dict[str, Tensor]:
+    """Return the scores of some linears of a block, float32 [o, i] by name; raises as `block_sites` does."""
+    return {
+        linear.name: score_of(method, weight, site.site).cpu()
+        for site in block_sites(model, index, linears, known)
+        for linear, weight in site.split(site.site.weight)
+    }
 
 
 def score(
@@ -50,12 +66,9 @@ def score(
         reporter.begin(f"score {writer.folder.name}", blocks, 0)
         for index in todo:
             known = read_block_stats(stats, block_part(index)) if stats else None
-            scores = {
-                linear.name: score_of(method, weight, site.site).cpu()
-                for site in block_sites(model, index, model.streamed.linears(index), known)
-                for linear, weight in site.split(site.site.weight)
-            }
-            writer.write_tensors(block_part(index), scores)
+            writer.write_tensors(
+                block_part(index), block_scores(model, index, model.streamed.linears(index), method, known)
+            )
             reporter.tick(index, 0)
         reporter.end()
         return writer.finish()

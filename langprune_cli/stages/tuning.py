@@ -15,7 +15,7 @@ from langprune_cli.errors import LangpruneError
 from langprune_cli.stages.apply import PROVENANCE, check_target
 from langprune_cli.stages.block_tuning import TuneSettings
 from langprune_cli.stages.opened import OpenedModel
-from langprune_cli.stages.parts import text_identity
+from langprune_cli.stages.parts import text_about, text_identity
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
 from langprune_cli.stages.tuning_run import Tuning
 from langprune_cli.store.artifact import MANIFEST, Artifact, ArtifactWriter, Recipe
@@ -73,8 +73,7 @@ def tune_recipe(
     mask, empty where it has none that is known.
     """
     before = _record(pruned.location.folder)
-    spec, about = windows.spec, before.get("about", {})
-    text = {"source": spec.source, "sampling": windows.sampling, "seed": windows.seed, "documents": windows.documents}
+    about = before.get("about", {})
     how = {key: value for key, value in asdict(settings).items() if key != "max_shard_bytes"}
     update = before.get("params", {}).get("update", "none")
     return Recipe(
@@ -95,7 +94,7 @@ def tune_recipe(
             "mask": {"name": pruned.label},
             **about,
             "model": dense.about,
-            "tuned": {"model": pruned.about, **how, "text": text_identity(windows) | text},
+            "tuned": {"model": pruned.about, **how, "text": text_identity(windows) | text_about(windows)},
         },
         environment=pruned.environment(),
     )

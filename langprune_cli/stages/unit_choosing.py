@@ -80,26 +80,28 @@ class UnitChooser:
 
     def linears(self, model: OpenedModel, index: int) -> list[Linear]:
         """Return the linears of a block that read the units."""
-        readers = self._readers(model, index)
+        readers = readers_of(model, index, self.axes)
         return [linear for linear in model.streamed.linears(index) if linear.name in readers]
 
     def choose(
         self, model: OpenedModel, index: int, site: BlockSite, _pattern: Pattern
     ) -> tuple[Tensor, Tensor | None]:
         """Return the keep mask [r, i] of a site that is a reader's alone, whose columns stay or leave whole."""
-        axis = self._readers(model, index)[site.linears[0].name]
+        axis = readers_of(model, index, self.axes)[site.linears[0].name]
         known = site.site.stats is not None or self.needs == "nothing"
         method = self.method if known else get_unit_method("magnitude")  # of an expert: see Solving
         keep = method.choose(UnitSite(site.site, axis.size, _writers(model, index, axis)), self.kept[axis.kind])
         return keep.repeat_interleave(axis.size).expand(site.site.weight.shape), None
 
-    def _readers(self, model: OpenedModel, index: int) -> dict[str, Axis]:
-        paths = model.streamed.tensor_paths(index)
-        here = {axis: paths.get(f"{axis.reader}.weight") for axis in self.axes}
-        return {name: axis for axis, name in here.items() if name}
-
 
 AnyChooser = Chooser | UnitChooser
+
+
+def readers_of(model: OpenedModel, index: int, axes: Sequence[Axis]) -> dict[str, Axis]:
+    """Return the axes that block `index` has, by the linear that reads each."""
+    paths = model.streamed.tensor_paths(index)
+    here = {axis: paths.get(f"{axis.reader}.weight") for axis in axes}
+    return {name: axis for axis, name in here.items() if name}
 
 
 def _writers(model: OpenedModel, index: int, axis: Axis) -> tuple[Tensor, ...]:

@@ -107,9 +107,9 @@ class Artifact:
         return data
 
     def _made_by(self) -> str:
-        """Return the command that makes such an artifact; `stats` among the inputs of stats are those that were added up."""
-        added_up = self.manifest.kind == "stats" and "stats" in self.manifest.inputs
-        return "combine stats" if added_up else MADE_BY.get(self.manifest.kind, "")
+        """Return the command that makes such an artifact; one of several has those of its own kind among its inputs."""
+        kind = self.manifest.kind
+        return f"combine {kind}" if kind in self.manifest.inputs else MADE_BY.get(kind, "")
 
     def is_whole(self) -> bool:
         """Return whether all parts are there, with the sizes that were written; their hashes are left to `read`."""
