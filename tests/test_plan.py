@@ -68,7 +68,7 @@ def test_the_document_and_the_table(tmp_path: Path) -> None:
     assert document.keys() == {
         "schema", "kind", "model", "parameters_before", "parameters_after", "pruning_rate", "zeros", "dtype", "disk_bytes",
         "disk_bytes_before", "peak_ram_bytes", "windows", "seqlen", "axes",
-        "logits_bytes", "logits_bytes_before",
+        "logits_bytes", "logits_bytes_before", "costs", "flops_per_second", "seconds", "device",
     }  # fmt: skip
     assert (document["schema"], document["kind"], document["model"]) == (1, "plan", str(folder))
     assert (document["dtype"], document["zeros"], document["windows"], document["seqlen"]) == ("float16", 0, 128, 2048)

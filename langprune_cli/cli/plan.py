@@ -52,6 +52,7 @@ def plan(
     nearest = one_of("--round", rounding, ("down", "nearest")) == "nearest"
     session = Session(workspace, json=json, cache_dir=cache_dir, trust_remote_code=trust_remote_code)
     from langprune_cli.stages.plan import find_config, plan, read_patterns  # noqa: PLC0415 - needs torch
+    from langprune_cli.stages.plan_cost import measured_rate  # noqa: PLC0415
     from langprune_cli.stages.structures import Rounding  # noqa: PLC0415
 
     target, patterns = vocabulary_target(
@@ -68,10 +69,14 @@ def plan(
     for note in found.notes:
         session.reporter.note(note)
     made = plan(found, asked, windows=nsamples, seqlen=seqlen, trust_remote_code=trust_remote_code)
+    device = session.compute.torch_device()
+    rate = measured_rate(made.dtype, device)
     if json:
-        print_json(made.document())
+        timed = {"flops_per_second": rate, "seconds": made.costs.flops / rate, "device": str(device)}
+        print_json(made.document() | timed)
     else:
         print_plan(made)
+        print_costs(made, rate, str(device))
 
 
 def print_plan(plan: "Plan") -> None:
@@ -101,6 +106,27 @@ def print_plan(plan: "Plan") -> None:
     print_line(
         f"Memory at most, on a CPU with {plan.windows} windows of {plan.seqlen} tokens: about {_gigabytes(plan.peak_ram_bytes)}."
     )
+
+
+def print_costs(plan: "Plan", rate: float, device: str) -> None:
+    """Print what pruning writes, computes and takes."""
+    costs, print_size = plan.costs, _gigabytes
+    print_line(
+        f"Artifacts: statistics {print_size(costs.hessian_bytes)} (column norms alone {print_size(costs.norms_bytes)}), "
+        f"mask {print_size(costs.mask_bytes)}, model {print_size(costs.model_bytes)}."
+    )
+    parts = [("forward", costs.forward_flops), ("Hessians", costs.hessian_flops), ("solving", costs.solving_flops)]
+    shares = ", ".join(f"{name} {flops / 1e12:,.3g}" for name, flops in parts)
+    print_line(
+        f"Operations of prune with its default method: {costs.flops / 1e12:,.3g} TFLOP ({shares}); at the least "
+        f"{_duration(costs.flops / rate)}, at the {rate / 1e12:,.3g} TFLOP/s that {device} reaches in a large product here."
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:,.0f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
 def _gigabytes(size: int) -> str:

@@ -173,15 +173,16 @@ def kinds_of(config: Any, structure: Literal["channels", "kv-groups"]) -> tuple[
 
 def sparse_blocks(text: Any) -> tuple[bool, ...]:  # noqa: ANN401 - transformers is untyped
     """Return of each block whether its feed-forward layer is one of experts, as mixtral's and qwen's code decides it."""
-    experts, step = _experts(text), getattr(text, "decoder_sparse_step", None) or 1
+    experts, step = experts_in(text), getattr(text, "decoder_sparse_step", None) or 1
     dense = getattr(text, "mlp_only_layers", None) or ()
     return tuple(
         experts > 0 and index not in dense and (index + 1) % step == 0 for index in range(text.num_hidden_layers)
     )
 
 
-def _experts(text: Any) -> int:  # noqa: ANN401 - transformers is untyped
-    found = (getattr(text, key, None) for key in ("num_local_experts", "num_experts"))
+def experts_in(text: Any) -> int:  # noqa: ANN401 - transformers is untyped
+    """Return how many experts each block of them has, 0 for a dense model."""
+    found = (getattr(text, key, None) for key in ("num_local_experts", "num_experts", "n_routed_experts"))
     return next((number for number in found if number), 0)
 
 
@@ -208,7 +209,7 @@ def _axes(config: Any, kind: Kind) -> list[Axis]:  # noqa: ANN401 - transformers
             {path.format(expert): sizes for path, sizes in where.writers.items()},
             transposed=family.transposed,
         )
-        for expert in range(_experts(text) if "{}" in where.reader else 1)
+        for expert in range(experts_in(text) if "{}" in where.reader else 1)
     ]
 
 

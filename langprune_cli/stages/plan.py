@@ -17,6 +17,7 @@ from langprune_cli.models.vocabulary_rows import with_vocab_size
 from langprune_cli.numerics.patterns import Pattern, parse_pattern, prune_count
 from langprune_cli.stages.depth import blocks_that_stay
 from langprune_cli.stages.opened import Compute, ModelChoice, model_artifact
+from langprune_cli.stages.plan_cost import Costs, costs
 from langprune_cli.stages.plan_memory import linear_shapes, peak_ram_bytes
 from langprune_cli.stages.structures import DOWN, VOCABULARY, Rounding, Structure, parse_structures, split_patterns
 from langprune_cli.store.workspace import Workspace
@@ -64,6 +65,7 @@ class Plan:
     seqlen: int
     axes: tuple[AxisPlan, ...]
     logits_bytes: tuple[int, int]  # float32, of one window: before, after
+    costs: Costs
 
     @property
     def pruning_rate(self) -> float:
@@ -104,6 +106,7 @@ class Plan:
             "logits_bytes_before": self.logits_bytes[0],
             "logits_bytes": self.logits_bytes[1],
             "axes": axes,
+            "costs": self.costs.document(),
         }
 
 
@@ -190,7 +193,7 @@ def plan(
     length = seqlen or min(_LONGEST, context or _LONGEST)
     return Plan(
         location.id, _count(model), _count(smaller), zeros, dtype, peak_ram_bytes(model, windows, length), windows,
-        length, tuple(found), (4 * length * rows, 4 * length * tokens),
+        length, tuple(found), (4 * length * rows, 4 * length * tokens), costs(model, smaller, windows, length),
     )  # fmt: skip
 
 
@@ -223,7 +226,7 @@ def _zeros(model: torch.nn.Module, pattern: Pattern) -> tuple[int, int]:
     """
     weights = zeros = 0
     for block in find_blocks(model)[1]:
-        for rows, columns in (shape for shapes in linear_shapes(block) for shape in shapes):
+        for rows, columns in (shape for _, shapes in linear_shapes(block) for shape in shapes):
             weights += rows * columns
             if pattern.keep_of:
                 n, m = pattern.keep_of

@@ -12,15 +12,16 @@ _PROCESS_BYTES = 500_000_000  # Python and torch, once loaded
 _BATCH_TOKENS = 2048  # that go through a block at once
 
 
-def linear_shapes(block: nn.Module) -> list[list[tuple[int, int]]]:
-    """Return (out, in) of the prunable linears of a block, loaded or not, in lists by the module that holds them."""
+def linear_shapes(block: nn.Module) -> list[tuple[nn.Module, list[tuple[int, int]]]]:
+    """Return the modules that hold prunable linears of a block, loaded or not, with (out, in) of these."""
     found = []
     prunable = {id(linear) for linear, _ in linears_in(block)}
     for parent in block.modules():
         linears = [child for child in parent.children() if isinstance(child, (nn.Linear, Conv1D))]
         stored = [(child, tuple(child.weight.shape)) for child in linears if id(child) in prunable]
-        found.append([(i, o) if isinstance(linear, Conv1D) else (o, i) for linear, (o, i) in stored])
-    return [shapes for shapes in found if shapes]
+        shapes = [(i, o) if isinstance(linear, Conv1D) else (o, i) for linear, (o, i) in stored]
+        found += [(parent, shapes)] if shapes else []
+    return found
 
 
 def peak_ram_bytes(model: Any, windows: int, seqlen: int) -> int:  # noqa: ANN401 - transformers is untyped
@@ -44,7 +45,7 @@ def peak_ram_bytes(model: Any, windows: int, seqlen: int) -> int:  # noqa: ANN40
     outside: int = sum(each.numel() * each.itemsize for each in model.parameters() if id(each) not in inside)
     item: int = next(model.parameters()).itemsize
     states: int = windows * seqlen * model.config.get_text_config().hidden_size * item
-    sites = [site for shapes in linear_shapes(block) for site in _sites(shapes)]
+    sites = [site for _, shapes in linear_shapes(block) for site in sites_of(shapes)]
     widest = max((i for _, i in sites), default=0)
     collecting = sum(4 * i * i for _, i in sites) + max(_BATCH_TOKENS, seqlen) * widest * (item + 4)
     packed = sum(2 * i * (i + 1) for _, i in sites)
@@ -59,7 +60,7 @@ def _bytes(module: nn.Module) -> int:
     return sum(parameter.numel() * parameter.itemsize for parameter in module.parameters())
 
 
-def _sites(shapes: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def sites_of(shapes: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return (rows, inputs) of the sites that the linears of one module read."""
     *first, last = shapes
     widths = dict.fromkeys(i for _, i in first)
