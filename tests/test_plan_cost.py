@@ -28,7 +28,9 @@ def test_disk_is_what_is_written(family: str, settings: dict[str, int], tmp_path
     save_file({"windows": torch.randint(3, 97, (16, 32), dtype=torch.int32)}, tmp_path / "windows.safetensors")
     words = ["-m", tmp_path / "model", "-w", tmp_path / "w", "--json"]
     plan = did("plan", *words[:2], "-p", "2:4", "--nsamples", 16, "--seqlen", 32, "--json").json["costs"]
-    made = did("prune", *words, "--data", tmp_path / "windows.safetensors", "--method", "sparsegpt", "--pattern", "2:4").json
+    made = did(
+        "prune", *words, "--data", tmp_path / "windows.safetensors", "--method", "sparsegpt", "--pattern", "2:4"
+    ).json
     folders = {each["kind"]: Path(each["path"]) for each in made["artifacts"]}
     assert parts(folders["stats"]) == pytest.approx(plan["hessian_bytes"], rel=0.01)
     assert parts(folders["masks"]) == pytest.approx(plan["mask_bytes"], rel=0.05)  # headers, in so small a mask

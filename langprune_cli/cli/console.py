@@ -4,7 +4,7 @@ import atexit
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -83,8 +83,10 @@ def print_json(document: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on stdout; columns whose cells are all figures are set to the right.
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], bold: Collection[tuple[int, int]] = frozenset()
+) -> None:
+    """Print a table on stdout; columns whose cells are all figures are set to the right, the cells of `bold` (row, column) bold.
 
     Nothing is cut: where the terminal is narrow, the last column wraps, and the others stay whole.
     """
@@ -100,8 +102,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             min_width=None if last else width,
             overflow="fold",
         )
-    for row in rows:
-        table.add_row(*map(escape, row))
+    for line, row in enumerate(rows):
+        cells = map(escape, row)
+        table.add_row(*(f"[bold]{cell}[/bold]" if (line, n) in bold else cell for n, cell in enumerate(cells)))
     Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH).print(table)
 
 

@@ -35,7 +35,8 @@ def describe(manifest: Manifest) -> str:
         else:
             what = f"{checked['sparsity']:.2%} zeros"
         return f"{base} with mask {about['mask']['name']}, {what}, checked"
-    return f"{len(inputs['cells'])} rows"
+    rows, tasks = len(inputs["cells"]), len(inputs.get("tasks", {}).get("names", []))
+    return ", ".join([f"{rows} rows"] * (rows > 0 or not tasks) + [f"{tasks} tasks"] * (tasks > 0))
 
 
 def _describe_stats(manifest: Manifest) -> str:
@@ -92,61 +93,36 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.2%}"
 
 
-def print_evaluation(rows: list[dict[str, Any]]) -> None:
-    """Print dense and pruned beside each other, text by text."""
-    dense = {row["text"]: row for row in rows if row is _first_of(rows, row["text"])}
-    own_tokens = any("ppl_per_original_token" in row for row in rows)
-    lines = []
-    for row in rows:
-        base, ppl = dense[row["text"]], comparable_ppl(row)
-        change = f"{ppl / base['ppl'] - 1:+.1%}" if row is not base and ppl and base["ppl"] else ""
-        bpb = "" if row["bpb"] is None else f"{row['bpb']:.4f}"
-        kind = f"mask {row['mask']}" if row["mask"] else row["model"]
-        own = [_ppl(row["ppl"])] if own_tokens else []
-        lines.append([row["text"], kind, _ppl(ppl), *own, change, bpb, f"{row['tokens']:,}", str(row["seqlen"])])
-    columns = ["ppl per original token", "ppl per own token"] if own_tokens else ["ppl"]
-    print_table(["text", "model", *columns, "change", "bpb", "tokens", "seqlen"], lines)
-    if own_tokens:
-        print_line(
-            "A model with fewer tokens may cut text into more of them: its loss over the original's tokens, and bpb, compare."
-        )
-
-
 def comparable_ppl(row: dict[str, Any]) -> float | None:
     """Return a row's perplexity as it compares with the dense row's: per token of the dense model's tokenizer."""
     found: float | None = row.get("ppl_per_original_token", row["ppl"])
     return found
 
 
-def _ppl(value: float | None) -> str:
-    return "inf" if value is None else f"{value:.3f}"
+def size_rows(rows: list[dict[str, Any]], chains: dict[str, list[Manifest]]) -> list[dict[str, Any]]:
+    """Return, for models of which whole parts have left, what each lost in size and in perplexity, text by text.
 
-
-def size_rows(rows: list[dict[str, Any]], chain: list[Manifest]) -> list[dict[str, Any]]:
-    """Return, for a model of which whole parts have left, what it lost in size and in perplexity, text by text.
-
-    chain: the model, what it was made from, and so on. The columns are those of AMD Quark's published tables. Nothing for
-    models that are as large as they were.
+    chains: by the name in the rows a model, what it was made from, and so on. The columns are those of AMD Quark's published
+    tables. Nothing for models that are as large as they were.
     """
-    checked = [each.about["checked"] for each in chain if "parameters_after" in each.about.get("checked", {})]
-    if not checked:
-        return []
-    before, after = checked[-1]["parameters_before"], checked[0]["parameters_after"]
     found = []
     for row in rows:
-        dense = _first_of(rows, row["text"])
-        if row is not dense and not row["mask"]:
+        dense, chain = first_of(rows, row["text"]), chains.get(row["model"], [])
+        checked = [each.about["checked"] for each in chain if "parameters_after" in each.about.get("checked", {})]
+        if checked and row is not dense and not row["mask"]:
+            before, after = checked[-1]["parameters_before"], checked[0]["parameters_after"]
             size = {"parameters_before": before, "pruning_rate": 1 - after / before, "parameters_after": after}
             ppl = {"text": row["text"], "ppl_before": dense["ppl"], "ppl_after": comparable_ppl(row)}
-            found.append({"model": dense["model"], **size, **ppl})
+            found.append({"model": dense["model"], "pruned": row["model"], **size, **ppl})
     return found
 
 
 def print_sizes(rows: list[dict[str, Any]]) -> None:
     """Print the rows of `size_rows`, where there are any."""
+    several = len({row["pruned"] for row in rows}) > 1
     lines = [
         [
-            row["model"],
+            row["pruned"] if several else row["model"],
             parameters(row["parameters_before"]),
             f"{row['pruning_rate']:.4%}",
             parameters(row["parameters_after"]),
@@ -165,5 +141,6 @@ def parameters(count: int) -> str:
     return f"{count / 1e9:.4f} B" if count >= 1e9 else f"{count / 1e6:.4f} M"
 
 
-def _first_of(rows: list[dict[str, Any]], text: str) -> dict[str, Any]:
+def first_of(rows: list[dict[str, Any]], text: str) -> dict[str, Any]:
+    """Return the dense row of a text."""
     return next(row for row in rows if row["text"] == text)

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langprune_cli.cli.console import ConsoleReporter, print_json
-from langprune_cli.cli.results import print_evaluation, print_outcomes, print_sizes, size_rows
-from langprune_cli.cli.speed_table import show_speeds
+from langprune_cli.cli.results import print_outcomes
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
@@ -147,74 +146,6 @@ class Session:
             )
         )
 
-    def evaluate(
-        self, model: str | None, revision: str | None, masks: list[str], lang: list[str], data: list[str], *,
-        seqlen: int | None, max_windows: int | None, speed: bool, name: str | None, force: bool,
-    ) -> None:  # fmt: skip
-        """Run stage 5: the dense model first, then the pruned ones; with `speed` how fast they are, without a text only that."""
-        from langprune_cli.stages.evaluate import Subject, evaluate, read_rows  # noqa: PLC0415
-        from langprune_cli.stages.opened import DEMO, model_artifact  # noqa: PLC0415
-        from langprune_cli.text.corpora import resolve_texts  # noqa: PLC0415
-
-        found = [self.workspace.find("masks", each) for each in masks]
-        pruned = model_artifact(self.workspace, model) if model else None
-        if not model and not found:
-            newest = self.workspace.newest("models", "masks")
-            if newest and newest.manifest.kind == "models":
-                self.reporter.note(f"Using model {newest.name}.")
-                pruned = newest
-            elif newest:
-                self.reporter.note(f"Using mask {newest.name}.")
-                found = [newest]
-        chain = self._pruned_from(pruned) if pruned else []
-        made_from = chain[-1] if chain else found[0] if found else None
-        choice = self.choose(None if pruned else model, revision, made_from)
-        speed_only = speed and not lang and not data
-        specs = [] if speed_only else resolve_texts(lang, data, evaluation=True, builtin=choice.name == DEMO)
-        dense = self.open(choice, remember=model is not None and pruned is None)
-        models = [dense] + ([self.open(type(choice)(str(pruned.folder)))] if pruned else [])
-        speeds = _speeds(models) if speed else []
-        if speed_only:
-            self.keep_model()
-            show_speeds(speeds, json=self.json)
-            return
-        subjects = [Subject(opened) for opened in models]
-        for each in found:  # a mask may be of the model that was named, or of the one that this was pruned from
-            fits = [opened for opened in models if opened.digest == each.manifest.inputs["model"]]
-            subjects.append(Subject(fits[0] if fits else dense, each))
-        outcome = evaluate(
-            self.workspace,
-            subjects,
-            specs,
-            self.reporter,
-            seqlen=seqlen,
-            max_windows=max_windows,
-            name=name,
-            force=force,
-        )
-        self.keep_model()
-        rows = read_rows(outcome.artifact)
-        if self.json:
-            sizes = {"sizes": size_rows(rows, [each.manifest for each in chain])} if chain else {}
-            print_json(
-                {"schema": 1, **document(outcome), "rows": rows, **sizes, **({"speed": speeds} if speed else {})}
-            )
-        else:
-            print_evaluation(rows)
-            print_sizes(size_rows(rows, [each.manifest for each in chain]))
-            if speed:
-                show_speeds(speeds, json=False)
-            print_outcomes([outcome])
-
-    def _pruned_from(self, model: Artifact) -> list[Artifact]:
-        """Return a pruned model, the one that it was made from where that was pruned too, and so on."""
-        from langprune_cli.stages.opened import model_artifact  # noqa: PLC0415
-
-        chain = [model]
-        while base := model_artifact(self.workspace, chain[-1].manifest.about["model"]["name"]):
-            chain.append(base)
-        return chain
-
     def export(self, model: str | None, out: Path, *, with_mask: bool) -> None:
         """Run stage 6."""
         from langprune_cli.stages.export import export  # noqa: PLC0415
@@ -227,24 +158,6 @@ class Session:
             from langprune_cli.cli.console import print_line  # noqa: PLC0415
 
             print_line(f"exported {artifact.name} to {out}: {', '.join(files)}")
-
-
-def _speeds(models: list[OpenedModel]) -> list[dict[str, Any]]:
-    """Measure the models turn by turn; prompts as long as all of them can read, 512 tokens at most."""
-    from langprune_cli.stages.speed import compare, speed_rows  # noqa: PLC0415
-
-    new_tokens = 32
-    context = min(each.streamed.context or 2048 for each in models)
-    return speed_rows(
-        compare(
-            {each.label: each.location.folder for each in models},
-            device=models[0].streamed.device,
-            dtype=models[0].compute.torch_dtype(),
-            prompt=max(1, min(512, context - new_tokens)),
-            new_tokens=new_tokens,
-            trust_remote_code=models[0].compute.trust_remote_code,
-        )
-    )
 
 
 def document(outcome: Outcome) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from langprune_cli.cli import evaluation, pruning
 from langprune_cli.cli import options as opt
-from langprune_cli.cli import pruning
 from langprune_cli.cli.counting import count_tokens
 from langprune_cli.cli.session import Session, shard_of
 from langprune_cli.errors import UsageError
@@ -188,7 +188,15 @@ def evaluate(
     *,
     lang: opt.Lang = None,
     data: opt.Data = None,
-    model: opt.Model = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Hub id, local folder, `demo`, or a model artifact; several model artifacts of one model are compared.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None,
     revision: opt.Revision = None,
     mask: Annotated[
         list[str] | None,
@@ -202,6 +210,14 @@ def evaluate(
         typer.Option(
             min=1,
             help="Evaluate the first windows only; of a dataset on the hub 256 if left out.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Tasks of lm-evaluation-harness (pip install langprune\\[harness]) to run on the models, with commas between: "
+            "names of its own, or .yaml files; without --lang and --data only these.",
             rich_help_panel=_INPUT,
         ),
     ] = None,
@@ -224,24 +240,16 @@ def evaluate(
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,
 ) -> None:
-    """Measure perplexity and bits per byte, dense beside pruned.
+    """Measure perplexity and bits per byte, dense beside pruned: what each mask does to each language, and what of it is noise.
 
     [bold]langprune eval --lang uk --lang en[/bold]
     """
     session = Session(workspace, json=json, dtype=dtype, device=device, batch_tokens=batch_tokens, cache_dir=cache_dir,
                       trust_remote_code=trust_remote_code, max_memory=max_memory)  # fmt: skip
-    session.evaluate(
-        model,
-        revision,
-        mask or [],
-        lang or [],
-        data or [],
-        seqlen=seqlen,
-        max_windows=max_windows,
-        speed=speed,
-        name=name,
-        force=force,
-    )
+    evaluation.evaluate(
+        session, model or [], revision, mask or [], lang or [], data or [], tasks=tasks, seqlen=seqlen,
+        max_windows=max_windows, speed=speed, name=name, force=force,
+    )  # fmt: skip
 
 
 def export(

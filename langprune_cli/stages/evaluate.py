@@ -15,13 +15,16 @@ from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.streamed import Block
+from langprune_cli.numerics.bootstrap import LEVEL, METHOD, RESAMPLES, SEED
 from langprune_cli.numerics.nats import bits_per_byte, perplexity
-from langprune_cli.stages.evaluation_text import evaluation_text, per_original_token
+from langprune_cli.stages.comparing import Measured, compared
+from langprune_cli.stages.evaluation_text import EvaluationText, evaluation_text, per_original_token
 from langprune_cli.stages.keep_masks import MaskReader, remove_pruned
 from langprune_cli.stages.losses import window_losses
 from langprune_cli.stages.opened import OpenedModel, check_same_model
 from langprune_cli.stages.parts import BLOCKS_PART, VOCABULARY_PART, text_identity
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
+from langprune_cli.stages.tasks import run_tasks, tasks_identity
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import canonical_json, readable_json
 from langprune_cli.store.workspace import Workspace
@@ -31,10 +34,10 @@ from langprune_cli.walk import walk
 
 RESULT = "result.json"
 
-_FIELDS = {
+_FIELDS = (  # of a row that follow from its cell and labels alone
     "model", "mask", "text", "source", "model_digest", "mask_key", "dtype", "language", "fingerprint", "windows", "seqlen",
     "cell", "tokens", "nats", "ppl", "bpb",
-}  # fmt: skip
+)  # fmt: skip
 
 Row = dict[str, Any]
 
@@ -62,6 +65,7 @@ def evaluate(
     specs: Sequence[TextSpec],
     reporter: Reporter,
     *,
+    tasks: Sequence[str] = (),
     seqlen: int | None = None,
     max_windows: int | None = None,
     name: str | None = None,
@@ -69,6 +73,7 @@ def evaluate(
 ) -> Outcome:
     """Evaluate every subject on every text, the published protocol: texts joined, consecutive windows, tail dropped.
 
+    `tasks` of lm-evaluation-harness are run on the models of the subjects, without masks.
     A row that an earlier evaluation in this workspace has (same checkpoint, mask, dtype and token ids) is taken from it.
     Raises LangpruneError for text that cannot be read or is shorter than a window, and for masks of another model.
     """
@@ -83,12 +88,16 @@ def evaluate(
                     )
     models = [subject.model for subject in subjects]
     texts = [evaluation_text(models, spec, reporter, seqlen=seqlen, max_windows=max_windows) for spec in specs]
-    reference = models[0]
+    reference, whole = models[0], [subject.model for subject in subjects if not subject.mask]
     cells = [(subject, text) for text in texts for subject in subjects]
     recipe = Recipe(
         "evals",
-        inputs={"cells": [subject.identity | text_identity(text.of(subject.model)) for subject, text in cells]},
-        params={"bpb": _has_tokenizer(reference)},  # without one bpb is unknown, and is not to stay so when one comes
+        inputs={"cells": [subject.identity | text_identity(text.of(subject.model)) for subject, text in cells]}
+        | ({"tasks": tasks_identity(whole, tasks)} if tasks else {}),
+        params={
+            "bpb": _has_tokenizer(reference),  # without one bpb is unknown, and is not to stay so when one comes
+            "intervals": {"method": METHOD, "level": LEVEL, "resamples": RESAMPLES, "seed": SEED},
+        },
         environment=reference.environment(),
     )
     last = subjects[-1]
@@ -96,6 +105,7 @@ def evaluate(
         [
             last.mask.name if last.mask else last.model.label.replace("/", "-"),
             *(text.reference.spec.name for text in texts),
+            *(Path(task).stem for task in tasks),
         ]
     )
     known = {} if force else _known_cells(workspace)
@@ -105,11 +115,15 @@ def evaluate(
             for other, windows in enumerate(text.windows.values()):
                 name = f"windows-{number}-{other}.safetensors" if other else f"windows-{number}.safetensors"
                 writer.write_tensors(name, {"windows": windows.ids})
-        rows = [_cell(writer, subject, text.of(subject.model), known, reporter) for subject, text in cells]
-        rows = [
-            row | per_original_token(text, subject.model, row) for row, (subject, text) in zip(rows, cells, strict=True)
-        ]
-        writer.write(RESULT, readable_json({"schema": 1, "rows": rows}))
+        rows, pairs = [], []
+        for text in texts:
+            of_text, among = compared([_measured(writer, subject, text, known, reporter) for subject in subjects])
+            rows += of_text
+            pairs += among
+        result = {"schema": 1, "rows": rows, "compare": pairs}
+        if tasks:
+            result["tasks"] = [row for model in whole for row in run_tasks(model, tasks)]
+        writer.write(RESULT, readable_json(result))
         return writer.finish(rows=len(rows))
 
     return run_stage(recipe, Destination(workspace, default, name, force=force), make)
@@ -117,8 +131,13 @@ def evaluate(
 
 def read_rows(artifact: Artifact) -> list[Row]:
     """Return the rows of an evaluation."""
-    rows: list[Row] = json.loads(artifact.read(RESULT))["rows"]
-    return rows
+    return read_result(artifact)["rows"]
+
+
+def read_result(artifact: Artifact) -> dict[str, list[Row]]:
+    """Return an evaluation's "rows" of models on texts, "compare", pairs of pruned ones, and "tasks", where some were run."""
+    result: dict[str, list[Row]] = json.loads(artifact.read(RESULT))
+    return {name: result[name] for name in ("rows", "compare", "tasks") if name in result}
 
 
 def complete_evaluations(workspace: Workspace, damaged: list[str]) -> Iterator[tuple[Artifact, list[Row]]]:
@@ -128,7 +147,7 @@ def complete_evaluations(workspace: Workspace, damaged: list[str]) -> Iterator[t
             artifact = Artifact(entry.folder, entry.manifest)
             try:
                 rows = read_rows(artifact)
-                sound = all(row.keys() >= _FIELDS for row in rows)
+                sound = all(row.keys() >= set(_FIELDS) for row in rows)
             except (LangpruneError, ValueError, KeyError, TypeError, AttributeError):
                 sound = False
             if sound:
@@ -163,6 +182,20 @@ def _losses_part(cell: str) -> str:
     return f"nats-{cell}.safetensors"
 
 
+def _measured(
+    writer: ArtifactWriter,
+    subject: Subject,
+    text: EvaluationText,
+    known: dict[str, tuple[Row, bytes]],
+    reporter: Reporter,
+) -> Measured:
+    """Return one row with its losses per window, which become a part."""
+    windows = text.of(subject.model)
+    row = _cell(writer, subject, windows, known, reporter)
+    nats = Artifact(writer.folder, writer.manifest).tensors(_losses_part(row["cell"]))["nats"]
+    return Measured(row | per_original_token(text, subject.model, row), subject.model, windows, nats)
+
+
 def _cell(
     writer: ArtifactWriter,
     subject: Subject,
@@ -170,7 +203,7 @@ def _cell(
     known: dict[str, tuple[Row, bytes]],
     reporter: Reporter,
 ) -> Row:
-    """Return one row; its losses per window become a part, so that differences can be tested later."""
+    """Return one row; its losses per window become a part."""
     cell = _cell_of(subject, windows)
     labels = {
         "model": subject.model.label,
@@ -182,9 +215,7 @@ def _cell(
     if cell in known and not writer.has(part):
         row, losses = known[cell]
         writer.write(part, losses)
-        # Without what compared it with another model than now.
-        own = {key: value for key, value in row.items() if key in _FIELDS}
-        return own | labels | {"bpb": _known_bpb(subject, windows, row, losses)}
+        return {field: row[field] for field in _FIELDS} | labels | {"bpb": _known_bpb(subject, windows, row, losses)}
     if writer.has(part):
         nats = Artifact(writer.folder, writer.manifest).tensors(part)["nats"]
     else:

@@ -1,0 +1,164 @@
+"""`eval`: which models and masks on which texts, and how the figures are shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from langprune_cli.cli.console import print_json
+from langprune_cli.cli.matrix import print_evaluation, print_tasks
+from langprune_cli.cli.results import print_outcomes, print_sizes, size_rows
+from langprune_cli.cli.session import Session, document
+from langprune_cli.cli.speed_table import show_speeds
+from langprune_cli.errors import LangpruneError, UsageError
+
+if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
+    from langprune_cli.stages.evaluate import Subject
+    from langprune_cli.stages.opened import ModelChoice, OpenedModel
+    from langprune_cli.store.artifact import Artifact
+
+
+@dataclass(frozen=True)
+class Lineup:
+    """What is to be evaluated: the dense model, pruned ones with what each was made from, and masks."""
+
+    dense: ModelChoice
+    named: bool  # whether the dense model was named, and is to become the workspace's
+    chains: list[list[Artifact]]  # a pruned model, the one that it was made from where that was pruned too, and so on
+    masks: list[Artifact]
+
+
+def evaluate(
+    session: Session, model: list[str], revision: str | None, mask: list[str], lang: list[str], data: list[str], *,
+    tasks: str | None, seqlen: int | None, max_windows: int | None, speed: bool, name: str | None, force: bool,
+) -> None:  # fmt: skip
+    """Run stage 5: the dense model first, then the pruned ones; with `speed` or `tasks`, and without a text, only these."""
+    from langprune_cli.stages.evaluate import evaluate as run  # noqa: PLC0415
+    from langprune_cli.stages.evaluate import read_result  # noqa: PLC0415
+    from langprune_cli.stages.opened import DEMO  # noqa: PLC0415
+    from langprune_cli.text.corpora import resolve_texts  # noqa: PLC0415
+
+    lineup = _lineup(session, model, revision, mask)
+    of_tasks = _task_names(tasks, lineup)
+    no_text = not lang and not data and (speed or bool(of_tasks))
+    specs = [] if no_text else resolve_texts(lang, data, evaluation=True, builtin=lineup.dense.name == DEMO)
+    dense = session.open(lineup.dense, remember=lineup.named)
+    models = [dense, *(session.open(type(lineup.dense)(str(chain[0].folder))) for chain in lineup.chains)]
+    speeds = _speeds(models) if speed else []
+    if no_text and not of_tasks:
+        session.keep_model()
+        show_speeds(speeds, json=session.json)
+        return
+    outcome = run(
+        session.workspace, _subjects(models, lineup.masks), specs, session.reporter, tasks=of_tasks, seqlen=seqlen,
+        max_windows=max_windows, name=name, force=force,
+    )  # fmt: skip
+    session.keep_model()
+    result = read_result(outcome.artifact)
+    manifests = [[each.manifest for each in chain] for chain in lineup.chains]
+    sizes = size_rows(
+        result["rows"], {opened.label: chain for opened, chain in zip(models[1:], manifests, strict=True)}
+    )
+    if session.json:
+        more = ({"sizes": sizes} if manifests else {}) | ({"speed": speeds} if speed else {})
+        print_json({"schema": 1, **document(outcome), **result, **more})
+        return
+    if result["rows"]:
+        print_evaluation(result["rows"], result["compare"])
+    print_sizes(sizes)
+    if of_tasks:
+        print_tasks(result["tasks"])
+    if speed:
+        show_speeds(speeds, json=False)
+    print_outcomes([outcome])
+
+
+def _lineup(session: Session, model: list[str], revision: str | None, mask: list[str]) -> Lineup:
+    """Find what was named, else the newest model or mask.
+
+    Raises UsageError where several models are named of which more than one is no pruned model of the workspace, or
+    pruned ones of different models.
+    """
+    from langprune_cli.stages.opened import model_artifact  # noqa: PLC0415
+
+    masks = [session.workspace.find("masks", each) for each in mask]
+    found = {each: model_artifact(session.workspace, each) for each in dict.fromkeys(model)}
+    pruned = [each for each in found.values() if each]
+    others = [each for each, artifact in found.items() if not artifact]
+    if len(others) > 1:
+        raise UsageError(
+            f"--model {others[0]} and --model {others[1]}: only one of several may be other than a pruned model of the "
+            f"workspace, the one that these are compared with"
+        )
+    if not model and not masks:
+        newest = session.workspace.newest("models", "masks")
+        if newest:
+            kind = newest.manifest.kind.removesuffix("s")
+            session.reporter.note(f"Using {kind} {newest.name}.")
+            (pruned if kind == "model" else masks).append(newest)
+    chains = [_pruned_from(session, each) for each in pruned]
+    bases = {chain[-1].manifest.inputs["model"]: chain[0].name for chain in chains}
+    if len(bases) > 1 and not others:
+        first, second = list(bases.values())[:2]
+        raise UsageError(f"{first} and {second} were made from different models: evaluate them one by one")
+    made_from = chains[0][-1] if chains else masks[0] if masks else None
+    dense = session.choose(others[0] if others else None, revision, made_from)
+    return Lineup(dense, bool(others), chains, masks)
+
+
+def _pruned_from(session: Session, model: Artifact) -> list[Artifact]:
+    """Return a pruned model, the one that it was made from where that was pruned too, and so on."""
+    from langprune_cli.stages.opened import model_artifact  # noqa: PLC0415
+
+    chain = [model]
+    while base := model_artifact(session.workspace, chain[-1].manifest.about["model"]["name"]):
+        chain.append(base)
+    return chain
+
+
+def _subjects(models: list[OpenedModel], masks: list[Artifact]) -> list[Subject]:
+    """Return the models, then the masks, each with the model that it is of."""
+    from langprune_cli.stages.evaluate import Subject  # noqa: PLC0415
+
+    subjects = [Subject(opened) for opened in models]
+    for each in masks:  # a mask may be of the model that was named, or of one that was pruned from it
+        fits = [opened for opened in models if opened.digest == each.manifest.inputs["model"]]
+        subjects.append(Subject(fits[0] if fits else models[0], each))
+    return subjects
+
+
+def _task_names(tasks: str | None, lineup: Lineup) -> list[str]:
+    """Return the tasks of --tasks a,b; raises UsageError for tasks unknown, LangpruneError without a harness, and for masks."""
+    if tasks is None:
+        return []
+    names = [each for each in (part.strip() for part in tasks.split(",")) if each]
+    if not names:
+        raise UsageError("--tasks names no task: give names of lm-evaluation-harness, with commas between")
+    if lineup.masks:
+        mask = lineup.masks[0].name
+        raise LangpruneError(
+            f"--tasks runs models as they lie on disk, and mask {mask} is applied on the fly: run langprune apply --mask "
+            f"{mask}, then eval --model with what it made"
+        )
+    from langprune_cli.stages.tasks import check_tasks  # noqa: PLC0415
+
+    check_tasks(names)
+    return names
+
+
+def _speeds(models: list[OpenedModel]) -> list[dict[str, Any]]:
+    """Measure the models turn by turn; prompts as long as all of them can read, 512 tokens at most."""
+    from langprune_cli.stages.speed import compare, speed_rows  # noqa: PLC0415
+
+    new_tokens = 32
+    context = min(each.streamed.context or 2048 for each in models)
+    return speed_rows(
+        compare(
+            {each.label: each.location.folder for each in models},
+            device=models[0].streamed.device,
+            dtype=models[0].compute.torch_dtype(),
+            prompt=max(1, min(512, context - new_tokens)),
+            new_tokens=new_tokens,
+            trust_remote_code=models[0].compute.trust_remote_code,
+        )
+    )

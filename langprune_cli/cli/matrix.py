@@ -1,0 +1,121 @@
+"""Tables of evaluations: one line a row, or a matrix of models and masks by texts; and what of the change is noise."""
+
+from __future__ import annotations
+
+from math import exp
+from typing import Any
+
+from langprune_cli.cli.console import print_line, print_table
+from langprune_cli.cli.results import comparable_ppl, first_of
+
+Row = dict[str, Any]
+
+_MOST_NATS = 700.0  # exp of more is beyond float64; no interval is of use then
+_LEGEND = "Change of ppl against dense with its 95% interval over windows; noise: the interval holds 0."
+_MARKS = "*: the best pruned one on this text; =: not told apart from it by these windows."
+
+
+def print_evaluation(rows: list[Row], compare: list[Row]) -> None:
+    """Print dense and pruned beside each other: a matrix of at least two pruned ones on at least two texts, else a list."""
+    texts = list(dict.fromkeys(row["text"] for row in rows))
+    each = len(rows) // len(texts)
+    if len(texts) > 1 and each > 2:
+        _print_matrix([rows[start : start + each] for start in range(0, len(rows), each)], compare)
+    else:
+        _print_list(rows)
+    if any(row["change_low"] is not None for row in rows):
+        print_line(_LEGEND)
+    if _own_tokens(rows):
+        print_line(
+            "A model with fewer tokens may cut text into more of them: its loss over the original's tokens, and bpb, compare."
+        )
+
+
+def _print_list(rows: list[Row]) -> None:
+    own_tokens = _own_tokens(rows)
+    lines = []
+    for row in rows:
+        bpb = "" if row["bpb"] is None else f"{row['bpb']:.4f}"
+        own = [_ppl(row["ppl"])] if own_tokens else []
+        change = _change(row, first_of(rows, row["text"]))
+        counts = [f"{row['tokens']:,}", str(row["seqlen"])]
+        lines.append([row["text"], _label(row), _ppl(comparable_ppl(row)), *own, change, bpb, *counts])
+    columns = ["ppl per original token", "ppl per own token"] if own_tokens else ["ppl"]
+    print_table(["text", "model", *columns, "change", "bpb", "tokens", "seqlen"], lines)
+
+
+def _print_matrix(
+    texts: list[list[Row]],  # the rows of each text, the dense one first
+    compare: list[Row],
+) -> None:
+    """Print ppl with its change, the best of each text marked, and beneath it bits per byte."""
+    marks = [_marks(rows, compare) for rows in texts]
+    cells = [
+        [
+            " ".join(filter(None, (_ppl(comparable_ppl(row)), _change(row, rows[0]), mark)))
+            for row, mark in zip(rows, of, strict=True)
+        ]
+        for rows, of in zip(texts, marks, strict=True)
+    ]
+    best = {(line, 1 + column) for column, of in enumerate(marks) for line, mark in enumerate(of) if mark == "*"}
+    names = [_label(row) for row in texts[0]]
+    heads = [rows[0]["text"] for rows in texts]
+    print_table(["ppl", *heads], list(zip(names, *cells, strict=True)), bold=best)
+    if any(row["bpb"] is not None for rows in texts for row in rows):
+        bits = [["" if row["bpb"] is None else f"{row['bpb']:.4f}" for row in rows] for rows in texts]
+        print_line("")
+        print_table(["bpb", *heads], list(zip(names, *bits, strict=True)), bold=best)
+        print_line("")
+    sizes = [f"{rows[0]['text']} {rows[0]['tokens']:,} in windows of {rows[0]['seqlen']}" for rows in texts]
+    print_line(f"Tokens: {', '.join(sizes)}. {_MARKS}")
+
+
+def _marks(rows: list[Row], compare: list[Row]) -> list[str]:
+    """Return for each row of a text "*" for the best pruned one, "=" where its difference to that is noise, else ""."""
+    known = [row for row in rows[1:] if comparable_ppl(row) is not None]
+    best = min(known, key=lambda row: comparable_ppl(row) or 0.0, default=None)
+    if best is None:
+        return [""] * len(rows)
+    one = best["model"], best["mask"]
+    noise = set()
+    for pair in compare:
+        ends = (pair["model"], pair["mask"]), (pair["than_model"], pair["than_mask"])
+        if pair["text"] == best["text"] and one in ends and pair["significant"] is False:
+            noise |= set(ends)
+    return ["*" if row is best else "=" if (row["model"], row["mask"]) in noise else "" for row in rows]
+
+
+def _change(row: Row, dense: Row) -> str:
+    """Return the change of ppl: "+13.8% ±0.4", with "noise" after it where the interval holds 0; "" of the dense row."""
+    ppl, base = comparable_ppl(row), dense["ppl"]
+    if row is dense or ppl is None or not base:
+        return ""
+    change = f"{ppl / base - 1:+.1%}"
+    if row["change_low"] is None or row["change_high"] > _MOST_NATS:
+        return change
+    half = 50 * (exp(row["change_high"]) - exp(row["change_low"]))
+    return f"{change} ±{half:.1f}" + ("" if row["significant"] else ", noise")
+
+
+def print_tasks(rows: list[Row]) -> None:
+    """Print the results of benchmark tasks, model beside model."""
+    lines = []
+    for row in rows:
+        error = "" if row["stderr"] is None else f"{row['stderr']:.4f}"
+        value = "" if row["value"] is None else f"{row['value']:.4f}"
+        examples = "" if row["examples"] is None else f"{row['examples']:,}"
+        lines.append([row["task"], row["metric"], row["model"], value, error, examples])
+    lines.sort(key=lambda line: line[:2])  # stable: the dense model stays first
+    print_table(["task", "metric", "model", "value", "stderr", "examples"], lines)
+
+
+def _label(row: Row) -> str:
+    return f"mask {row['mask']}" if row["mask"] else str(row["model"])
+
+
+def _own_tokens(rows: list[Row]) -> bool:
+    return any("ppl_per_original_token" in row for row in rows)
+
+
+def _ppl(value: float | None) -> str:
+    return "inf" if value is None else f"{value:.3f}"
