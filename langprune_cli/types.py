@@ -10,7 +10,7 @@ class TextSpec:
     """One text to read: a language, where its documents lie, and the name that artifacts made of it get."""
 
     language: str | None  # BCP-47 tag, None where only --data was given
-    source: str  # a file, a folder, hf:owner/name[:config][:split][#column], or builtin:<language>
+    source: str  # a file, a folder, hf:owner/name[:config][:split[/half]][#column], or builtin:<language>
     name: str  # default artifact name: the language, else the file's stem
     parts: tuple["Budget", ...] = ()  # of a mixture of several texts, which is one text to all that is made of it
 

@@ -35,6 +35,7 @@ class HubSite(LoopbackHub):
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))} | {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home),
+            "LANGPRUNE_CACHE": str(home / "langprune"),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "PYTHONPATH": str(REPOSITORY),

@@ -2,8 +2,9 @@
 
 `huggingface_hub` and `datasets` talk to it over real sockets once HF_ENDPOINT names it, so nothing of them
 needs to be replaced in a test. Repositories are copied from folders when they are added; the commit sha of a
-revision is the sha1 of its contents. Faults are asked for with `fail` (a status for a path) and `cut` (a
-connection that ends in the middle of a file). Every request is kept in `requests` as "METHOD /path".
+revision is the sha1 of its contents. Faults are asked for with `fail` (a status for a path), `cut` (a connection that
+ends in the middle of a file) and `stall` (one that stays open and sends no more). Every request is kept in `requests`
+as "METHOD /path", and `sent` counts the bytes of the bodies that were sent.
 """
 
 import json
@@ -35,6 +36,7 @@ class Fault:
     refusal: RefusalError | None = None
     after_bytes: int = 0
     reset: bool = False
+    stall: bool = False
 
 
 class LoopbackHub:
@@ -44,6 +46,8 @@ class LoopbackHub:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.requests: list[str] = []
         self.faults: list[Fault] = []
+        self.sent = 0
+        self.ending = threading.Event()  # set when the hub stops: what is stalled ends then
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.hub = self
@@ -66,6 +70,7 @@ class LoopbackHub:
         """Shut the hub down: from here on connections to it are refused."""
         if not self._stopped:
             self._stopped = True
+            self.ending.set()
             self._server.shutdown()
             self._server.server_close()
             self._thread.join()
@@ -100,6 +105,15 @@ class LoopbackHub:
     def cut(self, part: str, *, after_bytes: int, times: int = 1, reset: bool = False) -> None:
         """Hang up on GET requests whose path holds `part` after some bytes of the body, `times` times."""
         self.faults.append(Fault(part, times, after_bytes=after_bytes, reset=reset))
+
+    def stall(self, part: str, *, after_bytes: int, times: int = 1) -> None:
+        """Send nothing more to GET requests whose path holds `part` after some bytes of the body, `times` times."""
+        self.faults.append(Fault(part, times, after_bytes=after_bytes, stall=True))
+
+    def count_sent(self, size: int) -> None:
+        """Add to the bytes of bodies that were sent."""
+        with self._lock:
+            self.sent += size
 
     def fetched(self) -> list[str]:
         """Return the paths in their repositories of the files that were asked for with GET, in order."""
@@ -242,6 +256,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET" and status < 300 and (fault := self.server.hub.take_fault(self.path, cut=True)):
             self.wfile.write(body[: fault.after_bytes])
             self.wfile.flush()
+            if fault.stall:
+                self.server.hub.ending.wait()
             if fault.reset:  # a linger of 0 seconds makes the system send RST instead of FIN
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 socket.close(self.connection.detach())
@@ -249,4 +265,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
             return
-        self.wfile.write(body)
+        step = 2**16  # written in steps, so that what a client has hung up on is not counted
+        for start in range(0, len(body), step):
+            self.wfile.write(body[start : start + step])
+            self.server.hub.count_sent(len(body[start : start + step]))

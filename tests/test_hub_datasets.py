@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from tests import hub_fixtures
 from tests.hub_fixtures import HubSite
@@ -162,14 +164,16 @@ def test_data_that_is_no_text(hub: HubSite, repository: Path) -> None:
     hub.add_dataset("owner/broken", repository)
     (repository / "train.jsonl").write_text('{"text": 7}\n')
     hub.add_dataset("owner/numbers", repository)
+    (repository / "train.jsonl").write_bytes(lines(UKRAINIAN) + '{"text": "Привіт"}\n'.encode("cp1251"))
+    hub.add_dataset("owner/mixed", repository)
     (repository / "train.jsonl").unlink()
+    (repository / "train.parquet").write_bytes(b"PAR1 no table PAR1")
+    hub.add_dataset("owner/no-table", repository)
+    (repository / "train.parquet").unlink()
     (repository / "notes.md").write_text("no data here")
     hub.add_dataset("owner/empty", repository)
-    for answer, name in zip(
-        read(hub, "hf:owner/broken", "hf:owner/numbers", "hf:owner/empty"),
-        ("owner/broken", "owner/numbers", "owner/empty"),
-        strict=True,
-    ):
+    names = ("owner/broken", "owner/numbers", "owner/mixed", "owner/no-table", "owner/empty")
+    for answer, name in zip(read(hub, *(f"hf:{name}" for name in names)), names, strict=True):
         assert isinstance(answer, str)
         assert name in answer
 
@@ -178,3 +182,99 @@ def test_a_connection_that_is_cut_while_streaming(hub: HubSite, repository: Path
     add_jsonl(hub, repository)
     hub.cut("train.jsonl", after_bytes=60)
     assert read(hub, "hf:owner/texts") == [ENGLISH]
+
+
+def test_halves_of_a_split_share_nothing(hub: HubSite, repository: Path) -> None:
+    texts = [f"Текст {i}, який у одній з двох половин." for i in range(60)]
+    (repository / "train.jsonl").write_bytes(lines([*texts, *texts[:5]]))  # documents with the same text stay together
+    hub.add_dataset("owner/one-split", repository)
+    (repository / "train.jsonl").write_bytes(lines(texts[::-1]))
+    hub.add_dataset("owner/reversed", repository)
+    source = "hf:owner/one-split:train"
+    calibration, evaluation, reversed_, wrong = read(
+        hub, f"{source}/calibration", f"{source}/evaluation", "hf:owner/reversed:train/evaluation", f"{source}/half"
+    )
+    assert set(calibration) | set(evaluation) == set(texts)
+    assert not set(calibration) & set(evaluation)
+    assert min(len(calibration), len(evaluation)) > 15
+    assert set(reversed_) == set(evaluation)  # whatever stands before a document
+    assert "names no half of 'train': write calibration or evaluation" in wrong
+
+
+def test_zstd_as_the_pile_has_it(hub: HubSite, repository: Path) -> None:
+    (repository / "val.jsonl.zst").write_bytes(zstandard.compress(lines(ENGLISH)))
+    hub.add_dataset("owner/pile", repository)
+    assert read(hub, "hf:owner/pile:validation") == [ENGLISH]
+
+
+def test_no_more_is_fetched_than_is_read(hub: HubSite, repository: Path) -> None:
+    """A column that is not asked for, and rows behind the last that is, stay where they are, and the program ends well."""
+    draw = random.Random(0)
+    texts = [draw.randbytes(1500).hex() for _ in range(4000)]
+    table = pa.table({"waste": [draw.randbytes(1500).hex() for _ in texts], "text": texts})
+    pq.write_table(
+        table, repository / "train.parquet", row_group_size=4000
+    )  # one group: no part of it is to be fetched whole
+    hub.add_dataset("owner/large", repository)
+    size = (repository / "train.parquet").stat().st_size
+    script = f"from langprune_cli.text import hub\nhub.MAX_HUB_DOCUMENTS = 300\n{READ}"
+    done = hub.run(script, "hf:owner/large", cwd=hub.home)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [texts[:300]]
+    assert 300 * 1500 < hub.sent < size * 0.6
+
+
+def test_a_split_or_config_among_thousands(hub: HubSite, repository: Path) -> None:
+    names = [f"{a}{b}x_Latn" for a in "abcdefgh" for b in "klmnop"] + ["ukr_Cyrl"]
+    (repository / "data.jsonl").write_bytes(lines(UKRAINIAN))
+    configs = [f"- config_name: {name}\n  data_files:\n  - split: train\n    path: data.jsonl\n" for name in names]
+    (repository / "README.md").write_text(f"---\nconfigs:\n{''.join(configs)}---\n")
+    hub.add_dataset("owner/many", repository)
+    known, near, unnamed = read(hub, "hf:owner/many:ukr_Cyrl", "hf:owner/many:ukr_Cyr", "hf:owner/many")
+    assert known == UKRAINIAN
+    assert "no config 'ukr_Cyr' (did you mean ukr_Cyrl" in near
+    assert "It has 49" in near
+    assert "a config must be named (it has 49, such as" in unnamed
+
+
+def test_missing_column_of_parquet_and_of_json(hub: HubSite, repository: Path) -> None:
+    parquet(ENGLISH, repository / "train.parquet")
+    hub.add_dataset("owner/table", repository)
+    (repository / "train.parquet").unlink()
+    (repository / "train.jsonl").write_bytes(lines(ENGLISH, "content"))
+    hub.add_dataset("owner/lines", repository)
+    table, rows = read(hub, "hf:owner/table#body", "hf:owner/lines")
+    assert "hf:owner/table (train) has no column 'body' (Known: id, text): append #COLUMN" in table
+    assert "row 1 of hf:owner/lines (train) has no column 'text' (did you mean content? Known: content, id)" in rows
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_a_download_that_stalls_or_is_reset_goes_on(hub: HubSite, repository: Path, kind: str) -> None:
+    if kind == "parquet":
+        parquet(ENGLISH, repository / "train.parquet")
+    else:
+        (repository / "train.jsonl").write_bytes(lines(ENGLISH))
+    hub.add_dataset("owner/texts", repository)
+    hub.stall(f"train.{kind}", after_bytes=50)
+    hub.cut(f"train.{kind}", after_bytes=40, reset=True)
+    assert read(hub, "hf:owner/texts", HF_HUB_DOWNLOAD_TIMEOUT="1") == [ENGLISH]
+    assert [fault.times for fault in hub.faults] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [(429, "answered 429 for hf:owner/texts, too many requests"), (503, "answered 503"), (0, "reached")],
+)
+def test_a_hub_that_fails_for_good_while_it_is_read(hub: HubSite, repository: Path, status: int, says: str) -> None:
+    parquet(ENGLISH, repository / "train.parquet")
+    hub.add_dataset("owner/texts", repository)
+    if status:
+        hub.fail("resolve", status)
+    else:
+        hub.cut("train.parquet", after_bytes=10, times=1_000)
+    impatient = "import time\ntime.sleep = lambda seconds: None\n"  # the libraries wait half a minute in all
+    done = hub.run(impatient + READ, "hf:owner/texts", cwd=hub.home)
+    (answer,) = json.loads(done.stdout)
+    assert "\n" not in answer
+    assert "owner/texts" in answer
+    assert says in answer

@@ -4,6 +4,7 @@ import builtins
 import gzip
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -42,37 +43,46 @@ def test_builtin_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("hf:o/n:uk", HubSource("o/n", "uk", "train", "text")),
         ("hf:o/n:test:train", HubSource("o/n", "test", "train", "text")),
         ("hf:o/n#body", HubSource("o/n", None, "train", "body")),
+        ("hf:o/n:train/evaluation", HubSource("o/n", None, "train", "text", "evaluation")),
+        ("hf:o/n:uk:all/calibration#body", HubSource("o/n", "uk", "all", "body", "calibration")),
     ],
 )
 def test_hub_sources_are_taken_apart(source: object, parsed: HubSource) -> None:
     assert parse_hub_source(source) == parsed
 
 
-@pytest.mark.parametrize("source", ["hf:", "hf:name", "hf:o/n:", "hf:o/n::test", "hf:a/b/c", "hf:/n", "hf:o/n:a:b:c"])
+@pytest.mark.parametrize(
+    "source", ["hf:", "hf:name", "hf:o/n:", "hf:o/n::test", "hf:a/b/c", "hf:/n", "hf:o/n:a:b:c", "hf:o/n:test/a"]
+)
 def test_malformed_hub_sources(source: object) -> None:
     assert repr(source) in failure(source)
 
 
 def with_rows(monkeypatch: pytest.MonkeyPatch, rows: list[Any] | Exception, asked: list[Any] | None = None) -> None:
-    """Let `datasets.load_dataset` give `rows`, or raise the exception that stands among them."""
+    """Let `datasets` give `rows` of a dataset, or raise the exception that stands among them."""
     import datasets  # noqa: PLC0415
     from huggingface_hub import HfApi, constants  # noqa: PLC0415
 
-    def load(*args: object, **options: object) -> None:
-        if asked is not None:
-            asked.append((args, options))
+    class Builder:
+        name = "json"
+        config = None
 
-        def stream() -> None:
+        def as_streaming_dataset(self, split: str) -> Iterator[Any]:
+            if asked is not None:
+                asked.append(split)
             for row in rows:
                 if isinstance(row, BaseException):
                     raise row
                 yield row
 
+    def load(*args: object) -> Builder:
+        if asked is not None:
+            asked.append(args)
         if isinstance(rows, BaseException):
             raise rows
-        return stream()
+        return Builder()
 
-    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets, "load_dataset_builder", load)
     monkeypatch.setattr(HfApi, "dataset_info", lambda *_args, **_options: None)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # the suite runs offline but for what asks a hub
 
@@ -83,7 +93,18 @@ def test_hub_dataset_is_streamed_and_bounded(monkeypatch: pytest.MonkeyPatch) ->
     rows = [{"text": text} for text in ("a", None, " ", "b", "c", "d")]
     with_rows(monkeypatch, rows, asked)
     assert read("hf:o/n:uk:test") == ["a", "b", "c"]
-    assert asked == [(("o/n", "uk"), {"split": "test", "streaming": True})]
+    assert asked == [("o/n", "uk"), "test"]
+
+
+def test_long_documents_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "_ENOUGH_BYTES", 100)
+    monkeypatch.setattr(hub, "_ENOUGH_DOCUMENTS", 3)
+    with_rows(monkeypatch, [{"text": text} for text in ["є" * 40] * 6])
+    assert len(read("hf:o/n")) == 3  # 240 bytes; two have 160, and are too few
+    with_rows(monkeypatch, [{"text": text} for text in ["e" * 24] * 6])
+    assert len(read("hf:o/n")) == 5
+    assert hub.read_to_its_bound(hub.MAX_HUB_DOCUMENTS, 0)
+    assert not hub.read_to_its_bound(hub.MAX_HUB_DOCUMENTS - 1, 99)
 
 
 @pytest.mark.parametrize(

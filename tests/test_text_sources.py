@@ -12,67 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langprune_cli.errors import LangpruneError, UsageError
-from langprune_cli.text.corpora import BUILTIN, CORPORA, Corpus, check_language_tag, resolve_texts
-from langprune_cli.text.hub import parse_hub_source
+from langprune_cli.text.corpora import resolve_texts
 from langprune_cli.text.sources import read_documents
 from langprune_cli.types import TextSpec
 from tests.text_corpora import write_jsonl
-from tests.text_reading import TEXTS, failure, one_sentence, read
+from tests.text_reading import TEXTS, failure, read
 
-# --- languages and the registry
-
-
-@pytest.mark.parametrize(
-    ("tag", "usual"),
-    [("uk", "uk"), ("EN", "en"), ("pt-br", "pt-BR"), ("sr-LATN-rs", "sr-Latn-RS"), ("fil", "fil")],
-)
-def test_language_tags_get_their_usual_case(tag: str, usual: str) -> None:
-    assert check_language_tag(tag) == usual
-
-
-@pytest.mark.parametrize("tag", ["", "u", "english", "pt_BR", "uk-", "-uk", "12", "укр", "en-toolongsubtag", "uk\n"])
-def test_malformed_language_tags(tag: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        check_language_tag(tag)
-    assert repr(tag) in one_sentence(caught.value)
-    assert caught.value.exit_code == 2
-
-
-@pytest.mark.parametrize("corpus", CORPORA.values(), ids=CORPORA)
-def test_no_corpus_is_evaluated_on_its_calibration_text(corpus: Corpus) -> None:
-    calibration, evaluation = (parse_hub_source(corpus.source(evaluation=e)) for e in (False, True))
-    assert calibration.split != evaluation.split
-    assert (calibration.dataset, calibration.config) == (evaluation.dataset, evaluation.config)
-    assert calibration.column == evaluation.column == corpus.column
-
-
-def test_registered_corpora_of_languages() -> None:
-    calibration = resolve_texts(["uk", "en"], [], evaluation=False, builtin=False)
-    assert calibration == [
-        TextSpec("uk", "hf:mshamrai/lang-pruning-uk-uber-text-2:train#text", "uk"),
-        TextSpec("en", "hf:allenai/c4:en:train#text", "en"),
-    ]
-    evaluation = resolve_texts(["uk", "en"], [], evaluation=True, builtin=False)
-    assert [spec.source for spec in evaluation] == [
-        "hf:mshamrai/lang-pruning-uk-uber-text-2:test#text",
-        "hf:allenai/c4:en:validation#text",
-    ]
-
-
-def test_builtin_text_of_languages() -> None:
-    specs = resolve_texts(BUILTIN, [], evaluation=True, builtin=True)
-    assert specs == [TextSpec("en", "builtin:en", "en"), TextSpec("uk", "builtin:uk", "uk")]
-
-
-@pytest.mark.parametrize("builtin", [True, False])
-def test_language_without_a_corpus(*, builtin: bool) -> None:
-    with pytest.raises(LangpruneError, match=r"'ukr'.*did you mean uk\?.*--lang ukr --data") as caught:
-        resolve_texts(["ukr"], [], evaluation=False, builtin=builtin)
-    one_sentence(caught.value)
+# --- what is given on the command line
 
 
 def test_languages_and_data_are_paired_by_order() -> None:
-    specs = resolve_texts(["uk", "de"], ["b.jsonl", "a.txt"], evaluation=False, builtin=True)
+    specs = resolve_texts(["ukr", "German"], ["b.jsonl", "a.txt"], evaluation=False, builtin=True)
     assert specs == [TextSpec("uk", "b.jsonl", "uk"), TextSpec("de", "a.txt", "de")]
 
 

@@ -174,8 +174,7 @@ def test_builtin_text_has_two_halves(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_bound_on_hub_documents_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "MAX_HUB_DOCUMENTS", 10)
-    monkeypatch.setattr(windows, "MAX_HUB_DOCUMENTS", 10)
-    monkeypatch.setattr(hub, "_rows", lambda _: iter([{"text": text} for text in TEXTS]))
+    monkeypatch.setattr(hub, "_values", lambda _: iter(TEXTS))
     assert "the first 10 documents of hf:o/n" in calibrate("hf:o/n").notes[0]
     assert "the first 10 documents of hf:o/n" in evaluation_windows(spec_of("hf:o/n"), byte_level(), seqlen=9).notes[0]
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from langprune_cli import __version__
-from langprune_cli.cli import artifacts, combine, compare, demo, plan, prune, stages
+from langprune_cli.cli import artifacts, combine, compare, demo, languages, plan, prune, stages
 
 app = typer.Typer(
     name="langprune",
@@ -27,6 +27,7 @@ STAGES = "Stages"
 ARTIFACTS = "Artifacts"
 
 app.command(rich_help_panel=BEFORE)(plan.plan)
+app.command(rich_help_panel=BEFORE)(languages.languages)
 app.command(rich_help_panel=STAGES)(stages.calibrate)
 app.command(rich_help_panel=STAGES)(stages.score)
 app.command(rich_help_panel=STAGES)(stages.mask)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
 
     from langprune_cli.stages.calibrate import CalibrationSettings
     from langprune_cli.stages.choosing import Chooser
-    from langprune_cli.stages.opened import ModelChoice, OpenedModel
+    from langprune_cli.stages.opened import OpenedModel
     from langprune_cli.stages.prune import Pruning
     from langprune_cli.stages.run import Outcome
     from langprune_cli.stages.unit_choosing import AnyChooser
@@ -123,7 +123,7 @@ class Chain:
 
 
 def prune(
-    session: Session, model: str | None, revision: str | None, lang: list[str], data: list[str], *,
+    session: Session, model: str | None, revision: str | None, lang: list[str], data: list[str], corpus: str | None, *,
     propagation: str, max_shard_size: str, calibration: dict[str, Any], training: dict[str, Any], max_tokens: int | None,
     to: dict[str, Any], given: Collection[str], **choice: Any,  # noqa: ANN401 - of `_steps`
 ) -> None:  # fmt: skip
@@ -135,7 +135,8 @@ def prune(
     if max_tokens is not None and not steps.tokens:
         raise UsageError("--max-tokens goes with --pattern vocab only: leave it out")
     model_choice = session.choose(model, revision)
-    specs = _texts(session, lang, data, model_choice, steps, given)
+    specs = session.texts(lang, data, corpus, model_choice, None, given=given)
+    _check_texts(specs, steps, lang)
     shard = size_in_bytes("--max-shard-size", max_shard_size)
     tune = tune_options(**training, max_shard_bytes=shard)
     if tune and steps.tokens_alone:
@@ -231,17 +232,14 @@ def _methods(method: str | None, structures: list[str], singles: list[str]) -> t
     return (method if of_parts else None), (method if method in methods() or not of_parts else None)
 
 
-def _texts(
-    session: Session, lang: list[str], data: list[str], choice: ModelChoice, steps: Steps, given: Collection[str]
-) -> list[TextSpec]:
-    """Return the texts: several only where tokens alone leave."""
+def _check_texts(specs: list[TextSpec], steps: Steps, lang: list[str]) -> None:
+    """Raise UsageError for texts that will not do: several are taken only where tokens alone leave."""
     from langprune_cli.text.windows import is_given  # noqa: PLC0415
 
-    specs = session.texts(lang, data, choice, None, given=given)
     if steps.tokens_alone:
         if specs[0].parts:
             raise UsageError(f"no windows are drawn where tokens alone leave: leave out the number of --lang {lang[0]}")
-        return specs
+        return
     if len(specs) > 1:
         raise UsageError(
             f"prune works on one text at a time, and {len(specs)} were given: run it once for each, or say how many windows "
@@ -252,4 +250,3 @@ def _texts(
         raise UsageError(
             f"--data {ids[0]} holds ids of the whole vocabulary, which the smaller one does not have: give text"
         )
-    return specs

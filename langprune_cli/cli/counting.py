@@ -25,8 +25,8 @@ WITHOUT_EFFECT = (
 
 
 def count_tokens(
-    session: Session, model: str | None, revision: str | None, lang: list[str], data: list[str], *,
-    given: Collection[str], max_tokens: int | None, name: str | None, force: bool,
+    session: Session, model: str | None, revision: str | None, lang: list[str], data: list[str],
+    corpus: str | None, *, given: Collection[str], max_tokens: int | None, name: str | None, force: bool,
 ) -> None:  # fmt: skip
     """Count the tokens of texts. given: the options that stood on the command line; those without effect are refused."""
     from langprune_cli.stages.opened import open_tokenizer  # noqa: PLC0415
@@ -36,7 +36,7 @@ def count_tokens(
     if needless:
         raise UsageError(f"--collect tokens runs no model and draws no windows: leave out {', '.join(needless)}")
     choice = session.choose(model, revision)
-    specs = session.texts(lang, data, choice, name, given=given)
+    specs = session.texts(lang, data, corpus, choice, name, given=given)
     if specs[0].parts:
         raise UsageError(f"--collect tokens draws no windows, and --lang {lang[0]} says how many: leave out the number")
     opened = open_tokenizer(session.workspace, choice, session.compute, session.reporter)

@@ -29,19 +29,18 @@ class Lineup:
 
 
 def evaluate(
-    session: Session, model: list[str], revision: str | None, mask: list[str], lang: list[str], data: list[str], *,
-    tasks: str | None, seqlen: int | None, max_windows: int | None, speed: bool, name: str | None, force: bool,
+    session: Session, model: list[str], revision: str | None, mask: list[str], lang: list[str], data: list[str],
+    corpus: str | None, *, tasks: str | None, seqlen: int | None, max_windows: int | None, speed: bool, name: str | None,
+    force: bool,
 ) -> None:  # fmt: skip
     """Run stage 5: the dense model first, then the pruned ones; with `speed` or `tasks`, and without a text, only these."""
     from langprune_cli.stages.evaluate import evaluate as run  # noqa: PLC0415
     from langprune_cli.stages.evaluate import read_result  # noqa: PLC0415
-    from langprune_cli.stages.opened import DEMO  # noqa: PLC0415
-    from langprune_cli.text.corpora import resolve_texts  # noqa: PLC0415
 
     lineup = _lineup(session, model, revision, mask)
     of_tasks = _task_names(tasks, lineup)
-    no_text = not lang and not data and (speed or bool(of_tasks))
-    specs = [] if no_text else resolve_texts(lang, data, evaluation=True, builtin=lineup.dense.name == DEMO)
+    no_text = not lang and not data and not corpus and (speed or bool(of_tasks))
+    specs = [] if no_text else session.resolve(lang, data, corpus, lineup.dense, evaluation=True)
     dense = session.open(lineup.dense, remember=lineup.named)
     models = [dense, *(session.open(type(lineup.dense)(str(chain[0].folder))) for chain in lineup.chains)]
     speeds = _speeds(models) if speed else []

@@ -46,8 +46,17 @@ Lang = Annotated[
     typer.Option(
         "--lang",
         "-l",
-        help="Language tag, such as uk; may be given several times. uk:96 and en:32 make one text, of so many windows each; "
-        "of calibrate and prune.",
+        help="Language: a tag, such as uk or pt-BR, or a name; may be given several times. langprune languages lists them. uk:96 "
+        "and en:32 make one text, of so many windows each; of calibrate and prune.",
+        rich_help_panel=_INPUT,
+    ),
+]
+Corpus = Annotated[
+    str | None,
+    typer.Option(
+        "--corpus",
+        help="Where the text of each --lang comes from: ubertext, c4, wikipedia, fineweb-2, wikitext, pile or flores; what "
+        "suits the language if left out.",
         rich_help_panel=_INPUT,
     ),
 ]
@@ -56,8 +65,8 @@ Data = Annotated[
     typer.Option(
         "--data",
         "-d",
-        help="Text: .jsonl[.gz], .txt, .parquet, a folder, hf:owner/name[:config][:split]\\[#column], or a .safetensors "
-        "file of token windows. With --lang, paired in order.",
+        help="Text: .jsonl[.gz], .txt, .parquet, a folder or pattern of these, hf:owner/name[:config][:split]\\[#column], or a "
+        ".safetensors file of token windows. With --lang, paired in order.",
         rich_help_panel=_INPUT,
     ),
 ]

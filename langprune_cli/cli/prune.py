@@ -13,6 +13,7 @@ def prune(
     context: typer.Context,
     *,
     lang: opt.Lang = None,
+    corpus: opt.Corpus = None,
     data: opt.Data = None,
     model: opt.Model = None,
     revision: opt.Revision = None,
@@ -69,7 +70,7 @@ def prune(
                       trust_remote_code=trust_remote_code, all_experts=all_experts, max_memory=max_memory)  # fmt: skip
     calibration = {"nsamples": nsamples, "seqlen": seqlen, "seed": seed, "sampling": sampling}
     chain.prune(
-        session, model, revision, lang or [], data or [], given=opt.given(context), method=method, pattern=pattern,
+        session, model, revision, lang or [], data or [], corpus, given=opt.given(context), method=method, pattern=pattern,
         sparsity=sparsity, round_to=round_to, rounding=rounding, coverage=coverage, vocab_size=vocab_size, max_tokens=max_tokens,
         variant=variant, group=group, ties=ties, exclude=exclude, refine=refine, allocation=allocation, update=update,
         damping=damping, min_expert_tokens=min_expert_tokens, propagation=propagation, max_shard_size=max_shard_size,

@@ -105,20 +105,31 @@ class Session:
         if self._remember:
             self.workspace.remember_model(*self._remember)
 
+    def resolve(
+        self, lang: list[str], data: list[str], corpus: str | None, choice: ModelChoice, *, evaluation: bool
+    ) -> list[TextSpec]:
+        """Return the texts that are meant, and say which those of the hub are that a language stands for."""
+        from langprune_cli.stages.opened import DEMO  # noqa: PLC0415
+        from langprune_cli.text.corpora import hub_text_note, resolve_texts  # noqa: PLC0415
+
+        specs = resolve_texts(lang, data, evaluation=evaluation, builtin=choice.name == DEMO, corpus=corpus)
+        for note in filter(None, map(hub_text_note, [] if data else specs)):
+            self.reporter.note(note)
+        return specs
+
     def texts(
-        self, lang: list[str], data: list[str], choice: ModelChoice, name: str | None, *, given: Collection[str],
+        self, lang: list[str], data: list[str], corpus: str | None, choice: ModelChoice, name: str | None, *,
+        given: Collection[str],
     ) -> list[TextSpec]:  # fmt: skip
         """Return the texts that an artifact each is to be made of: one where --lang says how many windows of each.
 
         given: the options that stood on the command line.
         Raises UsageError where one name is for several, and for --nsamples where --lang has the numbers.
         """
-        from langprune_cli.stages.opened import DEMO  # noqa: PLC0415
         from langprune_cli.text.budgets import mixture, split_budgets  # noqa: PLC0415
-        from langprune_cli.text.corpora import resolve_texts  # noqa: PLC0415
 
         tags, budgets = split_budgets(lang)
-        specs = resolve_texts(tags, data, evaluation=False, builtin=choice.name == DEMO)
+        specs = self.resolve(tags, data, corpus, choice, evaluation=False)
         if budgets:
             if "--nsamples" in given:
                 raise UsageError(f"--lang {lang[0]} says how many windows are drawn: leave out --nsamples")
@@ -130,7 +141,8 @@ class Session:
         return specs
 
     def calibrate(
-        self, model: str | None, revision: str | None, lang: list[str], data: list[str], *, given: Collection[str],
+        self, model: str | None, revision: str | None, lang: list[str], data: list[str], corpus: str | None, *,
+        given: Collection[str],
         name: str | None, force: bool, **settings: Any,  # noqa: ANN401 - the fields of CalibrationSettings
     ) -> None:  # fmt: skip
         """Run stage 1."""
@@ -138,7 +150,7 @@ class Session:
 
         one_of("--collect", settings["collect"], ("norms", "hessian", "tokens"))
         choice = self.choose(model, revision)
-        specs = self.texts(lang, data, choice, name, given=given)
+        specs = self.texts(lang, data, corpus, choice, name, given=given)
         opened = self.open(choice, remember=True)
         self.show(
             calibrate(

@@ -19,6 +19,7 @@ def calibrate(
     context: typer.Context,
     *,
     lang: opt.Lang = None,
+    corpus: opt.Corpus = None,
     data: opt.Data = None,
     model: opt.Model = None,
     revision: opt.Revision = None,
@@ -62,8 +63,8 @@ def calibrate(
     session = Session(workspace, json=json, dtype=dtype, device=device, batch_tokens=batch_tokens, cache_dir=cache_dir,
                       trust_remote_code=trust_remote_code, all_experts=all_experts, max_memory=max_memory)  # fmt: skip
     if collect == "tokens":
-        count_tokens(session, model, revision, lang or [], data or [], given=opt.given(context), max_tokens=max_tokens,
-                     name=name, force=force)  # fmt: skip
+        count_tokens(session, model, revision, lang or [], data or [], corpus, given=opt.given(context),
+                     max_tokens=max_tokens, name=name, force=force)  # fmt: skip
         return
     if max_tokens is not None:
         raise UsageError("--max-tokens goes with --collect tokens: add it, or give --nsamples")
@@ -72,6 +73,7 @@ def calibrate(
         revision,
         lang or [],
         data or [],
+        corpus,
         given=opt.given(context),
         nsamples=nsamples,
         seqlen=seqlen,
@@ -187,6 +189,7 @@ def apply(
 def evaluate(
     *,
     lang: opt.Lang = None,
+    corpus: opt.Corpus = None,
     data: opt.Data = None,
     model: Annotated[
         list[str] | None,
@@ -247,7 +250,7 @@ def evaluate(
     session = Session(workspace, json=json, dtype=dtype, device=device, batch_tokens=batch_tokens, cache_dir=cache_dir,
                       trust_remote_code=trust_remote_code, max_memory=max_memory)  # fmt: skip
     evaluation.evaluate(
-        session, model or [], revision, mask or [], lang or [], data or [], tasks=tasks, seqlen=seqlen,
+        session, model or [], revision, mask or [], lang or [], data or [], corpus, tasks=tasks, seqlen=seqlen,
         max_windows=max_windows, speed=speed, name=name, force=force,
     )  # fmt: skip
 

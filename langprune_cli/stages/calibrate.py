@@ -15,6 +15,7 @@ from langprune_cli.stages.parts import WINDOWS_PART, block_part, text_about, tex
 from langprune_cli.stages.resuming import SAVE_AFTER_SECONDS, SavedStates
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
 from langprune_cli.stages.statistics import StatsCollector
+from langprune_cli.stages.window_cache import kept_windows
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import need_space
 from langprune_cli.store.workspace import Workspace
@@ -121,16 +122,19 @@ def draw(model: OpenedModel, specs: list[TextSpec], settings: CalibrationSetting
     """Return the windows of all texts, before any is run: a mistake in the last one is not to cost the work on the first."""
     drawn = [each for spec in specs for each in spec.singles if not is_given(each.source)]
     seqlen = model.seqlen(settings.seqlen, reporter) if drawn else 0
+    vocab_size = model.streamed.config.get_text_config().vocab_size
 
     def draw_one(spec: TextSpec, nsamples: int) -> Windows:
-        return calibration_windows(
+        settled = {
+            "nsamples": nsamples, "seqlen": seqlen, "seed": settings.seed, "sampling": settings.sampling,
+            "vocab_size": vocab_size,
+        }  # fmt: skip
+        tokenizer = model.tokenizer if spec in drawn else None
+        return kept_windows(
             spec,
-            model.tokenizer if spec in drawn else None,
-            nsamples=nsamples,
-            seqlen=seqlen,
-            seed=settings.seed,
-            sampling=settings.sampling,
-            vocab_size=model.streamed.config.get_text_config().vocab_size,
+            {"for": "calibration", "tokenizer": model.vocabulary, **settled},
+            partial(calibration_windows, spec, tokenizer, **settled),
+            reporter,
         )
 
     texts = []

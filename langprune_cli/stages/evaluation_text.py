@@ -3,13 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from langprune_cli.errors import LangpruneError
-from langprune_cli.models.model_files import tokenizer_digest
 from langprune_cli.numerics.nats import perplexity
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.run import Reporter
+from langprune_cli.stages.window_cache import kept_windows
 from langprune_cli.text.hub import HUB_PREFIX
 from langprune_cli.text.token_bytes import predicted_bytes
 from langprune_cli.text.windows import evaluation_windows, is_given, retokenized
@@ -33,7 +33,7 @@ class EvaluationText:
 
     def of(self, model: OpenedModel) -> Windows:
         """Return the windows that a model reads."""
-        return self.windows[_vocabulary(model)]
+        return self.windows[model.vocabulary]
 
 
 def evaluation_text(
@@ -49,17 +49,20 @@ def evaluation_text(
     most = max_windows or (_HUB_WINDOWS if spec.source.startswith(HUB_PREFIX) else None)
     found: dict[str, Windows] = {}
     for model in models:
-        vocabulary = _vocabulary(model)
+        vocabulary = model.vocabulary
         if vocabulary not in found:
             if given and found:
-                windows = retokenized(found[_vocabulary(original)], original.tokenizer, model.tokenizer)
+                windows = retokenized(found[original.vocabulary], original.tokenizer, model.tokenizer)
             else:
-                windows = evaluation_windows(
+                settled = {
+                    "seqlen": length, "max_windows": most,
+                    "vocab_size": model.streamed.config.get_text_config().vocab_size,
+                }  # fmt: skip
+                windows = kept_windows(
                     spec,
-                    None if given else model.tokenizer,
-                    seqlen=length,
-                    max_windows=most,
-                    vocab_size=model.streamed.config.get_text_config().vocab_size,
+                    {"for": "evaluation", "tokenizer": vocabulary, **settled},
+                    partial(evaluation_windows, spec, None if given else model.tokenizer, **settled),
+                    reporter,
                 )
             found[vocabulary] = windows
             for note in windows.notes:
@@ -84,11 +87,3 @@ def per_original_token(text: EvaluationText, model: OpenedModel, row: dict[str, 
         return {"ppl_per_original_token": None}
     ppl = perplexity(row["nats"] * row["tokens"] * original / own, tokens)
     return {"ppl_per_original_token": ppl if math.isfinite(ppl) else None}
-
-
-def _vocabulary(model: OpenedModel) -> str:
-    """Return what tells a model's vocabulary from others: its tokenizer, else the number of its ids."""
-    try:
-        return tokenizer_digest(model.location.folder)
-    except LangpruneError:
-        return str(model.streamed.config.get_text_config().vocab_size)

@@ -114,6 +114,14 @@ class OpenedModel:
         """Return the model's own tokenizer; raises LangpruneError when its files are missing or unreadable."""
         return _read_tokenizer(self.location.folder, trust_remote_code=self.compute.trust_remote_code)
 
+    @property
+    def vocabulary(self) -> str:
+        """Return what tells a model's vocabulary from others: its tokenizer, else the number of its ids."""
+        try:
+            return tokenizer_digest(self.location.folder)
+        except LangpruneError:
+            return str(self.streamed.config.get_text_config().vocab_size)
+
     def seqlen(self, asked: int | None, reporter: Reporter) -> int:
         """Return the window length: as asked, else 2048 or the model's context where that is shorter.
 

@@ -172,7 +172,7 @@ def _count(
     reporter.end()
     if whole.tokens < max_tokens:
         reporter.note(f"The text {text.label} ends after {whole.tokens:,} of {max_tokens:,} tokens.")
-        for note in hub_note(text.source, whole.documents):
+        for note in hub_note(text.source, whole.documents, whole.bytes):
             reporter.note(note)
     return writer.finish(counted={text.label: counts_record(whole)})
 

@@ -4,36 +4,48 @@ The endpoint ($HF_ENDPOINT), the token and offline mode ($HF_HUB_OFFLINE) are th
 library. Datasets that need a script of their own to be read are refused: no code from the Hub is ever run.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from langprune_cli.errors import LangpruneError
+from langprune_cli.errors import LangpruneError, near_matches
 from langprune_cli.text.files import missing_column, valid_text
+from langprune_cli.text.hub_parquet import parquet_values
 
 HUB_PREFIX = "hf:"
 MAX_HUB_DOCUMENTS = 20_000  # documents read of one dataset; C4's English part alone has 365 million
+# Of long documents fewer are read: no more than this much text once there are as many documents as windows could need.
+_ENOUGH_BYTES, _ENOUGH_DOCUMENTS = 64 * 2**20, 1_000
+HALVES = ("calibration", "evaluation")  # of a split; which one a document is in, a hash of its text says
+_MOST_NAMED = 20  # names of configs or splits that an error message lists; FineWeb-2 has 3,700
 DEFAULT_COLUMN = "text"
 _SPLITS = {"train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation"}
 
 
 @dataclass(frozen=True)
 class HubSource:
-    """A dataset on the Hugging Face Hub: `hf:owner/name[:config][:split][#column]`."""
+    """A dataset on the Hugging Face Hub: `hf:owner/name[:config][:split[/half]][#column]`."""
 
     dataset: str  # owner/name
     config: str | None
     split: str
     column: str
+    half: str | None = None  # one of HALVES, None: all documents
+
+
+class HubUnreachableError(LangpruneError):
+    """The Hub gave no answer, or asks to come back later: what was kept of an earlier run may serve instead."""
 
 
 def parse_hub_source(source: str) -> HubSource:
-    """Take `hf:owner/name[:config][:split][#column]` apart; the split is "train" unless named.
+    """Take `hf:owner/name[:config][:split[/half]][#column]` apart; the split is "train" unless named.
 
-    One part alone is a split if it is a usual name of one (train, test, validation, ...), else a config;
-    whoever names both leaves nothing to guess. Raises LangpruneError for any other form.
+    One part alone is a split if it is a usual name of one (train, test, validation, ...), with a half or without, else a
+    config; whoever names both leaves nothing to guess. `train/calibration` and `train/evaluation` are two halves of one
+    split that share no document. Raises LangpruneError for any other form.
     """
     address, _, column = source.removeprefix(HUB_PREFIX).partition("#")
     dataset, *parts = address.split(":")
@@ -42,32 +54,49 @@ def parse_hub_source(source: str) -> HubSource:
     config, split = None, "train"
     if len(parts) == 2:
         config, split = parts
-    elif parts and parts[0].lower() in _SPLITS:
+    elif parts and parts[0].partition("/")[0].lower() in _SPLITS:
         split = parts[0]
     elif parts:
         config = parts[0]
-    return HubSource(dataset, config, split, column or DEFAULT_COLUMN)
+    split, slash, half = split.partition("/")
+    if slash and half not in HALVES:
+        raise LangpruneError(f"{source!r} names no half of {split!r}: write {' or '.join(HALVES)} after the slash")
+    return HubSource(dataset, config, split, column or DEFAULT_COLUMN, half or None)
 
 
 def read_hub_documents(hub: HubSource) -> Iterator[str]:
-    """Yield the first MAX_HUB_DOCUMENTS documents of a dataset, null ones as blank.
+    """Yield the first MAX_HUB_DOCUMENTS documents of a dataset or of a half of it, null ones as blank.
 
-    Raises LangpruneError if the dataset, its config, split or column does not exist, is gated, cannot be
-    reached or is not a table of strings.
+    Of long documents fewer: see `read_to_its_bound`. Raises LangpruneError if the dataset, its config, split or column
+    does not exist, is gated, cannot be reached or is not a table of strings.
     """
     if Path(hub.dataset).exists():  # `datasets` would read it instead of the Hub's, without a word
         raise LangpruneError(
             f"the local {hub.dataset} hides the dataset of that name on the Hub: give --data {hub.dataset} "
             "to read the local one, or start langprune from another folder"
         )
-    for number, row in enumerate(_rows(hub), start=1):
-        where = f"row {number} of hf:{hub.dataset} ({hub.split})"
-        if hub.column not in row:
-            raise missing_column(where, hub.column, row)
-        value = row[hub.column]
-        yield "" if value is None else valid_text(value, where)
-        if number == MAX_HUB_DOCUMENTS:
+    documents = size = 0
+    for number, value in enumerate(_values(hub), start=1):
+        text = "" if value is None else valid_text(value, f"row {number} of hf:{hub.dataset} ({hub.split})")
+        if hub.half and hub.half != half_of(text):
+            continue
+        yield text
+        documents, size = documents + 1, size + len(text.encode())
+        if read_to_its_bound(documents, size):
             return
+
+
+def read_to_its_bound(documents: int, size: int) -> bool:
+    """Return whether as much as is ever read of a dataset is that many documents and bytes of UTF-8."""
+    return documents >= MAX_HUB_DOCUMENTS or (size >= _ENOUGH_BYTES and documents >= _ENOUGH_DOCUMENTS)
+
+
+def half_of(text: str) -> str:
+    """Return the half of its split that a document belongs to: the same on every machine, whatever stands before it.
+
+    The last bit of sha256 over a tag and the text. Documents with the same text are in the same half.
+    """
+    return HALVES[hashlib.sha256(b"langprune half\0" + text.encode()).digest()[-1] & 1]
 
 
 def hub_commit(hub: HubSource) -> str:
@@ -77,7 +106,7 @@ def hub_commit(hub: HubSource) -> str:
     try:
         return str(HfApi().dataset_info(hub.dataset, timeout=constants.HF_HUB_ETAG_TIMEOUT).sha)
     except _failures() as error:
-        raise LangpruneError(_why_unreadable(hub, error)) from error
+        raise _unreadable(hub, error) from error
 
 
 def _failures() -> tuple[type[BaseException], ...]:
@@ -94,7 +123,8 @@ def _failures() -> tuple[type[BaseException], ...]:
     )  # fmt: skip
 
 
-def _rows(hub: HubSource) -> Iterator[dict[str, Any]]:
+def _values(hub: HubSource) -> Iterator[object]:
+    """Yield what stands in the column of each row of a dataset; raises LangpruneError as `read_hub_documents` does."""
     import datasets  # noqa: PLC0415  (as above)
     from huggingface_hub import HfApi, constants  # noqa: PLC0415
 
@@ -103,18 +133,32 @@ def _rows(hub: HubSource) -> Iterator[dict[str, Any]]:
         # Asked first, once and for no longer than the libraries wait for one answer: `datasets` tries again for half
         # a minute, and hides what the Hub said.
         HfApi().dataset_info(hub.dataset, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        # Below it, `huggingface_hub` asks again five times in half a minute; twenty times that is no answer to wait for.
+        datasets.config.STREAMING_READ_MAX_RETRIES = datasets.config.STREAMING_OPEN_MAX_RETRIES = 1
         with _no_progress_bars(datasets.utils):
-            rows = iter(datasets.load_dataset(hub.dataset, hub.config, split=hub.split, streaming=True))
+            builder = datasets.load_dataset_builder(hub.dataset, hub.config)
+            parts = builder.config.data_files if builder.name == "parquet" else None
+            if parts and hub.split in parts:
+                values = parquet_values(parts[hub.split], hub.column, f"hf:{hub.dataset} ({hub.split})")
+            else:
+                values = _column(builder.as_streaming_dataset(split=hub.split), hub)
     except failures as error:
-        raise LangpruneError(_why_unreadable(hub, error)) from error
+        raise _unreadable(hub, error) from error
     while True:
         try:
-            row = next(rows)
+            value = next(values)
         except StopIteration:
             return
         except failures as error:
-            raise LangpruneError(_why_unreadable(hub, error)) from error
-        yield row
+            raise _unreadable(hub, error) from error
+        yield value
+
+
+def _column(rows: Iterable[dict[str, Any]], hub: HubSource) -> Iterator[object]:
+    for number, row in enumerate(rows, start=1):
+        if hub.column not in row:
+            raise missing_column(f"row {number} of hf:{hub.dataset} ({hub.split})", hub.column, row)
+        yield row[hub.column]
 
 
 @contextmanager
@@ -130,8 +174,8 @@ def _no_progress_bars(utils: Any) -> Iterator[None]:  # noqa: ANN401  (the untyp
             utils.enable_progress_bars()
 
 
-def _why_unreadable(hub: HubSource, error: BaseException) -> str:
-    """Return the sentence for a failure: the most telling error in the chain that led to it decides."""
+def _unreadable(hub: HubSource, error: BaseException) -> LangpruneError:
+    """Return the error for a failure: the most telling one in the chain that led to it decides what it says."""
     from datasets.exceptions import DatasetNotFoundError  # noqa: PLC0415
     from huggingface_hub import constants, errors  # noqa: PLC0415
 
@@ -146,25 +190,29 @@ def _why_unreadable(hub: HubSource, error: BaseException) -> str:
     # `datasets` raises its own error "from None", so that only its wording still says what the Hub answered.
     gated = caused_by(errors.GatedRepoError) or "is a gated dataset" in str(error)
     status = next((code for link in chain if (code := _status(link)) is not None), None)
-    reasons = (  # the first that holds
-        (
-            constants.HF_HUB_OFFLINE or caused_by(errors.OfflineModeIsEnabled),
-            f"{name} cannot be read offline: unset HF_HUB_OFFLINE, or {own}",
-        ),
+    if constants.HF_HUB_OFFLINE or caused_by(errors.OfflineModeIsEnabled):
+        return HubUnreachableError(f"{name} cannot be read offline: unset HF_HUB_OFFLINE, or {own}")
+    refusals = (  # the first that holds
         (gated, f"{name} is gated: accept its terms at {page}, then {log_in}"),
         (
             caused_by(errors.RepositoryNotFoundError, DatasetNotFoundError),
             f"there is no dataset {name}, or it is private: check the name, or {log_in}",
         ),
         (status in {401, 403}, f"{name} may not be read ({status}): {log_in}, or ask its owner for access"),
-        (status is not None, f"the Hub answered {status} for {name}: try again later, or {own}"),
-        (
-            caused_by(_http_error(), ConnectionError, TimeoutError),
-            f"the Hub cannot be reached for {name} at {constants.ENDPOINT}: check the network, or {own}",
-        ),
     )
-    told = next((sentence for holds, sentence in reasons if holds), None)
-    return told or f"{name}: {_wrong_request(hub, ' '.join(' '.join(map(str, chain)).split()))}"
+    if told := next((sentence for holds, sentence in refusals if holds), None):
+        return LangpruneError(told)
+    if status == 429:
+        return HubUnreachableError(
+            f"the Hub answered 429 for {name}, too many requests: wait some minutes, or {log_in}"
+        )
+    if status is not None:
+        return HubUnreachableError(f"the Hub answered {status} for {name}: try again later, or {own}")
+    if caused_by(_http_error(), ConnectionError, TimeoutError):
+        return HubUnreachableError(
+            f"the Hub cannot be reached for {name} at {constants.ENDPOINT}: check the network, or {own}"
+        )
+    return LangpruneError(f"{name}: {_wrong_request(hub, ' '.join(' '.join(map(str, chain)).split()))}")
 
 
 def _http_error() -> type[BaseException]:
@@ -184,17 +232,25 @@ def _wrong_request(hub: HubSource, text: str) -> str:
     """Return what is wrong with what was asked of an existing dataset, going by the words of `datasets`."""
     if "scripts are no longer supported" in text:
         return "only a script of its own can read it, and no code from the Hub is run: choose another one"
-    available = text.partition("Available")[2].partition("[")[2].partition("]")[0].replace("'", "")
     if "Bad split" in text:
-        return f"there is no split {hub.split!r} (Known: {available}): write hf:{hub.dataset}:SPLIT"
+        return f"there is no split {hub.split!r} ({_named(text, 'Available')}): write hf:{hub.dataset}:SPLIT"
     if "BuilderConfig" in text and "not found" in text:
-        return f"there is no config {hub.config!r} (Known: {available}): write hf:{hub.dataset}:CONFIG:SPLIT"
+        known = _named(text, "Available", hub.config)
+        return f"there is no config {hub.config!r} ({known}): write hf:{hub.dataset}:CONFIG:SPLIT"
     if "Config name is missing" in text:
-        configs = text.partition("configs: [")[2].partition("]")[0].replace("'", "")
-        return f"a config must be named (Known: {configs}): write hf:{hub.dataset}:CONFIG:SPLIT"
+        return f"a config must be named ({_named(text, 'configs: ')}): write hf:{hub.dataset}:CONFIG:SPLIT"
     if "data file" in text or "EmptyDataset" in text or "No task.toml" in text:
         return "holds no data files that can be read: choose another dataset"
     return f"cannot be read ({text[:300]}): choose another dataset, or give text with --data FILE"
+
+
+def _named(text: str, after: str, wanted: str | None = None) -> str:
+    """Return what a list in an error message of `datasets` names, the nearest to `wanted` alone where it is long."""
+    names = [name.strip(" '") for name in text.partition(after)[2].partition("[")[2].partition("]")[0].split(",")]
+    if len(names) <= _MOST_NAMED:
+        return f"Known: {', '.join(names)}"
+    nearest = near_matches(wanted or "", names).partition("? Known: ")
+    return f"{nearest[0]}? It has {len(names)}" if nearest[1] else f"it has {len(names)}, such as {names[0]}"
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -37,6 +37,7 @@ class RankedDocuments:
     seed: int
     held_bytes: int = _HELD_BYTES
     documents: int = field(default=0, init=False)  # documents read in a whole pass, identical ones counted each
+    size: int = field(default=0, init=False)  # their UTF-8 bytes
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         """Yield the documents by rank; reads the text up to its end before the first."""
@@ -52,10 +53,11 @@ class RankedDocuments:
         held: dict[int, bytes] = {}
         worst_first: list[int] = []  # negated ranks: heapq keeps the smallest on top
         ceiling: int | None = None  # ranks from here on were dropped, so that what is held has no gaps
-        size = count = 0
+        size = count = read = 0
         prefix = hashlib.sha256(f"langprune document {self.seed}\0".encode())
         for count, text in enumerate(self.read(), start=1):  # noqa: B007  (the last count is what is wanted)
             raw = text.encode()
+            read += len(raw)
             digest = prefix.copy()
             digest.update(raw)
             rank = int.from_bytes(digest.digest(), "big")
@@ -67,7 +69,7 @@ class RankedDocuments:
             while size > self.held_bytes and len(held) > 1:
                 ceiling = -heapq.heappop(worst_first)
                 size -= len(held.pop(ceiling)) + _DOCUMENT_OVERHEAD
-        self.documents = count
+        self.documents, self.size = count, read
         return sorted(held.items()), ceiling is not None
 
 

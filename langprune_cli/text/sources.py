@@ -24,7 +24,7 @@ def read_documents(source: str, *, keep_blank: bool = False) -> Iterator[str]:
 
     `source` is a .jsonl, .txt or .parquet file (the first two also as .gz), a folder or a glob pattern of
     such files, `builtin:<language>:calib`, `builtin:<language>:test`, or
-    `hf:owner/name[:config][:split][#column]`, of which the first `hub.MAX_HUB_DOCUMENTS` documents are read.
+    `hf:owner/name[:config][:split[/half]][#column]`, of which the first `hub.MAX_HUB_DOCUMENTS` documents are read.
     A local source, too, takes `#column` (default `text`).
 
     Documents are streamed: memory holds one of them at a time, whatever the corpus's size. Raises
@@ -46,14 +46,14 @@ def source_fingerprint(source: str, most: int) -> str:
     Of files: the column, and of each file, in the order of reading, its kind, its size and its bytes, of these the first
     `most` over all files; not their names. So it costs no more than it must where a little is read of a large corpus,
     and says nothing of a change that lies further behind and keeps the size. Of a dataset on the Hub: its name, config,
-    split and column, and the commit it stands at.
+    split and column, the commit it stands at, and the half if only one is read.
 
     Raises LangpruneError where the files or the dataset cannot be read.
     """
     digest = hashlib.sha256(b"langprune source v1")
     if source.startswith(HUB_PREFIX):
         hub = parse_hub_source(source)
-        named = [hub.dataset, hub.config, hub.split, hub.column, hub_commit(hub)]
+        named = [hub.dataset, hub.config, hub.split, hub.column, hub_commit(hub), *filter(None, [hub.half])]
         digest.update(json.dumps(named, separators=(",", ":")).encode())
         return digest.hexdigest()
     path, column = _local(source)

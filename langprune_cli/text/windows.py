@@ -10,7 +10,7 @@ from torch import Tensor
 
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
 from langprune_cli.text.encoding import Tokenizer, encode
-from langprune_cli.text.hub import HUB_PREFIX, MAX_HUB_DOCUMENTS
+from langprune_cli.text.hub import HUB_PREFIX, read_to_its_bound
 from langprune_cli.text.sampling import JOIN, RankedDocuments, concat_windows, document_windows
 from langprune_cli.text.sources import read_documents, source_for
 from langprune_cli.types import TextSpec, Windows
@@ -75,7 +75,7 @@ def calibration_windows(
         if ranked.documents:  # everything could be read, so the error is about how much there is of it
             raise LangpruneError(f"{source}: {error}") from error
         raise
-    notes += hub_note(source, ranked.documents)
+    notes += hub_note(source, ranked.documents, ranked.size)
     return _windows(ids, spec, tokenizer, vocab_size, sampling, seed, ranked.documents, notes)
 
 
@@ -123,7 +123,7 @@ def evaluation_windows(
             f"{source} has {len(ids)} tokens in {documents} documents, too few for one window of {seqlen}: "
             f"give more text, or a --seqlen of at most {len(ids)}"
         )
-    notes = hub_note(source, documents)
+    notes = hub_note(source, documents, len(text.encode()))
     if not whole and (max_windows is None or count < max_windows):
         notes.append(f"only the first {documents} documents ({budget // 2**20} MiB) of {source} are evaluated on")
     if max_windows is not None:
@@ -231,8 +231,8 @@ def _required(tokenizer: Tokenizer | None, spec: TextSpec) -> Tokenizer:
     return tokenizer
 
 
-def hub_note(source: str, documents: int) -> list[str]:
-    """Return the note for a user where a dataset of the Hub was read as far as datasets are read."""
-    if source.startswith(HUB_PREFIX) and documents == MAX_HUB_DOCUMENTS:
-        return [f"no more than the first {MAX_HUB_DOCUMENTS} documents of {source} are read"]
+def hub_note(source: str, documents: int, size: int) -> list[str]:
+    """Return the note for a user where a dataset of the Hub was read as far as datasets are read; `size` in bytes."""
+    if source.startswith(HUB_PREFIX) and read_to_its_bound(documents, size):
+        return [f"no more than the first {documents} documents of {source} are read"]
     return []
