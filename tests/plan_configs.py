@@ -8,6 +8,8 @@ import transformers
 
 from tests.pico import EVERY_FAMILY
 
+TIMED = {"seconds": 0, "flops_per_second": 0}  # what is measured anew each time
+
 
 def config_file(folder: Path, kind: str, settings: dict[str, Any], **more: Any) -> Path:
     """Write a config.json and nothing else, and return its folder."""

@@ -85,9 +85,9 @@ def test_rows_of_an_earlier_evaluation_are_not_computed_again(
     computed = []
     losses = evaluate._losses
 
-    def watched(subject: Any, windows: Any, reporter: Any) -> torch.Tensor:
+    def watched(subject: Any, windows: Any, folder: Path, reporter: Any) -> torch.Tensor:
         computed.append((subject.mask.name if subject.mask else None, windows.spec.name))
-        return losses(subject, windows, reporter)
+        return losses(subject, windows, folder, reporter)
 
     monkeypatch.setattr(evaluate, "_losses", watched)
     words = ["eval", "-w", workspace, *texts(pico_text, "en"), "--seqlen", SEQLEN, "--max-windows", "5", "--json"]

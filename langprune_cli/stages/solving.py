@@ -27,10 +27,11 @@ class Solver:
     def site(self, model: OpenedModel, index: int, site: BlockSite) -> "Solved":
         """Choose and update the weights of one site of block `index`."""
         keep, weight = self.chooser.choose(model, index, site, self.pattern)
+        damping = site.site.damping_used  # of the choice: that of the update is on record with the weights
         if weight is None or self.update.name != self.chooser.method.update:
             weight = updated_weight(site.site, keep, self.update)
         masks = {linear.name: part.cpu() for linear, part in site.split(keep)}
-        return Solved(site.name, masks, finished(model, index, site, keep, weight), site.site.damping_used)
+        return Solved(site.name, masks, finished(model, index, site, keep, weight), damping)
 
     def sites(self, model: OpenedModel, index: int, known: BlockStats | None) -> list["Solved"]:
         """Solve the sites of a block, one after the other in memory."""
