@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from langprune_cli import __version__
-from langprune_cli.cli import artifacts, combine, compare, demo, languages, plan, prune, stages
+from langprune_cli.cli import artifacts, combine, compare, demo, languages, plan, prune, report, stages
 
 app = typer.Typer(
     name="langprune",
@@ -38,6 +38,7 @@ app.command(rich_help_panel=STAGES)(prune.prune)
 app.command(rich_help_panel=STAGES)(demo.demo)
 app.command(rich_help_panel=ARTIFACTS)(combine.combine)
 app.command(rich_help_panel=ARTIFACTS)(compare.compare)
+app.command(rich_help_panel=ARTIFACTS)(report.report)
 app.command("ls", rich_help_panel=ARTIFACTS)(artifacts.list_artifacts)
 app.command(rich_help_panel=ARTIFACTS)(artifacts.show)
 app.command("rm", rich_help_panel=ARTIFACTS)(artifacts.remove)

@@ -58,7 +58,7 @@ def compare(
     from langprune_cli.stages.compare import COMPARED, compare_artifacts  # noqa: PLC0415 - needs torch
 
     one_of("--kind", kind, COMPARED)
-    found = kind or _kind_of(names, session.workspace, COMPARED)
+    found = kind or kind_of(names, session.workspace, COMPARED)
     artifacts = [session.workspace.find(found, each) for each in names]
     opened = session.open(session.choose(model, revision, artifacts[0])) if found == "masks" else None
     comparison = compare_artifacts(artifacts, opened, session.reporter)
@@ -69,7 +69,7 @@ def compare(
         _print_pair(found, pair)
 
 
-def _kind_of(names: list[str], workspace: Workspace, known: tuple[str, ...]) -> str:
+def kind_of(names: list[str], workspace: Workspace, known: tuple[str, ...]) -> str:
     """Return the kind of artifacts that all names have; raises UsageError or LangpruneError for none and for several."""
     from langprune_cli.store.artifact import is_artifact, read_manifest  # noqa: PLC0415 - needs torch
 

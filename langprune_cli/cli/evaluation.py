@@ -95,7 +95,7 @@ def _lineup(session: Session, model: list[str], revision: str | None, mask: list
             kind = newest.manifest.kind.removesuffix("s")
             session.reporter.note(f"Using {kind} {newest.name}.")
             (pruned if kind == "model" else masks).append(newest)
-    chains = [_pruned_from(session, each) for each in pruned]
+    chains = [pruned_from(session, each) for each in pruned]
     bases = {chain[-1].manifest.inputs["model"]: chain[0].name for chain in chains}
     if len(bases) > 1 and not others:
         first, second = list(bases.values())[:2]
@@ -105,7 +105,7 @@ def _lineup(session: Session, model: list[str], revision: str | None, mask: list
     return Lineup(dense, bool(others), chains, masks)
 
 
-def _pruned_from(session: Session, model: Artifact) -> list[Artifact]:
+def pruned_from(session: Session, model: Artifact) -> list[Artifact]:
     """Return a pruned model, the one that it was made from where that was pruned too, and so on."""
     from langprune_cli.stages.opened import model_artifact  # noqa: PLC0415
 

@@ -7,7 +7,7 @@ import typer
 
 _INPUT = "What goes in"
 _COMPUTE = "How it is computed"
-_OUTPUT = "What comes out"
+OUTPUT = "What comes out"
 
 Workspace = Annotated[
     Path,
@@ -16,18 +16,18 @@ Workspace = Annotated[
         "-w",
         envvar="LANGPRUNE_WORKSPACE",
         help="Folder that holds all artifacts.",
-        rich_help_panel=_OUTPUT,
+        rich_help_panel=OUTPUT,
     ),
 ]
 Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document instead of tables.", rich_help_panel=_OUTPUT)
+    bool, typer.Option("--json", help="Print one JSON document instead of tables.", rich_help_panel=OUTPUT)
 ]
 Name = Annotated[
     str | None,
-    typer.Option("--name", help="Name of the artifact; chosen from its settings if left out.", rich_help_panel=_OUTPUT),
+    typer.Option("--name", help="Name of the artifact; chosen from its settings if left out.", rich_help_panel=OUTPUT),
 ]
 Force = Annotated[
-    bool, typer.Option("--force", help="Make it again even where it is on disk already.", rich_help_panel=_OUTPUT)
+    bool, typer.Option("--force", help="Make it again even where it is on disk already.", rich_help_panel=OUTPUT)
 ]
 Model = Annotated[
     str | None,
@@ -281,8 +281,8 @@ LearningRate = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", "-o", help="Folder to write to, instead of one in the workspace.", rich_help_panel=_OUTPUT),
+    typer.Option("--out", "-o", help="Folder to write to, instead of one in the workspace.", rich_help_panel=OUTPUT),
 ]
 MaxShardSize = Annotated[
-    str, typer.Option("--max-shard-size", help="Largest weight file, such as 500MB or 2GB.", rich_help_panel=_OUTPUT)
+    str, typer.Option("--max-shard-size", help="Largest weight file, such as 500MB or 2GB.", rich_help_panel=OUTPUT)
 ]

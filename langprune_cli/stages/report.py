@@ -1,0 +1,229 @@
+"""`report`: what is known of evaluations, pruned models, masks and statistics, collected to be shown side by side."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import exp
+from typing import Any
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.models.checkpoint import Checkpoint
+from langprune_cli.stages.compare import Comparison, compare_artifacts, linear_kind
+from langprune_cli.stages.evaluate import Row, read_rows
+from langprune_cli.stages.model_writing import PRUNING_PART, read_pruned
+from langprune_cli.stages.opened import OpenedModel
+from langprune_cli.stages.parts import BLOCKS_PART, VOCABULARY_PART
+from langprune_cli.stages.run import Reporter
+from langprune_cli.stages.updating import Pruned
+from langprune_cli.store.artifact import Artifact
+from langprune_cli.store.workspace import Workspace
+
+_MOST_NATS = 700.0  # exp of more is beyond float64
+
+Open = Callable[[Artifact], OpenedModel]  # the model that an artifact was made of
+
+
+@dataclass(frozen=True)
+class Figure:
+    """How one model, with or without a mask, does on one text."""
+
+    ppl: float | None  # per token of the dense model's tokenizer; None: infinite, or not known
+    bpb: float | None
+    change: float | None = None  # of ppl, as a fraction of the dense model's; None of the dense model itself
+    low: float | None = None  # its interval, where the evaluation has one
+    high: float | None = None
+    significant: bool | None = None  # None where there is no interval
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was evaluated."""
+
+    name: str
+    of: Artifact | None  # the mask or the pruned model; None of the dense model, and of what is no longer there
+    dense: bool
+
+    @property
+    def languages(self) -> set[str]:
+        """Return the languages of the text that it was pruned on, as far as they are known."""
+        text = self.of.manifest.about.get("text") or {} if self.of else {}
+        return {each["language"] for each in text.get("texts") or [text] if each.get("language")}
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """An evaluation: models and masks by texts."""
+
+    evaluation: Artifact
+    texts: tuple[Row, ...]  # the dense model's row of each
+    subjects: tuple[Subject, ...]  # the dense one first
+    figures: tuple[tuple[Figure | None, ...], ...]  # [subject][text]
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What became of the linears of a pruned model."""
+
+    model: Artifact
+    linears: tuple[Pruned, ...]
+
+    @property
+    def kinds(self) -> dict[str, dict[int, list[Pruned]]]:
+        """Return the linears by kind and block: one each, but of experts."""
+        found: dict[str, dict[int, list[Pruned]]] = {}
+        for each in self.linears:
+            found.setdefault(linear_kind(each.linear), {}).setdefault(each.block, []).append(each)
+        return found
+
+
+def sparsity_of(linears: Sequence[Pruned]) -> float:
+    """Return the fraction removed of several linears together."""
+    return sum(each.removed for each in linears) / sum(each.weights for each in linears)
+
+
+def error_of(linears: Sequence[Pruned]) -> float | None:
+    """Return the mean relative squared error of those whose error is known, None where none is."""
+    known = [each.error for each in linears if each.error is not None]
+    return sum(known) / len(known) if known else None
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that is shown."""
+
+    matrices: tuple[Matrix, ...]
+    reconstructions: tuple[Reconstruction, ...]
+    comparisons: tuple[Comparison, ...]
+    sources: tuple[
+        Artifact, ...
+    ]  # every artifact that stands behind it: statistics, scores, masks, models, evaluations
+
+    def of_kind(self, kind: str) -> list[Artifact]:
+        """Return the sources of one kind."""
+        return [each for each in self.sources if each.manifest.kind == kind]
+
+
+def collect(
+    workspace: Workspace,
+    evaluations: Sequence[Artifact],
+    models: Sequence[Artifact],
+    compared: Sequence[Artifact],
+    open_model: Open,
+    reporter: Reporter,
+) -> Report:
+    """Collect what a report shows. models, compared: what was named; where nothing was, what the evaluations lead to.
+
+    Raises LangpruneError for artifacts that are damaged, and for named ones that cannot be compared.
+    """
+    pruned = _models_by_digest(workspace, reporter)
+    matrices = tuple(_matrix(workspace, each, pruned) for each in evaluations)
+    subjects = [subject.of for matrix in matrices for subject in matrix.subjects if subject.of]
+    masks = [each for each in subjects if each.manifest.kind == "masks"]
+    shown = list(models) or [
+        *(each for each in subjects if each.manifest.kind == "models"),
+        *(each for each in pruned.values() if each.manifest.inputs.get("mask") in {mask.key for mask in masks}),
+    ]
+    sources = _sources(workspace, [*shown, *compared, *subjects, *evaluations], pruned)
+    reconstructions = tuple(
+        Reconstruction(each, tuple(read_pruned(each)))
+        for each in _distinct(shown)
+        if PRUNING_PART in each.manifest.parts
+    )
+    if compared:
+        opened = open_model(compared[0]) if compared[0].manifest.kind == "masks" else None
+        comparisons = [compare_artifacts(compared, opened, reporter)]
+    else:
+        comparisons = list(_comparisons(sources, open_model, reporter))
+    return Report(matrices, tuple(each for each in reconstructions if each.linears), tuple(comparisons), sources)
+
+
+def _models_by_digest(workspace: Workspace, reporter: Reporter) -> dict[str, Artifact]:
+    """Return the workspace's models by the digest of their checkpoints, which is what rows of evaluations name."""
+    found = {}
+    for entry in workspace.entries("models"):
+        if entry.manifest.complete:
+            try:
+                found[Checkpoint(entry.folder).digest()] = Artifact(entry.folder, entry.manifest)
+            except (LangpruneError, OSError):
+                reporter.note(f"skipped damaged model {entry.name}")
+    return found
+
+
+def _matrix(workspace: Workspace, evaluation: Artifact, pruned: dict[str, Artifact]) -> Matrix:
+    texts = [list(rows) for _, rows in groupby(read_rows(evaluation), key=lambda row: row["text"])]
+    subjects, figures = [], []
+    for place, row in enumerate(texts[0] if texts else []):
+        mask = workspace.by_key("masks", row["mask_key"]) if row["mask_key"] else None
+        of = mask or (None if row["mask_key"] else pruned.get(row["model_digest"]))
+        subjects.append(Subject(row["mask"] or row["model"], of, dense=place == 0))
+        figures.append(tuple(_figure(rows[place], rows[0]) if place < len(rows) else None for rows in texts))
+    return Matrix(evaluation, tuple(rows[0] for rows in texts), tuple(subjects), tuple(figures))
+
+
+def _figure(row: Row, dense: Row) -> Figure:
+    ppl = row.get("ppl_per_original_token", row["ppl"])
+    if row is dense:
+        return Figure(ppl, row["bpb"])
+    high = row.get("change_high")
+    known = high is not None and high < _MOST_NATS
+    return Figure(
+        ppl,
+        row["bpb"],
+        ppl / dense["ppl"] - 1 if ppl is not None and dense["ppl"] else None,
+        exp(row["change_low"]) - 1 if known else None,
+        exp(row["change_high"]) - 1 if known else None,
+        row.get("significant"),
+    )
+
+
+def _sources(workspace: Workspace, shown: Sequence[Artifact], pruned: dict[str, Artifact]) -> tuple[Artifact, ...]:
+    """Return artifacts and all that they were made from, as far as it is there, what something was made from before it."""
+    found: dict[str, Artifact] = {}
+
+    def add(artifact: Artifact) -> None:
+        if artifact.key not in found:
+            inputs = artifact.manifest.inputs
+            parents = [workspace.by_key(kind, key) for kind, key in _parents(inputs)]
+            for each in [*(pruned.get(inputs.get(name, "")) for name in ("model", "pruned")), *parents]:
+                if each:
+                    add(each)
+            found[artifact.key] = artifact
+
+    for each in shown:
+        add(each)
+    return tuple(found.values())
+
+
+def _parents(inputs: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield kind and key of what an artifact was made from."""
+    for name, kind in (("stats", "stats"), ("allocation_stats", "stats"), ("masks", "masks"), ("mask", "masks")):
+        keys = inputs.get(name) or []
+        for key in [keys] if isinstance(keys, str) else keys:
+            yield kind, key
+
+
+def _comparisons(sources: Sequence[Artifact], open_model: Open, reporter: Reporter) -> Iterator[Comparison]:
+    """Yield a comparison of the masks, and one of the statistics, of each model that has two or more of them."""
+    for kind, comparable in (("masks", _has_weights), ("stats", _has_norms)):
+        groups: dict[str, list[Artifact]] = {}
+        for each in sources:
+            if each.manifest.kind == kind and comparable(each):
+                groups.setdefault(each.manifest.inputs["model"], []).append(each)
+        for artifacts in groups.values():
+            if len(artifacts) > 1:
+                try:
+                    yield compare_artifacts(artifacts, open_model(artifacts[0]) if kind == "masks" else None, reporter)
+                except LangpruneError as error:  # the model may be gone; the rest of the report does not need it
+                    reporter.note(f"No comparison of {kind}: {error}")
+
+
+def _has_weights(mask: Artifact) -> bool:
+    return mask.manifest.parts.keys().isdisjoint({BLOCKS_PART, VOCABULARY_PART})
+
+
+def _has_norms(stats: Artifact) -> bool:
+    return "norms" in stats.manifest.params["collect"]
+
+
+def _distinct(artifacts: Sequence[Artifact]) -> list[Artifact]:
+    return list({each.key: each for each in artifacts}.values())

@@ -1,0 +1,75 @@
+"""A report as Markdown, for a README: its tables and commands."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from langprune_cli.stages.markup import clean
+from langprune_cli.stages.report import Report
+from langprune_cli.stages.report_commands import commands
+from langprune_cli.stages.report_tables import (
+    Table,
+    artifacts_table,
+    experts_table,
+    findings,
+    kinds_table,
+    matrix_table,
+    pairs_table,
+    sizes_table,
+    texts_table,
+    vocabulary_table,
+)
+
+_MEANS = re.compile(r"([\\`*_\[\]<>|#&~$])")  # what Markdown (GitHub's) may take for more than itself
+
+
+def document(report: Report, title: str, sizes: Sequence[dict[str, Any]]) -> str:
+    """Return the document. sizes: the rows of smaller models."""
+    lines = [f"# {_plain(title)}", "", "## Languages", ""]
+    for matrix in report.matrices:
+        lines += [f"- {_plain(each)}" for each in findings(matrix)]
+        lines += ["", *_table(matrix_table(matrix)), "Lower is better. Change of ppl against the dense model.", ""]
+        lines += _table(texts_table(matrix))
+    if report.reconstructions:
+        lines += [
+            "## Linears",
+            "",
+            "Relative squared error of what each kind of linear puts out on the calibration text.",
+            "",
+        ]
+        lines += [line for found in report.reconstructions for line in _table(kinds_table(found))]
+    if report.comparisons:
+        lines += ["## In common", ""]
+        lines += [line for each in report.comparisons for line in _table(pairs_table(each))]
+    tables = [each for each in (sizes_table(sizes), vocabulary_table(report), experts_table(report)) if each.rows]
+    if tables:
+        lines += ["## Sizes", "", *(line for each in tables for line in _table(each))]
+    lines += ["## How to make it again", "", *_code([clean(each) for _, each in commands(report.sources) if each]), ""]
+    lines += _table(artifacts_table(report))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _table(table: Table) -> list[str]:
+    def row(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(_plain(cell) for cell in cells)} |"
+
+    return [
+        f"**{_plain(table.title)}**",
+        "",
+        row(table.columns),
+        "|" + "---|" * len(table.columns),
+        *map(row, table.rows),
+        "",
+    ]
+
+
+def _plain(text: str) -> str:
+    """Return text that Markdown shows as it is."""
+    return _MEANS.sub(r"\\\1", clean(text))
+
+
+def _code(lines: Sequence[str]) -> list[str]:
+    """Return a fenced block, whose fence is longer than any run of backticks in it."""
+    longest = max((len(run) for line in lines for run in re.findall(r"`+", line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [f"{fence}sh", *lines, fence]
