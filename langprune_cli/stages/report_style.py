@@ -44,7 +44,7 @@ a{color:var(--link)}
 nav{margin:14px 0 0;font-size:14px;display:flex;flex-wrap:wrap;gap:4px 18px}
 section{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:24px 28px;margin:22px 0}
 ul{padding-left:20px;margin:6px 0 14px}
-li,td,th{overflow-wrap:anywhere}
+li,td{overflow-wrap:anywhere}
 figure{margin:14px 0 6px}
 .wide{overflow-x:auto;padding-bottom:4px}
 figcaption{margin-top:8px;max-width:84ch}
