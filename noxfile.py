@@ -1,5 +1,6 @@
 """The project's checks, each in its own virtual environment with the versions of constraints.txt."""
 
+import urllib.request
 from pathlib import Path
 
 import nox
@@ -52,6 +53,20 @@ def bench(session: nox.Session) -> None:
     peers = str(Path(session.create_tmp()) / "peers")  # what llm-compressor is installed in; a --peers-venv given wins
     session.run("python", "-m", "tests.benchmarks.peak_memory")
     session.run("python", "-m", "tests.benchmarks.speed", "--peers-venv", peers, *session.posargs)
+
+
+@nox.session
+def security(session: nox.Session) -> None:
+    """Ruff's security rules, and the versions of constraints.txt against the advisories that PyPI knows of."""
+    install(session, "ruff")
+    session.run("ruff", "check", "--select", "S", "--ignore", "S311", ".")  # random draws of text are no cryptography
+    try:
+        with urllib.request.urlopen("https://pypi.org/pypi/pip/24.0/json", timeout=20):  # where pip-audit asks
+            pass
+    except OSError as error:
+        session.skip(f"known vulnerabilities are not looked up, PyPI's advisories cannot be read here: {error}")
+    session.install("pip-audit")  # today's, not one of constraints.txt: it is no part of what is tested
+    session.run("pip-audit", "--strict", "--no-deps", "--disable-pip", "-r", "constraints.txt")
 
 
 @nox.session

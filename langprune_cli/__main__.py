@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from langprune_cli.errors import LangpruneError
+from langprune_cli.errors import LangpruneError, printable
 
 DEBUG = "--debug"  # accepted anywhere on the line: one adds it to the end of a command that has just failed
 
@@ -65,7 +65,7 @@ def _end(error: BaseException) -> int:
     else:
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         line, code = f"error: {reason} ({type(error).__name__}): run it again with {DEBUG} to see where", 1
-    print(line, file=sys.stderr)  # noqa: T201 - rich would wrap and colour it
+    print(printable(line), file=sys.stderr)  # noqa: T201 - rich would wrap and colour it
     return code
 
 

@@ -1,7 +1,12 @@
 """Exceptions that a user is meant to read: one sentence, then what to do about it."""
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# What a terminal takes for a command, or shows as something else: control characters, ends of lines and paragraphs,
+# changes of direction; and halves of surrogate pairs (bytes of a file name that are not UTF-8), which cannot be printed.
+_NOT_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class LangpruneError(Exception):
@@ -30,3 +35,16 @@ def near_matches(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
     listing = f"Known: {', '.join(names)}"
     return f"did you mean {' or '.join(close)}? {listing}" if close else listing
+
+
+def printable(text: str) -> str:
+    r"""Return `text` on one line that does nothing to a terminal: names come from other people's files.
+
+    `printable("a\x1b[2J")` shows the escape character as the four characters `\x1b`.
+    """
+    return _NOT_SHOWN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def printable_json(document: str) -> str:
+    """Return a JSON document, indented or not, with what `printable` spells out spelled as JSON spells it: the same values."""
+    return _NOT_SHOWN.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", document)

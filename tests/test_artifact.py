@@ -75,7 +75,11 @@ def test_manifest_on_disk(tmp_path: Path) -> None:
             "sub/b.bin": {"sha256": hashlib.sha256(b"second").hexdigest(), "size": 6},
         },
         "complete": True,
+        "digest": record["digest"],
     }
+    rest = {name: value for name, value in record.items() if name != "digest"}
+    assert record["digest"] == hashlib.sha256(
+        json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()  # fmt: skip
     assert artifact.size() == 11
     assert open_artifact(tmp_path / "x", "masks").read("sub/b.bin") == b"second"
 

@@ -199,3 +199,10 @@ def test_need_space_asks_the_nearest_folder_that_exists(tmp_path: Path, monkeypa
     with pytest.raises(LangpruneError, match=r"0\.0 MB will be written and the disk has 0\.0 MB free"):
         need_space(tmp_path / "not/yet", 1001)
     assert asked == [tmp_path, tmp_path]
+
+
+def test_a_run_that_was_killed_while_it_wrote_its_first_manifest_does_not_block_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / f"x/manifest.json{TEMPORARY}").write_bytes(b'{"abo')
+    written(tmp_path / "x")
+    assert set(tree(tmp_path / "x")) == {"a.bin", "sub/b.bin", "manifest.json"}

@@ -1,7 +1,9 @@
 """Two processes that make the same artifact: one does, the other says so; and no lock outlives its process."""
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -75,7 +77,8 @@ def test_what_another_process_makes_is_left_to_it(tmp_path: Path) -> None:
         assert locks_in(root) == ["stats/.uk.lock"]
         before = tree(root)
         for to in ({}, {"name": "uk"}, {"out": root / "stats/uk"}, {"force": True}):
-            says = "^another langprune is making stats/uk: wait for it, or choose another --name$"
+            owner = re.escape(f"(process {process.pid} on {socket.gethostname()})")
+            says = f"^another langprune {owner} is making stats/uk: wait for it, or choose another --name$"
             with pytest.raises(LangpruneError, match=says):
                 run(root, **to)
         assert tree(root) == before
@@ -92,7 +95,7 @@ def test_a_folder_of_the_users_is_locked_too(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     with other(tmp_path / "one", out=tmp_path / "new/mine") as process:
         assert locks_in(tmp_path) == ["new/.mine.langprune-lock"]
-        says = "^another langprune is making new/mine: wait for it, or choose another --out$"
+        says = r"^another langprune \(process \d+ on .+\) is making new/mine: wait for it, or choose another --out$"
         with pytest.raises(LangpruneError, match=says):
             run(tmp_path / "two", out=Path("new/mine"))
         assert process.communicate("\n")[0] == "False\n"
@@ -110,6 +113,18 @@ def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
     assert locks_in(root) == ["stats/.uk.lock"]  # a file that nobody has locked
     assert not run(root).cached
     assert locks_in(root) == []
+
+
+def test_a_lock_that_outlived_its_finished_artifact_is_removed_by_the_next_look(tmp_path: Path) -> None:
+    """A process that is killed when all is done leaves the file; one that another process holds stays."""
+    run(tmp_path)
+    lock = tmp_path / "stats/.uk.lock"
+    lock.write_text("process 1 on a machine\n")
+    assert run(tmp_path).cached
+    assert not lock.exists()
+    with other(tmp_path, name="busy"):
+        locks.remove_stale_lock(tmp_path / "stats/busy", "stats", Workspace(tmp_path))
+        assert locks_in(tmp_path) == ["stats/.busy.lock"]
 
 
 @pytest.mark.parametrize("error", [LangpruneError, ValueError, KeyboardInterrupt])
@@ -219,7 +234,9 @@ def test_a_folder_that_may_be_written_in_one_that_may_not(tmp_path: Path, monkey
 def test_a_command_ends_with_one_sentence(workspace: Path, pico_text: Path) -> None:
     words = ["calibrate", "-w", workspace, "--lang", "uk", "--data", pico_text / "uk.jsonl", *DRAW, "--seed", "9"]
     with other(workspace, name="busy"):
-        one_sentence(langprune(*words, "--name", "busy"), 1, "another langprune is making stats/busy: wait for it")
+        one_sentence(
+            langprune(*words, "--name", "busy"), 1, r"another langprune \(.+\) is making stats/busy: wait for it"
+        )
         did(*words, "--name", "free")
     did("rm", "-w", workspace, "stats/busy")
     did(*words, "--name", "busy")

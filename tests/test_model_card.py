@@ -15,6 +15,7 @@ from langprune_cli.stages.model_card import model_card
 from langprune_cli.stages.opened import Compute, ModelChoice, open_model
 from langprune_cli.store.artifact import Artifact, Manifest
 from langprune_cli.store.files import TEMPORARY
+from langprune_cli.store.locks import being_made
 from langprune_cli.store.workspace import Workspace
 from tests.conftest import SEQLEN, did, langprune, one_sentence
 
@@ -262,8 +263,14 @@ def test_card_of_a_hub_model_names_it(workspace: Path, tmp_path: Path) -> None:
 
 
 def test_two_exports_do_not_share_a_staging_folder(workspace: Path, tmp_path: Path) -> None:
+    """One that is being made is left alone; what a killed one left is removed."""
     other = tmp_path / f".out{TEMPORARY}"
     other.mkdir()
     (other / "of-another-run").touch()
-    did("export", "-w", workspace, "--out", "out")
-    assert (other / "of-another-run").exists()
+    words = ["export", "-w", workspace, "--out", "out"]
+    with being_made(tmp_path / "out", "models", Workspace(workspace)):
+        one_sentence(langprune(*words), 1, r"another langprune \(process \d+ on .+\) is making .*out: wait for it")
+        assert (other / "of-another-run").exists()
+    did(*words)
+    assert not other.exists()
+    assert not (tmp_path / "out/of-another-run").exists()

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 import typer
 
 from langprune_cli import __version__
-from langprune_cli.cli import artifacts, combine, compare, demo, languages, plan, prune, report, stages
+from langprune_cli.cli import artifacts, combine, compare, demo, languages, plan, prune, report, stages, verify
+from langprune_cli.errors import printable
 
 app = typer.Typer(
     name="langprune",
@@ -41,6 +42,7 @@ app.command(rich_help_panel=ARTIFACTS)(compare.compare)
 app.command(rich_help_panel=ARTIFACTS)(report.report)
 app.command("ls", rich_help_panel=ARTIFACTS)(artifacts.list_artifacts)
 app.command(rich_help_panel=ARTIFACTS)(artifacts.show)
+app.command(rich_help_panel=ARTIFACTS)(verify.verify)
 app.command("rm", rich_help_panel=ARTIFACTS)(artifacts.remove)
 
 
@@ -69,6 +71,7 @@ def run(words: list[str]) -> int:
     except typer.Abort as error:
         raise KeyboardInterrupt from error
     except _USAGE_ERROR as error:
+        error.message = printable(error.message)
         error.show()
         return 2
     if code == _INTERRUPTED:

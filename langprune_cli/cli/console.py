@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from langprune_cli.errors import printable, printable_json
+
 _PIPED_WIDTH = 160  # a pipe has no width; narrower, rich would cut names
 _QUIET_SECONDS = 3.0  # plain progress lines come no oftener
 
@@ -33,7 +35,7 @@ class ConsoleReporter:
 
     def note(self, text: str) -> None:
         """Show one sentence."""
-        self._console.print(escape(text), style="dim" if self._console.is_terminal else "", soft_wrap=True)
+        self._console.print(_shown(text), style="dim" if self._console.is_terminal else "", soft_wrap=True)
 
     def begin(self, what: str, blocks: int, tokens: int) -> None:
         """Start the progress of a pass of `tokens` tokens in all through `blocks` blocks; with 0 of one the other is counted."""
@@ -52,7 +54,7 @@ class ConsoleReporter:
                 console=self._console,
                 transient=True,
             )
-            self._bar.add_task(escape(what), total=tokens or blocks, block=0, blocks=blocks, rate="")
+            self._bar.add_task(_shown(what), total=tokens or blocks, block=0, blocks=blocks, rate="")
             self._bar.start()
 
     def tick(self, block: int, tokens: int) -> None:
@@ -80,7 +82,7 @@ class ConsoleReporter:
 
 def print_json(document: dict[str, Any]) -> None:
     """Print one JSON document on stdout."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+    sys.stdout.write(printable_json(json.dumps(document, ensure_ascii=False, indent=2)) + "\n")
 
 
 def print_table(
@@ -90,6 +92,7 @@ def print_table(
 
     Nothing is cut: where the terminal is narrow, the last column wraps, and the others stay whole.
     """
+    columns, *rows = [[printable(cell) for cell in row] for row in (columns, *rows)]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, name in enumerate(columns):
         figures = bool(rows) and all(row[number][:1] in "+-0123456789" for row in rows if row[number])
@@ -110,4 +113,9 @@ def print_table(
 
 def print_line(text: str) -> None:
     """Print one line of a result on stdout."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(printable(text) + "\n")
+
+
+def _shown(text: str) -> str:
+    """Return a text for rich, with nothing in it that rich or a terminal would take for a command."""
+    return escape(printable(text))

@@ -13,7 +13,14 @@ if TYPE_CHECKING:
 
 
 def describe(manifest: Manifest) -> str:
-    """Say in a few words what an artifact holds."""
+    """Say in a few words what an artifact holds; of one that other programs made without saying it, that it does not."""
+    try:
+        return _described(manifest)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError):
+        return "its manifest does not say what it holds: make it again"
+
+
+def _described(manifest: Manifest) -> str:
     about, params, inputs = manifest.about, manifest.params, manifest.inputs
     if not manifest.complete:
         return "not complete: run its command again"

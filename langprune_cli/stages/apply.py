@@ -21,12 +21,10 @@ from langprune_cli.stages.sites import SOLVING, Solving, calibration_text, neede
 from langprune_cli.stages.statistics import read_block_stats
 from langprune_cli.stages.structures import is_structured
 from langprune_cli.stages.updating import Updated, updated_block
-from langprune_cli.store.artifact import MANIFEST, Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.artifact import MANIFEST, PROVENANCE, Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.unit_methods.method import unit_methods
 from langprune_cli.updates.update import Update, get_update
-
-PROVENANCE = "langprune.json"  # what an exported model has in place of a manifest
 
 
 @dataclass(frozen=True)

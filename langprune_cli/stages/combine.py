@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from langprune_cli.errors import LangpruneError, UsageError
-from langprune_cli.stages.parts import WINDOWS_PART
+from langprune_cli.stages.parts import WINDOWS_PART, fitting
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
 from langprune_cli.stages.sites import text_record
 from langprune_cli.stages.token_counts import (
@@ -115,7 +115,13 @@ def _joined_windows(parents: Sequence[Artifact]) -> Tensor:  # int32 [n, t]
     _need_same(parents, "experts' tokens", lambda each: each.params.get("experts"), "--all-experts", shown.__getitem__)
     _need_same(parents, "dtypes", lambda manifest: manifest.params["dtype"], "--dtype")
     _need_same(parents, "tokens per window", lambda manifest: manifest.inputs["text"]["seqlen"], "--seqlen")
-    return torch.cat([parent.tensors(WINDOWS_PART)["windows"] for parent in parents])
+    return torch.cat([_windows_of(parent) for parent in parents])
+
+
+def _windows_of(parent: Artifact) -> Tensor:  # int32 [n, t]
+    text = parent.manifest.inputs["text"]
+    shape = text["windows"], text["seqlen"]
+    return fitting(parent, WINDOWS_PART, parent.tensors(WINDOWS_PART), "windows", torch.int32, shape)
 
 
 def _recipe(parents: Sequence[Artifact], windows: Tensor, weights: Weights | None) -> Recipe:

@@ -1,7 +1,6 @@
 """Stage 6, `export`: a folder to share, with weights, tokenizer, model card and where it all comes from."""
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,12 +9,20 @@ from typing import Any
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import Checkpoint, TensorEntry
 from langprune_cli.models.shards import plan_shards, write_shard
-from langprune_cli.stages.apply import PROVENANCE
 from langprune_cli.stages.evaluate import Row, complete_evaluations
 from langprune_cli.stages.model_card import model_card, public_name
 from langprune_cli.stages.run import Reporter
-from langprune_cli.store.artifact import MANIFEST, Artifact
-from langprune_cli.store.files import TEMPORARY, disk_errors, need_space, readable_json, sha256_file, write_bytes
+from langprune_cli.store.artifact import PROVENANCE, Artifact
+from langprune_cli.store.files import (
+    TEMPORARY,
+    disk_errors,
+    document_digest,
+    need_space,
+    readable_json,
+    sha256_file,
+    write_bytes,
+)
+from langprune_cli.store.locks import being_made, remove_stale_lock
 from langprune_cli.store.workspace import Workspace
 
 # In a folder of its own: some engines load every .safetensors that lies beside the weights.
@@ -35,13 +42,13 @@ def export(
         raise LangpruneError(f"the mask of {model.name} is not in {workspace.root} any more: leave out --with-mask")
     if mask and not _of_weights(mask):
         raise LangpruneError(f"the mask of {model.name} is of parts that left the model whole: leave out --with-mask")
-    out = _destination(out)
+    out = _destination(out, workspace)
     rows = _rows_about(workspace, model, reporter)
     card = model_card(model, rows, out.name, MASK_FILE if mask else None)
     size = model.size() + (mask.size() if mask else 0)
     need_space(out, size)
     reporter.note(f"Copying {model.name}, {size / 1e6:,.1f} MB.")
-    with disk_errors(out), _staging(out) as staging:
+    with disk_errors(out), _staging(out, workspace) as staging:
         for part in sorted(model.manifest.parts):
             source = model.folder / part
             if source.is_file():
@@ -50,7 +57,8 @@ def export(
                 raise LangpruneError(f"{source} is damaged: make it again with langprune apply --force")
         if mask:
             _write_mask(staging / MASK_FILE, mask)
-        write_bytes(staging / PROVENANCE, readable_json(_provenance(model)))
+        record = _provenance(model, {MASK_FILE: staging / MASK_FILE} if mask else {})
+        write_bytes(staging / PROVENANCE, readable_json(record | {"digest": document_digest(record)}))
         write_bytes(staging / "README.md", card.encode())
         if out.exists() and out.samefile(Path.cwd()):
             # A shell stands in it, and would not see a folder put in its place.
@@ -61,7 +69,7 @@ def export(
     return sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
 
 
-def _destination(out: Path) -> Path:
+def _destination(out: Path, workspace: Workspace) -> Path:
     """Return the absolute path of a folder that is not there or empty, links followed; raises LangpruneError for others."""
     try:
         place = out.expanduser().resolve()
@@ -69,21 +77,29 @@ def _destination(out: Path) -> Path:
         raise LangpruneError(f"{out}: {error}: choose another --out") from error
     with disk_errors(out):
         if place.exists() and (not place.is_dir() or any(place.iterdir())):
+            remove_stale_lock(place, "models", workspace)
             raise LangpruneError(f"{out} exists and is not an empty folder: choose another --out")
     return place
 
 
 @contextmanager
-def _staging(out: Path) -> Iterator[Path]:
-    """Yield an empty folder on the disk of `out`; a failure leaves nothing, not even the parents that were made."""
+def _staging(out: Path, workspace: Workspace) -> Iterator[Path]:
+    """Yield an empty folder beside `out`; a failure leaves nothing, not even the parents that were made.
+
+    What a killed export left there is removed. Raises LangpruneError while another process exports to `out`.
+    """
     made = [parent for parent in out.parents if not parent.exists()]
+    staging = out.with_name(f".{out.name}{TEMPORARY}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        # What tempfile makes is its owner's alone: the folder inside has the usual permissions.
-        with tempfile.TemporaryDirectory(TEMPORARY, f".{out.name}", out.parent, ignore_cleanup_errors=True) as around:
-            staging = Path(around, "export")
-            staging.mkdir()
-            yield staging
+        with being_made(out, "models", workspace):
+            if staging.exists():
+                shutil.rmtree(staging)
+            try:
+                staging.mkdir()
+                yield staging
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
     except BaseException:
         with suppress(OSError):
             for parent in made:
@@ -122,8 +138,8 @@ def _rows_about(workspace: Workspace, model: Artifact, reporter: Reporter) -> li
     return [{"pruned": rows["pruned"], "base": rows.get("base")} for rows in by_text.values() if "pruned" in rows]
 
 
-def _provenance(model: Artifact) -> dict[str, object]:
-    """Return the manifest without what is only of use on this machine."""
+def _provenance(model: Artifact, beside: dict[str, Path]) -> dict[str, object]:
+    """Return the manifest without what is only of use on this machine, and with the files that lie `beside` the model's."""
     manifest = model.manifest
     about: dict[str, Any] = dict(manifest.about)
     source, text = about.get("model") or {}, about.get("text") or {}
@@ -138,7 +154,8 @@ def _provenance(model: Artifact) -> dict[str, object]:
         "inputs": manifest.inputs,
         "params": manifest.params,
         "about": about,
-        "parts": {name: part for name, part in manifest.parts.items() if name != MANIFEST},
+        "parts": manifest.parts
+        | {name: {"sha256": sha256_file(path), "size": path.stat().st_size} for name, path in beside.items()},
     }
 
 

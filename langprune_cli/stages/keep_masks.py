@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.packing import pack_mask, unpack_mask
 from langprune_cli.stages.opened import OpenedModel, check_same_model
-from langprune_cli.stages.parts import BLOCKS_PART, VOCABULARY_PART, block_part
+from langprune_cli.stages.parts import BLOCKS_PART, VOCABULARY_PART, block_part, fitting
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
 
 
@@ -58,7 +59,10 @@ class MaskReader:
         for linear in self._model.streamed.linears(index):
             if linear.name in packed:
                 rows, columns = self._model.streamed.shape(linear)
-                found.append((linear, unpack_mask(packed[linear.name], columns).expand(rows, columns)))
+                width = -(-columns // 8)
+                shapes = (rows, width), (1, width)
+                bits = fitting(self.artifact, block_part(index), packed, linear.name, torch.uint8, *shapes)
+                found.append((linear, unpack_mask(bits, columns).expand(rows, columns)))
         return found
 
     def by_name(self, index: int) -> dict[str, Tensor]:

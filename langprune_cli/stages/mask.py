@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.numerics.packing import unpack_mask
 from langprune_cli.numerics.patterns import Pattern
@@ -11,7 +13,7 @@ from langprune_cli.stages.choosing import Chooser
 from langprune_cli.stages.experts import without_statistics
 from langprune_cli.stages.keep_masks import BlockMasks
 from langprune_cli.stages.opened import OpenedModel, check_same_model
-from langprune_cli.stages.parts import block_part
+from langprune_cli.stages.parts import block_part, fitting
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
 from langprune_cli.stages.sites import block_sites, calibration_text, needed_stats
 from langprune_cli.stages.statistics import read_block_stats
@@ -79,7 +81,9 @@ def mask(
                 if source.scores and isinstance(chooser, Chooser):
                     scores = source.scores.tensors(block_part(index))
                     for linear in linears:
-                        found.keep[linear.name] = chooser.of_scores(scores[linear.name], pattern)
+                        name, shape = linear.name, model.streamed.shape(linear)
+                        of = fitting(source.scores, block_part(index), scores, name, torch.float32, shape)
+                        found.keep[name] = chooser.of_scores(of, pattern)
                 else:
                     known = read_block_stats(source.stats, block_part(index)) if source.stats else None
                     for site in block_sites(model, index, linears, known, chooser.settings.solving):

@@ -1,7 +1,13 @@
-"""Names of parts, and what identifies a text: what several stages agree on."""
+"""Names of parts, what may lie in them, and what identifies a text: what several stages agree on."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.store.artifact import Artifact
 from langprune_cli.types import Windows
 
 GENERATION_CONFIG = "generation_config.json"  # of a model
@@ -13,6 +19,29 @@ BLOCKS_PART = "blocks.json"  # of a mask of whole blocks: which stay, and by wha
 def block_part(index: int) -> str:
     """Return the file that holds what belongs to block `index`."""
     return f"block-{index:03d}.safetensors"
+
+
+def fitting(
+    artifact: Artifact,
+    part: str,
+    tensors: Mapping[str, Tensor],
+    name: str,
+    dtype: torch.dtype,
+    *shapes: tuple[int, ...],
+) -> Tensor:
+    """Return a tensor of a part that was read; an artifact need not have been made by langprune, though its hashes fit.
+
+    Raises LangpruneError where it is not there, or has another dtype, or none of the shapes.
+    """
+    found = tensors.get(name)
+    if found is None or found.dtype != dtype or tuple(found.shape) not in shapes:
+        has = "nothing" if found is None else f"{str(found.dtype)[6:]} {list(found.shape)}"
+        wanted = " or ".join(str(list(shape)) for shape in shapes)
+        raise LangpruneError(
+            f"{artifact.folder / part} holds {has} as {name}, where {str(dtype)[6:]} {wanted} belongs: "
+            f"make {artifact.manifest.kind}/{artifact.name} again with --force"
+        )
+    return found
 
 
 def text_identity(windows: Windows) -> dict[str, object]:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from langprune_cli.errors import UsageError
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
-from langprune_cli.store.locks import being_made
+from langprune_cli.store.locks import being_made, remove_stale_lock
 from langprune_cli.store.workspace import Workspace
 
 _INPUT_PARTS = "windows*.safetensors"  # written first, and drawn again in no time
@@ -76,6 +76,7 @@ def made_before(recipe: Recipe, to: Destination) -> Artifact | None:
     """
     whole = next((found for found in _complete(recipe, _settled(recipe.kind, to)) if found.is_whole()), None)
     if whole:
+        remove_stale_lock(whole.folder, recipe.kind, to.workspace)
         to.workspace.touch(whole)
     return whole
 

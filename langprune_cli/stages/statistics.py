@@ -14,6 +14,7 @@ from langprune_cli.numerics.gram import add_gram, pack_upper, unpack_upper
 from langprune_cli.numerics.moments import ColumnMoments
 from langprune_cli.numerics.site import SiteStats
 from langprune_cli.numerics.team import Team, team
+from langprune_cli.stages.parts import fitting
 from langprune_cli.store.artifact import Artifact, Manifest
 from langprune_cli.walk import EnoughSeen
 
@@ -168,9 +169,17 @@ class BlockStats:
 
 
 def read_block_stats(stats: Artifact, part: str) -> BlockStats:
-    """Return the statistics of one block from an artifact; raises LangpruneError as `Artifact.read` does."""
+    """Return the statistics of one block from an artifact; raises LangpruneError as `Artifact.read` and `fitting` do."""
     tensors, record = stats.tensors_and_record(part)
-    return BlockStats(tensors, record["sites"], stats.manifest.inputs["text"]["windows"])
+    for site in record.get("sites", {}):
+        squares = tensors.get(f"{site}/sum_sq")
+        i = squares.numel() if squares is not None else 0
+        fitting(stats, part, tensors, f"{site}/sum_sq", torch.float64, (i,))
+        fitting(stats, part, tensors, f"{site}/sum_x", torch.float64, (i,))
+        fitting(stats, part, tensors, f"{site}/tokens", torch.int64, ())
+        if has_hessians(stats):
+            fitting(stats, part, tensors, f"{site}/hessian", torch.float32, (i * (i + 1) // 2,))
+    return BlockStats(tensors, record.get("sites", {}), stats.manifest.inputs["text"]["windows"])
 
 
 def of_norms(manifest: Manifest) -> bool:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.stages.apply import PROVENANCE, check_target
+from langprune_cli.stages.apply import check_target
 from langprune_cli.stages.block_tuning import TuneSettings
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.parts import text_about, text_identity
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
 from langprune_cli.stages.tuning_run import Tuning
-from langprune_cli.store.artifact import MANIFEST, Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.artifact import MANIFEST, PROVENANCE, Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.types import Windows
 

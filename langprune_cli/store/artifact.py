@@ -1,7 +1,7 @@
 """Artifacts: a folder of parts and a manifest that says what they are, what they were made from, and their hashes.
 
-The format is specified in docs/format.md. A manifest holds no times and no paths that matter: the same inputs give the
-same bytes, so that a run which was interrupted and resumed ends byte-identical to one that was not.
+The format is specified in docs/format.md. A manifest holds no times and no paths that matter: the same inputs give the same
+bytes, so that a run which was interrupted and resumed ends byte-identical to one that was not.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -22,7 +23,9 @@ from langprune_cli.errors import LangpruneError
 from langprune_cli.store.files import (
     TEMPORARY,
     canonical_json,
+    check_parts,
     disk_errors,
+    document_digest,
     new_file,
     readable_json,
     sha256_file,
@@ -32,6 +35,7 @@ from langprune_cli.store.files import (
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+PROVENANCE = "langprune.json"  # what an exported model has in place of a manifest
 SCRATCH = "resume.safetensors"  # hidden states, kept only while a run is not complete
 _RECORD = "langprune"  # metadata key of a safetensors part's record
 MADE_BY = {"stats": "calibrate", "scores": "score", "masks": "mask", "models": "apply", "evals": "eval"}
@@ -71,6 +75,7 @@ class Manifest:
     complete: bool
     schema: int = SCHEMA
     tool: str = f"langprune {__version__}"
+    digest: str = ""  # of all of the above, set whenever it is written
 
 
 @dataclass(frozen=True)
@@ -122,14 +127,20 @@ class Artifact:
 
     def tensors(self, part: str) -> dict[str, Tensor]:
         """Return the tensors of one safetensors part; raises LangpruneError as `read` does."""
-        return load(self.read(part))
+        return self.tensors_and_record(part)[0]
 
     def tensors_and_record(self, part: str) -> tuple[dict[str, Tensor], Record]:
         """Return a part's tensors and the record that was written with them; raises LangpruneError as `read` does."""
         data = self.read(part)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        record: Record = json.loads(header.get("__metadata__", {}).get(_RECORD, "{}"))
-        return load(data), record
+        try:
+            tensors = load(data)
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            record: Record = dict(json.loads(header.get("__metadata__", {}).get(_RECORD, "{}")))
+        except (SafetensorError, ValueError, TypeError, RecursionError) as error:  # its hash fits: forged
+            raise LangpruneError(
+                f"{self.folder / part} is no safetensors file of langprune's: make it again"
+            ) from error
+        return tensors, record
 
     def size(self) -> int:
         """Return the bytes of all parts."""
@@ -162,9 +173,10 @@ def read_manifest(folder: Path) -> Manifest:
                 f"use the version that wrote it ({tool})"
             )
         manifest = Manifest(**record, schema=schema, tool=tool)
-        for name, part in manifest.parts.items():
-            if Path(name).is_absolute() or ".." in Path(name).parts or not {"sha256", "size"} <= part.keys():
-                raise ValueError(name)  # parts are removed and copied by these names: none may lie outside
+        records = (manifest.inputs, manifest.params, manifest.about, manifest.environment)
+        if not (all(isinstance(each, dict) for each in records) and isinstance(manifest.key, str)):
+            raise TypeError("a field is not what a manifest has there")
+        check_parts(manifest.parts)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         # Whose folder this is cannot be known any more: it must not be deleted on our advice.
         raise LangpruneError(
@@ -207,6 +219,10 @@ class ArtifactWriter:
         Raises LangpruneError for a folder with other things in it, or with another artifact unless `fresh`.
         """
         if not (self.folder / MANIFEST).is_file():
+            begun = self.folder / f"{MANIFEST}{TEMPORARY}"
+            if list(self.folder.iterdir()) == [begun]:  # all that a run left which was killed at its very start
+                begun.unlink()
+                return
             raise LangpruneError(f"{self.folder} is not empty and holds no langprune artifact: choose another folder")
         before = read_manifest(self.folder)
         same = before.key == self.manifest.key
@@ -281,4 +297,5 @@ class ArtifactWriter:
                 sync_folder(self.folder.parent)
 
     def _save_manifest(self) -> None:
+        self.manifest.digest = document_digest(asdict(self.manifest))
         write_bytes(self.folder / MANIFEST, readable_json(asdict(self.manifest)))

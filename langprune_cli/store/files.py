@@ -90,6 +90,22 @@ def readable_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
     return (json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
+def document_digest(document: dict[str, Any]) -> str:
+    """Return sha256 over the canonical JSON of a document without its own field `digest`."""
+    rest = {name: value for name, value in document.items() if name != "digest"}
+    return hashlib.sha256(canonical_json(rest).encode()).hexdigest()
+
+
+def check_parts(parts: dict[str, dict[str, Any]]) -> None:
+    """Raise ValueError, TypeError or AttributeError where `parts` is not what a manifest says of its parts."""
+    for name, part in parts.items():
+        # Parts are removed and copied by these names: none may lie outside of their folder.
+        if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"{name!r} is no name of a part")
+        if not isinstance(part["sha256"], str) or type(part["size"]) is not int or part["size"] < 0:
+            raise ValueError(f"{name!r} has no sha256 and size")
+
+
 def sha256_file(path: Path) -> str:
     """Return the hex sha256 of a file's bytes."""
     with path.open("rb") as file:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,25 +24,52 @@ _NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS}
 def being_made(folder: Path, kind: str, workspace: Workspace) -> Iterator[None]:
     """Hold the lock on the artifact in `folder`; raises LangpruneError while another process holds it.
 
-    The lock's file is gone afterwards. One that a killed process left is no lock, and the next run removes it.
+    The lock's file holds the owner, and is gone afterwards. One that a killed process left is no lock, and the next run
+    removes it.
     """
-    real = folder.resolve()  # whoever comes by a link, and whoever by --out, must meet at one lock
-    own = workspace.name_of(kind, real)
-    path = real.with_name(f".{real.name}.lock") if own else real.parent / f".{real.name}.langprune-lock"
+    path, own = _lock_of(folder, kind, workspace)
     try:
         descriptor = _locked(path, folder)
     except BlockingIOError as error:
         what, option = (f"{kind}/{own}", "--name") if own else (str(folder), "--out")
-        raise LangpruneError(f"another langprune is making {what}: wait for it, or choose another {option}") from error
+        raise LangpruneError(
+            f"another langprune{_owner(path)} is making {what}: wait for it, or choose another {option}"
+        ) from error
     if descriptor is None:
         yield
         return
+    with suppress(OSError):  # on a full disk the lock holds all the same
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     try:
         yield
     finally:
         with suppress(OSError):
             path.unlink()  # before the lock is dropped, lest it be another process's by then
         os.close(descriptor)
+
+
+def remove_stale_lock(folder: Path, kind: str, workspace: Workspace) -> None:
+    """Remove the lock's file of an artifact that is made already, where a process was killed just before it would have."""
+    path, _ = _lock_of(folder, kind, workspace)
+    with suppress(OSError, LangpruneError):  # another process holds it, or nothing can be written there
+        if path.is_file() and (descriptor := _locked(path, folder)) is not None:
+            path.unlink()
+            os.close(descriptor)
+
+
+def _lock_of(folder: Path, kind: str, workspace: Workspace) -> tuple[Path, str | None]:
+    """Return the lock's file of the artifact in `folder`, and the name that it has as one of the workspace's own."""
+    real = folder.resolve()  # whoever comes by a link, and whoever by --out, must meet at one lock
+    own = workspace.name_of(kind, real)
+    return (real.with_name(f".{real.name}.lock") if own else real.parent / f".{real.name}.langprune-lock"), own
+
+
+def _owner(path: Path) -> str:
+    """Return who holds a lock, as an insertion into a sentence; nothing where it is not written yet."""
+    with suppress(OSError, UnicodeDecodeError):
+        if owner := path.read_bytes()[:200].decode().strip():
+            return f" ({owner})"
+    return ""
 
 
 def _locked(path: Path, folder: Path) -> int | None:

@@ -191,9 +191,12 @@ class Workspace:
             return None
         try:
             record = json.loads(path.read_bytes())["model"]
-            return {"name": str(record["name"]), "revision": record["revision"]}
-        except (ValueError, KeyError, TypeError) as error:
+            name, revision = record["name"], record["revision"]
+            if not isinstance(name, str) or not isinstance(revision, str | None):
+                raise TypeError("a name and a revision are text")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise LangpruneError(f"{path} is damaged: remove it and name the model again with --model") from error
+        return {"name": name, "revision": revision}
 
     def remember_model(self, name: str, revision: str | None) -> None:
         """Make `name` the model of the stages that name none."""

@@ -19,6 +19,7 @@ from langprune_cli.errors import LangpruneError, near_matches
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".txt", ".txt.gz", ".parquet")
 _HASHED_AT_ONCE = 2**20  # bytes
+_MOST_DOCUMENT_BYTES = 2**30  # unpacked: a document is held in memory, and a small .gz may unpack to any size
 
 
 def read_file(file: Path, column: str) -> Iterator[str]:
@@ -32,7 +33,7 @@ def read_file(file: Path, column: str) -> Iterator[str]:
             yield from _parquet_documents(file, column)
         elif name.endswith((".txt", ".txt.gz")):
             with _open_bytes(file) as stream:
-                yield _decode(stream.read(), file, 0)
+                yield _decode(_bounded(stream.read(_MOST_DOCUMENT_BYTES + 1), str(file)), file, 0)
         else:
             yield from _jsonl_documents(file, column)
 
@@ -85,6 +86,15 @@ def _open_bytes(file: Path) -> io.BufferedIOBase:
     return gzip.open(file, "rb") if file.name.lower().endswith(".gz") else file.open("rb")
 
 
+def _bounded(raw: bytes, where: str) -> bytes:
+    """Return a document's bytes; raises LangpruneError where there are more of them than are read at once."""
+    if len(raw) > _MOST_DOCUMENT_BYTES:
+        raise LangpruneError(
+            f"{where} is one document of more than {_MOST_DOCUMENT_BYTES:,} bytes: split it into several"
+        )
+    return raw
+
+
 def _decode(raw: bytes, file: Path, offset: int) -> str:
     """Decode UTF-8 from `offset` bytes into the (decompressed) file; a byte order mark at 0 is dropped."""
     try:
@@ -100,8 +110,8 @@ def _decode(raw: bytes, file: Path, offset: int) -> str:
 def _jsonl_documents(file: Path, column: str) -> Iterator[str]:
     offset = 0
     with _open_bytes(file) as stream:
-        for number, raw in enumerate(stream, start=1):
-            line = _decode(raw, file, offset)
+        for number, raw in enumerate(iter(lambda: stream.readline(_MOST_DOCUMENT_BYTES + 1), b""), start=1):
+            line = _decode(_bounded(raw, f"{file}:{number}"), file, offset)
             offset += len(raw)
             if line and not line.isspace():
                 yield _record_text(line, column, f"{file}:{number}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.text.trimmed_tokenizer import trimmed
-from langprune_cli.text.vocabulary import Vocabulary, merge_pairs
+from langprune_cli.text.vocabulary import Vocabulary, merge_pairs, well_formed
 
 _DESCRIPTION, _CONFIG, _ADDED, _NAMES = (
     "tokenizer.json",
@@ -29,7 +29,9 @@ def ids_named_in(folder: Path) -> frozenset[int]:
 
     Raises LangpruneError where a file gives a token another id than tokenizer.json, or `Vocabulary.of` does.
     """
-    return _named(folder, Vocabulary.of(_described(folder)))
+    vocabulary = Vocabulary.of(_described(folder))
+    with well_formed(f"a file of the tokenizer in {folder}"):
+        return _named(folder, vocabulary)
 
 
 def trim_files(
@@ -129,7 +131,7 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise LangpruneError(f"{path} is no readable JSON ({error}): copy it again from where it came") from error
     if not isinstance(content, dict):
         raise LangpruneError(f"{path} holds no JSON object: copy it again from where it came")

@@ -15,6 +15,7 @@ vocabulary. Why the first holds:
 
 import re
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -68,9 +69,14 @@ class Vocabulary:
     def of(cls, described: dict[str, Any]) -> "Vocabulary":
         """Read the vocabulary of a `tokenizer.json`.
 
-        Raises LangpruneError for a kind whose tokens cannot leave one by one, and for a file whose ids are not
-        those that the library gives its tokens.
+        Raises LangpruneError for a kind whose tokens cannot leave one by one, for a file whose ids are not those that
+        the library gives its tokens, and for one that is not such a file.
         """
+        with well_formed("tokenizer.json"):
+            return cls._of(described)
+
+    @classmethod
+    def _of(cls, described: dict[str, Any]) -> "Vocabulary":
         kind = _kind(described)
         model = described["model"]
         entries = model["vocab"]
@@ -155,6 +161,17 @@ class Vocabulary:
                 stays = piece in _BYTE_PIECES or not (self.falls_back or elsewhere.isdisjoint(piece))
             if stays or _DIGITS.fullmatch(piece.replace(space, " ", 1) if space else piece):
                 yield piece
+
+
+@contextmanager
+def well_formed(where: str) -> Iterator[None]:
+    """Turn what reading a file that is not laid out as expected leads to into a LangpruneError."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, StopIteration) as error:
+        raise LangpruneError(
+            f"{where} is not laid out as the tokenizers library does it: copy the tokenizer again from where it came"
+        ) from error
 
 
 def merge_pairs(merges: list[Any]) -> Iterator[Pair]:

@@ -1,0 +1,132 @@
+"""Artifacts and exported models checked against what was written: their manifest, and every byte of their parts."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.store.artifact import KINDS, MANIFEST, PROVENANCE, Recipe, read_manifest
+from langprune_cli.store.files import check_parts, disk_errors, document_digest, readable_json, sha256_file
+from langprune_cli.store.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One file that is not as it was written."""
+
+    path: Path
+    says: str  # one sentence: which file, what is wrong with it, what to do
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What became of one artifact, or of one exported model."""
+
+    label: str  # kind/name, or the folder that was named
+    folder: Path
+    complete: bool
+    files: int  # parts, and the manifest
+    size: int  # bytes of all parts, as they were written
+    damages: list[Damage]
+
+
+def places(workspace: Workspace) -> dict[str, Path]:
+    """Return kind/name -> folder of everything that lies where artifacts do, whether it can be read or not."""
+    found = {kind: sorted((workspace.root / kind).glob("[!.]*")) for kind in KINDS}
+    return {f"{kind}/{path.name}": path for kind in KINDS for path in found[kind] if path.is_dir() or path.is_symlink()}
+
+
+def places_called(workspace: Workspace, name: str) -> dict[str, Path]:
+    """Return label -> folder of what `name` means: kind/name, the name alone, or a folder outside of the workspace.
+
+    A name that several kinds have means all of them. Raises LangpruneError where there is none.
+    """
+    found = {label: folder for label, folder in places(workspace).items() if name in {label, folder.name}}
+    if not found and any((Path(name) / record).is_file() for record in (MANIFEST, PROVENANCE)):
+        found = {name: Path(name)}
+    if not found:
+        raise LangpruneError(
+            f"there is no artifact {name!r} in {workspace.root}, nor a folder of that name with {MANIFEST} or {PROVENANCE}: "
+            "give a name that langprune ls shows"
+        )
+    return found
+
+
+def verify(label: str, folder: Path) -> Verified:
+    """Check one folder. Files that no manifest lists, such as an exported model's README.md, are left out."""
+    exported = not (folder / MANIFEST).exists() and (folder / PROVENANCE).is_file()
+    path = folder / (PROVENANCE if exported else MANIFEST)
+    again = "export the model again, or copy it again" if exported else "give the command that made it again"
+    try:
+        if folder.is_symlink() and not folder.exists():
+            raise LangpruneError(f"{folder} leads to a folder that is gone: langprune rm {label} forgets it")
+        parts, complete = _provenance_of(path) if exported else _manifest_of(label, path)
+    except LangpruneError as error:
+        return Verified(label, folder, complete=False, files=1, size=0, damages=[Damage(path, str(error))])
+    damages = list(_damaged(folder, parts, again))
+    return Verified(label, folder, complete, 1 + len(parts), sum(part["size"] for part in parts.values()), damages)
+
+
+_Parts = dict[str, dict[str, Any]]
+
+
+def _manifest_of(label: str, path: Path) -> tuple[_Parts, bool]:
+    """Return the parts of an artifact, and whether it is complete; raises LangpruneError for a damaged manifest."""
+    remedy = f"move {path.parent} out of the way and give the command that made it again"
+    manifest = read_manifest(path.parent)
+    _check_record(path, remedy)
+    recipe = Recipe(manifest.kind, manifest.inputs, manifest.params)
+    if recipe.key != manifest.key:
+        raise LangpruneError(f"{path} has a key that does not follow from its inputs and params: {remedy}")
+    kind = label.partition("/")[0]
+    if kind in KINDS and kind != manifest.kind:
+        raise LangpruneError(f"{path.parent} holds {manifest.kind} and lies among {kind}: {remedy}")
+    return manifest.parts, manifest.complete
+
+
+def _provenance_of(path: Path) -> tuple[_Parts, bool]:
+    """Return the parts of an exported model, which is complete; raises LangpruneError for a damaged langprune.json."""
+    remedy = "export the model again, or copy it again"
+    parts: _Parts = _check_record(path, remedy)["parts"]
+    try:
+        check_parts(parts)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LangpruneError(f"{path} does not list parts: {remedy}") from error
+    return parts, True
+
+
+def _check_record(path: Path, remedy: str) -> dict[str, Any]:
+    """Return what a manifest or langprune.json says; raises LangpruneError where a byte of it is not as it was written.
+
+    Its digest covers all values; that it is spelled as langprune spells it covers the bytes between them.
+    """
+    with disk_errors(path, reading=True):
+        data = path.read_bytes()
+    try:
+        record: dict[str, Any] = json.loads(data)
+        whole = readable_json(record) == data and record["digest"] == document_digest(record)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise LangpruneError(f"{path} is damaged (its digest is not that of what it says): {remedy}")
+    return record
+
+
+def _damaged(folder: Path, parts: _Parts, again: str) -> Iterator[Damage]:
+    """Yield the parts that are missing, or of another size or sha256; they are read piece by piece."""
+    for name, expected in sorted(parts.items()):
+        path = folder / name
+        try:
+            with disk_errors(path, reading=True):
+                if not path.exists():
+                    yield Damage(path, f"{path} is missing: {again}")
+                elif (size := path.stat().st_size) != expected["size"]:
+                    yield Damage(
+                        path, f"{path} is damaged ({size} bytes where {expected['size']} were written): {again}"
+                    )
+                elif sha256_file(path) != expected["sha256"]:
+                    yield Damage(path, f"{path} is damaged (its sha256 is another one): remove it and {again}")
+        except LangpruneError as error:
+            yield Damage(path, str(error))
