@@ -47,6 +47,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def package(session: nox.Session) -> None:
+    """Build wheel and sdist, check both, and run the demo from an installed wheel, offline."""
+    install(session, "-e", ".[test]", "build", "hatchling", "twine")
+    session.run("pytest", "tests/test_package.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Benchmarks; results go to docs/benchmarks.md. Arguments after -- go to speed.py: --rounds, --peers-venv, ..."""
     install(session, "-e", ".[test]")

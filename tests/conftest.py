@@ -74,9 +74,10 @@ def one_sentence(done: Done, code: int, says: str) -> None:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Return the sha256 of every file below a folder, in folders that links lead to as well."""
+    """Return the sha256 of every file below a folder, in folders that links lead to as well; logs, which hold times, aside."""
     found = {}
-    for here, _, files in os.walk(folder, followlinks=True):
+    for here, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if name != "logs"]
         for name in files:
             path = Path(here, name)
             found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -19,8 +19,8 @@ from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.hub_repositories import RefusalError, Repository, Snapshot, folder_entry, tree
+from tests.hub_uploads import TOKEN, Uploads
 
-TOKEN = "hf_loopback"  # noqa: S105 - the one token that this hub accepts, known to the tests alone
 REPO = r"((?:[^/]+/)?[^/]+)"
 API = re.compile(rf"^/api/(models|datasets)/{REPO}(?:/(revision|tree|paths-info|refs)(?:/([^/]+)(?:/(.+))?)?)?$")
 RESOLVE = re.compile(rf"^/(datasets/)?{REPO}/resolve/([^/]+)/(.+)$")
@@ -51,6 +51,7 @@ class LoopbackHub:
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.hub = self
+        self.uploads = Uploads(self.url, self.repositories)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._stopped = False
 
@@ -159,21 +160,37 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._respond()
 
+    def do_PUT(self) -> None:
+        self._respond()
+
     def _respond(self) -> None:
         hub, split = self.server.hub, urlsplit(self.path)
         hub.requests.append(f"{self.command} {split.path}")
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        body = self._body()
         try:
             if (fault := hub.take_fault(split.path, cut=False)) and fault.refusal:
                 raise fault.refusal
-            if match := API.match(split.path):
-                self._send_json(self._api(*match.groups(), query=parse_qs(split.query), form=parse_qs(body)))
+            sent = hub.uploads.answer(self.command, split.path, body, self.headers.get("Authorization"))
+            if sent is not None:
+                self._send_json(sent)
+            elif match := API.match(split.path):
+                self._send_json(self._api(*match.groups(), query=parse_qs(split.query), form=parse_qs(body.decode())))
             elif match := RESOLVE.match(split.path):
                 self._send_file(*match.groups())
             else:
                 raise RefusalError(404, None, "Sorry, we can't find the page you are looking for.")
         except RefusalError as refusal:
             self._send(refusal.status, refusal.headers, json.dumps({"error": str(refusal)}).encode())
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        found = b""
+        while size := int(self.rfile.readline(), 16):
+            found += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return found
 
     def _repository(self, kind: str, repo_id: str) -> Repository:
         """Find a repository; as on the real hub, one that may not be seen looks like a missing one."""

@@ -75,10 +75,15 @@ def _shell_lines(document: Path) -> Iterator[list[str]]:
     """Yield the words of every langprune command in fenced shell blocks."""
     for language, block in _FENCE.findall(_read(document)):
         if language in {"sh", "bash", "console"}:
-            for line in re.split(r"&&|;|\||\n", block.replace("\\\n", " ")):
-                words = shlex.split(line, comments=True)
-                if words and Path(words[0]).name == "langprune":
-                    yield words[1:]
+            yield from _shell_words(block)
+
+
+def _shell_words(block: str) -> Iterator[list[str]]:
+    """Yield the words of every langprune command in a block of shell."""
+    for line in re.split(r"&&|;|\||\n", block.replace("\\\n", " ")):
+        words = shlex.split(line, comments=True)
+        if words and Path(words[0]).name == "langprune":
+            yield words[1:]
 
 
 def _inline_code(document: Path) -> Iterator[str]:

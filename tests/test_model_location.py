@@ -99,8 +99,8 @@ def single(sharded: Path, tmp_path: Path) -> Path:
 
 
 def wanted(folder: Path) -> set[str]:
-    """Names of the files at the top of a repository that are to be fetched."""
-    return {p.name for p in folder.iterdir() if p.is_file()} - {*DECOYS, "README.md", "modeling_pico.py"}
+    """Names of the files at the top of a repository that are to be fetched: the card too, which says the licence."""
+    return {p.name for p in folder.iterdir() if p.is_file()} - {*DECOYS, "modeling_pico.py"}
 
 
 def test_fetches_what_pruning_reads_and_nothing_else(hub: HubSite, sharded: Path) -> None:

@@ -5,8 +5,23 @@ from typing import Annotated, Any
 import typer
 
 from langprune_cli import __version__
-from langprune_cli.cli import artifacts, combine, compare, demo, languages, plan, prune, report, stages, verify
-from langprune_cli.errors import printable
+from langprune_cli.cli import (
+    artifacts,
+    combine,
+    compare,
+    demo,
+    doctor,
+    exporting,
+    languages,
+    plan,
+    prune,
+    report,
+    stages,
+    verify,
+)  # fmt: skip
+from langprune_cli.cli.log import logged
+from langprune_cli.cli.planned import print_planned
+from langprune_cli.errors import OnlyPlannedError, printable
 
 app = typer.Typer(
     name="langprune",
@@ -28,13 +43,14 @@ STAGES = "Stages"
 ARTIFACTS = "Artifacts"
 
 app.command(rich_help_panel=BEFORE)(plan.plan)
+app.command(rich_help_panel=BEFORE)(doctor.doctor)
 app.command(rich_help_panel=BEFORE)(languages.languages)
 app.command(rich_help_panel=STAGES)(stages.calibrate)
 app.command(rich_help_panel=STAGES)(stages.score)
 app.command(rich_help_panel=STAGES)(stages.mask)
 app.command(rich_help_panel=STAGES)(stages.apply)
 app.command("eval", rich_help_panel=STAGES)(stages.evaluate)
-app.command(rich_help_panel=STAGES)(stages.export)
+app.command(rich_help_panel=STAGES)(exporting.export)
 app.command(rich_help_panel=STAGES)(prune.prune)
 app.command(rich_help_panel=STAGES)(demo.demo)
 app.command(rich_help_panel=ARTIFACTS)(combine.combine)
@@ -67,7 +83,11 @@ def run(words: list[str]) -> int:
     """Run the command that `words` are; errors in the options are shown by click, others raised."""
     command = typer.main.get_command(app)
     try:
-        code = command.main(args=words, prog_name="langprune", standalone_mode=False)
+        with logged(words):
+            code = command.main(args=words, prog_name="langprune", standalone_mode=False)
+    except OnlyPlannedError as reached:
+        print_planned(reached.planned, json="--json" in words, whole=False)
+        return 0
     except typer.Abort as error:
         raise KeyboardInterrupt from error
     except _USAGE_ERROR as error:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from langprune_cli.cli import options as opt
+from langprune_cli.cli.completion import names_of
 from langprune_cli.cli.console import print_json, print_line, print_table
 from langprune_cli.cli.results import describe
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
@@ -12,7 +13,11 @@ from langprune_cli.errors import LangpruneError, UsageError, near_matches
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
     from langprune_cli.store.workspace import Workspace
 
-_NAME = typer.Argument(help="Name, or kind/name where several kinds have it.", show_default=False)
+_NAME = typer.Argument(
+    help="Name, or kind/name where several kinds have it.",
+    autocompletion=names_of("stats", "scores", "masks", "models", "evals", with_kind=True),
+    show_default=False,
+)
 
 
 def list_artifacts(

@@ -169,7 +169,7 @@ def _show(session: Session, chain: Chain, pruned: Pruning | None) -> None:
     from langprune_cli.cli.results import print_pruned  # noqa: PLC0415
     from langprune_cli.stages.model_writing import read_pruned  # noqa: PLC0415
 
-    if pruned is None:
+    if pruned is None or session.workspace.planned is not None:
         session.show(chain.tuned())
         return
     linears = read_pruned(pruned.model.artifact)

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from langprune_cli.cli.log import running_log
 from langprune_cli.errors import printable, printable_json
 
 _PIPED_WIDTH = 160  # a pipe has no width; narrower, rich would cut names
@@ -35,11 +36,16 @@ class ConsoleReporter:
 
     def note(self, text: str) -> None:
         """Show one sentence."""
+        if log := running_log():
+            log.write(printable(text))
         self._console.print(_shown(text), style="dim" if self._console.is_terminal else "", soft_wrap=True)
 
     def begin(self, what: str, blocks: int, tokens: int) -> None:
         """Start the progress of a pass of `tokens` tokens in all through `blocks` blocks; with 0 of one the other is counted."""
         self.end()
+        if log := running_log():
+            log.start()
+            log.write(f"{what}: {blocks} blocks, {tokens:,} tokens" if tokens else f"{what}: {blocks} blocks")
         self._what, self._blocks, self._total, self._done, self._block = what, blocks, tokens, 0, 0
         self._begun = self._said = time.monotonic()
         if self._console.is_terminal:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from langprune_cli.cli import options as opt
+from langprune_cli.cli.log import running_log
 
 
 def demo(
@@ -23,6 +24,8 @@ def demo(
     from langprune_cli.stages.demo import run_demo  # noqa: PLC0415 - needs torch
     from langprune_cli.store.workspace import Workspace  # noqa: PLC0415
 
+    if log := running_log():
+        log.workspace = workspace
     result = run_demo(Workspace(workspace), ConsoleReporter())
     if json:
         print_json(result)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langprune_cli.cli.console import print_json
 from langprune_cli.cli.matrix import print_evaluation, print_tasks
 from langprune_cli.cli.results import print_outcomes, print_sizes, size_rows
 from langprune_cli.cli.session import Session, document
-from langprune_cli.cli.speed_table import show_speeds
+from langprune_cli.cli.speed_table import measured_speeds, show_speeds
 from langprune_cli.errors import LangpruneError, UsageError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
@@ -37,13 +37,15 @@ def evaluate(
     from langprune_cli.stages.evaluate import evaluate as run  # noqa: PLC0415
     from langprune_cli.stages.evaluate import read_result  # noqa: PLC0415
 
+    if speed and session.workspace.planned is not None:
+        raise UsageError("--speed measures, and --dry-run runs nothing: leave out one of them")
     lineup = _lineup(session, model, revision, mask)
     of_tasks = _task_names(tasks, lineup)
     no_text = not lang and not data and not corpus and (speed or bool(of_tasks))
     specs = [] if no_text else session.resolve(lang, data, corpus, lineup.dense, evaluation=True)
     dense = session.open(lineup.dense, remember=lineup.named)
     models = [dense, *(session.open(type(lineup.dense)(str(chain[0].folder))) for chain in lineup.chains)]
-    speeds = _speeds(models) if speed else []
+    speeds = measured_speeds(models) if speed else []
     if no_text and not of_tasks:
         session.keep_model()
         show_speeds(speeds, json=session.json)
@@ -52,6 +54,9 @@ def evaluate(
         session.workspace, _subjects(models, lineup.masks), specs, session.reporter, tasks=of_tasks, seqlen=seqlen,
         max_windows=max_windows, name=name, force=force,
     )  # fmt: skip
+    if session.workspace.planned is not None:
+        session.show([outcome])
+        return
     session.keep_model()
     result = read_result(outcome.artifact)
     manifests = [[each.manifest for each in chain] for chain in lineup.chains]
@@ -143,21 +148,3 @@ def _task_names(tasks: str | None, lineup: Lineup) -> list[str]:
 
     check_tasks(names)
     return names
-
-
-def _speeds(models: list[OpenedModel]) -> list[dict[str, Any]]:
-    """Measure the models turn by turn; prompts as long as all of them can read, 512 tokens at most."""
-    from langprune_cli.stages.speed import compare, speed_rows  # noqa: PLC0415
-
-    new_tokens = 32
-    context = min(each.streamed.context or 2048 for each in models)
-    return speed_rows(
-        compare(
-            {each.label: each.location.folder for each in models},
-            device=models[0].streamed.device,
-            dtype=models[0].compute.torch_dtype(),
-            prompt=max(1, min(512, context - new_tokens)),
-            new_tokens=new_tokens,
-            trust_remote_code=models[0].compute.trust_remote_code,
-        )
-    )

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from langprune_cli.cli.completion import names_of
+
 _INPUT = "What goes in"
 _COMPUTE = "How it is computed"
 OUTPUT = "What comes out"
@@ -29,12 +31,22 @@ Name = Annotated[
 Force = Annotated[
     bool, typer.Option("--force", help="Make it again even where it is on disk already.", rich_help_panel=OUTPUT)
 ]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Say what would be made, where and by which key, and whether it is there already. Text is read, for keys depend on "
+        "it; nothing else is run, fetched or written.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option(
         "--model",
         "-m",
         help="Hub id, local folder, `demo`, or a model artifact; remembered by the workspace.",
+        autocompletion=names_of("models", also=("demo",)),
         rich_help_panel=_INPUT,
     ),
 ]
@@ -152,7 +164,9 @@ Method = typer.Option(
 Stats = Annotated[
     str | None,
     typer.Option(
-        help="Statistics to use: a name, or a folder; the newest that will do if left out.", rich_help_panel=_INPUT
+        help="Statistics to use: a name, or a folder; the newest that will do if left out.",
+        autocompletion=names_of("stats"),
+        rich_help_panel=_INPUT,
     ),
 ]
 Pattern = Annotated[

@@ -59,6 +59,7 @@ def prune(
     max_shard_size: opt.MaxShardSize = "2GB",
     name: opt.Name = None,
     force: opt.Force = False,
+    dry_run: opt.DryRun = False,
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,
 ) -> None:
@@ -67,7 +68,8 @@ def prune(
     [bold]langprune prune --model Qwen/Qwen3-0.6B --lang uk --pattern 2:4[/bold]
     """
     session = Session(workspace, json=json, dtype=dtype, device=device, batch_tokens=batch_tokens, cache_dir=cache_dir,
-                      trust_remote_code=trust_remote_code, all_experts=all_experts, max_memory=max_memory)  # fmt: skip
+                      trust_remote_code=trust_remote_code, all_experts=all_experts, max_memory=max_memory,
+                      dry_run=dry_run)  # fmt: skip
     calibration = {"nsamples": nsamples, "seqlen": seqlen, "seed": seed, "sampling": sampling}
     chain.prune(
         session, model, revision, lang or [], data or [], corpus, given=opt.given(context), method=method, pattern=pattern,

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langprune_cli.cli.console import ConsoleReporter, print_json
+from langprune_cli.cli.log import running_log
+from langprune_cli.cli.planned import print_planned
 from langprune_cli.cli.results import print_outcomes
-from langprune_cli.errors import LangpruneError, UsageError, near_matches
+from langprune_cli.errors import LangpruneError, OnlyPlannedError, UsageError, near_matches
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
     from collections.abc import Collection
@@ -35,6 +37,7 @@ class Session:
         trust_remote_code: bool = False,
         all_experts: bool = False,
         max_memory: str | None = None,
+        dry_run: bool = False,
     ) -> None:
         import transformers  # noqa: PLC0415 - see above
 
@@ -45,17 +48,27 @@ class Session:
         for library in ("datasets", "huggingface_hub", "fsspec"):  # what matters of theirs comes up as an exception
             logging.getLogger(library).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=r"(transformers|torch|datasets|huggingface_hub)\b")
-        self.workspace = Workspace(workspace.expanduser())
+        self.workspace = Workspace(workspace.expanduser(), dry=dry_run)
+        if not dry_run and (log := running_log()):
+            log.workspace = self.workspace.root
         most = size_in_bytes("--max-memory", max_memory) if max_memory else None
-        self.compute = Compute(dtype, device, batch_tokens, cache_dir, trust_remote_code, all_experts, most)
+        self.compute = Compute(
+            dtype, device, batch_tokens, cache_dir, trust_remote_code, all_experts, fetch=not dry_run, max_memory=most
+        )
         self.reporter = ConsoleReporter()
         self.json = json
         self._remember: tuple[str, str | None] | None = None
 
     def open(self, choice: ModelChoice, *, remember: bool = False) -> OpenedModel:
-        """Open a model; with `remember` it becomes the workspace's once the stage has succeeded."""
+        """Open a model; with `remember` it becomes the workspace's once the stage has succeeded.
+
+        Raises OnlyPlannedError for a model that a dry run would have made before.
+        """
         from langprune_cli.stages.opened import open_model  # noqa: PLC0415
 
+        planned = self.workspace.planned or []
+        if any(not each.there and str(each.folder) == choice.name for each in planned):
+            raise OnlyPlannedError(planned)
         model = open_model(self.workspace, choice, self.compute, self.reporter)
         if remember:
             self.remember(choice, model.about)
@@ -92,9 +105,16 @@ class Session:
         return newest
 
     def show(self, outcomes: list[Outcome], **more: Any) -> None:  # noqa: ANN401 - JSON values
-        """Print what a stage made, and remember the model that it was asked to use."""
+        """Print what a stage made, and remember the model that it was asked to use; in a dry run what it would make."""
+        if self.workspace.planned is not None:
+            print_planned(self.workspace.planned, json=self.json)
+            return
         self.keep_model()
         documents = [document(outcome) for outcome in outcomes]
+        if log := running_log():
+            for each in documents:
+                state = "already there" if each["cached"] else f"{each['seconds']} s"
+                log.write(f"{each['kind']}/{each['name']} ({state}), key {each['key']}, in {each['path']}")
         if self.json:
             print_json({"schema": 1, **documents[0], **more, "artifacts": documents})
         else:
@@ -157,19 +177,6 @@ class Session:
                 self.workspace, opened, specs, CalibrationSettings(**settings), self.reporter, name=name, force=force
             )
         )
-
-    def export(self, model: str | None, out: Path, *, with_mask: bool) -> None:
-        """Run stage 6."""
-        from langprune_cli.stages.export import export  # noqa: PLC0415
-
-        artifact = self.pick("models", model, "model", "apply")
-        files = export(self.workspace, artifact, out, self.reporter, with_mask=with_mask)
-        if self.json:
-            print_json({"schema": 1, "kind": "export", "model": artifact.name, "path": str(out), "files": files})
-        else:
-            from langprune_cli.cli.console import print_line  # noqa: PLC0415
-
-            print_line(f"exported {artifact.name} to {out}: {', '.join(files)}")
 
 
 def document(outcome: Outcome) -> dict[str, Any]:

@@ -1,10 +1,33 @@
-"""The table of speeds and sizes on stdout."""
+"""How fast models are, measured, and the table of speeds and sizes on stdout."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from langprune_cli.cli.console import print_json, print_line, print_table
 
+if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
+    from langprune_cli.stages.opened import OpenedModel
+
 _COLUMNS = ["model", "parameters", "in memory", "files", "prefill", "factor", "decode", "factor"]
+
+
+def measured_speeds(models: list[OpenedModel]) -> list[dict[str, Any]]:
+    """Measure the models turn by turn; prompts as long as all of them can read, 512 tokens at most."""
+    from langprune_cli.stages.speed import compare, speed_rows  # noqa: PLC0415
+
+    new_tokens = 32
+    context = min(each.streamed.context or 2048 for each in models)
+    return speed_rows(
+        compare(
+            {each.label: each.location.folder for each in models},
+            device=models[0].streamed.device,
+            dtype=models[0].compute.torch_dtype(),
+            prompt=max(1, min(512, context - new_tokens)),
+            new_tokens=new_tokens,
+            trust_remote_code=models[0].compute.trust_remote_code,
+        )
+    )
 
 
 def print_speeds(rows: list[dict[str, Any]]) -> None:

@@ -1,13 +1,14 @@
-"""The commands of the six stages: parse, call one library function, print. Torch is imported when a command runs."""
+"""The commands of the first five stages: parse, call one library function, print. Torch is imported when a command runs."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from langprune_cli.cli import evaluation, pruning
 from langprune_cli.cli import options as opt
+from langprune_cli.cli.completion import names_of
 from langprune_cli.cli.counting import count_tokens
+from langprune_cli.cli.reapplying import MASK_FILES, set_again
 from langprune_cli.cli.session import Session, shard_of
 from langprune_cli.errors import UsageError
 
@@ -53,6 +54,7 @@ def calibrate(
     max_memory: opt.MaxMemory = None,
     name: opt.Name = None,
     force: opt.Force = False,
+    dry_run: opt.DryRun = False,
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,
 ) -> None:
@@ -61,7 +63,8 @@ def calibrate(
     [bold]langprune calibrate --model Qwen/Qwen3-0.6B --lang uk --data texts.jsonl[/bold]
     """
     session = Session(workspace, json=json, dtype=dtype, device=device, batch_tokens=batch_tokens, cache_dir=cache_dir,
-                      trust_remote_code=trust_remote_code, all_experts=all_experts, max_memory=max_memory)  # fmt: skip
+                      trust_remote_code=trust_remote_code, all_experts=all_experts, max_memory=max_memory,
+                      dry_run=dry_run)  # fmt: skip
     if collect == "tokens":
         count_tokens(session, model, revision, lang or [], data or [], corpus, given=opt.given(context),
                      max_tokens=max_tokens, name=name, force=force)  # fmt: skip
@@ -97,6 +100,7 @@ def score(
     trust_remote_code: opt.TrustRemoteCode = False,
     name: opt.Name = None,
     force: opt.Force = False,
+    dry_run: opt.DryRun = False,
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,
 ) -> None:
@@ -104,7 +108,9 @@ def score(
 
     [bold]langprune score --method ria[/bold]
     """
-    session = Session(workspace, json=json, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code)
+    session = Session(
+        workspace, json=json, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code, dry_run=dry_run
+    )
     pruning.score(session, model, revision, method, stats, name=name, force=force)
 
 
@@ -127,7 +133,12 @@ def mask(
     min_expert_tokens: opt.MinExpertTokens = None,
     stats: opt.Stats = None,
     scores: Annotated[
-        str | None, typer.Option(help="Scores to use instead of statistics and a method.", rich_help_panel=_INPUT)
+        str | None,
+        typer.Option(
+            help="Scores to use instead of statistics and a method.",
+            autocompletion=names_of("scores"),
+            rich_help_panel=_INPUT,
+        ),
     ] = None,
     model: opt.Model = None,
     revision: opt.Revision = None,
@@ -136,6 +147,7 @@ def mask(
     trust_remote_code: opt.TrustRemoteCode = False,
     name: opt.Name = None,
     force: opt.Force = False,
+    dry_run: opt.DryRun = False,
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,
 ) -> None:
@@ -143,7 +155,9 @@ def mask(
 
     [bold]langprune mask --pattern 2:4[/bold]
     """
-    session = Session(workspace, json=json, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code)
+    session = Session(
+        workspace, json=json, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code, dry_run=dry_run
+    )
     pruning.mask(
         session, model, revision, stats, scores, method=method, variant=variant, pattern=pattern, sparsity=sparsity,
         round_to=round_to, rounding=rounding, coverage=coverage, vocab_size=vocab_size, group=group, ties=ties,
@@ -155,8 +169,22 @@ def mask(
 def apply(
     *,
     mask: Annotated[
-        str | None, typer.Option(help="Mask to apply; the newest if left out.", rich_help_panel=_INPUT)
+        str | None,
+        typer.Option(
+            help="Mask to apply; the newest if left out. With --reapply also the mask/keep_masks.safetensors of an exported "
+            "model.",
+            autocompletion=names_of("masks"),
+            rich_help_panel=_INPUT,
+        ),
     ] = None,
+    reapply: Annotated[
+        bool,
+        typer.Option(
+            "--reapply",
+            help="Set the mask again on --model, which was trained after pruning, and count what had come back.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = False,
     update: opt.Update = None,
     stats: opt.Stats = None,
     damping: opt.Damping = None,
@@ -172,6 +200,7 @@ def apply(
     trust_remote_code: opt.TrustRemoteCode = False,
     name: opt.Name = None,
     force: opt.Force = False,
+    dry_run: opt.DryRun = False,
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,
 ) -> None:
@@ -179,7 +208,15 @@ def apply(
 
     [bold]langprune apply --mask uk-wanda-2x4 --update sparsegpt --out ./pruned[/bold]
     """
-    session = Session(workspace, json=json, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code)
+    session = Session(
+        workspace, json=json, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code, dry_run=dry_run
+    )
+    if reapply or (mask and mask.endswith(MASK_FILES)):
+        without = {"--update": update, "--stats": stats, "--damping": damping, "--tune": tune, "--epochs": epochs,
+                   "--learning-rate": learning_rate}  # fmt: skip
+        set_again(session, model, revision, mask, reapply=reapply, without=without, max_shard_size=max_shard_size, out=out,
+                  name=name, force=force)  # fmt: skip
+        return
     pruning.apply(
         session, model, revision, mask, stats, update=update, damping=damping, max_shard_size=max_shard_size, out=out,
         name=name, force=force, tune=tune, epochs=epochs, learning_rate=learning_rate,
@@ -204,7 +241,9 @@ def evaluate(
     mask: Annotated[
         list[str] | None,
         typer.Option(
-            help="Mask to apply on the fly, no model is written; may be given several times.", rich_help_panel=_INPUT
+            help="Mask to apply on the fly, no model is written; may be given several times.",
+            autocompletion=names_of("masks"),
+            rich_help_panel=_INPUT,
         ),
     ] = None,
     seqlen: opt.Seqlen = None,
@@ -240,6 +279,7 @@ def evaluate(
     max_memory: opt.MaxMemory = None,
     name: opt.Name = None,
     force: opt.Force = False,
+    dry_run: opt.DryRun = False,
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,
 ) -> None:
@@ -248,29 +288,8 @@ def evaluate(
     [bold]langprune eval --lang uk --lang en[/bold]
     """
     session = Session(workspace, json=json, dtype=dtype, device=device, batch_tokens=batch_tokens, cache_dir=cache_dir,
-                      trust_remote_code=trust_remote_code, max_memory=max_memory)  # fmt: skip
+                      trust_remote_code=trust_remote_code, max_memory=max_memory, dry_run=dry_run)  # fmt: skip
     evaluation.evaluate(
         session, model or [], revision, mask or [], lang or [], data or [], corpus, tasks=tasks, seqlen=seqlen,
         max_windows=max_windows, speed=speed, name=name, force=force,
     )  # fmt: skip
-
-
-def export(
-    *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="New or empty folder.", rich_help_panel=_OUTPUT)],
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", help="Model artifact; the newest if left out.", rich_help_panel=_INPUT),
-    ] = None,
-    with_mask: Annotated[
-        bool,
-        typer.Option("--with-mask", help="Add the keep masks.", rich_help_panel=_OUTPUT),
-    ] = False,
-    workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
-    json: opt.Json = False,
-) -> None:
-    """Copy a pruned model to a folder to share, with tokenizer, model card and provenance.
-
-    [bold]langprune export --out ./llama-uk-2x4[/bold]
-    """
-    Session(workspace, json=json).export(model, out, with_mask=with_mask)

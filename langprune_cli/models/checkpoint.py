@@ -102,6 +102,10 @@ class Checkpoint:
         """Return how many values all tensors have together."""
         return sum(map(self.elements, self.entries))
 
+    def size(self) -> int:
+        """Return how many bytes the values of all tensors have together."""
+        return sum(entry.size for entry in self.entries.values())
+
     def digest(self) -> str:
         """Return a sha256 that tells this checkpoint from others, without reading all of it.
 

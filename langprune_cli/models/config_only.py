@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.models.hub_snapshot import WithoutWeights, fetch_snapshot
+from langprune_cli.models.hub_snapshot import WithoutWeights, cached_snapshot, fetch_snapshot
 from langprune_cli.models.location import ModelLocation, check_hub_id, local_path
 from langprune_cli.models.model_files import CONFIG, why_unfit
 from langprune_cli.store.files import disk_errors
@@ -16,12 +16,14 @@ def locate_config(
     cache_dir: Path | None = None,
     with_code: bool = False,
     only: WithoutWeights = "config",
+    fetch: bool = True,
 ) -> ModelLocation:
     """Find the folder with the config.json of the model that a user named; its weights need not be there.
 
     `name` is "demo", a local folder, a path to a config.json, or a hub id, as `locate_model` has them. Of a hub model
     config.json alone is fetched, or the tokenizer as well (`with_code`: the Python files too), to the cache that
-    `locate_model` uses; that one looks for weights, and does not take it for a whole model.
+    `locate_model` uses; that one looks for weights, and does not take it for a whole model. Without `fetch` what lies there
+    serves.
 
     Raises UsageError for a revision of what is not on the hub, and LangpruneError if there is no such model or file,
     or if it cannot be reached or stored.
@@ -29,6 +31,9 @@ def locate_config(
     path, is_local = local_path(name, revision)
     if not is_local:
         check_hub_id(name, path)
+        if not fetch:
+            folder = cached_snapshot(name, revision, cache_dir, only=only)
+            return ModelLocation(folder, name, folder.name, "hub")
         folder, notes = fetch_snapshot(name, revision, cache_dir, with_code=with_code, only=only)
         return ModelLocation(folder, name, folder.name, "hub", notes)
     with disk_errors(path, reading=True):

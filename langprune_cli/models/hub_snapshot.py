@@ -28,6 +28,7 @@ from langprune_cli.models.model_files import (
 )
 
 WithoutWeights = Literal["config", "tokenizer"]  # config.json alone, or the tokenizer's files as well
+CARD = "README.md"  # says under which licence a model is; not part of it
 _COMMIT_SHA = re.compile(r"[0-9a-f]{40}")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TRIES = 3
@@ -49,7 +50,12 @@ _DOWNLOAD_ERRORS: tuple[type[Exception], ...] = (
 
 
 def fetch_snapshot(
-    name: str, revision: str | None, cache_dir: Path | None, *, with_code: bool, only: WithoutWeights | None = None
+    name: str,
+    revision: str | None,
+    cache_dir: Path | None,
+    *,
+    with_code: bool,
+    only: WithoutWeights | None = None,
 ) -> tuple[Path, tuple[str, ...]]:
     """Return the folder in the cache that holds the model, named after its commit, and notes for the user.
 
@@ -81,6 +87,22 @@ def fetch_snapshot(
         return _download_patiently(name, revision, info, cache_dir, with_code=with_code, only=only), ()
     except _DOWNLOAD_ERRORS as error:
         raise _explained(error, name, revision) from error
+
+
+def cached_snapshot(
+    name: str, revision: str | None, cache_dir: Path | None, *, only: WithoutWeights | None = None
+) -> Path:
+    """Return the folder in the cache that holds the model, or what is enough of it, without asking the hub.
+
+    Raises LangpruneError where it is not there: a dry run is the one that does not fetch it.
+    """
+    folder = cache_dir.expanduser().resolve() if cache_dir else None
+    if cached := _cached_snapshot(name, revision or constants.DEFAULT_REVISION, folder, only=only):
+        return cached
+    raise LangpruneError(
+        f"the model {name} is not on this machine, and a dry run fetches nothing: langprune plan --model {name} says what it "
+        "would take, from its configuration alone"
+    )
 
 
 def _download_patiently(
@@ -122,7 +144,7 @@ def _download(
     if (unfit := why_unfit(names, f"the model {name} on the hub")) and not enough:
         raise LangpruneError(unfit)
     wanted = [CONFIG] if only == "config" else [n for n in names if SMALL_FILES.fullmatch(n)]
-    small = wanted + [n for n in names if with_code and n.endswith(".py")]
+    small = wanted + [n for n in names if n == CARD or (with_code and n.endswith(".py"))]
     # The revision is passed on as named, which makes the cache remember its commit: offline, that is how the
     # snapshot is found again.
     fetched = snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=_literally(small))

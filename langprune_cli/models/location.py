@@ -31,12 +31,17 @@ class ModelLocation:
 
 
 def locate_model(
-    name: str, *, revision: str | None = None, cache_dir: Path | None = None, with_code: bool = False
+    name: str,
+    *,
+    revision: str | None = None,
+    cache_dir: Path | None = None,
+    with_code: bool = False,
+    fetch: bool = True,
 ) -> ModelLocation:
     """Find the model that a user named, downloading it from the hub where it is not on this machine.
 
     `name` is "demo", else a local folder, else a hub id; `revision` is a branch, tag or commit on the hub.
-    `with_code` fetches the Python files too, for a user who asked to trust them.
+    `with_code` fetches the Python files too, for a user who asked to trust them; without `fetch` what lies in the cache serves.
 
     Raises UsageError for a revision of what is not on the hub, and LangpruneError if there is no such model,
     if it cannot be reached or stored, or if it is not one that can be read here.
@@ -50,8 +55,11 @@ def locate_model(
         return ModelLocation(path, name, None, "demo" if name == "demo" else "folder")
     check_hub_id(name, path)
     # Imported here because huggingface_hub takes a while to load, and local models do without it.
-    from langprune_cli.models.hub_snapshot import fetch_snapshot  # noqa: PLC0415
+    from langprune_cli.models.hub_snapshot import cached_snapshot, fetch_snapshot  # noqa: PLC0415
 
+    if not fetch:
+        folder = cached_snapshot(name, revision, cache_dir)
+        return ModelLocation(folder, name, folder.name, "hub")
     folder, notes = fetch_snapshot(name, revision, cache_dir, with_code=with_code)
     return ModelLocation(folder, name, folder.name, "hub", notes)
 

@@ -52,7 +52,10 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:  # noq
                 f"{folder} needs Python code of its own to run: read that code, then add --trust-remote-code"
             ) from error
         reason = str(error).strip().splitlines()[0][:200]
-        raise LangpruneError(f"{path} does not describe a model that transformers knows ({reason})") from error
+        raise LangpruneError(
+            f"{path} does not describe a model that transformers knows ({reason}): name another, or upgrade "
+            "transformers where the model is newer than it"
+        ) from error
     if raw.get("quantization_config"):
         raise LangpruneError(f"{folder} is a quantized checkpoint, which cannot be pruned: name the original model")
     kind = next(iter(raw.get("architectures") or []), "")

@@ -203,8 +203,8 @@ class StreamedModel:
             names = dict.fromkeys(name for name in (self._names.find(path) for path, _, _ in found) if name)
             if not names:
                 raise LangpruneError(
-                    f"{self.folder} has no tensor for {found[0][0]} of {type(self.model).__name__}; "
-                    "the checkpoint is incomplete, or this family's layout is not supported"
+                    f"{self.folder} has no tensor for {found[0][0]} of {type(self.model).__name__}: get the "
+                    "checkpoint again; if it is whole, this family's layout is not supported"
                 )
             name, *copies = names
             yield _Slot(name, found[0][0], tuple((module, attr) for _, module, attr in found), tuple(copies))

@@ -82,7 +82,7 @@ def apply(
         return target.finish(masks, mask_patterns(mask, target.blocks), reporter)
 
     to = Destination(workspace, model_name(mask.name, own_update(mask.manifest.params), update), name, out, force)
-    return run_stage(recipe, to, make)
+    return run_stage(recipe, to, make, None if cut else model.streamed.checkpoint.size)
 
 
 def own_update(params: dict[str, Any]) -> str:

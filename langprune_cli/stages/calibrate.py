@@ -93,7 +93,12 @@ def calibrate_on(
         save_after_seconds=save_after_seconds,
     )
     to = Destination(workspace, stats_name(windows.spec, collect), name, force=force)
-    return run_stage(stats_recipe(model, windows, collect), to, make)
+
+    def size() -> int:
+        blocks = range(len(model.streamed.blocks))
+        return windows.ids.numel() * 4 + stats_bytes(model, blocks, hessian=collect == "hessian")
+
+    return run_stage(stats_recipe(model, windows, collect), to, make, size)
 
 
 def _shard(windows: Windows, part: int, parts: int) -> Windows:

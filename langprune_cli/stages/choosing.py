@@ -43,7 +43,7 @@ class Chooser:
         n_of_m = settings.pattern.m is not None
         if settings.group and (n_of_m or method.solve):
             reason = f"--pattern {settings.pattern}, which compares M inputs" if n_of_m else f"--method {method.name}"
-            raise UsageError(f"--group {settings.group} does not go with {reason}")
+            raise UsageError(f"--group {settings.group} does not go with {reason}: leave it out")
         group = settings.group or method.group
         if settings.ties and (n_of_m or group == "row"):
             raise UsageError(

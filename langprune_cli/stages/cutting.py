@@ -93,7 +93,8 @@ def blocks_that_stayed(masks: Artifact) -> tuple[int, ...] | None:
 
 
 def _tokens_that_stay(masks: Artifact | ArtifactWriter) -> list[int]:
-    stay: list[int] = Artifact(masks.folder, masks.manifest).tensors(VOCABULARY_PART)["stay"].tolist()
+    held = masks if isinstance(masks, Artifact) else Artifact(masks.folder, masks.manifest)
+    stay: list[int] = held.tensors(VOCABULARY_PART)["stay"].tolist()
     return stay
 
 

@@ -103,7 +103,7 @@ DEPTH_METHODS: dict[str, DepthMethod] = {"influence": by_influence, "search": by
 def depth_method(name: str) -> DepthMethod:
     """Return the way to choose blocks called `name`; raises LangpruneError for an unknown one."""
     if name not in DEPTH_METHODS:
-        raise LangpruneError(f"{name!r} is no method for --pattern blocks ({near_matches(name, DEPTH_METHODS)})")
+        raise LangpruneError(f"{name!r} is no method for --pattern blocks: {near_matches(name, DEPTH_METHODS)}")
     return DEPTH_METHODS[name]
 
 

@@ -1,15 +1,20 @@
 """Stage 6, `export`: a folder to share, with weights, tokenizer, model card and where it all comes from."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import Checkpoint, TensorEntry
+from langprune_cli.models.hub_snapshot import CARD
 from langprune_cli.models.shards import plan_shards, write_shard
 from langprune_cli.stages.evaluate import Row, complete_evaluations
+from langprune_cli.stages.gguf import write_gguf
+from langprune_cli.stages.inherited import inherited
 from langprune_cli.stages.model_card import model_card, public_name
 from langprune_cli.stages.run import Reporter
 from langprune_cli.store.artifact import PROVENANCE, Artifact
@@ -25,41 +30,53 @@ from langprune_cli.store.files import (
 from langprune_cli.store.locks import being_made, remove_stale_lock
 from langprune_cli.store.workspace import Workspace
 
+GGUF = ".gguf"
 # In a folder of its own: some engines load every .safetensors that lies beside the weights.
 MASK_FILE = "mask/keep_masks.safetensors"
 
 
 def export(
-    workspace: Workspace, model: Artifact, out: Path, reporter: Reporter, *, with_mask: bool = False
+    workspace: Workspace,
+    model: Artifact,
+    out: Path,
+    reporter: Reporter,
+    *,
+    title: str | None = None,
+    with_mask: bool = False,
+    converter: Path | None = None,
 ) -> list[str]:
     """Copy a model artifact to `out`, a new or empty folder, with a model card; return the names of the files.
 
+    title: of the card, the folder's name if left out. converter: llama.cpp's, which makes one GGUF file of the weights.
     The folder appears whole: it is made beside and renamed. Raises LangpruneError for a folder that is not empty, a full
-    disk, a damaged model, and with `with_mask` for a mask that is no longer in the workspace, or of blocks or tokens.
+    disk, a damaged model, a converter that fails, and with `with_mask` for a mask that is no longer in the workspace, or of
+    blocks or tokens.
     """
-    mask = workspace.by_key("masks", model.manifest.inputs["mask"]) if with_mask else None
-    if with_mask and mask is None:
-        raise LangpruneError(f"the mask of {model.name} is not in {workspace.root} any more: leave out --with-mask")
-    if mask and not _of_weights(mask):
-        raise LangpruneError(f"the mask of {model.name} is of parts that left the model whole: leave out --with-mask")
     out = _destination(out, workspace)
-    rows = _rows_about(workspace, model, reporter)
-    card = model_card(model, rows, out.name, MASK_FILE if mask else None)
-    size = model.size() + (mask.size() if mask else 0)
+    about = About.of(workspace, model, title or out.name, reporter, with_mask=with_mask, gguf=converter is not None)
+    mask = about.mask
+    size = (model.size() + (mask.size() if mask else 0)) * (2 if converter else 1)
     need_space(out, size)
     reporter.note(f"Copying {model.name}, {size / 1e6:,.1f} MB.")
     with disk_errors(out), _staging(out, workspace) as staging:
+        weights = staging / "weights" if converter else staging
+        weights.mkdir(exist_ok=True)
         for part in sorted(model.manifest.parts):
             source = model.folder / part
             if source.is_file():
-                shutil.copyfile(source, staging / part)
-            if not source.is_file() or sha256_file(staging / part) != model.manifest.parts[part]["sha256"]:
+                shutil.copyfile(source, weights / part)
+            if not source.is_file() or sha256_file(weights / part) != model.manifest.parts[part]["sha256"]:
                 raise LangpruneError(f"{source} is damaged: make it again with langprune apply --force")
+        if converter:
+            reporter.note(f"Running {converter}.")
+            write_gguf(converter, weights, staging / f"{about.title}{GGUF}")
+            shutil.rmtree(weights)
         if mask:
             _write_mask(staging / MASK_FILE, mask)
-        record = _provenance(model, {MASK_FILE: staging / MASK_FILE} if mask else {})
-        write_bytes(staging / PROVENANCE, readable_json(record | {"digest": document_digest(record)}))
-        write_bytes(staging / "README.md", card.encode())
+        paths = {MASK_FILE: staging / MASK_FILE} if mask else {}
+        beside = {name: {"sha256": sha256_file(path), "size": path.stat().st_size} for name, path in paths.items()}
+        for name, data in about.files(beside).items():
+            write_bytes(staging / name, data)
         if out.exists() and out.samefile(Path.cwd()):
             # A shell stands in it, and would not see a folder put in its place.
             for path in staging.iterdir():
@@ -67,6 +84,79 @@ def export(
         else:
             staging.rename(out)
     return sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+
+
+def exported_sizes(
+    workspace: Workspace,
+    model: Artifact,
+    title: str,
+    reporter: Reporter,
+    *,
+    with_mask: bool = False,
+    gguf: bool = False,
+) -> dict[str, int | None]:
+    """Return the files that `export` would write, with their bytes; None where these are the converter's to know.
+
+    Raises LangpruneError as `export` does for masks and damaged models.
+    """
+    about = About.of(workspace, model, title, reporter, with_mask=with_mask, gguf=gguf)
+    expected = {MASK_FILE: {"sha256": "0" * 64, "size": about.mask.size()}} if about.mask else {}
+    sizes: dict[str, int | None] = {name: len(data) for name, data in about.files(expected).items()}
+    if gguf:
+        sizes[f"{title}{GGUF}"] = None
+    else:
+        sizes |= {part: entry["size"] for part, entry in model.manifest.parts.items()}
+    if about.mask:
+        sizes[MASK_FILE] = about.mask.size()
+    return dict(sorted(sizes.items()))
+
+
+def is_export_of(folder: Path, model: Artifact) -> bool:
+    """Return whether `folder` is an export of that very model, by its langprune.json and the sizes of its weights."""
+    try:
+        same = bool(json.loads((folder / PROVENANCE).read_bytes())["key"] == model.key)
+        known = {name: folder / name for name in model.manifest.parts}
+        return same and all(
+            path.stat().st_size == model.manifest.parts[name]["size"] for name, path in known.items() if path.exists()
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+@dataclass(frozen=True)
+class About:
+    """What an exported folder says of its model, and the mask that goes with it."""
+
+    model: Artifact
+    mask: Artifact | None
+    title: str
+    card: str
+
+    @classmethod
+    def of(
+        cls, workspace: Workspace, model: Artifact, title: str, reporter: Reporter, *, with_mask: bool, gguf: bool
+    ) -> "About":
+        """Gather it; raises LangpruneError where the mask is not to be had, or the model is damaged."""
+        mask = workspace.by_key("masks", model.manifest.inputs["mask"]) if with_mask else None
+        if with_mask and mask is None:
+            raise LangpruneError(f"the mask of {model.name} is not in {workspace.root} any more: leave out --with-mask")
+        if mask and not _of_weights(mask):
+            raise LangpruneError(
+                f"the mask of {model.name} is of parts that left the model whole: leave out --with-mask"
+            )
+        rows = _rows_about(workspace, model, reporter)
+        mask_file = MASK_FILE if mask else None
+        card = model_card(model, rows, title, mask_file, inherited=inherited(workspace, model), gguf=gguf)
+        return cls(model, mask, title, card)
+
+    def files(self, beside: dict[str, dict[str, Any]]) -> dict[str, bytes]:
+        """Return what is written for people, and for whoever wants to know where the model comes from.
+
+        beside: hash and size of the files that are not the model's own.
+        """
+        record = _provenance(self.model, beside)
+        signed = readable_json(record | {"digest": document_digest(record)})
+        return {PROVENANCE: signed, CARD: self.card.encode()}
 
 
 def _destination(out: Path, workspace: Workspace) -> Path:
@@ -138,7 +228,7 @@ def _rows_about(workspace: Workspace, model: Artifact, reporter: Reporter) -> li
     return [{"pruned": rows["pruned"], "base": rows.get("base")} for rows in by_text.values() if "pruned" in rows]
 
 
-def _provenance(model: Artifact, beside: dict[str, Path]) -> dict[str, object]:
+def _provenance(model: Artifact, beside: dict[str, dict[str, Any]]) -> dict[str, object]:
     """Return the manifest without what is only of use on this machine, and with the files that lie `beside` the model's."""
     manifest = model.manifest
     about: dict[str, Any] = dict(manifest.about)
@@ -154,8 +244,7 @@ def _provenance(model: Artifact, beside: dict[str, Path]) -> dict[str, object]:
         "inputs": manifest.inputs,
         "params": manifest.params,
         "about": about,
-        "parts": manifest.parts
-        | {name: {"sha256": sha256_file(path), "size": path.stat().st_size} for name, path in beside.items()},
+        "parts": manifest.parts | beside,
     }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,7 +12,10 @@ from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.packing import pack_mask, unpack_mask
 from langprune_cli.stages.opened import OpenedModel, check_same_model
 from langprune_cli.stages.parts import BLOCKS_PART, VOCABULARY_PART, block_part, fitting
+from langprune_cli.stages.structures import is_structured
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
+
+TRAINED = "; where it was trained after pruning, apply --reapply sets the mask again"
 
 
 @dataclass
@@ -38,12 +42,20 @@ class BlockMasks:
         writer.write_tensors(block_part(self.index), packed, {"damping": self.damping} if self.damping else None)
 
 
+class BlocksOfMasks(Protocol):
+    """Where the keep masks of a model's linears are read from."""
+
+    def block(self, index: int) -> list[tuple[Linear, Tensor]]:
+        """Return the pruned linears of block `index` with their keep masks [o, i]; none for -1, outside of all blocks."""
+
+
 class MaskReader:
     """Reads the keep masks of a complete artifact for the linears of a model."""
 
     def __init__(self, artifact: Artifact, model: OpenedModel) -> None:
         """Take an artifact's masks; raises LangpruneError when they were made for another model."""
-        check_same_model(artifact, model)
+        trained = "" if is_structured(artifact.manifest.params["pattern"]) else TRAINED
+        check_same_model(artifact, model, trained)
         self.artifact = artifact
         self._model = model
 

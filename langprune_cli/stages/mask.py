@@ -71,7 +71,7 @@ def mask(
 
     def make(writer: ArtifactWriter) -> Artifact:
         shapes = prunable_shapes(model, chooser)
-        need_space(writer.folder, sum(o * -(-i // 8) for o, i in shapes.values()))
+        need_space(writer.folder, _packed_bytes(shapes))
         patterns = block_patterns(writer, model, chooser, source.allocation_stats or source.stats, reporter)
         reporter.begin(f"mask {writer.folder.name}", len(patterns), 0)
         for index, pattern in enumerate(patterns):
@@ -97,7 +97,13 @@ def mask(
         return writer.finish(**mask_summary(writer, shapes, patterns), **few)
 
     default = f"{stats_name}-{chooser.label}" if stats_name else chooser.label
-    return run_stage(recipe, Destination(workspace, default, name, force=force), make)
+    to = Destination(workspace, default, name, force=force)
+    whole_rows = isinstance(chooser, Chooser)  # of units one row stands for all
+    return run_stage(recipe, to, make, (lambda: _packed_bytes(prunable_shapes(model, chooser))) if whole_rows else None)
+
+
+def _packed_bytes(shapes: dict[str, tuple[int, int]]) -> int:
+    return sum(o * -(-i // 8) for o, i in shapes.values())
 
 
 def _settled(source: MaskSource, chooser: AnyChooser, model: OpenedModel) -> MaskSource:

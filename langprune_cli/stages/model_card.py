@@ -6,7 +6,7 @@ from typing import Any
 
 from langprune_cli.stages.structures import VOCABULARY, is_structured
 from langprune_cli.store.artifact import Artifact
-from langprune_cli.text.hub import HUB_PREFIX
+from langprune_cli.text.hub import HUB_PREFIX, parse_hub_source
 from langprune_cli.text.sources import BUILTIN_PREFIX
 
 _UNKNOWN = "not recorded"
@@ -18,20 +18,32 @@ def public_name(name: str, revision: str | None = None) -> str:
     return name if public else Path(name).name
 
 
-def model_card(model: Artifact, rows: list[dict[str, Any]], title: str, mask_file: str | None = None) -> str:
+def model_card(
+    model: Artifact,
+    rows: list[dict[str, Any]],
+    title: str,
+    mask_file: str | None = None,
+    *,
+    inherited: dict[str, Any] | None = None,
+    gguf: bool = False,
+) -> str:
     """Return README.md of an exported model.
 
     `rows` are pairs of evaluation rows: {"pruned": row, "base": row or None}. `mask_file` is where the masks lie, if they
-    go with the model. What the manifest says for people may be missing: an older version wrote less.
+    go with the model. `inherited` is what the front matter takes over from the base model: licence and id.
+    What the manifest says for people may be missing: an older version wrote less.
     """
     about = model.manifest.about
     source = about.get("model") or {}
     revision = source.get("revision")
     base = public_name(source["name"], revision) if source.get("name") else "A model"
     languages = sorted({row["pruned"]["language"] for row in rows if row["pruned"]["language"]} | _languages(about))
-    front = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags:", "- pruning", "- langprune"]
-    if revision:  # only a hub id means something to others
-        front += [f"base_model: {_quoted(base)}"]
+    library = "gguf" if gguf else "transformers"
+    front = ["---", f"library_name: {library}", "pipeline_tag: text-generation", "tags:", "- pruning", "- langprune"]
+    own = {"base_model": base} if revision else {}  # only a hub id means something to others
+    front += [f"{field}: {_quoted(value)}" for field, value in (own | (inherited or {})).items()]
+    if datasets := sorted(_datasets(about)):
+        front += ["datasets:", *(f"- {_quoted(name)}" for name in datasets)]
     if languages:
         front += ["language:", *(f"- {_quoted(language)}" for language in languages)]
     lines = [
@@ -41,8 +53,7 @@ def model_card(model: Artifact, rows: list[dict[str, Any]], title: str, mask_fil
         f"# {title}",
         "",
         f"{base} {_removed(about)}, in one shot, after training,",
-        f"by {model.manifest.tool}. {_unchanged(about)} The weights are stored dense, in the base",
-        "model's dtype; any tool that loads the base model loads this one.",
+        f"by {model.manifest.tool}. {_unchanged(about)} {_stored(gguf=gguf)}",
         "",
         "| | |",
         "|---|---|",
@@ -123,6 +134,21 @@ def _unchanged(about: dict[str, Any]) -> str:
 def _languages(about: dict[str, Any]) -> set[str]:
     text = about.get("text") or {}
     return {each["language"] for each in text.get("texts") or [text] if each.get("language")}
+
+
+def _datasets(about: dict[str, Any]) -> set[str]:
+    """Return the datasets of the hub that the model was calibrated or tuned on, by their ids."""
+    texts = [text for text in (about.get("text"), (about.get("tuned") or {}).get("text")) if text]
+    sources = [each.get("source") or "" for text in texts for each in text.get("texts") or [text]]
+    return {parse_hub_source(each).dataset for each in sources if each.startswith(HUB_PREFIX)}
+
+
+def _stored(*, gguf: bool) -> str:
+    if gguf:
+        return "The weights are stored dense, as llama.cpp's converter writes them."
+    return (
+        "The weights are stored dense, in the base\nmodel's dtype; any tool that loads the base model loads this one."
+    )
 
 
 def _pattern(mask: dict[str, Any]) -> str:

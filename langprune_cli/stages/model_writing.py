@@ -4,6 +4,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from langprune_cli.models.model_files import INDEX, SMALL_FILES
 from langprune_cli.models.shards import Shard, index_json, plan_shards, write_shard
 from langprune_cli.numerics.patterns import Pattern, follows
 from langprune_cli.stages.cut import Cut
-from langprune_cli.stages.keep_masks import MaskReader
+from langprune_cli.stages.keep_masks import BlocksOfMasks
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.run import Reporter
 from langprune_cli.stages.updating import Pruned, Updated
@@ -76,9 +77,15 @@ class ModelWriter:
         if len(self.shards) > 1 and not self.writer.has(INDEX):
             self.writer.write(INDEX, index_json(self.shards))
 
-    def finish(self, masks: MaskReader, patterns: Sequence[Pattern], reporter: Reporter) -> Artifact:
-        """Check what was written (see `check`), and mark the artifact complete."""
-        return self.writer.finish(checked=self.check(masks, patterns, reporter))
+    def finish(
+        self,
+        masks: BlocksOfMasks,
+        patterns: Sequence[Pattern],
+        reporter: Reporter,
+        **about: Any,  # noqa: ANN401 - JSON values
+    ) -> Artifact:
+        """Check what was written (see `check`), add what is known only now to `about`, and mark the artifact complete."""
+        return self.writer.finish(checked=self.check(masks, patterns, reporter), **about)
 
     def _recorded(self) -> list[dict[str, object]]:
         """Return what is on record of the shards that are on disk."""
@@ -126,7 +133,7 @@ class ModelWriter:
         tensor = updated.tensor if updated else self.model.streamed.checkpoint.read([name])[name]
         return self.cut.tensor(group, name, tensor) if self.cut else tensor
 
-    def check(self, masks: MaskReader, patterns: Sequence[Pattern], reporter: Reporter) -> dict[str, int | float]:
+    def check(self, masks: BlocksOfMasks, patterns: Sequence[Pattern], reporter: Reporter) -> dict[str, int | float]:
         """Open the folder that was written and compare it with what it should be; return counts.
 
         Every tensor has the bytes that were written (those of an interrupted run were compared when it was taken up), what

@@ -40,6 +40,7 @@ class Compute:
     cache_dir: Path | None = None
     trust_remote_code: bool = False
     all_experts: bool = False  # whether every expert of a mixture sees every token
+    fetch: bool = True  # whether what is not on this machine is fetched from the hub
     max_memory: int | None = None  # bytes that hidden states may take in memory; more of them are kept in a file
 
     def torch_device(self) -> torch.device:
@@ -59,7 +60,7 @@ class Compute:
         if self.dtype == "auto":
             return None
         if self.dtype not in _DTYPES:
-            raise UsageError(f"--dtype {self.dtype!r} is unknown ({near_matches(self.dtype, [*_DTYPES, 'auto'])})")
+            raise UsageError(f"--dtype {self.dtype!r} is unknown: {near_matches(self.dtype, [*_DTYPES, 'auto'])}")
         return _DTYPES[self.dtype]
 
 
@@ -260,7 +261,11 @@ def _located(
         own = artifact.folder.absolute() == workspace.folder("models", artifact.name).absolute()
         return ModelLocation(artifact.folder, artifact.name, None, "artifact" if own else "folder")
     location = locate(
-        choice.name, revision=choice.revision, cache_dir=compute.cache_dir, with_code=compute.trust_remote_code
+        choice.name,
+        revision=choice.revision,
+        cache_dir=compute.cache_dir,
+        with_code=compute.trust_remote_code,
+        fetch=compute.fetch,
     )
     for note in location.notes:
         reporter.note(note)
@@ -282,11 +287,14 @@ def model_artifact(workspace: Workspace, name: str) -> Artifact | None:
     return None
 
 
-def check_same_model(artifact: Artifact, model: OpenedModel) -> None:
-    """Raise LangpruneError when `artifact` was made from another checkpoint than `model`."""
+def check_same_model(artifact: Artifact, model: OpenedModel, or_else: str = "") -> None:
+    """Raise LangpruneError when `artifact` was made from another checkpoint than `model`.
+
+    or_else: the end of its message, where there is one thing more to do.
+    """
     if artifact.manifest.inputs["model"] != model.digest:
         made_for = artifact.manifest.about.get("model", {}).get("name", "another model")
         raise LangpruneError(
             f"{artifact.manifest.kind} {artifact.name} was made for another model ({made_for}), not for "
-            f"{model.about['name']}: name that model with --model, or make it again for this one"
+            f"{model.about['name']}: name that model with --model, or make it again for this one{or_else}"
         )

@@ -28,7 +28,7 @@ from langprune_cli.stages.model_writing import ModelWriter
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.parts import block_part
 from langprune_cli.stages.resuming import SAVE_AFTER_SECONDS
-from langprune_cli.stages.run import Destination, Outcome, Place, Reporter, being_made_at, made_before
+from langprune_cli.stages.run import Destination, Outcome, Place, Reporter, being_made_at, made_before, planned
 from langprune_cli.stages.sites import calibration_text, text_record
 from langprune_cli.stages.unit_choosing import AnyChooser
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
@@ -187,6 +187,8 @@ class _Making:
 
     def run(self, spread_by: Artifact | None) -> Pruning:
         """Return what is there already, or make what is not. spread_by: the statistics by which sparsity is spread."""
+        if self.run_.workspace.planned is not None:
+            return self._planned()
         begun = time.monotonic()
         stats = made_before(self.gathered, self.to) if self.gathered else self.known
         masks = made_before(self.masks, self.to)
@@ -211,6 +213,14 @@ class _Making:
         elapsed = time.monotonic() - begun
         outcomes = there | {kind: Outcome(artifact, False, elapsed) for kind, artifact in settled.items()}
         return Pruning(outcomes["models"], [outcomes[kind] for kind in ("stats", "masks") if kind in outcomes], seconds)
+
+    def _planned(self) -> Pruning:
+        """Return where statistics, mask and model would lie."""
+        stats = planned(self.gathered, self.to).artifact if self.gathered else self.known
+        scored_by = stats.name if stats and self.masks.inputs["stats"] else None
+        masks = planned(replace(self.masks, about=self.masks.about | {"stats": scored_by}), self.to)
+        recipe, to = self._model(masks.artifact.name, stats.name if stats and (scored_by or self.model_stats) else None)
+        return Pruning(planned(recipe, to), [masks])
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, int]]:

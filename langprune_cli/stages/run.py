@@ -3,14 +3,14 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from langprune_cli.errors import UsageError
-from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
+from langprune_cli.errors import OnlyPlannedError, UsageError
+from langprune_cli.store.artifact import Artifact, ArtifactWriter, Manifest, Recipe
 from langprune_cli.store.locks import being_made, remove_stale_lock
-from langprune_cli.store.workspace import Workspace
+from langprune_cli.store.workspace import Planned, Workspace
 
 _INPUT_PARTS = "windows*.safetensors"  # written first, and drawn again in no time
 
@@ -51,13 +51,32 @@ class Destination:
     force: bool = False
 
 
-def run_stage(recipe: Recipe, to: Destination, make: Callable[[ArtifactWriter], Artifact]) -> Outcome:
+@dataclass(frozen=True)
+class PlannedArtifact(Artifact):
+    """What a dry run would make: it has a key and a place, and nothing to read."""
+
+    workspace: Workspace
+
+    def read(self, part: str) -> bytes:  # noqa: ARG002 - there are none
+        """Raise OnlyPlannedError: whatever asks for a part cannot be planned."""
+        raise OnlyPlannedError(self.workspace.planned or [])
+
+
+def run_stage(
+    recipe: Recipe,
+    to: Destination,
+    make: Callable[[ArtifactWriter], Artifact],
+    size: Callable[[], int] | None = None,
+) -> Outcome:
     """Return the artifact of `recipe`: as it lies on disk when it is whole, else made (or gone on with) by `make`.
 
-    Where `make` fails before any part was finished that cost work, nothing is left on disk.
+    Where `make` fails before any part was finished that cost work, nothing is left on disk. In a workspace that is looked at
+    only, nothing is made, see `planned`. size: its bytes, where they are known beforehand.
     Raises LangpruneError while another process makes the same one.
     """
     begun = time.monotonic()
+    if to.workspace.planned is not None:
+        return planned(recipe, to, size)
     if found := made_before(recipe, to):
         return Outcome(found, cached=True, seconds=time.monotonic() - begun)
     with being_made_at(recipe, to) as place:
@@ -67,6 +86,24 @@ def run_stage(recipe: Recipe, to: Destination, make: Callable[[ArtifactWriter], 
             artifact = make(writer)
         artifact = place.settle(artifact)
     return Outcome(artifact, cached=False, seconds=time.monotonic() - begun)
+
+
+def planned(recipe: Recipe, to: Destination, size: Callable[[], int] | None = None) -> Outcome:
+    """Return what is there already, or the place and the key of what would be made, and put it on the workspace's list.
+
+    Raises UsageError for a name that is not to be had.
+    """
+    found, to = made_before(recipe, to), _settled(recipe.kind, to)
+    if found is None:
+        name, folder = _place(recipe, to)
+        manifest = Manifest(**asdict(recipe), key=recipe.key, parts={}, complete=False)
+        artifact: Artifact = PlannedArtifact(folder, manifest, to.workspace)
+        record = Planned(recipe, name, folder, there=False, size=size() if size else None)
+    else:
+        artifact, record = found, Planned(recipe, found.name, found.folder, there=True, size=found.size())
+    if to.workspace.planned is not None:
+        to.workspace.planned.append(record)
+    return Outcome(artifact, cached=found is not None, seconds=0.0)
 
 
 def made_before(recipe: Recipe, to: Destination) -> Artifact | None:

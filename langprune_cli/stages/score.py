@@ -1,6 +1,6 @@
 """Stage 2, `score`: write how important each weight is; optional, since `mask` computes scores as it goes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
@@ -57,12 +57,14 @@ def score(
     )
     default = f"{stats.name}-{method.name}" if stats else method.name
 
+    def size(blocks: Iterable[int]) -> int:
+        names = [linear.name for index in blocks for linear in model.streamed.linears(index)]
+        return 4 * sum(map(model.streamed.checkpoint.elements, names))
+
     def make(writer: ArtifactWriter) -> Artifact:
         blocks = len(model.streamed.blocks)
         todo = [index for index in range(blocks) if not writer.has(block_part(index))]
-        names = [linear.name for index in todo for linear in model.streamed.linears(index)]
-        elements = sum(model.streamed.checkpoint.elements(name) for name in names)
-        need_space(writer.folder, 4 * elements)
+        need_space(writer.folder, size(todo))
         reporter.begin(f"score {writer.folder.name}", blocks, 0)
         for index in todo:
             known = read_block_stats(stats, block_part(index)) if stats else None
@@ -73,4 +75,5 @@ def score(
         reporter.end()
         return writer.finish()
 
-    return run_stage(recipe, Destination(workspace, default, name, force=force), make)
+    to = Destination(workspace, default, name, force=force)
+    return run_stage(recipe, to, make, lambda: size(range(len(model.streamed.blocks))))

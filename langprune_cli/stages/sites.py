@@ -96,7 +96,9 @@ def prunable(model: OpenedModel, index: int, exclude: str | None) -> list[Linear
     try:
         pattern = re.compile(exclude) if exclude else None
     except re.error as error:
-        raise UsageError(f"--exclude {exclude!r} is not a regular expression ({error})") from error
+        raise UsageError(
+            f"--exclude {exclude!r} is not a regular expression ({error}): give one such as mlp, or down_proj$"
+        ) from error
     return [linear for linear in model.streamed.linears(index) if not (pattern and pattern.search(linear.name))]
 
 

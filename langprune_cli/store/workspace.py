@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
-from langprune_cli.store.artifact import KINDS, MANIFEST, Artifact, Manifest, open_artifact, read_manifest
+from langprune_cli.store.artifact import KINDS, MANIFEST, Artifact, Manifest, Recipe, open_artifact, read_manifest
 from langprune_cli.store.files import disk_errors, readable_json, write_bytes
 
 _NAME = re.compile(r"\w[\w.+-]{0,119}")  # letters of any script: artifacts are named after texts
@@ -31,11 +31,24 @@ class Entry:
     modified_ns: int
 
 
+@dataclass(frozen=True)
+class Planned:
+    """What a dry run found: an artifact that is there, or that would be made."""
+
+    recipe: Recipe
+    name: str
+    folder: Path
+    there: bool
+    size: int | None  # bytes, None where that is not known beforehand
+
+
 class Workspace:
     """The folder that holds what the stages write."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, dry: bool = False) -> None:
+        """Open the workspace in `root`; with `dry` it is looked at only, and what would be made is collected in `planned`."""
         self.root = root
+        self.planned: list[Planned] | None = [] if dry else None
 
     def folder(self, kind: str, name: str) -> Path:
         """Return where an artifact of that name lies or would lie; raises UsageError for a name that is no file name."""
@@ -106,6 +119,8 @@ class Workspace:
 
     def touch(self, artifact: Artifact) -> None:
         """Make `artifact` the newest of all, even where the clock went backwards."""
+        if self.planned is not None:
+            return
         others = [entry.modified_ns for entry in self.entries()]
         stamp = max(time.time_ns(), *(other + 1 for other in others)) if others else time.time_ns()
         with suppress(OSError):  # a workspace that may only be read serves what it has
@@ -157,6 +172,8 @@ class Workspace:
 
     def vacate(self, folder: Path) -> None:
         """Remove a link to a folder of the user's that is gone, so that an artifact can be made in its place."""
+        if self.planned is not None:
+            return
         with disk_errors(folder):
             if folder.is_symlink() and not folder.exists():
                 folder.unlink()
@@ -201,7 +218,7 @@ class Workspace:
     def remember_model(self, name: str, revision: str | None) -> None:
         """Make `name` the model of the stages that name none."""
         record = {"name": name, "revision": revision}
-        if self.model() != record:
+        if self.planned is None and self.model() != record:
             with disk_errors(self.root):
                 self.root.mkdir(parents=True, exist_ok=True)
             write_bytes(self.root / "workspace.json", readable_json({"schema": 1, "model": record}))

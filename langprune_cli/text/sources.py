@@ -112,7 +112,7 @@ def _builtin_file(source: str) -> str:
         known = [entry.name.partition(".")[0] for entry in _BUILTIN_FOLDER.glob(f"*.{part}.jsonl.gz")]
         if not known:
             raise LangpruneError("the built-in text is missing from this installation: install langprune again")
-        raise LangpruneError(f"there is no built-in text for {language!r} ({near_matches(language, known)})")
+        raise LangpruneError(f"there is no built-in text for {language!r}: {near_matches(language, known)}")
     return str(file)
 
 

@@ -98,7 +98,7 @@ def evaluation_windows(
     window.
     """
     if max_windows is not None and max_windows < 1:
-        raise UsageError(f"at least 1 window is needed, not {max_windows}")
+        raise UsageError(f"at least 1 window is needed, not {max_windows}: give a larger number")
     if (given := _given_windows(spec, tokenizer, vocab_size)) is not None:
         return given if max_windows is None else _first(given, max_windows)
     if seqlen < 2:
@@ -144,7 +144,8 @@ def retokenized(windows: Windows, tokenizer: Tokenizer, other: Tokenizer) -> Win
     count = len(ids) // seqlen
     if not count:
         raise LangpruneError(
-            f"{windows.spec.source} has {len(ids)} tokens of the smaller vocabulary, too few for a window of {seqlen}"
+            f"{windows.spec.source} has {len(ids)} tokens of the smaller vocabulary, too few for a window of {seqlen}: give "
+            "more text, or a smaller --seqlen"
         )
     ids = ids[: count * seqlen].view(count, seqlen).clone()
     return replace(windows, ids=ids, fingerprint=fingerprint(ids))

@@ -1,0 +1,184 @@
+"""Everyday care of the command line: completion, logs, pages of help, and messages that say what to do."""
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from langprune_cli import __version__
+from langprune_cli.cli.app import app
+from langprune_cli.cli.log import MOST_LOGS, logged, running_log
+from tests.conftest import DRAW, REPOSITORY, did, langprune
+
+GROUP: Any = typer.main.get_command(app)
+PACKAGE = REPOSITORY / "langprune_cli"
+
+
+def completed(line: str, cwd: Path, **env: str) -> list[str]:
+    """Return what bash is offered at the end of `line`; a process that imports torch fails."""
+    words = line.split(" ")
+    asked = {"_LANGPRUNE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+    script = (
+        "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'numpy', 'huggingface_hub')))\n"
+        "from langprune_cli.__main__ import main; sys.exit(main([]))"
+    )
+    environment = os.environ | asked | {"PYTHONPATH": str(REPOSITORY)} | env
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=cwd, env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
+def test_commands_and_options_are_completed(tmp_path: Path) -> None:
+    assert completed("langprune ca", tmp_path) == ["calibrate"]
+    assert completed("langprune export --push", tmp_path) == ["--push-to-hub"]
+    assert completed("langprune apply --rea", tmp_path) == ["--reapply"]
+
+
+def test_names_of_artifacts_are_completed(workspace: Path, tmp_path: Path) -> None:
+    assert completed("langprune mask --stats ", tmp_path, LANGPRUNE_WORKSPACE=str(workspace)) == ["en", "uk"]
+    assert completed(f"langprune apply -w {workspace} --mask uk", tmp_path) == ["uk-wanda-2x4"]
+    assert completed(f"langprune eval -w {workspace} --model ", tmp_path) == ["uk-wanda-2x4", "demo"]
+    assert completed(f"langprune show -w {workspace} sc", tmp_path) == ["scores/uk-wanda"]
+    workspace.rename(tmp_path / "langprune-workspace")
+    assert completed("langprune export --model ", tmp_path) == ["uk-wanda-2x4"]
+    assert (
+        completed("langprune export --model ", tmp_path / "langprune-workspace") == []
+    )  # none here, and that is no error
+
+
+def test_completion_is_shown_and_installed_by_option(tmp_path: Path) -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "langprune_cli", "--show-completion", "bash"],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert shown.returncode == 0, shown.stderr
+    assert "_LANGPRUNE_COMPLETE=complete_bash" in shown.stdout
+    assert "complete -o default -F _langprune_completion langprune" in shown.stdout
+    assert "--install-completion" in did("--help").out
+
+
+def test_version() -> None:
+    assert did("--version").out == f"langprune {__version__}\n"
+
+
+@pytest.mark.parametrize("command", sorted(GROUP.commands))
+def test_help_has_an_example_and_panels(command: str) -> None:
+    text = GROUP.commands[command].help
+    if command != "demo":  # it takes nothing
+        assert f"[bold]langprune {command} " in text or text.endswith(f"[bold]langprune {command}[/bold]")
+    options = [each for each in GROUP.commands[command].params if each.param_type_name == "option"]
+    long = len(options) > 4
+    assert [each.name for each in options if long and not each.rich_help_panel and each.name != "help"] == []
+
+
+def messages() -> list[tuple[str, str]]:
+    """Return where each error that a user reads is raised, and its message as the source has it, where it is written there."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in {"LangpruneError", "UsageError"}:
+                for message in node.args[:1]:
+                    if isinstance(message, (ast.JoinedStr, ast.Constant)):
+                        pieces = message.values if isinstance(message, ast.JoinedStr) else [message]
+                        text = "".join(str(each.value) if isinstance(each, ast.Constant) else "{}" for each in pieces)
+                        found.append((f"{path.relative_to(PACKAGE)}:{node.lineno}", text))
+    return found
+
+
+def test_every_message_says_what_to_do() -> None:
+    """What is wrong, then a colon or semicolon, then what to do; or what to do alone."""
+    imperative = re.compile(r"^(name|give|ask|choose) ")
+    near = re.compile(r"\{\}$")  # near matches, or another function's sentence
+    bare = [
+        f"{where}: {text}"
+        for where, text in messages()
+        if not re.search(r"[:;] ?\S", text) and not imperative.match(text) and not near.search(text)
+    ]
+    assert len(messages()) > 150
+    assert bare == []
+
+
+def logs(workspace: Path) -> list[str]:
+    return [path.read_text() for path in sorted((workspace / "logs").glob("*.log"))]
+
+
+def test_a_log_says_what_ran(workspace: Path, pico_text: Path) -> None:
+    before = set((workspace / "logs").glob("*"))
+    words = ["-w", str(workspace), "--data", str(pico_text / "uk.jsonl"), *DRAW, "--seed", "5", "--name", "два"]
+    done = did("calibrate", *words)
+    (path,) = set((workspace / "logs").glob("*")) - before
+    assert re.fullmatch(r"\d{8}T\d{6}-calibrate(-\d+)?\.log", path.name)
+    stamped = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d (.+)")
+    lines = [stamped.fullmatch(line) for line in path.read_text().splitlines()]
+    told = [line[1] for line in lines if line]
+    assert len(told) == len(lines)
+    assert shlex.split(told[0]) == ["langprune", "calibrate", *words]
+    assert f"langprune {__version__}, torch " in told[1]
+    assert "calibrate два: 3 blocks, 288 tokens" in told
+    assert any(line.startswith("stats/два (") and ", key " in line for line in told)
+    assert re.fullmatch(r"done after \d+\.\d s", told[-1])
+    for note in done.err.splitlines():
+        assert note in told
+
+
+def test_a_failure_is_logged_where_work_had_begun(workspace: Path, failing: Any) -> None:
+    before = len(logs(workspace))
+    assert langprune("mask", "-w", workspace, "--stats", "ukr").code == 1  # refused before anything ran
+    did("mask", "-w", workspace, "--stats", "uk", "--pattern", "2:4")  # there already
+    assert len(logs(workspace)) == before
+    with failing(Path, "replace", 28):
+        assert langprune("mask", "-w", workspace, "--stats", "uk", "--pattern", "1:4").code == 1
+    begun = len(logs(workspace))
+    with failing(Path, "mkdir", 28):
+        assert langprune("mask", "-w", workspace, "--stats", "uk", "--pattern", "1:4").code == 1
+    assert len(logs(workspace)) == begun
+
+
+def test_no_secret_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "my own token")
+    words = ["calibrate", "--model", "https://me:pass@hub/x", "--name", "hf_AbCdEf123456", "--data", "my own token"]
+
+    def command() -> None:
+        with logged(words):
+            log = running_log()
+            assert log
+            log.workspace = tmp_path
+            log.start()
+            log.write("the hub said: hf_AbCdEf123456\nis bad")
+            raise ValueError("hf_AbCdEf123456")
+
+    with pytest.raises(ValueError, match="hf_"):
+        command()
+    assert running_log() is None
+    (text,) = logs(tmp_path)
+    assert "hf_" not in text
+    assert "my own token" not in text
+    assert "pass" not in text
+    assert "the hub said: ... is bad" in text
+    assert "ended by ValueError (...) after 0." in text
+
+
+def test_the_last_logs_stay(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    for number in range(MOST_LOGS + 10):
+        (tmp_path / "logs" / f"20200101T{number:06}-mask.log").write_text("old")
+    (tmp_path / "logs/notes.txt").write_text("mine")
+    for _ in range(3):  # of one second, most likely: none takes another's place
+        with logged(["apply"]):
+            log = running_log()
+            assert log
+            log.workspace = tmp_path
+            log.start()
+    names = sorted(path.name for path in (tmp_path / "logs").glob("*.log"))
+    assert len(names) == MOST_LOGS
+    assert [name for name in names if "apply" in name] == names[-3:]
+    assert names[0] == "20200101T000013-mask.log"
+    assert (tmp_path / "logs/notes.txt").read_text() == "mine"
