@@ -234,6 +234,7 @@ def evaluate(
             "--model",
             "-m",
             help="Hub id, local folder, `demo`, or a model artifact; several model artifacts of one model are compared.",
+            autocompletion=names_of("models", also=("demo",)),
             rich_help_panel=_INPUT,
         ),
     ] = None,
