@@ -10,7 +10,7 @@ import typer
 
 from langprune_cli.cli.app import app
 from langprune_cli.text.sources import BUILTIN_PREFIX, read_documents
-from tests.conftest import langprune
+from tests.conftest import did, langprune
 from tests.test_docs import (
     _FENCE,
     COMING_FROM,
@@ -58,8 +58,12 @@ def text(tmp_path: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("commands", [pytest.param(each, id=name) for name, each in blocks()])
 def test_every_command_runs(commands: list[list[str]], text: Path) -> None:
-    langprune("calibrate", "--lang", "uk", "--nsamples", "8")
-    langprune("mask", "--pattern", "2:4")  # what the sections before have left in the workspace
+    for language in ("en", "uk"):  # what the sections before have left in the workspace
+        did("calibrate", "--lang", language, "--nsamples", "8")
+        did("mask", "--stats", language)
+    did("mask", "--pattern", "2:4")
+    did("apply")
+    did("eval", "--lang", "uk", "--lang", "en", "--max-windows", "3")
     for words in commands:
         own = OWN | {"--data": str(text)}
         given = [own.get(option, word) for option, word in zip(["", *words], words, strict=False)]
