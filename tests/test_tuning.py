@@ -253,7 +253,9 @@ def files(here: Path) -> dict[str, str]:
     """Return the files of the tuned model; where its models lie may differ."""
     found = tree(here / "ws" / "models" / "pruned-tuned")
     manifest = json.loads((here / "ws" / "models" / "pruned-tuned" / "manifest.json").read_text())
-    manifest["about"]["model"] = manifest["about"]["tuned"]["model"] = None
+    manifest["about"]["model"] = manifest["about"]["tuned"]["model"] = manifest["digest"] = (
+        None  # it is of the paths too
+    )
     return found | {"manifest.json": json.dumps(manifest)}
 
 
