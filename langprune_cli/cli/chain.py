@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from langprune_cli.cli import structured, vocabulary
 from langprune_cli.cli.counting import WITHOUT_EFFECT
 from langprune_cli.cli.pruning import (
-    apply_settings,
     method_of,
     of_weights,
     settings_of,
@@ -128,6 +127,7 @@ def prune(
     to: dict[str, Any], given: Collection[str], **choice: Any,  # noqa: ANN401 - of `_steps`
 ) -> None:  # fmt: skip
     """Run stages 1 to 4, for each kind of part that is to leave. given: the options that stood on the command line."""
+    from langprune_cli.stages.apply import ApplySettings  # noqa: PLC0415
     from langprune_cli.stages.calibrate import CalibrationSettings  # noqa: PLC0415
 
     propagated: Any = one_of("--propagation", propagation, ("pruned", "dense"))
@@ -158,10 +158,10 @@ def prune(
     if parts and parts.units:
         units = parts.chooser(chain.model)
         update = units.method.update if weights else steps.update or units.method.update
-        pruned = chain.pruned(units, apply_settings(update, solving, max_shard_size), last=not weights)
+        pruned = chain.pruned(units, ApplySettings(update, solving, shard), last=not weights)
     if weights:
         update = steps.update or weights.method.update
-        pruned = chain.pruned(weights, apply_settings(update, solving, max_shard_size), last=True)
+        pruned = chain.pruned(weights, ApplySettings(update, solving, shard), last=True)
     _show(session, chain, pruned)
 
 

@@ -6,7 +6,8 @@ from math import exp
 from typing import Any
 
 from langprune_cli.cli.console import print_line, print_table
-from langprune_cli.cli.results import comparable_ppl, first_of
+from langprune_cli.cli.results import first_of
+from langprune_cli.stages.rows import comparable_ppl
 
 Row = dict[str, Any]
 

@@ -108,7 +108,7 @@ def apply(
     **training: Any,  # noqa: ANN401 - of `tune_options`
 ) -> None:  # fmt: skip
     """Run stage 4."""
-    from langprune_cli.stages.apply import apply, own_update  # noqa: PLC0415
+    from langprune_cli.stages.apply import ApplySettings, apply, own_update  # noqa: PLC0415
     from langprune_cli.stages.calibrate import CalibrationSettings  # noqa: PLC0415
     from langprune_cli.stages.cutting import blocks_that_stayed  # noqa: PLC0415
     from langprune_cli.stages.structures import VOCABULARY  # noqa: PLC0415
@@ -118,7 +118,8 @@ def apply(
     params = chosen.manifest.params
     experts = params.get("min_expert_tokens")  # the same experts go without as when the mask was made
     solving = solving_of({"damping": damping, "min_expert_tokens": experts})
-    settings = apply_settings(update or own_update(params), solving, max_shard_size)
+    shard = size_in_bytes("--max-shard-size", max_shard_size)
+    settings = ApplySettings(update or own_update(params), solving, shard)
     tune = tune_options(**training, max_shard_bytes=settings.max_shard_bytes)
     if params["pattern"] == VOCABULARY and (tune or update or damping is not None):
         raise UsageError("--tune, --update and --damping have nothing to change where tokens leave: leave them out")
@@ -179,13 +180,6 @@ def method_of(name: str, settings: MaskSettings, *, variant: bool) -> Method:
     if variant and (name not in {"wanda", "wanda-variant"} or settings.pattern.m):
         raise UsageError("--variant goes with --method wanda and --pattern unstructured only: leave it out")
     return get_method("wanda-variant" if variant else name)
-
-
-def apply_settings(update: str, solving: Solving, max_shard_size: str) -> Any:  # noqa: ANN401 - not imported yet
-    """Return how masks become models."""
-    from langprune_cli.stages.apply import ApplySettings  # noqa: PLC0415
-
-    return ApplySettings(update, solving, size_in_bytes("--max-shard-size", max_shard_size))
 
 
 def solving_given(choice: dict[str, Any]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from langprune_cli.cli.console import print_line, print_table
+from langprune_cli.stages.rows import comparable_ppl
 
 if TYPE_CHECKING:
     from langprune_cli.stages.run import Outcome
@@ -98,12 +99,6 @@ def print_pruned(linears: list[Pruned], seconds: dict[int, float]) -> None:
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.2%}"
-
-
-def comparable_ppl(row: dict[str, Any]) -> float | None:
-    """Return a row's perplexity as it compares with the dense row's: per token of the dense model's tokenizer."""
-    found: float | None = row.get("ppl_per_original_token", row["ppl"])
-    return found
 
 
 def size_rows(rows: list[dict[str, Any]], chains: dict[str, list[Manifest]]) -> list[dict[str, Any]]:

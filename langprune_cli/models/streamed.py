@@ -1,6 +1,6 @@
 """A model whose weights are in memory one block at a time."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,6 +42,12 @@ class Block:
     index: int
     module: nn.Module
     linears: tuple[Linear, ...]
+
+    def take(self, weights: Mapping[str, Tensor]) -> None:
+        """Give linears new weights, by checkpoint name, as the checkpoint stores them."""
+        for linear in self.linears:
+            if linear.name in weights:
+                linear.module.weight.data.copy_(weights[linear.name])  # type: ignore[operator] # a Parameter
 
 
 @dataclass(frozen=True)

@@ -160,12 +160,11 @@ class Propagated(BlockByBlock):
             if not self.stats.has(block_part(block.index)):
                 self.stats.write_tensors(block_part(block.index), tensors, {"sites": sites})
             self._updated = self._prune(block.index, BlockStats(tensors, sites, self.windows.count))
+        weights = {name: each.tensor for name, each in self._updated.items()}
         others = team()
         if others and block.index < self._done:  # what was solved now, all have
-            spread_weights(others, block.index, {name: each.tensor for name, each in self._updated.items()})
-        for linear in block.linears:
-            if linear.name in self._updated:
-                linear.module.weight.data.copy_(self._updated[linear.name].tensor)  # type: ignore[operator] # a Parameter
+            spread_weights(others, block.index, weights)
+        block.take(weights)
 
     def _solved(self, index: int, known: BlockStats | None) -> list[Solved]:
         others = team()

@@ -23,7 +23,7 @@ from langprune_cli.stages.score import block_scores
 from langprune_cli.stages.statistics import read_block_stats
 from langprune_cli.stages.structures import is_structured
 from langprune_cli.stages.unit_choosing import readers_of
-from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.artifact import Artifact, ArtifactWriter, Manifest, Recipe
 from langprune_cli.store.files import need_space
 from langprune_cli.store.workspace import Workspace
 
@@ -217,6 +217,11 @@ def _params(fit: Pattern | None, group: Group, sources: list[_Source] | None) ->
     }
 
 
+def _are_of(scores: Manifest, made_of: tuple[str, str | None, str]) -> bool:
+    """Return whether scores are of that model, those statistics and that method."""
+    return (scores.inputs["model"], scores.inputs["stats"], scores.params["method"]) == made_of
+
+
 def _sources(workspace: Workspace, parents: Sequence[Artifact]) -> list[_Source] | None:
     """Return where each mask's scores come from; None where those of one are neither in the workspace nor can be made."""
     found = []
@@ -225,10 +230,7 @@ def _sources(workspace: Workspace, parents: Sequence[Artifact]) -> list[_Source]
         if method is None:
             return None
         scores = workspace.newest(
-            "scores",
-            where=lambda each, key=key, name=method.name, model=mask.manifest.inputs["model"]: (  # type: ignore[misc]
-                (each.inputs["model"], each.inputs["stats"], each.params["method"]) == (model, key, name)
-            ),
+            "scores", where=partial(_are_of, made_of=(mask.manifest.inputs["model"], key, method.name))
         )
         stats = workspace.by_key("stats", key) if key and not scores else None
         if scores is None and stats is None and method.needs != "nothing":

@@ -14,7 +14,7 @@ from langprune_cli.store.artifact import Artifact, ArtifactWriter
 _MOST_SHOWN = 8  # blocks that a note names
 
 
-def tokens_by_expert(stats: Artifact | ArtifactWriter, model: OpenedModel) -> dict[int, list[int]]:
+def tokens_by_expert(stats: ArtifactWriter, model: OpenedModel) -> dict[int, list[int]]:
     """Return how many tokens each expert of a block saw, by block; those without experts are not among them.
 
     Reads a few bytes of each part, whatever the size of its Hessians.
@@ -51,15 +51,13 @@ def finish_stats(writer: ArtifactWriter, model: OpenedModel, reporter: Reporter)
     return writer.finish(expert_tokens={str(index): block for index, block in found.items()})
 
 
-def without_statistics(
-    stats: Artifact | None, model: OpenedModel, solving: Solving, reporter: Reporter
-) -> dict[str, dict[str, list[int]]]:
+def without_statistics(stats: Artifact | None, solving: Solving, reporter: Reporter) -> dict[str, dict[str, list[int]]]:
     """Return {"experts_by_magnitude": {block: experts}} of experts that saw too few tokens, and say so; {} where none is."""
     if stats is None:
         return {}
     found = {
-        str(index): [expert for expert, tokens in enumerate(block) if tokens < solving.min_expert_tokens]
-        for index, block in tokens_by_expert(stats, model).items()
+        index: [expert for expert, tokens in enumerate(block) if tokens < solving.min_expert_tokens]
+        for index, block in stats.manifest.about.get("expert_tokens", {}).items()
     }
     found = {index: experts for index, experts in found.items() if experts}
     if not found:

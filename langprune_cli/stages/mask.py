@@ -93,7 +93,7 @@ def mask(
                 found.write(writer)
             reporter.tick(index, 0)
         reporter.end()
-        few = without_statistics(source.stats, model, chooser.settings.solving, reporter)
+        few = without_statistics(source.stats, chooser.settings.solving, reporter)
         return writer.finish(**mask_summary(writer, shapes, patterns), **few)
 
     default = f"{stats_name}-{chooser.label}" if stats_name else chooser.label

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from langprune_cli.stages.rows import comparable_ppl
 from langprune_cli.stages.structures import VOCABULARY, is_structured
 from langprune_cli.store.artifact import Artifact
 from langprune_cli.text.hub import HUB_PREFIX, parse_hub_source
@@ -185,7 +186,7 @@ def _figures(pruned: dict[str, Any], base: dict[str, Any] | None) -> str:
     def figure(row: dict[str, Any] | None, key: str) -> str:
         return f"{row[key]:.4g}" if row and row[key] is not None else "-"
 
-    pruned = pruned | {"ppl": pruned.get("ppl_per_original_token", pruned["ppl"])}
+    pruned = pruned | {"ppl": comparable_ppl(pruned)}
     text = f"{public_name(pruned['source'])}" + (f" ({pruned['language']})" if pruned["language"] else "")
     cells = [text, pruned["dtype"], str(pruned["seqlen"]), f"{pruned['tokens']:,}"]
     return _line(*cells, *(figure(row, key) for key in ("ppl", "bpb") for row in (base, pruned)))

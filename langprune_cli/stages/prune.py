@@ -278,7 +278,7 @@ class _Making:
         made = {"stats": finish_stats(writers["stats"], run.model, run.reporter)} if "stats" in writers else {}
         if masks is None:
             known = made.get("stats", stats) if run.chooser.needs != "nothing" else None
-            few = without_statistics(known, run.model, run.chooser.settings.solving, run.reporter)
+            few = without_statistics(known, run.chooser.settings.solving, run.reporter)
             summary = mask_summary(writers["masks"], self._shapes, patterns)
             masks = made["masks"] = writers["masks"].finish(**summary, **few)
         made["models"] = target.finish(MaskReader(masks, run.model), patterns, run.reporter)

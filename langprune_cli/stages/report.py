@@ -13,6 +13,7 @@ from langprune_cli.stages.evaluate import Row, read_rows
 from langprune_cli.stages.model_writing import PRUNING_PART, read_pruned
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.parts import BLOCKS_PART, VOCABULARY_PART
+from langprune_cli.stages.rows import comparable_ppl
 from langprune_cli.stages.run import Reporter
 from langprune_cli.stages.updating import Pruned
 from langprune_cli.store.artifact import Artifact
@@ -161,7 +162,7 @@ def _matrix(workspace: Workspace, evaluation: Artifact, pruned: dict[str, Artifa
 
 
 def _figure(row: Row, dense: Row) -> Figure:
-    ppl = row.get("ppl_per_original_token", row["ppl"])
+    ppl = comparable_ppl(row)
     if row is dense:
         return Figure(ppl, row["bpb"])
     high = row.get("change_high")

@@ -99,20 +99,14 @@ class _Worker:
         block = self._at(index)
         known = BlockStats(*self._collector.finished(block), windows)
         solved = solver.shared(self._team, self._model, index, known)
-        self._take(block, {name: each.tensor for every in solved for name, each in every.updated.items()})
+        block.take({name: each.tensor for every in solved for name, each in every.updated.items()})
 
     def weights(self, index: int, shapes: dict[str, tuple[torch.Size, torch.dtype]]) -> None:
         """Take new weights of a block, for the forward that follows."""
         block = self._at(index)
         tensors = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
         self._team.spread(list(tensors.values()))
-        self._take(block, tensors)
-
-    @staticmethod
-    def _take(block: Block, tensors: dict[str, Tensor]) -> None:
-        for linear in block.linears:
-            if linear.name in tensors:
-                linear.module.weight.data.copy_(tensors[linear.name])  # type: ignore[operator] # a Parameter
+        block.take(tensors)
 
     def _at(self, index: int) -> Block:
         """Return a block, loaded until another one is asked for."""

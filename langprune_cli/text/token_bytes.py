@@ -34,7 +34,8 @@ def token_byte_lengths(tokenizer: Tokenizer) -> Tensor | None:  # int32 [vocabul
         return None
     decoders = steps(described.get("decoder"))
     kinds = {decoder["type"] for decoder in decoders}
-    vocabulary: dict[str, int] = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True)  # type: ignore[attr-defined]
+    backend: Any = getattr(tokenizer, "backend_tokenizer")  # noqa: B009 - a Protocol has none, and this one was described by it
+    vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
     added: dict[int, dict[str, Any]] = {token["id"]: token for token in described.get("added_tokens", ())}
     lengths = torch.zeros(max([len(tokenizer) - 1, *vocabulary.values(), *added]) + 1, dtype=torch.int32)
 
