@@ -6,6 +6,9 @@ A kill comes at a file operation of the command, before or after it: between two
 file that was about to be synced may be cut at any byte first, as a machine that goes down leaves it. The command is then
 given again, and may be killed once more; in the end every file has to be what an uninterrupted run leaves, and no other
 file may be there.
+
+Of two processes that share a run, one is killed, at a file operation or where the two meet; the other has to end by itself.
+Where one process finishes what two began, sums are rounded otherwise: then files, keys and hashes have to be right.
 """
 
 import argparse
@@ -19,26 +22,31 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
+from langprune_cli.store.artifact import read_manifest
+from langprune_cli.store.verifying import places, verify
+from langprune_cli.store.workspace import Workspace
 from tests.conftest import DRAW, REPOSITORY, SEQLEN, did, tree
+from tests.kill_server import Kill
 from tests.pico import save_pico
 from tests.text_corpora import byte_level, documents, write_jsonl
 
 SAID = "interrupted: a stage goes on where it stopped when its command is given again"
+LOST = "error: another process of this run has ended ("
 THERE = "exists and is not an empty folder"  # what export says of a folder that is whole already
 SIGNALS = {"SIGKILL": -signal.SIGKILL, "SIGTERM": -signal.SIGTERM, "SIGINT": 130}  # signal -> exit code
-OPERATIONS = ("fsync", "replace", "rename", "unlink", "mkdir", "rmdir", "symlink", "utime")
 UK = ["--lang", "uk", "--data", "TEXT/uk.jsonl"]
 _PRUNE = ["prune", *UK, *DRAW, "--max-shard-size", "70KB", "--name", "new"]
 _ROUND = ["--round-to", "8"]
 # In each, TEXT is a folder of texts and HERE one that holds the workspace and whatever else the command writes.
 COMMANDS: dict[str, list[str]] = {
     "calibrate": ["calibrate", *UK, *DRAW, "--seed", "3", "--collect", "hessian", "--name", "new"],
+    "calibrate --shard": ["calibrate", *UK, *DRAW, "--shard", "1/2", "--collect", "hessian", "--name", "new"],
     "calibrate tokens": ["calibrate", *UK, "--collect", "tokens", "--name", "new"],
     "combine stats": ["combine", "stats", "uk", "en", "--name", "new"],
     "score": ["score", "--stats", "uk", "--method", "ria", "--name", "new"],
@@ -54,17 +62,9 @@ COMMANDS: dict[str, list[str]] = {
     "prune vocab": [*_PRUNE, "--pattern", "vocab", "--coverage", "0.98", "--pattern", "2:4", *_ROUND],
     "prune --tune": [*_PRUNE, "--pattern", "2:4", "--method", "wanda", "--tune", "--epochs", "2"],
 }
-_KEEPS_STATES = ("calibrate", "prune")  # commands with hidden states to go on from
-
-
-@dataclass(frozen=True)
-class Kill:
-    """The end of a process: a signal at the n-th file operation, counted from 1."""
-
-    signal: str
-    operation: int
-    when: str  # "before" or "after" the operation, or "torn": before it, a file that is to be synced being cut
-    share: float  # of a torn file that is left
+_TWO = ", two processes"
+COMMANDS |= {f"{name}{_TWO}": COMMANDS[name] for name in ("calibrate", "prune weights", "prune channels")}
+_KEEPS_STATES = ("calibrate", "prune")  # commands with hidden states to go on from, where one process has them all
 
 
 @dataclass
@@ -87,84 +87,18 @@ class Tally:
         return rows
 
 
-def serve() -> None:
-    """Import everything once, then run each command that stdin names in a fork of this process, and answer on stdout.
-
-    A line in: {"words", "kill" or null, "states", "stderr"}. A line out: {"code", "operations"}.
-    """
-    import torch._dynamo  # noqa: F401, PLC0415 - what commands would import one by one
-    from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401, PLC0415
-
-    from langprune_cli.cli import app, session  # noqa: F401, PLC0415
-    from langprune_cli.stages import apply, demo, evaluate, mask, plan, score, tuning_run, vocabulary  # noqa: F401, PLC0415
-
-    for line in sys.stdin:
-        run = json.loads(line)
-        count = Path(run["stderr"] + ".count")
-        pid = os.fork()
-        if pid == 0:
-            os._exit(_child(run, count))
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        operations = int(count.read_text()) if count.is_file() else 0
-        sys.stdout.write(json.dumps({"code": code, "operations": operations}) + "\n")
-        sys.stdout.flush()
-
-
-def _child(run: dict[str, Any], count: Path) -> int:
-    """Run one command, killed or counted, and return its exit code."""
-    from langprune_cli.__main__ import main  # noqa: PLC0415 - imported before the fork
-    from langprune_cli.stages.calibrate import calibrate  # noqa: PLC0415
-    from langprune_cli.stages.prune import prune  # noqa: PLC0415
-
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the parent runs in the background
-    os.dup2(os.open(run["stderr"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    if run["states"]:
-        for stage in (calibrate, prune):
-            stage.__kwdefaults__["save_after_seconds"] = 0.0
-    operations = _watch(Kill(**run["kill"]) if run["kill"] else None)
-    code = main(run["words"])
-    sys.stderr.flush()
-    count.write_text(str(operations()))
-    return code
-
-
-def _watch(kill: Kill | None) -> Callable[[], int]:
-    """Count the file operations of this process from now on, and end it at the one that `kill` names."""
-    done = 0
-
-    def watched(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def operation(*args: Any, **kwargs: Any) -> Any:
-            nonlocal done
-            done += 1
-            if kill is None or done != kill.operation:
-                return real(*args, **kwargs)
-            if kill.when == "torn" and name == "fsync":
-                with suppress(OSError):  # a folder has no bytes to lose
-                    os.ftruncate(args[0], int(os.fstat(args[0]).st_size * kill.share))
-            if kill.when == "after":
-                real(*args, **kwargs)
-            os.kill(os.getpid(), getattr(signal, kill.signal))
-            return None if kill.when == "after" else real(*args, **kwargs)
-
-        return operation
-
-    for name in OPERATIONS:
-        setattr(os, name, watched(name, getattr(os, name)))
-    return lambda: done
-
-
 class Harness:
     """A base workspace, what each command makes of it uninterrupted, and the process that runs commands."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.text = folder / "text"
-        self._whole: dict[str, tuple[dict[str, str], dict[bool, int]]] = {}
-        self._case = 0
+        self._whole: dict[str, tuple[_Made, dict[bool, list[int]]]] = {}
         _make_base(folder)
-        environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, "-c", "from tests.kill_harness import serve; serve()"]
+        # What gloo has to say of a process that is gone, langprune says.
+        quiet = {"HF_HUB_OFFLINE": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        environment = os.environ | quiet | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "tests.kill_server"]
         self._server = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder
         )
@@ -175,58 +109,58 @@ class Harness:
     def __exit__(self, *_: object) -> None:
         self._server.communicate()  # the end of its input ends it
 
-    def run(self, command: str, here: Path, kill: Kill | None, *, states: bool) -> tuple[int, int]:
-        """Run a command on the workspace in `here`; return its exit code and the number of its file operations."""
-        places = {"TEXT": str(self.text), "HERE": str(here)}
-        words = [_replaced(word, places) for word in [*COMMANDS[command], "-w", "HERE/ws"]]
-        order = {"words": words, "kill": kill and vars(kill), "states": states, "stderr": str(_stderr(here))}
-        _stderr(here).with_suffix(".err.count").unlink(missing_ok=True)
+    def run(
+        self, command: str, here: Path, kill: Kill | None, *, states: bool, alone: bool = False
+    ) -> tuple[list[int], list[int]]:
+        """Run a command on the workspace in `here`; return exit codes and numbers of operations, by rank."""
+        words = [_replaced(word, {"TEXT": self.text, "HERE": here}) for word in [*COMMANDS[command], "-w", "HERE/ws"]]
+        stderr = [str(_stderr(here, rank)) for rank in range(2 if command.endswith(_TWO) and not alone else 1)]
+        order = {"words": words, "kill": kill and vars(kill), "states": states, "stderr": stderr}
         assert self._server.stdin
         assert self._server.stdout
         self._server.stdin.write(json.dumps(order) + "\n")
         self._server.stdin.flush()
         answer = json.loads(self._server.stdout.readline())
-        return answer["code"], answer["operations"]
+        return answer["codes"], answer["operations"]
 
-    def whole(self, command: str, *, states: bool) -> tuple[dict[str, str], int]:
-        """Return the digests of what an uninterrupted run leaves, the same with states kept, and its operations."""
+    def whole(self, command: str, *, states: bool) -> tuple["_Made", list[int]]:
+        """Return what an uninterrupted run leaves, the same with states kept, and its operations by rank."""
         if command not in self._whole:
             found, counts = [], {}
-            for kept in (False, True) if command.startswith(_KEEPS_STATES) else (False,):
+            for kept in (False, True) if _keeps_states(command) else (False,):
                 with self._copy() as here:
-                    code, counts[kept] = self.run(command, here, None, states=kept)
-                    assert code == 0, _stderr(here).read_text()
-                    found.append(tree(here))
+                    codes, counts[kept] = self.run(command, here, None, states=kept)
+                    assert not any(codes), _said(here)
+                    found.append(_Made.of(here))
             assert found[0] == found[-1], f"{command}: kept states change the result"
             self._whole[command] = found[0], counts
-        files, counts = self._whole[command]
-        return files, counts.get(states, counts[False])
+        made, counts = self._whole[command]
+        return made, counts[states]
 
     def case(self, command: str, draw: random.Random, tally: Tally, most: int) -> None:
         """Kill a command up to `most` times, let it finish, and compare."""
-        states = command.startswith(_KEEPS_STATES) and draw.random() < 0.5
+        states = _keeps_states(command) and draw.random() < 0.5
         expected, operations = self.whole(command, states=states)
         told = []
         with self._copy() as here:
             for _ in range(most):
-                when = draw.choice(["before", "after", "torn"])
-                kill = Kill(draw.choice(list(SIGNALS)), draw.randint(1, operations), when, draw.random())
+                when, rank = draw.choice(["before", "after", "torn"]), draw.randrange(len(operations))
+                kill = Kill(draw.choice(list(SIGNALS)), draw.randint(1, operations[rank]), when, draw.random(), rank)
                 told.append(kill)
-                code, _ = self.run(command, here, kill, states=states)
-                if code == 0 or (
-                    code == 1 and THERE in _said(here)[-1]
-                ):  # what was left to do had fewer operations than that
+                codes, _ = self.run(command, here, kill, states=states)
+                if not any(codes) or _is_there(codes, here):  # what was left to do had fewer operations than that
                     break
-                if code != SIGNALS[kill.signal] or (code == 130 and _said(here)[-1:] != [SAID]):
-                    tally.failures.append(f"{command}: {told}: exit code {code}: {_said(here)}")
+                if not _ended_well(kill, codes, here):
+                    tally.failures.append(f"{command}: {told}: exit codes {codes}: {_said(here)}")
                 tally.kills[f"{command} {kill.signal}"] += 1
-            code, _ = self.run(command, here, None, states=states)
-            made = tree(here)
-            if command == "export" and code == 1 and THERE in _said(here)[-1]:  # killed when it was in its place
-                code = 0
-            if code != 0 or made != expected:
-                differ = sorted(name for name in made.keys() | expected if made.get(name) != expected.get(name))
-                tally.failures.append(f"{command}: {told}: exit code {code}, {differ} differ: {_said(here)}")
+            alone = len(operations) > 1 and draw.random() < 0.25
+            codes, _ = self.run(command, here, None, states=states, alone=alone)
+            if command == "export" and _is_there(codes, here):  # killed when it was in its place
+                codes = [0]
+            made = _Made.of(here)
+            wrong = made.unlike(expected, but_for_rounding=alone)
+            if any(codes) or wrong:
+                tally.failures.append(f"{command}: {told}: exit codes {codes}, {wrong} differ: {_said(here)}")
         tally.cases += 1
 
     @contextmanager
@@ -240,18 +174,66 @@ class Harness:
             shutil.rmtree(here)
 
 
-def _replaced(word: str, places: dict[str, str]) -> str:
-    for name, place in places.items():
-        word = word.replace(name, place)
+@dataclass(frozen=True)
+class _Made:
+    """What is on the disk after a command."""
+
+    files: dict[str, str]  # sha256
+    keys: dict[str, str]  # of artifacts that are complete
+    damaged: list[str]  # files that are not as their manifests have them
+
+    @classmethod
+    def of(cls, here: Path) -> "_Made":
+        found = places(Workspace(here / "ws"))
+        damages = [damage for label, folder in found.items() for damage in verify(label, folder).damages]
+        manifests = {label: read_manifest(folder) for label, folder in found.items()} if not damages else {}
+        return cls(
+            tree(here),
+            {label: each.key for label, each in manifests.items() if each.complete},
+            [str(damage.path) for damage in damages],
+        )
+
+    def unlike(self, other: "_Made", *, but_for_rounding: bool) -> list[str]:
+        """Return the files and artifacts that are not the other's, or by their names and keys only."""
+        mine, others = (each.keys if but_for_rounding else each.files for each in (self, other))
+        differ = {name for name in mine.keys() | others if mine.get(name) != others.get(name)}
+        return sorted(differ | (self.files.keys() ^ other.files) | set(self.damaged))
+
+
+def _keeps_states(command: str) -> bool:
+    return command.startswith(_KEEPS_STATES) and not command.endswith(_TWO)
+
+
+def _ended_well(kill: Kill, codes: list[int], here: Path) -> bool:
+    """Return whether a killed process ended as the signal has it, and the other, if any, by itself and with a word."""
+    *others, said = (_said(here, rank) for rank in ([1 - kill.rank] if len(codes) > 1 else []) + [kill.rank])
+    well = codes[kill.rank] == SIGNALS[kill.signal] and (kill.signal != "SIGINT" or said[-1:] == [SAID])
+    for lines in others:
+        errors = [line for line in lines if line.startswith(("error:", "Traceback"))]
+        code = codes[1 - kill.rank]  # 0 where it had nothing left to do with the other
+        # Where the leader is gone the other is silent: two processes are not to say one thing.
+        lost = code == 1 and kill.rank == 1
+        well = well and code in {0, 1} and len(errors) == lost and all(line.startswith(LOST) for line in errors)
+    return well
+
+
+def _is_there(codes: list[int], here: Path) -> bool:
+    """Return whether an export found its folder whole."""
+    return codes == [1] and THERE in _said(here)[-1]
+
+
+def _replaced(word: str, by: dict[str, Path]) -> str:
+    for name, place in by.items():
+        word = word.replace(name, str(place))
     return word
 
 
-def _stderr(here: Path) -> Path:
-    return here.with_suffix(".err")
+def _stderr(here: Path, rank: int = 0) -> Path:
+    return here.with_suffix(f".err{rank}")
 
 
-def _said(here: Path) -> list[str]:
-    return [line for line in _stderr(here).read_text().splitlines() if line]
+def _said(here: Path, rank: int = 0) -> list[str]:
+    return [line for line in _stderr(here, rank).read_text().splitlines() if line]
 
 
 def _make_base(folder: Path) -> None:

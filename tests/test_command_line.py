@@ -21,14 +21,15 @@ GROUP: Any = typer.main.get_command(app)
 PACKAGE = REPOSITORY / "langprune_cli"
 
 
+# In a process that begins with this, whatever imports torch fails.
+WITHOUT_TORCH = "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'numpy', 'huggingface_hub')))\n"
+
+
 def completed(line: str, cwd: Path, **env: str) -> list[str]:
     """Return what bash is offered at the end of `line`; a process that imports torch fails."""
     words = line.split(" ")
     asked = {"_LANGPRUNE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
-    script = (
-        "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'numpy', 'huggingface_hub')))\n"
-        "from langprune_cli.__main__ import main; sys.exit(main([]))"
-    )
+    script = f"{WITHOUT_TORCH}from langprune_cli.__main__ import main; sys.exit(main([]))"
     environment = os.environ | asked | {"PYTHONPATH": str(REPOSITORY)} | env
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=cwd, env=environment, capture_output=True, text=True, check=True
@@ -52,6 +53,20 @@ def test_names_of_artifacts_are_completed(workspace: Path, tmp_path: Path) -> No
     assert (
         completed("langprune export --model ", tmp_path / "langprune-workspace") == []
     )  # none here, and that is no error
+
+
+def test_artifacts_are_listed_shown_checked_and_removed_without_torch(workspace: Path) -> None:
+    """It takes seconds to import, and of 200 artifacts all that `ls` reads takes a fraction of one."""
+    commands = (["ls"], ["ls", "masks", "--json"], ["show", "stats/uk"], ["verify", "--all"], ["rm", "scores/uk-wanda"])
+    script = f"{WITHOUT_TORCH}from langprune_cli.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    for words in commands:
+        line = [sys.executable, "-c", script, *words, "-w", workspace]
+        done = subprocess.run(
+            line, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, ""), words
+        assert "uk" in done.stdout
+    assert not (workspace / "scores/uk-wanda").exists()
 
 
 def test_completion_is_shown_and_installed_by_option(tmp_path: Path) -> None:

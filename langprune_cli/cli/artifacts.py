@@ -1,6 +1,7 @@
 """The commands about artifacts: ls, show, rm."""
 
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from typing import Annotated
 
 import typer
 
@@ -9,9 +10,8 @@ from langprune_cli.cli.completion import names_of
 from langprune_cli.cli.console import print_json, print_line, print_table
 from langprune_cli.cli.results import describe
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
-
-if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
-    from langprune_cli.store.workspace import Workspace
+from langprune_cli.store.artifact import KINDS, Artifact, read_manifest
+from langprune_cli.store.workspace import Workspace
 
 _NAME = typer.Argument(
     help="Name, or kind/name where several kinds have it.",
@@ -32,9 +32,6 @@ def list_artifacts(
 
     [bold]langprune ls masks[/bold]
     """
-    from langprune_cli.store.artifact import KINDS, Artifact  # noqa: PLC0415 - needs torch
-    from langprune_cli.store.workspace import Workspace  # noqa: PLC0415
-
     if kind is not None and kind not in KINDS:
         raise UsageError(f"{kind!r} is no kind of artifact: {near_matches(kind, KINDS)}")
     entries = Workspace(workspace).entries(kind)
@@ -56,10 +53,8 @@ def list_artifacts(
         print_table(["kind", "name", "size", "what"], lines)
 
 
-def _split(name: str, workspace: "Workspace") -> tuple[str, str]:
+def _split(name: str, workspace: Workspace) -> tuple[str, str]:
     """Return (kind, name) of `name` or `kind/name`; raises LangpruneError when none or several kinds have it."""
-    from langprune_cli.store.artifact import KINDS  # noqa: PLC0415 - needs torch
-
     kind, slash, rest = name.partition("/")
     if slash and kind in KINDS:
         return kind, rest
@@ -83,11 +78,6 @@ def show(
 
     [bold]langprune show uk-wanda-2x4[/bold]
     """
-    from dataclasses import asdict  # noqa: PLC0415
-
-    from langprune_cli.store.artifact import Artifact, read_manifest  # noqa: PLC0415 - needs torch
-    from langprune_cli.store.workspace import Workspace  # noqa: PLC0415
-
     opened = Workspace(workspace)
     kind, short = _split(name, opened)
     folder = opened.folder(kind, short)
@@ -131,8 +121,6 @@ def remove(
 
     [bold]langprune rm masks/uk-wanda-0.5[/bold]
     """
-    from langprune_cli.store.workspace import Workspace  # noqa: PLC0415 - needs torch
-
     opened = Workspace(workspace)
     for kind, short in [_split(name, opened) for name in names]:
         opened.remove(kind, short)

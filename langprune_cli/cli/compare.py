@@ -11,6 +11,7 @@ from langprune_cli.cli import options as opt
 from langprune_cli.cli.console import print_json, print_line, print_table
 from langprune_cli.cli.session import Session, one_of
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
+from langprune_cli.store.artifact import is_artifact, read_manifest
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
     from langprune_cli.numerics.overlap import Figures
@@ -71,8 +72,6 @@ def compare(
 
 def kind_of(names: list[str], workspace: Workspace, known: tuple[str, ...]) -> str:
     """Return the kind of artifacts that all names have; raises UsageError or LangpruneError for none and for several."""
-    from langprune_cli.store.artifact import is_artifact, read_manifest  # noqa: PLC0415 - needs torch
-
     here = {each: {entry.name for entry in workspace.entries(each)} for each in known}
     kinds = [{each for each in known if name in here[each]} for name in names]
     for name, found in zip(names, kinds, strict=True):

@@ -1,15 +1,14 @@
 """The command verify."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from langprune_cli.cli import options as opt
 from langprune_cli.cli.console import print_json, print_line, print_table
 from langprune_cli.errors import UsageError
-
-if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
-    from langprune_cli.store.verifying import Verified
+from langprune_cli.store import verifying
+from langprune_cli.store.workspace import Workspace
 
 _NAMES = typer.Argument(help="Name, kind/name, or a folder with an artifact or an exported model.", show_default=False)
 
@@ -27,9 +26,6 @@ def verify(
 
     [bold]langprune verify --all[/bold]
     """
-    from langprune_cli.store import verifying  # noqa: PLC0415 - needs torch
-    from langprune_cli.store.workspace import Workspace  # noqa: PLC0415
-
     if bool(names) == everything:
         raise UsageError("give the names of what is to be checked, or --all")
     opened = Workspace(workspace.expanduser())
@@ -54,7 +50,7 @@ def verify(
         raise typer.Exit(1)
 
 
-def _state(each: "Verified") -> str:
+def _state(each: verifying.Verified) -> str:
     if each.damages:
         return f"damaged: {len(each.damages)} of its files"
     return "whole" if each.complete else "whole so far, not complete"

@@ -10,10 +10,8 @@ from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.numerics.site import Site
 from langprune_cli.stages.choosing import Chooser
 from langprune_cli.stages.opened import OpenedModel
-from langprune_cli.stages.parts import block_part
 from langprune_cli.stages.run import Reporter
-from langprune_cli.stages.sites import block_sites
-from langprune_cli.stages.statistics import read_block_stats
+from langprune_cli.stages.sites import block_sites, block_stats
 from langprune_cli.stages.unit_choosing import AnyChooser
 from langprune_cli.stages.updating import updated_weight
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
@@ -88,7 +86,7 @@ def _spread(
         linears = chooser.linears(model, index)
         shapes = [model.streamed.shape(linear) for linear in linears]
         sizes.append(sum(rows * (columns - pattern.tail(columns)) for rows, columns in shapes))
-        known = read_block_stats(stats, block_part(index)) if stats else None
+        known = block_stats(stats, model, index)
         sites = [each.site for each in block_sites(model, index, linears, known, settings.solving)]
         sites = [each for each in sites if each.stats or allocation.needs == "nothing"]
         measures.append(allocation.measure(sites, pruned))

@@ -15,10 +15,8 @@ from langprune_cli.stages.cutting import cut_of
 from langprune_cli.stages.keep_masks import MaskReader
 from langprune_cli.stages.model_writing import ModelWriter
 from langprune_cli.stages.opened import OpenedModel
-from langprune_cli.stages.parts import block_part
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
-from langprune_cli.stages.sites import SOLVING, Solving, calibration_text, needed_stats
-from langprune_cli.stages.statistics import read_block_stats
+from langprune_cli.stages.sites import SOLVING, Solving, block_stats, calibration_text, needed_stats
 from langprune_cli.stages.structures import is_structured
 from langprune_cli.stages.updating import Updated, updated_block
 from langprune_cli.store.artifact import MANIFEST, PROVENANCE, Artifact, ArtifactWriter, Recipe
@@ -70,7 +68,7 @@ def apply(
     recipe = model_recipe(model, made_of, update, settings, used.key if used else None)
 
     def new_weights(index: int) -> dict[str, Updated]:
-        known = read_block_stats(stats, block_part(index)) if stats else None
+        known = block_stats(stats, model, index)
         return updated_block(model, index, masks.block(index), update, known, settings.solving)
 
     def make(writer: ArtifactWriter) -> Artifact:

@@ -14,8 +14,9 @@ from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.parts import WINDOWS_PART, block_part
 from langprune_cli.stages.resuming import SavedStates
 from langprune_cli.stages.run import Reporter
+from langprune_cli.stages.sites import block_stats
 from langprune_cli.stages.solving import Solved, Solver
-from langprune_cli.stages.statistics import BlockStats, StatsCollector, read_block_stats
+from langprune_cli.stages.statistics import BlockStats, StatsCollector
 from langprune_cli.stages.teamwork import spread_weights
 from langprune_cli.stages.unit_choosing import AnyChooser
 from langprune_cli.stages.updating import Updated, updated_block
@@ -65,7 +66,7 @@ class BlockByBlock:
         return isinstance(self.masks, Artifact) or self.masks.has(block_part(index))
 
     def _stats(self, index: int) -> BlockStats | None:
-        return read_block_stats(self.statistics, block_part(index)) if self.statistics else None
+        return block_stats(self.statistics, self.model, index)
 
     def _walked(self) -> Iterator[tuple[int, dict[str, Updated]]]:
         """Prune the blocks from the first that lacks a part, and yield (index, new weights) of each."""
@@ -134,7 +135,7 @@ class Propagated(BlockByBlock):
         return self.stats.has(block_part(index)) and super()._has(index)
 
     def _stats(self, index: int) -> BlockStats | None:
-        return read_block_stats(Artifact(self.stats.folder, self.stats.manifest), block_part(index))
+        return block_stats(Artifact(self.stats.folder, self.stats.manifest), self.model, index)
 
     def _walked(self) -> Iterator[tuple[int, dict[str, Updated]]]:
         blocks = len(self.patterns)

@@ -17,6 +17,7 @@ from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.stages.parts import WINDOWS_PART, fitting
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
 from langprune_cli.stages.sites import text_record
+from langprune_cli.stages.statistics import read_block_stats
 from langprune_cli.stages.token_counts import (
     counts_part,
     counts_record,
@@ -218,14 +219,16 @@ def _sum_of_block(
     sites: dict[str, list[str]] = {}
     whole: dict[str, float] = {}  # by site, what the weights of the texts that reached it add up to
     for number, parent in enumerate(parents):
-        tensors, record = parent.tensors_and_record(part)
+        block = read_block_stats(parent, part)
+        tensors = block.tensors
         mixture = "expert_tokens" in parent.manifest.about
-        if number and not _add_up(sites, record["sites"], mixture=mixture):
+        fit = all(tensors[name].shape == sums[name].shape for name in tensors.keys() & sums.keys())
+        if number and not (fit and _add_up(sites, block.sites, mixture=mixture)):
             raise LangpruneError(
                 f"stats {parents[0].name} and {parent.name} do not add up, they were gathered at different inputs ({part}): "
                 "run langprune calibrate again with the same version for both"
             )
-        sites |= record["sites"]
+        sites |= block.sites
         factors = factors_of(tensors, parent, weights.of[number], weights.per) if weights else {}
         for site, (weight, _) in factors.items():
             whole[site] = whole.get(site, 0.0) + weight

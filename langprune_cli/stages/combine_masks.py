@@ -20,7 +20,7 @@ from langprune_cli.stages.opened import OpenedModel, check_same_model
 from langprune_cli.stages.parts import block_part
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
 from langprune_cli.stages.score import block_scores
-from langprune_cli.stages.statistics import read_block_stats
+from langprune_cli.stages.sites import block_stats
 from langprune_cli.stages.structures import is_structured
 from langprune_cli.stages.unit_choosing import readers_of
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Manifest, Recipe
@@ -63,7 +63,7 @@ class _Source:
         if self.scores:
             scores = self.scores.tensors(block_part(index))
         else:
-            known = read_block_stats(self.stats, block_part(index)) if self.stats else None
+            known = block_stats(self.stats, model, index)
             linears = [linear for linear in model.streamed.linears(index) if linear.name in names]
             scores = block_scores(model, index, linears, self.method, known)
         group: Group = self.mask.manifest.params.get("group", "row")

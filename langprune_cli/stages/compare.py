@@ -112,6 +112,7 @@ def compare_artifacts(artifacts: Sequence[Artifact], model: OpenedModel | None, 
     for index in range(blocks):
         held = [way.read(artifact, index) for artifact in artifacts]
         for (left, right), found in cells.items():
+            _check_shapes(artifacts[left], artifacts[right], held[left], held[right])
             found.extend(way.cells(index, held[left], held[right]))
         reporter.tick(index, 0)
     reporter.end()
@@ -175,6 +176,17 @@ def _way(artifacts: Sequence[Artifact], model: OpenedModel | None) -> _Way:
     readers = {each.key: MaskReader(each, model) for each in artifacts}
     # A linear that one of the masks leaves dense is kept whole by it.
     return _Way(lambda artifact, index: readers[artifact.key].by_name(index), overlap_of, torch.ones_like)
+
+
+def _check_shapes(one: Artifact, other: Artifact, of_one: dict[str, Tensor], of_other: dict[str, Tensor]) -> None:
+    """Raise LangpruneError where a block's tensors of one name differ in shape: another program made one of the two."""
+    for name in sorted(of_one.keys() & of_other.keys()):
+        if of_one[name].shape != of_other[name].shape:
+            shapes = f"{list(of_one[name].shape)} and {list(of_other[name].shape)}"
+            raise LangpruneError(
+                f"{one.manifest.kind} {one.name} and {other.name} hold {name} in two shapes ({shapes}): "
+                "make the one of them that is not the model's again with --force"
+            )
 
 
 def _mean_squares(stats: Artifact, index: int) -> dict[str, Tensor]:

@@ -15,8 +15,7 @@ from langprune_cli.stages.keep_masks import BlockMasks
 from langprune_cli.stages.opened import OpenedModel, check_same_model
 from langprune_cli.stages.parts import block_part, fitting
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
-from langprune_cli.stages.sites import block_sites, calibration_text, needed_stats
-from langprune_cli.stages.statistics import read_block_stats
+from langprune_cli.stages.sites import block_sites, block_stats, calibration_text, needed_stats
 from langprune_cli.stages.unit_choosing import AnyChooser
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import need_space
@@ -85,7 +84,7 @@ def mask(
                         of = fitting(source.scores, block_part(index), scores, name, torch.float32, shape)
                         found.keep[name] = chooser.of_scores(of, pattern)
                 else:
-                    known = read_block_stats(source.stats, block_part(index)) if source.stats else None
+                    known = block_stats(source.stats, model, index)
                     for site in block_sites(model, index, linears, known, chooser.settings.solving):
                         keep = chooser.choose(model, index, site, pattern)[0]
                         masks = {linear.name: part for linear, part in site.split(keep)}

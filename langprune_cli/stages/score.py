@@ -10,8 +10,8 @@ from langprune_cli.stages.choosing import score_of
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.parts import block_part
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
-from langprune_cli.stages.sites import block_sites, calibration_text, needed_stats
-from langprune_cli.stages.statistics import BlockStats, read_block_stats
+from langprune_cli.stages.sites import block_sites, block_stats, calibration_text, needed_stats
+from langprune_cli.stages.statistics import BlockStats
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import need_space
 from langprune_cli.store.workspace import Workspace
@@ -67,7 +67,7 @@ def score(
         need_space(writer.folder, size(todo))
         reporter.begin(f"score {writer.folder.name}", blocks, 0)
         for index in todo:
-            known = read_block_stats(stats, block_part(index)) if stats else None
+            known = block_stats(stats, model, index)
             writer.write_tensors(
                 block_part(index), block_scores(model, index, model.streamed.linears(index), method, known)
             )

@@ -14,8 +14,8 @@ from langprune_cli.numerics.factor import DAMPING
 from langprune_cli.numerics.site import Needs, Site
 from langprune_cli.numerics.values import all_finite
 from langprune_cli.stages.opened import OpenedModel, check_same_model
-from langprune_cli.stages.parts import WINDOWS_PART
-from langprune_cli.stages.statistics import BlockStats, has_hessians, need_norms
+from langprune_cli.stages.parts import WINDOWS_PART, block_part
+from langprune_cli.stages.statistics import BlockStats, has_hessians, need_norms, read_block_stats
 from langprune_cli.store.artifact import Artifact
 
 
@@ -110,6 +110,17 @@ def _weight(model: OpenedModel, index: int, linear: Linear) -> Tensor:
             f"{model.location.folder}, block {index}: {linear.name} holds values that are not finite: get the checkpoint again"
         )
     return weight.t() if linear.transposed else weight
+
+
+def block_stats(stats: Artifact | None, model: OpenedModel, index: int) -> BlockStats | None:
+    """Return the statistics of block `index`, where there are any, as wide as the model's linears.
+
+    Raises LangpruneError as `read_block_stats` does.
+    """
+    if stats is None:
+        return None
+    widths = {linear.name: model.streamed.shape(linear)[1] for linear in model.streamed.linears(index)}
+    return read_block_stats(stats, block_part(index), widths)
 
 
 def block_sites(

@@ -1,8 +1,9 @@
 """Watch what a block's linears read, and sum its column moments and Hessian, once per input site."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -168,17 +169,22 @@ class BlockStats:
         )
 
 
-def read_block_stats(stats: Artifact, part: str) -> BlockStats:
-    """Return the statistics of one block from an artifact; raises LangpruneError as `Artifact.read` and `fitting` do."""
+def read_block_stats(stats: Artifact, part: str, widths: Mapping[str, int] = MappingProxyType({})) -> BlockStats:
+    """Return the statistics of one block from an artifact.
+
+    widths: columns of the model's linears, where it is known: their sites are to have as many.
+    Raises LangpruneError as `Artifact.read` and `fitting` do.
+    """
     tensors, record = stats.tensors_and_record(part)
-    for site in record.get("sites", {}):
+    for site, linears in record.get("sites", {}).items():
         squares = tensors.get(f"{site}/sum_sq")
-        i = squares.numel() if squares is not None else 0
-        fitting(stats, part, tensors, f"{site}/sum_sq", torch.float64, (i,))
-        fitting(stats, part, tensors, f"{site}/sum_x", torch.float64, (i,))
-        fitting(stats, part, tensors, f"{site}/tokens", torch.int64, ())
-        if has_hessians(stats):
-            fitting(stats, part, tensors, f"{site}/hessian", torch.float32, (i * (i + 1) // 2,))
+        own = squares.numel() if squares is not None else 0
+        for i in dict.fromkeys(widths.get(linear, own) for linear in linears):
+            fitting(stats, part, tensors, f"{site}/sum_sq", torch.float64, (i,))
+            fitting(stats, part, tensors, f"{site}/sum_x", torch.float64, (i,))
+            fitting(stats, part, tensors, f"{site}/tokens", torch.int64, ())
+            if has_hessians(stats):
+                fitting(stats, part, tensors, f"{site}/hessian", torch.float32, (i * (i + 1) // 2,))
     return BlockStats(tensors, record.get("sites", {}), stats.manifest.inputs["text"]["windows"])
 
 

@@ -12,11 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from langprune_cli import __version__
 from langprune_cli.errors import LangpruneError
@@ -32,6 +28,9 @@ from langprune_cli.store.files import (
     sync_folder,
     write_bytes,
 )
+
+if TYPE_CHECKING:  # torch takes seconds to import, and manifests are read and listed without it
+    from torch import Tensor
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -125,12 +124,15 @@ class Artifact:
         except OSError:
             return False
 
-    def tensors(self, part: str) -> dict[str, Tensor]:
+    def tensors(self, part: str) -> "dict[str, Tensor]":
         """Return the tensors of one safetensors part; raises LangpruneError as `read` does."""
         return self.tensors_and_record(part)[0]
 
-    def tensors_and_record(self, part: str) -> tuple[dict[str, Tensor], Record]:
+    def tensors_and_record(self, part: str) -> "tuple[dict[str, Tensor], Record]":
         """Return a part's tensors and the record that was written with them; raises LangpruneError as `read` does."""
+        from safetensors import SafetensorError  # noqa: PLC0415 - with torch, see above
+        from safetensors.torch import load  # noqa: PLC0415
+
         data = self.read(part)
         try:
             tensors = load(data)
@@ -267,11 +269,13 @@ class ArtifactWriter:
         with self.part(name) as temporary:
             temporary.write_bytes(data)
 
-    def write_tensors(self, name: str, tensors: dict[str, Tensor], record: Record | None = None) -> None:
+    def write_tensors(self, name: str, tensors: "dict[str, Tensor]", record: Record | None = None) -> None:
         """Write one safetensors part, and with it a JSON record.
 
         The record is a single metadata entry: safetensors does not keep the order of several the same in every run.
         """
+        from safetensors.torch import save  # noqa: PLC0415 - with torch, see above
+
         metadata = {_RECORD: canonical_json(record)} if record else None
         self.write(name, save({key: value.contiguous() for key, value in tensors.items()}, metadata))
 
