@@ -69,9 +69,11 @@ class Page:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def picture(self, path: Path) -> None:
-        """Save the whole page as a PNG."""
-        found = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+    def picture(self, path: Path, *, height: float | None = None) -> None:
+        """Save the whole page as a PNG, or as much of it as lies above `height`, in pixels."""
+        width = self.evaluate("document.documentElement.scrollWidth")
+        clip = {"clip": {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}} if height else {}
+        found = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=True, **clip)
         path.write_bytes(base64.b64decode(found["data"]))
 
 

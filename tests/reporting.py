@@ -1,5 +1,8 @@
 """What tests of reports share: a workspace that has something to report, and the page, parsed strictly."""
 
+import hashlib
+import json
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -54,3 +57,18 @@ def table(root: ET.Element, title: str) -> list[list[str]]:
             rows = each.iterfind(".//h:tr", NAMESPACES)
             return [["".join(cell.itertext()) for cell in row] for row in rows]
     raise AssertionError(f"no table is called {title}")
+
+
+def replace_part(folder: Path, part: str, text: str) -> None:
+    """Put another part in the place of one, and its hash on record."""
+    (folder / part).write_text(text, encoding="utf-8")
+    path = folder / "manifest.json"
+    record = json.loads(path.read_bytes())
+    data = (folder / part).read_bytes()
+    record["parts"][part] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    path.write_text(json.dumps(record))
+
+
+def escaped(text: str) -> str:
+    """Return text as the report's Markdown has it."""
+    return re.sub(r"([\\`*_\[\]<>|#&~$])", r"\\\1", text)

@@ -35,12 +35,13 @@ from langprune_cli.updates.update import updates
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(langprune_cli.__file__).parent
 README = ROOT / "README.md"
-DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+CHANGELOG = ROOT / "CHANGELOG.md"
+DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", CHANGELOG, *sorted((ROOT / "docs").glob("*.md"))]
 FORMAT = ROOT / "docs" / "format.md"
 COMING_FROM = ROOT / "docs" / "coming-from.md"
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_CODE = re.compile(r"`([^`\n]+)`")
+_CODE = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")  # may go on in the next line
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _OPTION = re.compile(r"--[a-z][\w-]*")
 

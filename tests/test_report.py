@@ -1,6 +1,5 @@
 """The report: its figures are those of the artifacts, nothing in it is markup but its own, and a browser shows it well."""
 
-import hashlib
 import json
 import re
 import shlex
@@ -18,7 +17,7 @@ from langprune_cli.stages.report_style import style_sheet
 from langprune_cli.store.artifact import Artifact, open_artifact
 from tests import reporting
 from tests.conftest import DRAW, SEQLEN, did
-from tests.reporting import EVALUATION, NAMESPACES, PRUNED, page, parsed, table
+from tests.reporting import EVALUATION, NAMESPACES, PRUNED, escaped, page, parsed, replace_part, table
 
 reported = reporting.reported  # a fixture
 Open = Callable[[str, str], Artifact]
@@ -46,6 +45,7 @@ def test_figures_of_the_evaluation(reported: Path, opened: Open) -> None:
             if row is of_text[0]:
                 assert change == ""
             else:
+                assert change.endswith(" *") is (row is min(of_text[1:], key=lambda each: each["ppl"]))
                 assert float(change.partition("%")[0]) == pytest.approx(
                     100 * (row["ppl"] / of_text[0]["ppl"] - 1), abs=0.051
                 )
@@ -57,9 +57,11 @@ def test_the_heat_map_shows_the_same(reported: Path, opened: Open) -> None:
     assert figure is not None
     shown = [each.text for each in figure.iterfind(".//s:text", NAMESPACES)]
     rows = read_rows(opened("evals", EVALUATION))
-    assert sorted(each for each in shown if each and re.fullmatch(r"\d+\.\d{3}", each)) == sorted(
-        f"{row['ppl']:.3f}" for row in rows
-    )
+    figures = [each for each in shown if each and re.fullmatch(r"\d+\.\d{3}( [*=])?", each)]
+    assert sorted(each.rstrip(" *=") for each in figures) == sorted(f"{row['ppl']:.3f}" for row in rows)
+    best = [min(rows[first : first + 2], key=lambda row: row["ppl"]) for first in (1, 4)]
+    starred = [each for each in figures if each.endswith("*")]
+    assert sorted(starred) == sorted(f"{row['ppl']:.3f} *" for row in best)
     named = {each.get("id"): "".join(each.itertext()) for each in figure if each.tag.endswith(("title", "desc"))}
     assert figure.get("role") == "img"
     assert all(named[each] for each in str(figure.get("aria-labelledby")).split())
@@ -73,9 +75,12 @@ def test_intervals_and_noise(reported: Path) -> None:
     rows[2] |= {"change_nats": 0.1, "change_low": -0.05, "change_high": 0.25, "significant": False}
     rows[4] |= {"change_nats": 800.0, "change_low": 790.0, "change_high": 810.0, "significant": True}
     rows[5] |= {"change_nats": None, "change_low": None, "change_high": None, "significant": None}
-    _replace(folder, "result.json", json.dumps({"rows": rows}))
+    replace_part(folder, "result.json", json.dumps({"rows": rows}))
     root = page(reported)
-    lines = table(root, f"Perplexity and bits per byte: {EVALUATION}")
+    lines = [
+        [cell.removesuffix(" *") for cell in line]
+        for line in table(root, f"Perplexity and bits per byte: {EVALUATION}")
+    ]
     assert lines[2][3].endswith("(5.1 to 16.2)")
     assert lines[3][3].endswith("(-4.9 to 28.4), noise")
     assert not lines[2][6].endswith(")")
@@ -241,7 +246,7 @@ def test_hostile_names_are_text(reported: Path) -> None:
     for row in rows:
         row |= {"model": HOSTILE, "text": row["text"] + HOSTILE, "source": f"/home/me/{HOSTILE}.jsonl"}
         row["mask"] = HOSTILE if row["mask"] else None
-    _replace(folder, "result.json", json.dumps({"rows": rows}))
+    replace_part(folder, "result.json", json.dumps({"rows": rows}))
     root = page(reported, "--title", HOSTILE)
     text = Path("report.html").read_text(encoding="utf-8")
     assert (
@@ -299,21 +304,7 @@ def test_markdown_has_the_same_tables(reported: Path) -> None:
         "Artifacts",
         f"Linears of {PRUNED}",
     ):
-        after = document.partition(f"**{_escaped(title)}**\n\n")[2].partition("\n\n")[0]
+        after = document.partition(f"**{escaped(title)}**\n\n")[2].partition("\n\n")[0]
         lines = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in after.splitlines()]
         assert set(lines.pop(1)) == {"---"}
-        assert lines == [[_escaped(cell) for cell in line] for line in table(root, title)]
-
-
-def _replace(folder: Path, part: str, text: str) -> None:
-    """Put another part in the place of one, and its hash on record."""
-    (folder / part).write_text(text, encoding="utf-8")
-    path = folder / "manifest.json"
-    record = json.loads(path.read_bytes())
-    data = (folder / part).read_bytes()
-    record["parts"][part] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-    path.write_text(json.dumps(record))
-
-
-def _escaped(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>|#&~$])", r"\\\1", text)
+        assert lines == [[escaped(cell) for cell in line] for line in table(root, title)]

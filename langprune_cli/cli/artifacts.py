@@ -76,7 +76,7 @@ def show(
 ) -> None:
     """Show what an artifact is, what it was made from and what it holds.
 
-    [bold]langprune show uk-wanda-2x4[/bold]
+    [bold]langprune show masks/uk-wanda-2x4[/bold]
     """
     opened = Workspace(workspace)
     kind, short = _split(name, opened)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from math import exp
 from typing import Any
 
 from langprune_cli.cli.console import print_line, print_table
 from langprune_cli.cli.results import first_of
-from langprune_cli.stages.rows import comparable_ppl
+from langprune_cli.stages.rows import MARKS, TASK_COLUMNS, change_of, comparable_ppl, interval_of, marks, task_lines
 
 Row = dict[str, Any]
 
-_MOST_NATS = 700.0  # exp of more is beyond float64; no interval is of use then
 _LEGEND = "Change of ppl against dense with its 95% interval over windows; noise: the interval holds 0."
-_MARKS = "*: the best pruned one on this text; =: not told apart from it by these windows."
 
 
 def print_evaluation(rows: list[Row], compare: list[Row]) -> None:
@@ -50,15 +47,15 @@ def _print_matrix(
     compare: list[Row],
 ) -> None:
     """Print ppl with its change, the best of each text marked, and beneath it bits per byte."""
-    marks = [_marks(rows, compare) for rows in texts]
+    marked = [marks(rows, compare) for rows in texts]
     cells = [
         [
             " ".join(filter(None, (_ppl(comparable_ppl(row)), _change(row, rows[0]), mark)))
             for row, mark in zip(rows, of, strict=True)
         ]
-        for rows, of in zip(texts, marks, strict=True)
+        for rows, of in zip(texts, marked, strict=True)
     ]
-    best = {(line, 1 + column) for column, of in enumerate(marks) for line, mark in enumerate(of) if mark == "*"}
+    best = {(line, 1 + column) for column, of in enumerate(marked) for line, mark in enumerate(of) if mark == "*"}
     names = [_label(row) for row in texts[0]]
     heads = [rows[0]["text"] for rows in texts]
     print_table(["ppl", *heads], list(zip(names, *cells, strict=True)), bold=best)
@@ -68,46 +65,23 @@ def _print_matrix(
         print_table(["bpb", *heads], list(zip(names, *bits, strict=True)), bold=best)
         print_line("")
     sizes = [f"{rows[0]['text']} {rows[0]['tokens']:,} in windows of {rows[0]['seqlen']}" for rows in texts]
-    print_line(f"Tokens: {', '.join(sizes)}. {_MARKS}")
-
-
-def _marks(rows: list[Row], compare: list[Row]) -> list[str]:
-    """Return for each row of a text "*" for the best pruned one, "=" where its difference to that is noise, else ""."""
-    known = [row for row in rows[1:] if comparable_ppl(row) is not None]
-    best = min(known, key=lambda row: comparable_ppl(row) or 0.0, default=None)
-    if best is None:
-        return [""] * len(rows)
-    one = best["model"], best["mask"]
-    noise = set()
-    for pair in compare:
-        ends = (pair["model"], pair["mask"]), (pair["than_model"], pair["than_mask"])
-        if pair["text"] == best["text"] and one in ends and pair["significant"] is False:
-            noise |= set(ends)
-    return ["*" if row is best else "=" if (row["model"], row["mask"]) in noise else "" for row in rows]
+    print_line(f"Tokens: {', '.join(sizes)}. {MARKS}")
 
 
 def _change(row: Row, dense: Row) -> str:
     """Return the change of ppl: "+13.8% ±0.4", with "noise" after it where the interval holds 0; "" of the dense row."""
-    ppl, base = comparable_ppl(row), dense["ppl"]
-    if row is dense or ppl is None or not base:
+    change, interval = change_of(row, dense), interval_of(row)
+    if change is None:
         return ""
-    change = f"{ppl / base - 1:+.1%}"
-    if row["change_low"] is None or row["change_high"] > _MOST_NATS:
-        return change
-    half = 50 * (exp(row["change_high"]) - exp(row["change_low"]))
-    return f"{change} ±{half:.1f}" + ("" if row["significant"] else ", noise")
+    if interval is None:
+        return f"{change:+.1%}"
+    low, high = interval
+    return f"{change:+.1%} ±{50 * (high - low):.1f}" + ("" if row["significant"] else ", noise")
 
 
 def print_tasks(rows: list[Row]) -> None:
     """Print the results of benchmark tasks, model beside model."""
-    lines = []
-    for row in rows:
-        error = "" if row["stderr"] is None else f"{row['stderr']:.4f}"
-        value = "" if row["value"] is None else f"{row['value']:.4f}"
-        examples = "" if row["examples"] is None else f"{row['examples']:,}"
-        lines.append([row["task"], row["metric"], row["model"], value, error, examples])
-    lines.sort(key=lambda line: line[:2])  # stable: the dense model stays first
-    print_table(["task", "metric", "model", "value", "stderr", "examples"], lines)
+    print_table(list(TASK_COLUMNS), [list(line) for line in task_lines(rows)])
 
 
 def _label(row: Row) -> str:

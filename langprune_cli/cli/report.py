@@ -129,8 +129,7 @@ def _written(session: Session, found: Report, form: str, title: str | None) -> s
     from langprune_cli.stages.report_html import page  # noqa: PLC0415 - needs torch
     from langprune_cli.stages.report_md import document  # noqa: PLC0415
 
-    dense = found.matrices[0].subjects[0].name if found.matrices[0].subjects else ""
-    heading = title or f"{dense}, pruned"
+    heading = title or f"{found.matrices[0].dense}, pruned"
     return (page if form == "html" else document)(found, heading, _sizes(session, found))
 
 
@@ -152,6 +151,7 @@ def _sizes(session: Session, found: Report) -> list[dict[str, Any]]:
 def _summary(found: Report) -> str:
     counts = [
         (sum(len(each.texts) * len(each.subjects) for each in found.matrices), "figures"),
+        (sum(len(each.tasks) for each in found.matrices), "results of tasks"),
         (len(found.reconstructions), "pruned models"),
         (sum(len(each.pairs) for each in found.comparisons), "comparisons"),
     ]

@@ -3,23 +3,20 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from math import exp
 from typing import Any
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import Checkpoint
 from langprune_cli.stages.compare import Comparison, compare_artifacts, linear_kind
-from langprune_cli.stages.evaluate import Row, read_rows
+from langprune_cli.stages.evaluate import Row, read_result
 from langprune_cli.stages.model_writing import PRUNING_PART, read_pruned
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.parts import BLOCKS_PART, VOCABULARY_PART
-from langprune_cli.stages.rows import comparable_ppl
+from langprune_cli.stages.rows import change_of, comparable_ppl, interval_of, marks
 from langprune_cli.stages.run import Reporter
 from langprune_cli.stages.updating import Pruned
 from langprune_cli.store.artifact import Artifact
 from langprune_cli.store.workspace import Workspace
-
-_MOST_NATS = 700.0  # exp of more is beyond float64
 
 Open = Callable[[Artifact], OpenedModel]  # the model that an artifact was made of
 
@@ -34,6 +31,7 @@ class Figure:
     low: float | None = None  # its interval, where the evaluation has one
     high: float | None = None
     significant: bool | None = None  # None where there is no interval
+    mark: str = ""  # "*" of the best pruned one on this text, "=" of what the windows do not tell from it
 
 
 @dataclass(frozen=True)
@@ -53,12 +51,20 @@ class Subject:
 
 @dataclass(frozen=True)
 class Matrix:
-    """An evaluation: models and masks by texts."""
+    """An evaluation: models and masks by texts, and results of benchmark tasks; either may be empty."""
 
     evaluation: Artifact
     texts: tuple[Row, ...]  # the dense model's row of each
     subjects: tuple[Subject, ...]  # the dense one first
     figures: tuple[tuple[Figure | None, ...], ...]  # [subject][text]
+    tasks: tuple[Row, ...]  # a row for each model, task and metric
+    tasks_of: tuple[Artifact, ...]  # the pruned models that the tasks were run on
+
+    @property
+    def dense(self) -> str:
+        """Return what the dense model is called."""
+        names = [each.name for each in self.subjects] or [str(row["model"]) for row in self.tasks]
+        return names[0] if names else ""
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,7 @@ def collect(
     pruned = _models_by_digest(workspace, reporter)
     matrices = tuple(_matrix(workspace, each, pruned) for each in evaluations)
     subjects = [subject.of for matrix in matrices for subject in matrix.subjects if subject.of]
+    subjects += [each for matrix in matrices for each in matrix.tasks_of]
     masks = [each for each in subjects if each.manifest.kind == "masks"]
     shown = list(models) or [
         *(each for each in subjects if each.manifest.kind == "models"),
@@ -151,30 +158,35 @@ def _models_by_digest(workspace: Workspace, reporter: Reporter) -> dict[str, Art
 
 
 def _matrix(workspace: Workspace, evaluation: Artifact, pruned: dict[str, Artifact]) -> Matrix:
-    texts = [list(rows) for _, rows in groupby(read_rows(evaluation), key=lambda row: row["text"])]
+    result = read_result(evaluation)
+    texts = [list(rows) for _, rows in groupby(result["rows"], key=lambda row: row["text"])]
+    marked = [marks(rows, result.get("compare", [])) for rows in texts]
     subjects, figures = [], []
     for place, row in enumerate(texts[0] if texts else []):
         mask = workspace.by_key("masks", row["mask_key"]) if row["mask_key"] else None
         of = mask or (None if row["mask_key"] else pruned.get(row["model_digest"]))
         subjects.append(Subject(row["mask"] or row["model"], of, dense=place == 0))
-        figures.append(tuple(_figure(rows[place], rows[0]) if place < len(rows) else None for rows in texts))
-    return Matrix(evaluation, tuple(rows[0] for rows in texts), tuple(subjects), tuple(figures))
-
-
-def _figure(row: Row, dense: Row) -> Figure:
-    ppl = comparable_ppl(row)
-    if row is dense:
-        return Figure(ppl, row["bpb"])
-    high = row.get("change_high")
-    known = high is not None and high < _MOST_NATS
-    return Figure(
-        ppl,
-        row["bpb"],
-        ppl / dense["ppl"] - 1 if ppl is not None and dense["ppl"] else None,
-        exp(row["change_low"]) - 1 if known else None,
-        exp(row["change_high"]) - 1 if known else None,
-        row.get("significant"),
+        figures.append(
+            tuple(
+                _figure(rows[place], rows[0], of_text[place]) if place < len(rows) else None
+                for rows, of_text in zip(texts, marked, strict=True)
+            )
+        )
+    run_on = evaluation.manifest.inputs.get("tasks", {}).get("models", [])
+    return Matrix(
+        evaluation,
+        tuple(rows[0] for rows in texts),
+        tuple(subjects),
+        tuple(figures),
+        tuple(result.get("tasks", [])),
+        tuple(pruned[each["model_digest"]] for each in run_on if each["model_digest"] in pruned),
     )
+
+
+def _figure(row: Row, dense: Row, mark: str) -> Figure:
+    low, high = (row is not dense and interval_of(row)) or (None, None)
+    significant = row.get("significant") if row is not dense else None
+    return Figure(comparable_ppl(row), row["bpb"], change_of(row, dense), low, high, significant, mark)
 
 
 def _sources(workspace: Workspace, shown: Sequence[Artifact], pruned: dict[str, Artifact]) -> tuple[Artifact, ...]:

@@ -1,11 +1,12 @@
 """The commands that would make artifacts again, put together from their manifests."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from typing import Any
 
 from langprune_cli.models.shards import MAX_SHARD_BYTES
-from langprune_cli.stages.evaluate import read_rows
+from langprune_cli.stages.evaluate import read_result
 from langprune_cli.stages.markup import clean
 from langprune_cli.stages.model_card import public_name
 from langprune_cli.stages.opened import DEMO
@@ -170,21 +171,26 @@ def _is_joint(mask: Artifact | None) -> bool:
 
 
 def _eval(evaluation: Artifact, _sources: Sequence[Artifact]) -> Words:
-    rows = read_rows(evaluation)
+    result, inputs = read_result(evaluation), evaluation.manifest.inputs
+    rows, tasks = result["rows"], inputs.get("tasks", {})
     texts = list({row["text"]: row for row in rows}.values())
     masks = dict.fromkeys(row["mask"] for row in rows if row["mask"])
-    dense, *others = dict.fromkeys(row["model"] for row in rows)
+    dense, *others = dict.fromkeys(row["model"] for row in [*rows, *result.get("tasks", [])])
     asked = others or ([] if dense == DEMO and not masks else [dense])
-    models = [word for each in asked for word in ("--model", public_name(each))]
-    read = [
-        *_text(texts),
-        "--seqlen",
-        str(texts[0]["seqlen"]),
-        "--max-windows",
-        str(max(row["windows"] for row in texts)),
-    ]
-    masked = [word for each in masks for word in ("--mask", each)]
-    return ["eval", *models, *masked, *read, "--dtype", texts[0]["dtype"], "--name", evaluation.name]
+    words = ["eval", *(word for each in asked for word in ("--model", public_name(each)))]
+    words += [word for each in masks for word in ("--mask", each)]
+    if texts:
+        windows = max(row["windows"] for row in texts)
+        words += [*_text(texts), "--seqlen", str(texts[0]["seqlen"]), "--max-windows", str(windows)]
+    if tasks:
+        words += ["--tasks", ",".join(_task(each) for each in tasks["names"])]
+    dtype = texts[0]["dtype"] if texts else tasks["models"][0]["dtype"]
+    return [*words, "--dtype", dtype, "--name", evaluation.name]
+
+
+def _task(name: str) -> str:
+    """Return a task's name; of a file, of which a manifest has the sha256 alone, the first digits of that."""
+    return f"{name[:16]}.yaml" if re.fullmatch("[0-9a-f]{64}", name) else name
 
 
 _MADE = {"stats": _calibrate, "scores": _score, "masks": _mask, "models": _apply, "evals": _eval}

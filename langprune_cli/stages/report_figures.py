@@ -8,7 +8,17 @@ from langprune_cli.stages.markup import Markup, element, joined
 from langprune_cli.stages.report import Figure, Matrix, Reconstruction, Subject, error_of, sparsity_of
 from langprune_cli.stages.report_style import GAIN, LIKENESS, LOSS
 from langprune_cli.stages.report_svg import LETTER, SHADES, Bars, Cell, Grid, bar_chart, heat_map, scale
-from langprune_cli.stages.report_tables import bits, change, compared_figure, drawn_figure, findings, how, ppl
+from langprune_cli.stages.report_tables import (
+    bits,
+    change,
+    compared_figure,
+    drawn_figure,
+    findings,
+    has_marks,
+    how,
+    ppl,
+)
+from langprune_cli.stages.rows import MARKS
 
 _LEAST_TOP = log(1.05)  # a scale of losses ends at +5% of ppl or higher: noise is not to look like ruin
 _LEAST_RATIO = 0.05  # the same of |log ratio|
@@ -36,12 +46,14 @@ def matrix_figure(matrix: Matrix, name: str) -> Markup:
         [str(text["text"]) for text in matrix.texts],
         cells,
         size=(184.0 if intervals else 140.0, 82.0),
+        corner="evaluated on",
         name=name,
     )
     most = f"+{100 * (exp(top) - 1):.0f}%"
     legend = _legend(LOSS, "change of ppl: none", most)
     notes = ["In each cell: perplexity, its change against the dense model" + (
         " with its 95% interval in per cent" if intervals else "") + ", bits per byte. Lower is better."]  # fmt: skip
+    notes += [MARKS] if has_marks(matrix) else []
     notes += ["An inner frame: pruned on text of this language."] if marked else []
     notes += ["Hatched: noise, the interval holds no change."] if noise else []
     notes += (
@@ -61,7 +73,11 @@ def _cell(subject: Subject, figure: Figure, text: dict[str, Any], language: str 
         loss = log(1 + figure.change) if figure.change > -1 else -top
         better = loss < 0 and figure.significant is not False
         shade = scale(GAIN, -loss, top) if better else scale(LOSS, loss, top)
-    lines = [ppl(figure), change(figure).replace(", noise", " noise"), f"bpb {bits(figure)}" if bits(figure) else ""]
+    lines = [
+        f"{ppl(figure)} {figure.mark}".strip(),
+        change(figure).replace(", noise", " noise"),
+        f"bpb {bits(figure)}" if bits(figure) else "",
+    ]
     return Cell(
         shade,
         tuple(filter(None, lines)),

@@ -20,6 +20,7 @@ from langprune_cli.stages.report_tables import (
     matrix_table,
     pairs_table,
     sizes_table,
+    tasks_table,
     texts_table,
     vocabulary_table,
 )
@@ -30,7 +31,7 @@ _MOST_MAPS = 6  # heat maps of pairs that are shown unfolded
 def page(report: Report, title: str, sizes: Sequence[dict[str, Any]]) -> str:
     """Return the page. sizes: the rows of smaller models."""
     sections = [each for each in (
-        _languages(report), _blocks(report), _common(report), _sizes(report, sizes), _sources(report)
+        _languages(report), _tasks(report), _blocks(report), _common(report), _sizes(report, sizes), _sources(report)
     ) if each]  # fmt: skip
     links = [element("a", heading, href=f"#{name}") for name, heading, _ in sections]
     made_by = report.sources[-1].manifest.tool
@@ -69,10 +70,13 @@ def page(report: Report, title: str, sizes: Sequence[dict[str, Any]]) -> str:
 Section = tuple[str, str, Markup]  # anchor, heading, content
 
 
-def _languages(report: Report) -> Section:
+def _languages(report: Report) -> Section | None:
+    matrices = [each for each in report.matrices if each.texts]
+    if not matrices:
+        return None
     parts = []
-    for number, matrix in enumerate(report.matrices):
-        several = [element("h3", matrix.evaluation.name)] if len(report.matrices) > 1 else []
+    for number, matrix in enumerate(matrices):
+        several = [element("h3", matrix.evaluation.name)] if len(matrices) > 1 else []
         said = findings(matrix)
         parts += [
             *several,
@@ -82,6 +86,11 @@ def _languages(report: Report) -> Section:
             _more("The texts", texts_table(matrix)),
         ]
     return "languages", "Languages", joined(*parts)
+
+
+def _tasks(report: Report) -> Section | None:
+    tables = [_table(tasks_table(each)) for each in report.matrices if each.tasks]
+    return ("tasks", "Benchmark tasks", joined(*tables)) if tables else None
 
 
 def _blocks(report: Report) -> Section | None:

@@ -12,24 +12,34 @@ from langprune_cli.stages.report_tables import (
     artifacts_table,
     experts_table,
     findings,
+    has_marks,
     kinds_table,
     matrix_table,
     pairs_table,
     sizes_table,
+    tasks_table,
     texts_table,
     vocabulary_table,
 )
+from langprune_cli.stages.rows import MARKS
 
 _MEANS = re.compile(r"([\\`*_\[\]<>|#&~$])")  # what Markdown (GitHub's) may take for more than itself
 
 
 def document(report: Report, title: str, sizes: Sequence[dict[str, Any]]) -> str:
     """Return the document. sizes: the rows of smaller models."""
-    lines = [f"# {_plain(title)}", "", "## Languages", ""]
-    for matrix in report.matrices:
+    lines = [f"# {_plain(title)}", ""]
+    of_texts = [each for each in report.matrices if each.texts]
+    lines += ["## Languages", ""] if of_texts else []
+    for matrix in of_texts:
         lines += [f"- {_plain(each)}" for each in findings(matrix)]
-        lines += ["", *_table(matrix_table(matrix)), "Lower is better. Change of ppl against the dense model.", ""]
+        marked = [_plain(MARKS)] if has_marks(matrix) else []
+        notes = ["Lower is better. Change of ppl against the dense model.", *marked]
+        lines += ["", *_table(matrix_table(matrix)), " ".join(notes), ""]
         lines += _table(texts_table(matrix))
+    of_tasks = [each for each in report.matrices if each.tasks]
+    lines += ["## Benchmark tasks", ""] if of_tasks else []
+    lines += [line for each in of_tasks for line in _table(tasks_table(each))]
     if report.reconstructions:
         lines += [
             "## Linears",

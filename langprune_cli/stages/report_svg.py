@@ -33,6 +33,7 @@ class Grid:
     columns: Sequence[str]
     cells: Sequence[Sequence[Cell | None]]
     size: tuple[float, float] = (24.0, 24.0)  # of a cell, pixels
+    corner: str = ""  # what the columns are
     name: str = field(default="map")  # ids of the page's elements begin with it
 
 
@@ -47,14 +48,14 @@ def heat_map(grid: Grid) -> Markup:
     width, height = grid.size
     labels = [
         letters * _letters(_short(text))
-        for row in grid.rows
+        for row in (*grid.rows, ("", grid.corner))
         for text, letters in zip(row, (LETTER, _SMALL), strict=True)
     ]
     left = 16 + max(labels, default=0.0)
     top = 30.0
     right = max(4.0, LETTER * max((_letters(_short(each)) for each in grid.columns), default=0) / 2 - width / 2)
     spread = [left + place * width for place in range(len(grid.columns))]
-    body: list[Markup] = []
+    body = [_text(grid.corner, left - 10, top - 10, "small", anchor="end")] if grid.corner else []
     every = 1 if width > 60 else max(1, round(36 / width))  # numbers of blocks would run into each other
     for place, (x, label) in enumerate(zip(spread, grid.columns, strict=True)):
         if place % every == 0:

@@ -7,6 +7,7 @@ from typing import Any
 from langprune_cli.stages.compare import Comparison, Pair
 from langprune_cli.stages.model_card import public_name
 from langprune_cli.stages.report import Figure, Matrix, Reconstruction, Report, Subject, error_of, sparsity_of
+from langprune_cli.stages.rows import TASK_COLUMNS, task_lines
 from langprune_cli.stages.updating import Pruned
 from langprune_cli.store.artifact import Artifact
 
@@ -36,7 +37,7 @@ class Table:
 
 
 def matrix_table(matrix: Matrix) -> Table:
-    """Return models and masks by texts: ppl, its change with an interval, bpb."""
+    """Return models and masks by texts: ppl, its change with an interval and the mark of the best, bpb."""
     headings = [f"{text['text']}: {what}" for text in matrix.texts for what in ("ppl", "change", "bpb")]
     rows = [
         (subject.name, how(subject), *(cell for figure in figures for cell in _cells(figure)))
@@ -46,7 +47,7 @@ def matrix_table(matrix: Matrix) -> Table:
 
 
 def _cells(figure: Figure | None) -> tuple[str, str, str]:
-    return (ppl(figure), change(figure), bits(figure)) if figure else ("", "", "")
+    return (ppl(figure), f"{change(figure)} {figure.mark}".strip(), bits(figure)) if figure else ("", "", "")
 
 
 def ppl(figure: Figure) -> str:
@@ -89,6 +90,16 @@ def how(subject: Subject) -> str:
     return ", ".join(filter(None, words))
 
 
+def tasks_table(matrix: Matrix) -> Table:
+    """Return what lm-evaluation-harness measured, model beside model."""
+    return Table(f"Benchmark tasks: {matrix.evaluation.name}", TASK_COLUMNS, tuple(task_lines(matrix.tasks)))
+
+
+def has_marks(matrix: Matrix) -> bool:
+    """Return whether a best one is marked."""
+    return any(each and each.mark for figures in matrix.figures for each in figures)
+
+
 def texts_table(matrix: Matrix) -> Table:
     """Return what was evaluated on."""
     rows = [
@@ -103,7 +114,7 @@ def texts_table(matrix: Matrix) -> Table:
 
 
 def findings(matrix: Matrix) -> list[str]:
-    """Say for each text, in a sentence, which pruned model loses least on it and which most."""
+    """Say for each text, in a sentence, which pruned model does best on it and which worst."""
     said = []
     for place, text in enumerate(matrix.texts):
         rows = zip(matrix.subjects, matrix.figures, strict=True)
@@ -114,12 +125,11 @@ def findings(matrix: Matrix) -> list[str]:
         )
         if ranked:
             (_, least, best), (_, most, worst) = ranked[0], ranked[-1]
-            several = (
-                f" least, {change(least)}; {worst.name} most, {change(most)}"
-                if len(ranked) > 1
-                else f" {change(least)}"
-            )
-            said.append(f"On {text['text']}, {best.name} loses{several}.")
+            words = f"On {text['text']}, {'best: ' if ranked[1:] else ''}{best.name}, ppl {change(least)}"
+            alike = [subject.name for _, figure, subject in ranked if figure.mark == "="]
+            words += f", not told apart from {' and '.join(alike)}" if alike else ""
+            words += f"; worst: {worst.name}, {change(most)}" if ranked[1:] else ""
+            said.append(f"{words}.")
     return said
 
 

@@ -1,9 +1,58 @@
 """What a row of an evaluation says, for all that show it; free of torch, for the command line."""
 
+from collections.abc import Sequence
+from math import exp
 from typing import Any
 
+Row = dict[str, Any]
 
-def comparable_ppl(row: dict[str, Any]) -> float | None:
+MARKS = "*: the best pruned one on this text; =: not told apart from it by these windows."
+TASK_COLUMNS = ("task", "metric", "model", "value", "stderr", "examples")
+
+_MOST_NATS = 700.0  # exp of more is beyond float64; no interval is of use then
+
+
+def comparable_ppl(row: Row) -> float | None:
     """Return a row's perplexity as it compares with the dense row's: per token of the dense model's tokenizer."""
     found: float | None = row.get("ppl_per_original_token", row["ppl"])
     return found
+
+
+def change_of(row: Row, dense: Row) -> float | None:
+    """Return the change of ppl as a fraction of the dense row's; None of that row itself, and where either is not known."""
+    ppl, base = comparable_ppl(row), dense["ppl"]
+    return None if row is dense or ppl is None or not base else ppl / base - 1
+
+
+def interval_of(row: Row) -> tuple[float, float] | None:
+    """Return the ends of the interval of a row's change of ppl, as fractions; None where the row has none of use."""
+    low, high = row.get("change_low"), row.get("change_high")
+    return None if low is None or high is None or high > _MOST_NATS else (exp(low) - 1, exp(high) - 1)
+
+
+def marks(
+    rows: Sequence[Row],  # of one text, the dense one first
+    compare: Sequence[Row],  # the evaluation's pairs of pruned ones
+) -> list[str]:
+    """Return for each row "*" for the best of several pruned ones, "=" where its difference to that is noise, else ""."""
+    known = [row for row in rows[1:] if comparable_ppl(row) is not None]
+    if len(rows) < 3 or not known:
+        return [""] * len(rows)
+    best = min(known, key=lambda row: comparable_ppl(row) or 0.0)
+    one = best["model"], best["mask"]
+    noise = set()
+    for pair in compare:
+        ends = (pair["model"], pair["mask"]), (pair["than_model"], pair["than_mask"])
+        if pair["text"] == best["text"] and one in ends and pair["significant"] is False:
+            noise |= set(ends)
+    return ["*" if row is best else "=" if (row["model"], row["mask"]) in noise else "" for row in rows]
+
+
+def task_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Return results of benchmark tasks as cells of TASK_COLUMNS: model beside model, the dense one first."""
+    lines = []
+    for row in rows:
+        value, error = ("" if row[name] is None else f"{row[name]:.4f}" for name in ("value", "stderr"))
+        examples = "" if row["examples"] is None else f"{row['examples']:,}"
+        lines.append((row["task"], row["metric"], row["model"], value, error, examples))
+    return sorted(lines, key=lambda line: line[:2])  # stable: models stay in their order
