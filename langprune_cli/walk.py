@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from langprune_cli.models.attention import fast_attention
 from langprune_cli.models.checkpoint import DTYPES, TensorEntry
 from langprune_cli.models.detours import Call
 from langprune_cli.models.shards import plan_shards, write_shard
@@ -61,7 +62,7 @@ class HiddenStates:
 
         Without, a forward may end early with EnoughSeen.
         """
-        with torch.no_grad():
+        with torch.no_grad(), fast_attention():
             for number in range(len(self.ids)):
                 hidden, call = self.hidden[number], self._calls[number][block.index]
                 if keep:

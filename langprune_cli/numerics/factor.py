@@ -73,13 +73,14 @@ def damped_factor(
     Raises LangpruneError for a Hessian that is not finite, or that no damping mends.
     """
     dead, mean = dead_columns(hessian), mean_diagonal(hessian)
-    flipped = hessian.flip(0, 1)
+    failed = torch.empty((), dtype=torch.int32, device=hessian.device)
     for used in dampings(damping):
-        damped = flipped.clone()
-        damped.diagonal().add_(torch.where(dead, mean, 0.0).flip(0) + used * mean)
-        lower, failed = torch.linalg.cholesky_ex(damped)
+        # A copy, read column after column as the library wants it: the factor then comes to lie in its place.
+        lower = hessian.flip(0, 1).t()
+        lower.diagonal().add_(torch.where(dead, mean, 0.0).flip(0) + used * mean)
+        torch.linalg.cholesky_ex(lower, out=(lower, failed))
         if not bool(failed):
             break
-    roots = lower.diagonal()
-    # The library's factor lies column after column: its transpose is row after row, without a copy.
-    return Factor((lower / roots).t().flip(0, 1).contiguous(), roots.square().flip(0), used, used * mean)
+    roots = lower.diagonal().clone()
+    # Column after column: its transpose is row after row, without a copy.
+    return Factor(lower.div_(roots).t().flip(0, 1), roots.square().flip(0), used, used * mean)

@@ -1,39 +1,13 @@
 """Hessians: sums of x xᵀ over tokens, of which only the upper triangle is computed and kept."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import torch
 from torch import Tensor
+
+from langprune_cli.numerics.precision import low_precision_inputs
 
 # The product is made in panels of rows of the upper triangle: narrow ones waste less below the diagonal, and wide ones
 # run nearer to the machine's rate. At 128 the whole takes 53% (2816 columns) to 75% (256) of the full product's time.
 _PANEL = 128
-
-
-@contextmanager
-def _low_precision_inputs(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
-    """Let float32 products read inputs in the narrower form that they came in, and still add and give out float32.
-
-    Numbers that came as bfloat16 are exact in it, and bfloat16 and float16 in TF32: nothing is lost but time saved, two
-    to four times. What was set before is set again afterwards.
-    """
-    mkldnn: Any = torch.backends.mkldnn
-    backend, precision = {
-        ("cpu", torch.bfloat16): (mkldnn.matmul, "bf16"),
-        ("cuda", torch.bfloat16): (torch.backends.cuda.matmul, "tf32"),
-        ("cuda", torch.float16): (torch.backends.cuda.matmul, "tf32"),
-    }.get((device.type, dtype), (None, ""))
-    if backend is None:
-        yield
-        return
-    before = backend.fp32_precision
-    backend.fp32_precision = precision
-    try:
-        yield
-    finally:
-        backend.fp32_precision = before
 
 
 def add_gram(
@@ -46,7 +20,7 @@ def add_gram(
     float32.
     """
     wide = x.float()
-    with _low_precision_inputs(x.dtype, x.device):
+    with low_precision_inputs(x.dtype, x.device):
         for start in range(0, hessian.shape[0], _PANEL):
             rows = slice(start, start + _PANEL)
             hessian[rows, start:].addmm_(wide[:, rows].t(), wide[:, start:])
@@ -88,7 +62,7 @@ def output_energy(
     """
     wide = w.bfloat16().float()
     energy = 0.0
-    with _low_precision_inputs(torch.bfloat16, w.device):
+    with low_precision_inputs(torch.bfloat16, w.device):
         for start in range(0, hessian.shape[0], _PANEL):
             rows = slice(start, start + _PANEL)
             panel = (wide[:, rows].t() @ wide[:, start:]).mul_(hessian[rows, start:])

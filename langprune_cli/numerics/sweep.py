@@ -75,8 +75,9 @@ def sweep(
                 loss[j].lerp_(dense[j], going[j - left])  # of 0 and 1: the one or the other, exactly
         if end < columns:
             lost[end:].addmm_(lower[end:, start:end], lost[start:end], alpha=-1)
-    # What goes has lost all of itself: the difference is +0.0.
-    return Swept(wt.sub_(lost).t().contiguous(), goes.t().logical_not().contiguous())
+    wt.sub_(lost)  # what goes has lost all of itself: the difference is +0.0
+    del lost, loss
+    return Swept(wt.t().contiguous(), goes.t().logical_not().contiguous())
 
 
 def _ahead(

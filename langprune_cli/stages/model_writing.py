@@ -127,6 +127,7 @@ class ModelWriter:
                 linears = [linear.name for linear in self.model.streamed.linears(group)]
                 pruned += [asdict(updated[name].pruned) for name in linears if name in updated]
                 done(group)
+            updated.clear()  # before the next block's are made
 
     def _left(self, group: int, name: str, updated: Updated | None = None) -> Tensor:
         """Return what is to be written of a tensor of the dense model."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.factor import DAMPING
+from langprune_cli.numerics.memory import give_back_freed
 from langprune_cli.numerics.site import Needs, Site
 from langprune_cli.numerics.values import all_finite
 from langprune_cli.stages.opened import OpenedModel, check_same_model
@@ -147,11 +148,22 @@ def block_sites(
         # Experts that were all shown the same tokens share a site: together their rows would be far too many.
         for expert in dict.fromkeys(linear.expert for linear in here):
             inside = tuple(linear for linear in here if linear.expert == expert)
-            weights = [_weight(model, index, linear).float() for linear in inside]
-            found = stats.of(name).to(model.streamed.device) if stats and name not in alone else None
-            rows = tuple(len(weight) for weight in weights)
-            stacked = torch.cat(weights) if len(weights) > 1 else weights[0]
-            yield BlockSite(name, inside, Site(stacked, rows, found, solving.damping))
+            give_back_freed()
+            # Not held here: a site is to be gone when the next one is made.
+            yield _site(model, index, name, inside, None if name in alone else stats, solving)
+    give_back_freed()
+
+
+def _site(
+    model: OpenedModel, index: int, name: str, linears: tuple[Linear, ...], stats: BlockStats | None, solving: Solving
+) -> BlockSite:
+    shapes = [model.streamed.shape(linear) for linear in linears]
+    rows, device = tuple(rows for rows, _ in shapes), model.streamed.device
+    stacked = torch.empty(sum(rows), shapes[0][1], device=device)
+    for linear, part in zip(linears, torch.split(stacked, rows), strict=True):
+        part.copy_(_weight(model, index, linear))
+    found = stats.of(name).to(device) if stats else None
+    return BlockSite(name, linears, Site(stacked, rows, found, solving.damping))
 
 
 def known_sites(stats: BlockStats, linears: Sequence[Linear], min_expert_tokens: int) -> dict[str, list[str]]:

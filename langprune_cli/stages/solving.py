@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -54,7 +55,8 @@ class Solver:
         self, model: OpenedModel, index: int, linears: Sequence[Linear], known: BlockStats | None
     ) -> list["Solved"]:
         solving = self.chooser.settings.solving
-        return [self.site(model, index, site) for site in block_sites(model, index, linears, known, solving)]
+        # Not a loop, whose variable would hold a site while the next one is made.
+        return list(map(partial(self.site, model, index), block_sites(model, index, linears, known, solving)))
 
 
 @dataclass(frozen=True)

@@ -103,9 +103,11 @@ def _relative_errors(site: Site, weight: Tensor) -> list[float | None]:
     """
     if site.stats is None:
         return [None] * len(site.rows)
-    changed = site.weight - weight
-    totals, errors = ([_energy(site, w) for w in site.split(each)] for each in (site.weight, changed))
-    return [error / total if total > 0 else None for error, total in zip(errors, totals, strict=True)]
+    errors: list[float | None] = []
+    for dense, new in zip(site.split(site.weight), site.split(weight), strict=True):
+        total = _energy(site, dense)
+        errors.append(_energy(site, dense - new) / total if total > 0 else None)
+    return errors
 
 
 def _energy(site: Site, w: Tensor) -> float:

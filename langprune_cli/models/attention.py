@@ -1,0 +1,86 @@
+"""Causal attention of bfloat16 on CPUs: torch's own kernel also computes what the mask then drops, and takes twice as long."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from langprune_cli.numerics.precision import low_precision_inputs
+
+# Rows of queries that are done at once: of what they score, only a triangle on the diagonal is dropped. Wide heads and
+# long windows run faster in more rows.
+_ROWS, _MANY_ROWS, _LONG = 128, 256, 512
+_SCORES = 1 << 20  # float32 scores that are held at once, so that they stay in the cache
+
+
+def causal_attention(
+    query: Tensor,  # bfloat16 [b, h, t, d]
+    key: Tensor,  # bfloat16 [b, g, t, d]; g divides h
+    value: Tensor,  # bfloat16 [b, g, t, v]
+    scale: float | None = None,  # None: 1 / sqrt(d)
+) -> Tensor:  # bfloat16 [b, h, t, v]
+    """Return softmax(scale Q Kᵀ) V, each token attending to itself and those before it.
+
+    Scores and their softmax are float32, of the very inputs; what multiplies V is rounded to bfloat16, as in torch's kernel.
+    """
+    batch, heads, tokens, width = query.shape
+    repeats = heads // key.shape[1]
+    if repeats > 1:
+        key, value = (each.repeat_interleave(repeats, dim=1) for each in (key, value))
+    wide_query = query.reshape(-1, tokens, width).float()
+    wide_key = key.reshape(-1, tokens, width).float().transpose(1, 2)
+    values = value.reshape(-1, tokens, value.shape[-1])
+    out = query.new_empty(batch * heads, tokens, value.shape[-1])
+    rows = _ROWS if tokens <= _LONG else _MANY_ROWS
+    for start in range(0, tokens, rows):
+        end = min(start + rows, tokens)
+        mask = torch.zeros(end - start, end)
+        mask[:, start:] = torch.full((end - start, end - start), -math.inf).triu_(1)
+        some = max(1, _SCORES // mask.numel())
+        for first in range(0, batch * heads, some):
+            part = slice(first, first + some)
+            with low_precision_inputs(query.dtype, query.device):
+                scores = torch.baddbmm(
+                    mask,
+                    wide_query[part, start:end],
+                    wide_key[part, :, :end],
+                    alpha=1 / math.sqrt(width) if scale is None else scale,
+                )
+            torch.bmm(torch.softmax(scores, -1).to(query.dtype), values[part, :end], out=out[part, start:end])
+    return out.view(batch, heads, tokens, -1)
+
+
+@contextmanager
+def fast_attention() -> Iterator[None]:
+    """Let models that call torch's attention have `causal_attention` where that is what they ask for, without gradients."""
+    real: Callable[..., Tensor] = functional.scaled_dot_product_attention
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401 - torch's
+        if _is_causal(query, key, *args, **kwargs):
+            return causal_attention(query, key, value, kwargs.get("scale"))
+        return real(query, key, value, *args, **kwargs)
+
+    functional.scaled_dot_product_attention = attention  # type: ignore[assignment] # a builtin function
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = real  # type: ignore[assignment]
+
+
+def _is_causal(
+    query: Tensor,
+    key: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,  # noqa: FBT001, FBT002 - torch's signature
+    **_: object,  # scale, and whether heads are grouped: their numbers tell
+) -> bool:
+    """Return whether a call of torch's attention is one that `causal_attention` answers."""
+    asked = is_causal and attn_mask is None and not dropout_p
+    square = query.dim() == 4 and query.shape[-2] == key.shape[-2]
+    here = query.device.type == "cpu" and query.dtype == key.dtype == torch.bfloat16
+    return asked and square and here and not torch.is_grad_enabled()
