@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from langprune_cli.stages import evaluate
+from langprune_cli.stages.subjects import Losses
 from langprune_cli.store.artifact import Artifact
 from tests.conftest import SEQLEN, did, langprune, snapshot, tree
 from tests.pico import save_pico
@@ -83,13 +84,13 @@ def test_rows_of_an_earlier_evaluation_are_not_computed_again(
     workspace: Path, pico_text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed = []
-    losses = evaluate._losses
+    losses = Losses.on
 
-    def watched(subject: Any, windows: Any, folder: Path, reporter: Any) -> torch.Tensor:
-        computed.append((subject.mask.name if subject.mask else None, windows.spec.name))
-        return losses(subject, windows, folder, reporter)
+    def watched(self: Losses, windows: Any, folder: Path) -> torch.Tensor:
+        computed.append((self.subject.mask.name if self.subject.mask else None, windows.spec.name))
+        return losses(self, windows, folder)
 
-    monkeypatch.setattr(evaluate, "_losses", watched)
+    monkeypatch.setattr(Losses, "on", watched)
     words = ["eval", "-w", workspace, *texts(pico_text, "en"), "--seqlen", SEQLEN, "--max-windows", "5", "--json"]
     earlier = json.loads((workspace / "evals/uk-wanda-2x4-uk-en/result.json").read_bytes())["rows"]
     assert did(*words).json["rows"] == earlier[2:]

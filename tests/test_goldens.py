@@ -17,10 +17,11 @@ from langprune_cli.numerics.packing import unpack_mask
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.stages.calibrate import CalibrationSettings, calibrate
 from langprune_cli.stages.choosing import Chooser, MaskSettings
-from langprune_cli.stages.evaluate import Row, Subject, evaluate, read_rows
+from langprune_cli.stages.evaluate import Row, evaluate, read_rows
 from langprune_cli.stages.mask import MaskSource, mask
 from langprune_cli.stages.opened import Compute, OpenedModel
 from langprune_cli.stages.parts import block_part
+from langprune_cli.stages.subjects import Subject
 from langprune_cli.store.artifact import Artifact
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.types import TextSpec

@@ -17,10 +17,11 @@ from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.stages.apply import ApplySettings
 from langprune_cli.stages.calibrate import CalibrationSettings
 from langprune_cli.stages.choosing import Chooser, MaskSettings
-from langprune_cli.stages.evaluate import Subject, evaluate, read_rows
+from langprune_cli.stages.evaluate import evaluate, read_rows
 from langprune_cli.stages.opened import Compute, OpenedModel
 from langprune_cli.stages.parts import block_part
 from langprune_cli.stages.prune import PruneSettings, Pruning, prune
+from langprune_cli.stages.subjects import Subject
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.types import TextSpec
 from tests.reference.quiet import Quiet

@@ -9,10 +9,10 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
-from langprune_cli.stages import evaluate
 from langprune_cli.stages.apply import apply
 from langprune_cli.stages.model_card import model_card
 from langprune_cli.stages.opened import Compute, ModelChoice, open_model
+from langprune_cli.stages.subjects import Losses
 from langprune_cli.store.artifact import Artifact, Manifest
 from langprune_cli.store.files import TEMPORARY
 from langprune_cli.store.locks import being_made
@@ -221,7 +221,7 @@ def test_bpb_comes_with_the_tokenizer(workspace: Path, monkeypatch: pytest.Monke
     assert did(*words).json["cached"] is True
     for path in spare.iterdir():
         path.rename(model / path.name)
-    monkeypatch.setattr(evaluate, "_losses", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(Losses, "on", lambda *_: pytest.fail("computed again"))
     second = did(*words).json
     assert second["rows"][0]["bpb"] > 0
     assert second["rows"][0] | {"bpb": None} == first["rows"][0]
@@ -232,7 +232,7 @@ def test_masks_are_checked_before_anything_is_computed(
     workspace: Path, pico_text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     did("mask", "-w", workspace, "--model", PRUNED, "-p", "1:4", "--method", "magnitude", "--name", "again")
-    monkeypatch.setattr(evaluate, "_losses", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(Losses, "on", lambda *_: pytest.fail("computed"))
     model = pico_folder(workspace)
     words = [
         "--model",

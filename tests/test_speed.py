@@ -13,8 +13,9 @@ from transformers.utils import logging
 
 from langprune_cli.cli.speed_table import print_speeds
 from langprune_cli.errors import LangpruneError
-from langprune_cli.stages import speed as speed_module
-from langprune_cli.stages.speed import Speed, compare, free_bytes, speed_rows, timed_run, weight_bytes
+from langprune_cli.stages import loaded
+from langprune_cli.stages.loaded import free_bytes, weight_bytes
+from langprune_cli.stages.speed import Speed, compare, speed_rows, timed_run
 from tests.conftest import snapshot
 from tests.pico import FAMILIES, save_pico
 
@@ -167,7 +168,7 @@ def test_models_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     memory = tmp_path / "meminfo"
     kilobytes = (2 * size - 1) // 1024
     memory.write_text(f"MemTotal:  999999999 kB\nMemAvailable:   {kilobytes} kB\n")
-    monkeypatch.setattr(speed_module, "_MEMORY", memory)
+    monkeypatch.setattr(loaded, "_MEMORY", memory)
     assert free_bytes(CPU) == kilobytes * 1024
     folders = {"a": tmp_path / "a", "b": tmp_path / "b"}
     with pytest.raises(LangpruneError, match=f"the weights of a and b take {2 * size:,} bytes of memory and"):
@@ -180,7 +181,7 @@ def test_models_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_free_memory_where_proc_does_not_say(text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if text is not None:
         (tmp_path / "meminfo").write_text(text)
-    monkeypatch.setattr(speed_module, "_MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(loaded, "_MEMORY", tmp_path / "meminfo")
     free = free_bytes(CPU)
     assert free is None or free > 1 << 20
     assert free_bytes(torch.device("meta")) is None

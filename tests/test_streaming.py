@@ -14,9 +14,10 @@ from langprune_cli import walk as walk_module
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.location import ModelLocation
 from langprune_cli.models.streamed import Block, StreamedModel
-from langprune_cli.stages.evaluate import Subject, evaluate, read_rows
+from langprune_cli.stages.evaluate import evaluate, read_rows
 from langprune_cli.stages.opened import Compute, OpenedModel
 from langprune_cli.stages.statistics import StatsCollector
+from langprune_cli.stages.subjects import Subject
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.types import TextSpec
 from langprune_cli.walk import HiddenStates, walk

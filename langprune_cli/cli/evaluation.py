@@ -3,19 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from langprune_cli.cli.console import print_json
 from langprune_cli.cli.matrix import print_evaluation, print_tasks
+from langprune_cli.cli.options import COMPUTE, OUTPUT
 from langprune_cli.cli.results import print_outcomes, print_sizes, size_rows
 from langprune_cli.cli.session import Session, document
 from langprune_cli.cli.speed_table import measured_speeds, show_speeds
 from langprune_cli.errors import LangpruneError, UsageError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
-    from langprune_cli.stages.evaluate import Subject
     from langprune_cli.stages.opened import ModelChoice, OpenedModel
+    from langprune_cli.stages.subjects import Subject
     from langprune_cli.store.artifact import Artifact
+
+LoadBits = Annotated[
+    int | None,
+    typer.Option(
+        help="Quantize every model on load, to 4 or 8 bits, with bitsandbytes (pip install langprune\\[bnb]): what is lost once "
+        "quantized as well. Models are in memory whole then, and read window by window.",
+        rich_help_panel=COMPUTE,
+    ),
+]
+Speed = Annotated[
+    bool,
+    typer.Option(
+        "--speed",
+        help="Measure tokens per second and bytes as well, dense beside pruned; without --lang and --data only these.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+SemiStructured = Annotated[
+    bool,
+    typer.Option(
+        "--semi-structured",
+        help="Measure as --speed does, and each model with 2:4 linears once more, with these as torch's semi-structured "
+        "tensors. Needs CUDA with compute capability 8.0 or later; elsewhere a note says so.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -30,28 +59,31 @@ class Lineup:
 
 def evaluate(
     session: Session, model: list[str], revision: str | None, mask: list[str], lang: list[str], data: list[str],
-    corpus: str | None, *, tasks: str | None, seqlen: int | None, max_windows: int | None, speed: bool, name: str | None,
-    force: bool,
+    corpus: str | None, *, tasks: str | None, seqlen: int | None, max_windows: int | None, load_bits: int | None,
+    speed: bool, semi_structured: bool, name: str | None, force: bool,
 ) -> None:  # fmt: skip
     """Run stage 5: the dense model first, then the pruned ones; with `speed` or `tasks`, and without a text, only these."""
+    speed = speed or semi_structured
     from langprune_cli.stages.evaluate import evaluate as run  # noqa: PLC0415
     from langprune_cli.stages.evaluate import read_result  # noqa: PLC0415
 
     if speed and session.workspace.planned is not None:
-        raise UsageError("--speed measures, and --dry-run runs nothing: leave out one of them")
+        named = "--semi-structured" if semi_structured else "--speed"
+        raise UsageError(f"{named} measures, and --dry-run runs nothing: leave out one of them")
+    bits = _bits(session, load_bits, beside="--tasks" if tasks else "--speed" if speed else None)
     lineup = _lineup(session, model, revision, mask)
     of_tasks = _task_names(tasks, lineup)
     no_text = not lang and not data and not corpus and (speed or bool(of_tasks))
     specs = [] if no_text else session.resolve(lang, data, corpus, lineup.dense, evaluation=True)
     dense = session.open(lineup.dense, remember=lineup.named)
     models = [dense, *(session.open(type(lineup.dense)(str(chain[0].folder))) for chain in lineup.chains)]
-    speeds = measured_speeds(models) if speed else []
+    speeds = measured_speeds(session, models, semi_structured=semi_structured) if speed else []
     if no_text and not of_tasks:
         session.keep_model()
         show_speeds(speeds, json=session.json)
         return
     outcome = run(
-        session.workspace, _subjects(models, lineup.masks), specs, session.reporter, tasks=of_tasks, seqlen=seqlen,
+        session.workspace, _subjects(models, lineup.masks, bits), specs, session.reporter, tasks=of_tasks, seqlen=seqlen,
         max_windows=max_windows, name=name, force=force,
     )  # fmt: skip
     if session.workspace.planned is not None:
@@ -120,15 +152,31 @@ def pruned_from(session: Session, model: Artifact) -> list[Artifact]:
     return chain
 
 
-def _subjects(models: list[OpenedModel], masks: list[Artifact]) -> list[Subject]:
+def _subjects(models: list[OpenedModel], masks: list[Artifact], bits: int | None) -> list[Subject]:
     """Return the models, then the masks, each with the model that it is of."""
-    from langprune_cli.stages.evaluate import Subject  # noqa: PLC0415
+    from langprune_cli.stages.subjects import Subject  # noqa: PLC0415
 
-    subjects = [Subject(opened) for opened in models]
+    subjects = [Subject(opened, bits=bits) for opened in models]
     for each in masks:  # a mask may be of the model that was named, or of one that was pruned from it
         fits = [opened for opened in models if opened.digest == each.manifest.inputs["model"]]
-        subjects.append(Subject(fits[0] if fits else models[0], each))
+        subjects.append(Subject(fits[0] if fits else models[0], each, bits))
     return subjects
+
+
+def _bits(session: Session, bits: int | None, *, beside: str | None) -> int | None:
+    """Return the bits of --load-bits; raises UsageError for what it does not go with, LangpruneError without a quantizer."""
+    if bits is None:
+        return None
+    if bits not in (4, 8):
+        raise UsageError(f"--load-bits {bits} is none of those that bitsandbytes quantizes to: give 4 or 8")
+    if beside:
+        raise UsageError(
+            f"--load-bits quantizes for perplexity, and {beside} runs models as they are: leave out one of them"
+        )
+    from langprune_cli.stages.quantized import check_quantizer  # noqa: PLC0415
+
+    check_quantizer(session.compute.torch_device())
+    return bits
 
 
 def _task_names(tasks: str | None, lineup: Lineup) -> list[str]:

@@ -6,7 +6,16 @@ from typing import Any
 
 from langprune_cli.cli.console import print_line, print_table
 from langprune_cli.cli.results import first_of
-from langprune_cli.stages.rows import MARKS, TASK_COLUMNS, change_of, comparable_ppl, interval_of, marks, task_lines
+from langprune_cli.stages.rows import (
+    MARKS,
+    TASK_COLUMNS,
+    change_of,
+    comparable_ppl,
+    interval_of,
+    marks,
+    model_label,
+    task_lines,
+)
 
 Row = dict[str, Any]
 
@@ -85,7 +94,7 @@ def print_tasks(rows: list[Row]) -> None:
 
 
 def _label(row: Row) -> str:
-    return f"mask {row['mask']}" if row["mask"] else str(row["model"])
+    return f"mask {row['mask']}" if row["mask"] else model_label(row)
 
 
 def _own_tokens(rows: list[Row]) -> bool:

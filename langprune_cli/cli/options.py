@@ -8,7 +8,7 @@ import typer
 from langprune_cli.cli.completion import names_of
 
 _INPUT = "What goes in"
-_COMPUTE = "How it is computed"
+COMPUTE = "How it is computed"
 OUTPUT = "What comes out"
 
 Workspace = Annotated[
@@ -93,30 +93,28 @@ Seqlen = Annotated[
 ]
 Dtype = Annotated[
     str,
-    typer.Option(
-        "--dtype", help="auto (the checkpoint's own), float32, bfloat16 or float16.", rich_help_panel=_COMPUTE
-    ),
+    typer.Option("--dtype", help="auto (the checkpoint's own), float32, bfloat16 or float16.", rich_help_panel=COMPUTE),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=_COMPUTE)]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=COMPUTE)]
 BatchTokens = Annotated[
-    int, typer.Option("--batch-tokens", min=1, help="Tokens that go through a block at once.", rich_help_panel=_COMPUTE)
+    int, typer.Option("--batch-tokens", min=1, help="Tokens that go through a block at once.", rich_help_panel=COMPUTE)
 ]
 CacheDir = Annotated[
     Path | None,
     typer.Option(
-        "--cache-dir", help="Cache of models from the hub; $HF_HOME is honoured too.", rich_help_panel=_COMPUTE
+        "--cache-dir", help="Cache of models from the hub; $HF_HOME is honoured too.", rich_help_panel=COMPUTE
     ),
 ]
 TrustRemoteCode = Annotated[
     bool,
-    typer.Option("--trust-remote-code", help="Run Python code that comes with the model.", rich_help_panel=_COMPUTE),
+    typer.Option("--trust-remote-code", help="Run Python code that comes with the model.", rich_help_panel=COMPUTE),
 ]
 AllExperts = Annotated[
     bool,
     typer.Option(
         "--all-experts",
         help="Show every token to every expert of a mixture, for statistics; what the model computes stays the same.",
-        rich_help_panel=_COMPUTE,
+        rich_help_panel=COMPUTE,
     ),
 ]
 
@@ -140,7 +138,7 @@ MaxMemory = Annotated[
     str | None,
     typer.Option(
         help="Keep hidden states that take more than this, such as 8GB, in a file of the workspace; all in memory if left out.",
-        rich_help_panel=_COMPUTE,
+        rich_help_panel=COMPUTE,
     ),
 ]
 DEFAULT_WORKSPACE = Path("langprune-workspace")

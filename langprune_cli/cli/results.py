@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from langprune_cli.cli.console import print_line, print_table
-from langprune_cli.stages.rows import comparable_ppl
+from langprune_cli.stages.rows import comparable_ppl, model_label, with_bits
 
 if TYPE_CHECKING:
     from langprune_cli.stages.run import Outcome
@@ -43,8 +43,9 @@ def _described(manifest: Manifest) -> str:
         else:
             what = f"{checked['sparsity']:.2%} zeros"
         return f"{base} with mask {about['mask']['name']}, {what}, checked"
-    rows, tasks = len(inputs["cells"]), len(inputs.get("tasks", {}).get("names", []))
-    return ", ".join([f"{rows} rows"] * (rows > 0 or not tasks) + [f"{tasks} tasks"] * (tasks > 0))
+    cells, tasks = inputs["cells"], len(inputs.get("tasks", {}).get("names", []))
+    rows = with_bits(f"{len(cells)} rows", cells[0].get("bits") if cells else None)
+    return ", ".join([rows] * (bool(cells) or not tasks) + [f"{tasks} tasks"] * (tasks > 0))
 
 
 def _describe_stats(manifest: Manifest) -> str:
@@ -115,7 +116,7 @@ def size_rows(rows: list[dict[str, Any]], chains: dict[str, list[Manifest]]) -> 
             before, after = checked[-1]["parameters_before"], checked[0]["parameters_after"]
             size = {"parameters_before": before, "pruning_rate": 1 - after / before, "parameters_after": after}
             ppl = {"text": row["text"], "ppl_before": dense["ppl"], "ppl_after": comparable_ppl(row)}
-            found.append({"model": dense["model"], "pruned": row["model"], **size, **ppl})
+            found.append({"model": model_label(dense), "pruned": model_label(row), **size, **ppl})
     return found
 
 

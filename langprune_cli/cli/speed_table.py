@@ -7,18 +7,26 @@ from typing import TYPE_CHECKING, Any
 from langprune_cli.cli.console import print_json, print_line, print_table
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
+    from langprune_cli.cli.session import Session
     from langprune_cli.stages.opened import OpenedModel
 
 _COLUMNS = ["model", "parameters", "in memory", "files", "prefill", "factor", "decode", "factor"]
 
 
-def measured_speeds(models: list[OpenedModel]) -> list[dict[str, Any]]:
-    """Measure the models turn by turn; prompts as long as all of them can read, 512 tokens at most."""
+def measured_speeds(session: Session, models: list[OpenedModel], *, semi_structured: bool) -> list[dict[str, Any]]:
+    """Measure the models turn by turn; prompts as long as all of them can read, 512 tokens at most.
+
+    semi_structured: those with 2:4 linears once more, with these in packed form; a note says why there is no such row.
+    """
+    from langprune_cli.stages.semi_structured import NO_KERNELS, NO_LINEARS, accelerates  # noqa: PLC0415
     from langprune_cli.stages.speed import compare, speed_rows  # noqa: PLC0415
 
+    twins = semi_structured and accelerates(models[0].streamed.device)
+    if semi_structured and not twins:
+        session.reporter.note(NO_KERNELS)
     new_tokens = 32
     context = min(each.streamed.context or 2048 for each in models)
-    return speed_rows(
+    rows = speed_rows(
         compare(
             {each.label: each.location.folder for each in models},
             device=models[0].streamed.device,
@@ -26,8 +34,12 @@ def measured_speeds(models: list[OpenedModel]) -> list[dict[str, Any]]:
             prompt=max(1, min(512, context - new_tokens)),
             new_tokens=new_tokens,
             trust_remote_code=models[0].compute.trust_remote_code,
+            semi_structured=twins,
         )
     )
+    if twins and not any(row["semi_structured"] for row in rows):
+        session.reporter.note(NO_LINEARS)
+    return rows
 
 
 def print_speeds(rows: list[dict[str, Any]]) -> None:
@@ -40,6 +52,11 @@ def print_speeds(rows: list[dict[str, Any]]) -> None:
         f"{first['dtype']} on {first['device']}, the median of {len(first['prefill_seconds'])}:"
     )
     print_table(_COLUMNS, [_line(row, dense=row is first) for row in rows])
+    twins = [row["semi_structured"] for row in rows if row["semi_structured"]]
+    if any(each["converted"] < each["linears"] for each in twins):
+        from langprune_cli.stages.semi_structured import STAYS_DENSE  # noqa: PLC0415
+
+        print_line(STAYS_DENSE)
 
 
 def show_speeds(rows: list[dict[str, Any]], *, json: bool) -> None:

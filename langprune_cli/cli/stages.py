@@ -264,14 +264,9 @@ def evaluate(
             rich_help_panel=_INPUT,
         ),
     ] = None,
-    speed: Annotated[
-        bool,
-        typer.Option(
-            "--speed",
-            help="Measure tokens per second and bytes as well, dense beside pruned; without --lang and --data only these.",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = False,
+    load_bits: evaluation.LoadBits = None,
+    speed: evaluation.Speed = False,
+    semi_structured: evaluation.SemiStructured = False,
     dtype: opt.Dtype = "auto",
     device: opt.Device = "auto",
     batch_tokens: opt.BatchTokens = 2048,
@@ -292,5 +287,5 @@ def evaluate(
                       trust_remote_code=trust_remote_code, max_memory=max_memory, dry_run=dry_run)  # fmt: skip
     evaluation.evaluate(
         session, model or [], revision, mask or [], lang or [], data or [], corpus, tasks=tasks, seqlen=seqlen,
-        max_windows=max_windows, speed=speed, name=name, force=force,
+        max_windows=max_windows, load_bits=load_bits, speed=speed, semi_structured=semi_structured, name=name, force=force,
     )  # fmt: skip

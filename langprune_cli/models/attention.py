@@ -76,7 +76,7 @@ def _is_causal(
     key: Tensor,
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
-    is_causal: bool = False,  # noqa: FBT001, FBT002 - torch's signature
+    is_causal: bool = False,  # noqa: FBT001 - torch's signature
     **_: object,  # scale, and whether heads are grouped: their numbers tell
 ) -> bool:
     """Return whether a call of torch's attention is one that `causal_attention` answers."""

@@ -9,12 +9,13 @@ from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.stages.apply import apply
 from langprune_cli.stages.calibrate import CalibrationSettings, calibrate
 from langprune_cli.stages.choosing import Chooser, MaskSettings
-from langprune_cli.stages.evaluate import Subject, evaluate, read_rows
+from langprune_cli.stages.evaluate import evaluate, read_rows
 from langprune_cli.stages.export import export
 from langprune_cli.stages.mask import mask, source_of_scores
 from langprune_cli.stages.opened import DEMO, Compute, ModelChoice, open_model
 from langprune_cli.stages.run import Reporter
 from langprune_cli.stages.score import score
+from langprune_cli.stages.subjects import Subject
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.text.corpora import BUILTIN, resolve_texts
 

@@ -15,7 +15,7 @@ import torch
 from huggingface_hub import constants, get_token
 
 from langprune_cli import __version__
-from langprune_cli.stages.speed import free_bytes
+from langprune_cli.stages.loaded import free_bytes
 
 _PACKAGES = (
     "torch",

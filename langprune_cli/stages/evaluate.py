@@ -5,32 +5,27 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load
-from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.models.streamed import Block
 from langprune_cli.numerics.bootstrap import LEVEL, METHOD, RESAMPLES, SEED
 from langprune_cli.numerics.nats import bits_per_byte, perplexity
 from langprune_cli.stages.comparing import Measured, compared
 from langprune_cli.stages.evaluation_text import EvaluationText, evaluation_text, per_original_token
-from langprune_cli.stages.keep_masks import MaskReader, remove_pruned
-from langprune_cli.stages.losses import window_losses
-from langprune_cli.stages.opened import OpenedModel, check_same_model
-from langprune_cli.stages.parts import BLOCKS_PART, VOCABULARY_PART, text_identity
+from langprune_cli.stages.opened import OpenedModel
+from langprune_cli.stages.parts import text_identity
+from langprune_cli.stages.quantized import quantizer_environment
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
+from langprune_cli.stages.subjects import Losses, Subject
 from langprune_cli.stages.tasks import run_tasks, tasks_identity
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import canonical_json, readable_json
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.text.token_bytes import predicted_bytes
 from langprune_cli.types import TextSpec, Windows
-from langprune_cli.walk import walk
 
 RESULT = "result.json"
 
@@ -40,23 +35,6 @@ _FIELDS = (  # of a row that follow from its cell and labels alone
 )  # fmt: skip
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is evaluated: a model as it is, or with a mask applied on the fly."""
-
-    model: OpenedModel
-    mask: Artifact | None = None
-
-    @property
-    def identity(self) -> Row:
-        """Return what decides the result beside the text: checkpoint, mask and dtype."""
-        return {
-            "model_digest": self.model.digest,
-            "mask_key": self.mask.key if self.mask else None,
-            "dtype": str(self.model.streamed.dtype).removeprefix("torch."),
-        }
 
 
 def evaluate(
@@ -74,18 +52,11 @@ def evaluate(
     """Evaluate every subject on every text, the published protocol: texts joined, consecutive windows, tail dropped.
 
     `tasks` of lm-evaluation-harness are run on the models of the subjects, without masks.
-    A row that an earlier evaluation in this workspace has (same checkpoint, mask, dtype and token ids) is taken from it.
-    Raises LangpruneError for text that cannot be read or is shorter than a window, and for masks of another model.
+    A row that an earlier evaluation in this workspace has (same checkpoint, mask, dtype, bits and token ids) is taken from it.
+    Raises LangpruneError for text that cannot be read or is shorter than a window, and what `Subject.check` refuses.
     """
     for subject in subjects:
-        if subject.mask:
-            check_same_model(subject.mask, subject.model)
-            for part, what in ((BLOCKS_PART, "whole blocks"), (VOCABULARY_PART, "tokens")):
-                if part in subject.mask.manifest.parts:
-                    raise LangpruneError(
-                        f"mask {subject.mask.name} is of {what}, which eval cannot leave out on the fly: run langprune apply "
-                        f"--mask {subject.mask.name}, then eval"
-                    )
+        subject.check()
     models = [subject.model for subject in subjects]
     texts = [evaluation_text(models, spec, reporter, seqlen=seqlen, max_windows=max_windows) for spec in specs]
     reference, whole = models[0], [subject.model for subject in subjects if not subject.mask]
@@ -98,12 +69,13 @@ def evaluate(
             "bpb": _has_tokenizer(reference),  # without one bpb is unknown, and is not to stay so when one comes
             "intervals": {"method": METHOD, "level": LEVEL, "resamples": RESAMPLES, "seed": SEED},
         },
-        environment=reference.environment(),
+        environment=reference.environment() | (quantizer_environment() if subjects[-1].bits else {}),
     )
     last = subjects[-1]
     default = "-".join(
         [
             last.mask.name if last.mask else last.model.label.replace("/", "-"),
+            *([f"{last.bits}bit"] if last.bits else []),
             *(text.reference.spec.name for text in texts),
             *(Path(task).stem for task in tasks),
         ]
@@ -116,8 +88,12 @@ def evaluate(
                 name = f"windows-{number}-{other}.safetensors" if other else f"windows-{number}.safetensors"
                 writer.write_tensors(name, {"windows": windows.ids})
         rows, pairs = [], []
-        for text in texts:
-            of_text, among = compared([_measured(writer, subject, text, known, reporter) for subject in subjects])
+        one_by_one = (
+            Losses(subject, reporter) for subject in subjects
+        )  # of quantized models one is in memory at a time
+        measured = [[_measured(writer, losses, text, known) for text in texts] for losses in one_by_one]
+        for of_subjects in zip(*measured, strict=True):
+            of_text, among = compared(of_subjects)
             rows += of_text
             pairs += among
         result = {"schema": 1, "rows": rows, "compare": pairs}
@@ -184,26 +160,26 @@ def _losses_part(cell: str) -> str:
 
 def _measured(
     writer: ArtifactWriter,
-    subject: Subject,
+    losses: Losses,
     text: EvaluationText,
     known: dict[str, tuple[Row, bytes]],
-    reporter: Reporter,
 ) -> Measured:
     """Return one row with its losses per window, which become a part."""
+    subject = losses.subject
     windows = text.of(subject.model)
-    row = _cell(writer, subject, windows, known, reporter)
+    row = _cell(writer, losses, windows, known)
     nats = Artifact(writer.folder, writer.manifest).tensors(_losses_part(row["cell"]))["nats"]
     return Measured(row | per_original_token(text, subject.model, row), subject.model, windows, nats)
 
 
 def _cell(
     writer: ArtifactWriter,
-    subject: Subject,
+    losses: Losses,
     windows: Windows,
     known: dict[str, tuple[Row, bytes]],
-    reporter: Reporter,
 ) -> Row:
     """Return one row; its losses per window become a part."""
+    subject = losses.subject
     cell = _cell_of(subject, windows)
     labels = {
         "model": subject.model.label,
@@ -213,13 +189,14 @@ def _cell(
     }
     part = _losses_part(cell)
     if cell in known and not writer.has(part):
-        row, losses = known[cell]
-        writer.write(part, losses)
-        return {field: row[field] for field in _FIELDS} | labels | {"bpb": _known_bpb(subject, windows, row, losses)}
+        row, nats_part = known[cell]
+        writer.write(part, nats_part)
+        found = {field: row[field] for field in _FIELDS} | subject.identity | labels
+        return found | {"bpb": _known_bpb(subject, windows, row, nats_part)}
     if writer.has(part):
         nats = Artifact(writer.folder, writer.manifest).tensors(part)["nats"]
     else:
-        nats = _losses(subject, windows, writer.folder, reporter)
+        nats = losses.on(windows, writer.folder)
         writer.write_tensors(part, {"nats": nats})
     total, tokens = float(nats.sum()), windows.count * (windows.seqlen - 1)
     ppl = perplexity(total, tokens)
@@ -250,28 +227,3 @@ def _bits_per_byte(model: OpenedModel, windows: Windows, nats: float) -> float |
     except LangpruneError:
         return None
     return bits_per_byte(nats, text_bytes) if text_bytes else None
-
-
-def _losses(subject: Subject, windows: Windows, folder: Path, reporter: Reporter) -> Tensor:
-    """Return each window's summed loss over its predicted tokens, float64 [n]."""
-    model = subject.model
-    reader = MaskReader(subject.mask, model) if subject.mask else None
-
-    def edit(block: Block) -> None:
-        if reader:
-            for linear, keep in reader.block(block.index):
-                remove_pruned(linear.weight, keep)
-
-    label = subject.mask.name if subject.mask else model.label
-    blocks = len(model.streamed.blocks)
-    reporter.begin(f"eval {label} on {windows.spec.name}", blocks, windows.ids.numel() * blocks)
-    states = model.hidden_states(windows.ids, folder)
-    for _ in walk(states, edit=edit, tick=reporter.tick):
-        pass
-    losses = torch.cat(window_losses(states))
-    reporter.end()
-    if not torch.isfinite(losses).all():
-        raise LangpruneError(
-            f"the loss of {label} on {windows.spec.name} is not finite: compute in another dtype, such as --dtype float32"
-        )
-    return losses

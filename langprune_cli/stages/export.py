@@ -213,7 +213,8 @@ def _rows_about(workspace: Workspace, model: Artifact, reporter: Reporter) -> li
         subjects[base_digest, mask_key] = "pruned"
     by_text: dict[tuple[str, str], dict[str, Row]] = {}
     damaged: list[str] = []
-    for _, rows in complete_evaluations(workspace, damaged):
+    for _, evaluated in complete_evaluations(workspace, damaged):
+        rows = [row for row in evaluated if not row.get("bits")]  # the others are of a model that nobody exports
         base_of = {row["text"]: row for row in rows if (row["model_digest"], row["mask_key"]) == (base_digest, None)}
         for row in rows:
             subject = subjects.get((row["model_digest"], row["mask_key"]))

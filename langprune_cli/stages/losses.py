@@ -1,4 +1,6 @@
-"""Losses of windows from their last hidden states: for `eval`, and for the search of blocks that can leave."""
+"""Losses of windows from their logits: for `eval`, and for the search of blocks that can leave."""
+
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,9 +14,17 @@ def window_losses(states: HiddenStates) -> list[Tensor]:
 
     The hidden states must be the last block's output.
     """
-    batches = [torch.zeros(ids.shape[0], dtype=torch.float64) for ids in states.ids]
-    for number, start, logits in states.logits():
-        targets = states.ids[number][:, start + 1 : start + 1 + logits.shape[1]].to(logits.device)
+    return summed_losses(states.ids, states.logits())
+
+
+def summed_losses(
+    ids: Sequence[Tensor],  # int64 [b, t] per micro-batch
+    pieces: Iterable[tuple[int, int, Tensor]],  # (micro-batch, first position, logits [b, p, vocabulary])
+) -> list[Tensor]:
+    """Return each window's summed loss over its predicted tokens, float64 [b] per micro-batch."""
+    batches = [torch.zeros(each.shape[0], dtype=torch.float64) for each in ids]
+    for number, start, logits in pieces:
+        targets = ids[number][:, start + 1 : start + 1 + logits.shape[1]].to(logits.device)
         if targets.shape[1]:  # the last position of a window predicts nothing that is known
             batches[number] += window_nats(logits[:, : targets.shape[1]], targets).cpu()
     return batches

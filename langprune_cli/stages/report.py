@@ -12,7 +12,7 @@ from langprune_cli.stages.evaluate import Row, read_result
 from langprune_cli.stages.model_writing import PRUNING_PART, read_pruned
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.parts import BLOCKS_PART, VOCABULARY_PART
-from langprune_cli.stages.rows import change_of, comparable_ppl, interval_of, marks
+from langprune_cli.stages.rows import change_of, comparable_ppl, interval_of, marks, model_label
 from langprune_cli.stages.run import Reporter
 from langprune_cli.stages.updating import Pruned
 from langprune_cli.store.artifact import Artifact
@@ -165,7 +165,7 @@ def _matrix(workspace: Workspace, evaluation: Artifact, pruned: dict[str, Artifa
     for place, row in enumerate(texts[0] if texts else []):
         mask = workspace.by_key("masks", row["mask_key"]) if row["mask_key"] else None
         of = mask or (None if row["mask_key"] else pruned.get(row["model_digest"]))
-        subjects.append(Subject(row["mask"] or row["model"], of, dense=place == 0))
+        subjects.append(Subject(row["mask"] or model_label(row), of, dense=place == 0))
         figures.append(
             tuple(
                 _figure(rows[place], rows[0], of_text[place]) if place < len(rows) else None

@@ -182,6 +182,7 @@ def _eval(evaluation: Artifact, _sources: Sequence[Artifact]) -> Words:
     if texts:
         windows = max(row["windows"] for row in texts)
         words += [*_text(texts), "--seqlen", str(texts[0]["seqlen"]), "--max-windows", str(windows)]
+        words += _option("--load-bits", texts[0].get("bits"))
     if tasks:
         words += ["--tasks", ",".join(_task(each) for each in tasks["names"])]
     dtype = texts[0]["dtype"] if texts else tasks["models"][0]["dtype"]

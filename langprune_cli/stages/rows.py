@@ -56,3 +56,13 @@ def task_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
         examples = "" if row["examples"] is None else f"{row['examples']:,}"
         lines.append((row["task"], row["metric"], row["model"], value, error, examples))
     return sorted(lines, key=lambda line: line[:2])  # stable: models stay in their order
+
+
+def model_label(row: Row) -> str:
+    """Return a row's model as it is shown: what was quantized on load is told from what was not."""
+    return with_bits(row["model"], row.get("bits"))
+
+
+def with_bits(label: str, bits: int | None) -> str:
+    """Return a model's name with the bits that it was quantized to, where it was."""
+    return f"{label}, {bits} bit" if bits else label

@@ -1,26 +1,20 @@
 """How fast models run in stock transformers, and what they take: `eval --speed`."""
 
 import inspect
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
-from transformers.utils import logging
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.models.checkpoint import DTYPES, Checkpoint
 from langprune_cli.models.model_files import weight_files
 from langprune_cli.models.skeleton import read_config
-
-_MEMORY = Path("/proc/meminfo")
+from langprune_cli.stages.loaded import check_memory, load_whole, weight_bytes
+from langprune_cli.stages.semi_structured import held_bytes, kernel_errors, semi_structured_twin
 
 
 @dataclass(frozen=True)
@@ -37,6 +31,7 @@ class Speed:
     new_tokens: int  # tokens of each that are made one by one
     prefill_seconds: tuple[float, ...]
     decode_seconds: tuple[float, ...]
+    semi_structured: tuple[int, int] | None = None  # linears held so, of how many 2:4 ones; None: the model as it is
 
     @property
     def prefill(self) -> float:
@@ -49,6 +44,17 @@ class Speed:
         return self.batch * self.new_tokens / median(self.decode_seconds)
 
 
+@dataclass
+class _Run:
+    """A loaded model, and what was measured of it."""
+
+    label: str
+    folder: Path
+    model: Any  # transformers is untyped
+    semi_structured: tuple[int, int] | None = None
+    seconds: list[tuple[float, float]] = field(default_factory=list)  # of every repeat, the warm-up too
+
+
 def compare(
     folders: dict[str, Path],
     *,
@@ -59,6 +65,7 @@ def compare(
     new_tokens: int = 32,
     repeats: int = 5,
     trust_remote_code: bool = False,
+    semi_structured: bool = False,
 ) -> dict[str, Speed]:
     """Measure models, all of them in memory, turn by turn, so that a machine that slows down meanwhile slows all alike.
 
@@ -68,46 +75,65 @@ def compare(
     not count. What is run is `AutoModelForCausalLM.from_pretrained`, and of a prompt only the last position's logits are
     made, as `generate` does.
 
+    semi_structured: measure each model that has 2:4 linears once more, right after itself, with these held as torch's
+    semi-structured tensors; what it shares with itself is in memory once.
+
     Raises LangpruneError for what `Checkpoint` and `read_config` refuse, numbers below 1, more tokens than a model's
     context, a model that does not load, and models that do not fit in memory together.
     """
     device = torch.device(device)
-    for name, number in {"batch": batch, "prompt": prompt, "new tokens": new_tokens, "repeats": repeats}.items():
+    configs = {label: read_config(each, trust_remote_code=trust_remote_code) for label, each in folders.items()}
+    _check_numbers(configs, {"batch": batch, "prompt": prompt, "new tokens": new_tokens, "repeats": repeats})
+    sizes = {label: weight_bytes(each, dtype) for label, each in folders.items()}
+    check_memory(sizes, device)
+    for label, size in sizes.items():  # each is read into the memory of the CPU, and moved from there
+        check_memory({label: size}, torch.device("cpu"))
+    vocabulary = min((config.get_text_config().vocab_size for config in configs.values()), default=1)
+    ids = torch.randint(0, vocabulary, (batch, prompt), generator=torch.Generator().manual_seed(0)).to(device)
+    runs = []
+    for label, folder in folders.items():
+        model = load_whole(folder, device, dtype, trust=trust_remote_code)
+        runs.append(_Run(label, folder, model))
+        if semi_structured:
+            with kernel_errors(label):
+                twin = semi_structured_twin(model)
+                if twin:
+                    timed_run(twin.model, ids, 1)  # what the kernels refuse is known before anything is measured
+                    name = f"{label}, {twin.converted} of {twin.linears} linears semi-structured"
+                    runs.append(_Run(name, folder, twin.model, (twin.converted, twin.linears)))
+    for _ in range(1 + repeats):
+        for run in runs:
+            run.seconds.append(timed_run(run.model, ids, new_tokens)[1])
+    return {
+        run.label: Speed(
+            parameters=sum(parameter.numel() for parameter in run.model.parameters()),
+            weight_bytes=sum(held_bytes(parameter) for parameter in run.model.parameters()),
+            file_bytes=sum((run.folder / file).stat().st_size for file in weight_files(run.folder)),
+            dtype=str(run.model.dtype).removeprefix("torch."),
+            device=device.type,
+            batch=batch,
+            prompt=prompt,
+            new_tokens=new_tokens,
+            prefill_seconds=tuple(prefill for prefill, _ in run.seconds[1:]),
+            decode_seconds=tuple(decode for _, decode in run.seconds[1:]),
+            semi_structured=run.semi_structured,
+        )
+        for run in runs
+    }
+
+
+def _check_numbers(configs: dict[str, Any], numbers: dict[str, int]) -> None:
+    """Raise LangpruneError for numbers below 1, and more tokens than the context of a model."""
+    for name, number in numbers.items():
         if number < 1:
             raise LangpruneError(f"{number} {name} leaves nothing to measure: give 1 or more")
-    configs = {label: read_config(each, trust_remote_code=trust_remote_code) for label, each in folders.items()}
+    prompt, new_tokens = numbers["prompt"], numbers["new tokens"]
     for label, config in configs.items():
         context = getattr(config.get_text_config(), "max_position_embeddings", None)
         if context and prompt + new_tokens > context:
             raise LangpruneError(
                 f"{prompt} tokens and {new_tokens} new ones are more than the context of {label}, {context}: ask for fewer"
             )
-    sizes = {label: weight_bytes(each, dtype) for label, each in folders.items()}
-    _check_memory(sizes, device)
-    for label, size in sizes.items():  # each is read into the memory of the CPU, and moved from there
-        _check_memory({label: size}, torch.device("cpu"))
-    vocabulary = min((config.get_text_config().vocab_size for config in configs.values()), default=1)
-    ids = torch.randint(0, vocabulary, (batch, prompt), generator=torch.Generator().manual_seed(0)).to(device)
-    models = {label: _load(each, device, dtype, trust=trust_remote_code) for label, each in folders.items()}
-    seconds: dict[str, list[tuple[float, float]]] = {label: [] for label in models}
-    for _ in range(1 + repeats):
-        for label, model in models.items():
-            seconds[label].append(timed_run(model, ids, new_tokens)[1])
-    return {
-        label: Speed(
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            weight_bytes=sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()),
-            file_bytes=sum((folders[label] / file).stat().st_size for file in weight_files(folders[label])),
-            dtype=str(model.dtype).removeprefix("torch."),
-            device=device.type,
-            batch=batch,
-            prompt=prompt,
-            new_tokens=new_tokens,
-            prefill_seconds=tuple(prefill for prefill, _ in seconds[label][1:]),
-            decode_seconds=tuple(decode for _, decode in seconds[label][1:]),
-        )
-        for label, model in models.items()
-    }
 
 
 def speed_rows(speeds: dict[str, Speed]) -> list[dict[str, Any]]:
@@ -134,6 +160,8 @@ def speed_rows(speeds: dict[str, Speed]) -> list[dict[str, Any]]:
                 "batch": speed.batch,
                 "prompt": speed.prompt,
                 "new_tokens": speed.new_tokens,
+                "semi_structured": speed.semi_structured
+                and dict(zip(("converted", "linears"), speed.semi_structured, strict=True)),
                 "prefill_seconds": list(speed.prefill_seconds),
                 "decode_seconds": list(speed.decode_seconds),
             }
@@ -173,65 +201,3 @@ def _now(device: torch.device) -> float:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
     return time.perf_counter()
-
-
-def weight_bytes(folder: Path, dtype: torch.dtype | None) -> int:
-    """Return the bytes of a checkpoint's tensors in `dtype`, None for their own; raises LangpruneError as `Checkpoint`."""
-    checkpoint = Checkpoint(folder)
-    return sum(
-        checkpoint.elements(name) * (dtype or DTYPES[entry.dtype]).itemsize
-        for name, entry in checkpoint.entries.items()
-    )
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """Return the memory that is to be had on a device, None where that cannot be known."""
-    if device.type == "cuda":
-        free: int = torch.cuda.mem_get_info(device)[0]
-        return free
-    if device.type != "cpu":
-        return None
-    try:
-        lines = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, ValueError, KeyError, IndexError):
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, AttributeError):  # not on every system
-        return None
-
-
-def _check_memory(sizes: dict[str, int], device: torch.device) -> None:
-    """Raise LangpruneError where the weights alone take more memory than there is."""
-    free, need = free_bytes(device), sum(sizes.values())
-    if free is not None and need > free:
-        raise LangpruneError(
-            f"the weights of {' and '.join(sizes)} take {need:,} bytes of memory and {free:,} are free on {device.type}: end "
-            "other programs, choose a smaller --dtype, or measure on another machine"
-        )
-
-
-def _load(folder: Path, device: torch.device, dtype: torch.dtype | None, *, trust: bool) -> Any:  # noqa: ANN401 - untyped
-    """Load a model as its users do, tensor by tensor; raises LangpruneError where transformers cannot."""
-    with _no_bars():
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype or "auto", local_files_only=True, use_safetensors=True, trust_remote_code=trust
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            raise LangpruneError(f"{folder} does not load in transformers ({reason}): check the model") from error
-    return model.eval().to(device)
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """Keep transformers' own progress bars off the screen."""
-    shown = logging.is_progress_bar_enabled()
-    restore: Callable[[], None] = logging.enable_progress_bar if shown else logging.disable_progress_bar
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        restore()

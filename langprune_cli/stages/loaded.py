@@ -1,0 +1,94 @@
+"""Models loaded whole by transformers, as their users load them: what memory they take, and what there is."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.models.checkpoint import DTYPES, Checkpoint
+
+_MEMORY = Path("/proc/meminfo")
+
+
+def weight_bytes(folder: Path, dtype: torch.dtype | None) -> int:
+    """Return the bytes of a checkpoint's tensors in `dtype`, None for their own; raises LangpruneError as `Checkpoint`."""
+    checkpoint = Checkpoint(folder)
+    return sum(
+        checkpoint.elements(name) * (dtype or DTYPES[entry.dtype]).itemsize
+        for name, entry in checkpoint.entries.items()
+    )
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Return the memory that is to be had on a device, None where that cannot be known."""
+    if device.type == "cuda":
+        free: int = torch.cuda.mem_get_info(device)[0]
+        # What torch holds and no tensor of ours takes any more is to be had as well.
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type != "cpu":
+        return None
+    try:
+        lines = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, ValueError, KeyError, IndexError):
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):  # not on every system
+        return None
+
+
+def check_memory(sizes: dict[str, int], device: torch.device) -> None:
+    """Raise LangpruneError where the weights alone, of models by their labels, take more memory than there is."""
+    free, need = free_bytes(device), sum(sizes.values())
+    if free is not None and need > free:
+        raise LangpruneError(
+            f"the weights of {' and '.join(sizes)} take {need:,} bytes of memory and {free:,} are free on {device.type}: end "
+            "other programs, choose a smaller --dtype, or measure on another machine"
+        )
+
+
+def load_whole(
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    *,
+    trust: bool,
+    quantization: object = None,  # a configuration of transformers; the device's own memory is then filled directly
+) -> Any:  # noqa: ANN401 - transformers is untyped
+    """Load a model as its users do, tensor by tensor; raises LangpruneError where transformers cannot."""
+    quantized = {"quantization_config": quantization, "device_map": {"": str(device)}} if quantization else {}
+    with _no_bars():
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype or "auto", local_files_only=True, use_safetensors=True, trust_remote_code=trust,
+                **quantized,
+            )  # fmt: skip
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
+            raise LangpruneError(
+                f"{folder} does not load in transformers ({first_line(error)}): check the model"
+            ) from error
+    return model.eval() if quantized else model.eval().to(device)
+
+
+def first_line(error: Exception) -> str:
+    """Return what an exception of another library says, in brackets' length."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keep transformers' own progress bars off the screen."""
+    shown = logging.is_progress_bar_enabled()
+    restore: Callable[[], None] = logging.enable_progress_bar if shown else logging.disable_progress_bar
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        restore()

@@ -1,0 +1,114 @@
+"""A model's 2:4 linears held as torch's semi-structured tensors: `eval --semi-structured`.
+
+Tensor cores of compute capability 8.0 and later multiply by a matrix of which two of every four consecutive weights of an output
+are zero at up to twice the rate, from a packed form of it. Checkpoints have no such form: it is made of the dense weights, here.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.sparse import SparseSemiStructuredTensor, to_sparse_semi_structured
+from transformers.pytorch_utils import Conv1D
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.stages.loaded import first_line
+
+# What both of torch's backends take: `_DTYPE_SHAPE_CONSTRAINTS` of CUTLASS in torch/sparse/semi_structured.py, of which those of
+# cuSPARSELt (16 and 16, no float32) are a part.
+_DTYPES = (torch.float16, torch.bfloat16)
+_ROWS, _COLUMNS = 32, 64
+_CAPABILITY = (8, 0)
+NO_KERNELS = (
+    "Nothing on this device accelerates 2:4: torch's kernels for it need CUDA with compute capability 8.0 or later, and a "
+    "model's zeros are stored dense. --semi-structured adds no row."
+)
+NO_LINEARS = "No linear of these models is 2:4 sparse: prune one with --pattern 2:4 for --semi-structured to add a row."
+STAYS_DENSE = (
+    "Linears stay dense where torch's 2:4 kernels do not take them: these want float16 or bfloat16, outputs a multiple of "
+    f"{_ROWS} and inputs of {_COLUMNS}."
+)
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A model once more, with what the kernels take of its 2:4 linears in packed form; the rest it shares with the model."""
+
+    model: Any  # transformers is untyped
+    converted: int
+    linears: int  # that are 2:4, converted or not
+
+
+def accelerates(device: torch.device) -> bool:
+    """Return whether torch's 2:4 kernels are to be had on a device."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _CAPABILITY
+
+
+def is_two_of_four(
+    weight: Tensor,  # [o, i]
+) -> bool:
+    """Return whether at least two of every four consecutive weights of an output are zero."""
+    rows, columns = weight.shape
+    if not weight.numel() or columns % 4:
+        return False
+    zeros = (weight == 0).reshape(rows, columns // 4, 4).sum(-1, dtype=torch.uint8)
+    return bool((zeros >= 2).all())
+
+
+def kernels_take(linear: nn.Module) -> bool:
+    """Return whether torch's kernels take a 2:4 linear: a plain one of a dtype and a shape that they are made for."""
+    if type(linear) is not nn.Linear:
+        return False
+    rows, columns = linear.weight.shape
+    return linear.weight.dtype in _DTYPES and rows % _ROWS == 0 and columns % _COLUMNS == 0
+
+
+def two_of_four_linears(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the linears of a loaded model that are 2:4 sparse, by name."""
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | Conv1D):
+            weight: Tensor = module.weight.t() if isinstance(module, Conv1D) else module.weight
+            if is_two_of_four(weight.detach()):
+                found[name] = module
+    return found
+
+
+def semi_structured_twin(
+    model: nn.Module,
+    convert: Callable[[Tensor], Tensor] = to_sparse_semi_structured,  # [o, i] -> the same in packed form
+) -> Twin | None:
+    """Return a loaded model's twin, None where none of its linears is 2:4 sparse."""
+    linears = two_of_four_linears(model)
+    if not linears:
+        return None
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    twin = copy.deepcopy(model, shared)
+    taken = [name for name, linear in linears.items() if kernels_take(linear)]
+    for name in taken:
+        linear = twin.get_submodule(name)
+        linear.weight = nn.Parameter(convert(linear.weight.detach().contiguous()), requires_grad=False)  # type: ignore[operator]
+    return Twin(twin, len(taken), len(linears))
+
+
+def held_bytes(parameter: Tensor) -> int:
+    """Return the bytes that a parameter takes in memory."""
+    if not isinstance(parameter, SparseSemiStructuredTensor):
+        return parameter.numel() * parameter.element_size()
+    inner = (getattr(parameter, name) for name in parameter.__tensor_flatten__()[0])  # those that its backend has
+    return sum(each.numel() * each.element_size() for each in inner)
+
+
+@contextmanager
+def kernel_errors(label: str) -> Iterator[None]:
+    """Make what torch's kernels raise a LangpruneError: their API is a prototype, and each backend has gaps of its own."""
+    try:
+        yield
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        raise LangpruneError(
+            f"torch's 2:4 kernels do not run {label} here ({first_line(error)}): measure without --semi-structured"
+        ) from error
