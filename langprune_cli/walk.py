@@ -33,12 +33,16 @@ class EnoughSeen(Exception):  # noqa: N818 - not an error: it ends a forward who
 class HiddenStates:
     """The hidden states of all windows between two blocks, in micro-batches, and each block's call."""
 
-    def __init__(self, model: StreamedModel, ids: Tensor, batch_tokens: int, spill: Path | None = None) -> None:
+    def __init__(
+        self, model: StreamedModel, ids: Tensor, batch_tokens: int, spill: Path | None = None, *, fast: bool = False
+    ) -> None:
         """Embed `ids` [n, t]; a micro-batch is as many windows as `batch_tokens` holds, one at least.
 
-        spill: a folder in a file of which hidden states are kept, where they are not to be in memory.
+        spill: a folder in a file of which hidden states are kept, where they are not to be in memory. fast: with
+        `fast_attention`, which differs from torch's own in the last bits; without, logits are those of stock transformers.
         """
         self.model = model
+        self._fast = fast
         self.ids = torch.split(ids.long(), max(1, batch_tokens // ids.shape[1]))  # per micro-batch [b, t]
         self.hidden: list[Tensor] | TensorFile = TensorFile(spill) if spill else []  # per micro-batch [b, t, h]
         self._calls: list[list[Call]] = []  # per micro-batch, per block
@@ -62,7 +66,7 @@ class HiddenStates:
 
         Without, a forward may end early with EnoughSeen.
         """
-        with torch.no_grad(), fast_attention():
+        with torch.no_grad(), fast_attention() if self._fast else nullcontext():
             for number in range(len(self.ids)):
                 hidden, call = self.hidden[number], self._calls[number][block.index]
                 if keep:

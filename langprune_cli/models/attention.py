@@ -64,11 +64,11 @@ def fast_attention() -> Iterator[None]:
             return causal_attention(query, key, value, kwargs.get("scale"))
         return real(query, key, value, *args, **kwargs)
 
-    functional.scaled_dot_product_attention = attention  # type: ignore[assignment] # a builtin function
+    functional.scaled_dot_product_attention = attention
     try:
         yield
     finally:
-        functional.scaled_dot_product_attention = real  # type: ignore[assignment]
+        functional.scaled_dot_product_attention = real
 
 
 def _is_causal(

@@ -149,12 +149,14 @@ class OpenedModel:
                 "give shorter ones"
             )
 
-    def hidden_states(self, ids: Tensor, folder: Path) -> HiddenStates:
+    def hidden_states(self, ids: Tensor, folder: Path, *, fast: bool = False) -> HiddenStates:
         """Return the embedded windows `ids` [n, t], in a file of `folder` where memory is not to hold them.
+
+        fast: as `HiddenStates` takes it.
 
         Raises LangpruneError where that folder has no room for them.
         """
-        return HiddenStates(self.streamed, ids, self.compute.batch_tokens, self.spill(ids, folder))
+        return HiddenStates(self.streamed, ids, self.compute.batch_tokens, self.spill(ids, folder), fast=fast)
 
     def spill(self, ids: Tensor, folder: Path) -> Path | None:
         """Return `folder` where the hidden states of `ids` [n, t] go to a file, None where memory holds them.

@@ -55,4 +55,4 @@ class SavedStates:
         others = team()
         if others:
             return SharedStates(self._model, self._windows.ids, self._writer.folder, others)
-        return self._model.hidden_states(self._windows.ids, self._writer.folder)
+        return self._model.hidden_states(self._windows.ids, self._writer.folder, fast=True)

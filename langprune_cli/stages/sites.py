@@ -160,7 +160,7 @@ def _site(
     shapes = [model.streamed.shape(linear) for linear in linears]
     rows, device = tuple(rows for rows, _ in shapes), model.streamed.device
     stacked = torch.empty(sum(rows), shapes[0][1], device=device)
-    for linear, part in zip(linears, torch.split(stacked, rows), strict=True):
+    for linear, part in zip(linears, torch.split(stacked, list(rows)), strict=True):
         part.copy_(_weight(model, index, linear))
     found = stats.of(name).to(device) if stats else None
     return BlockSite(name, linears, Site(stacked, rows, found, solving.damping))

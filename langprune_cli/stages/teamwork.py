@@ -29,7 +29,8 @@ class SharedStates(HiddenStates):
             raise LangpruneError(f"{len(ids)} windows cannot be shared by {team.size} processes: start fewer of them")
         team.tell("embed", model.location, model.compute, ids)
         self._team = team
-        super().__init__(model.streamed, team.share(ids), model.compute.batch_tokens, model.spill(ids, folder))
+        spill = model.spill(ids, folder)
+        super().__init__(model.streamed, team.share(ids), model.compute.batch_tokens, spill, fast=True)
 
     def forward(self, block: Block, *, keep: bool = True, tick: Tick | None = None) -> None:
         """Run every micro-batch of every process through a loaded block; see `HiddenStates.forward`."""
@@ -71,7 +72,7 @@ class _Worker:
         self._leave_block()
         if self._model is None or self._model.location != location:
             self._model = OpenedModel(location, compute)
-        self._states = HiddenStates(self._model.streamed, self._team.share(ids), compute.batch_tokens)
+        self._states = HiddenStates(self._model.streamed, self._team.share(ids), compute.batch_tokens, fast=True)
 
     def watch(self, index: int, hessian: bool, inputs_only: bool) -> None:  # noqa: FBT001 - as it was told
         """Collect sums of a block's inputs from now on."""
