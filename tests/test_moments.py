@@ -59,13 +59,19 @@ def test_small_values_beside_large_ones_are_not_lost() -> None:
     assert moments_of(x).sum_sq.tolist() == [2.0**26 + 19_999] * 2
 
 
-@pytest.mark.parametrize(
-    "width", [1, 3, moments._TILE_COLUMNS, moments._TILE_COLUMNS + 1, 5 * moments._TILE_COLUMNS - 1]
-)
-def test_tiles_cover_every_row_and_column(width: int) -> None:
-    rows = moments._TILE_VALUES // min(width, moments._TILE_COLUMNS)
-    x = activations(2 * rows + 1, width)
+@pytest.mark.parametrize("tokens", [moments._ROWS - 1, moments._ROWS, 2 * moments._ROWS + 1])
+def test_every_row_is_added_and_threads_are_as_before(tokens: int) -> None:
+    threads = torch.get_num_threads()
+    x = activations(tokens, 2000)
     assert_sums(moments_of(x), x, relative=1e-12)
+    assert torch.get_num_threads() == threads
+
+
+def test_float64_activations_stay_as_they_are() -> None:
+    x = activations(40, 12).double()
+    before = x.clone()
+    assert_sums(moments_of(x), before)
+    assert torch.equal(x, before)
 
 
 @settings(deadline=None, max_examples=50)

@@ -12,7 +12,7 @@ def score(
     site: Site,
 ) -> Tensor:  # float32 [o, i]
     """Return |W_ij| * ||x_j||, the norm as the root of the sum of squares over windows (equation 1)."""
-    return w.float().abs() * column_norms(site.norms.sum_sq, site.norms.windows)
+    return w.float().abs().mul_(column_norms(site.norms.sum_sq, site.norms.windows))
 
 
 METHOD = Method("wanda", "norms", "row", "exact", "https://arxiv.org/abs/2306.11695", score)

@@ -1,15 +1,15 @@
 """Column moments of activations: plain sums in float64, so that they add across windows, runs and machines."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# Activations are widened to float64 a tile at a time: a tile stays in a core's cache, where the whole matrix would make
-# three trips to memory at four times its size. 2^15 values is also where torch begins to split work over threads: on a
-# busy machine, waiting for the other thread cost up to a hundred times what it saved (docs/decisions.md).
-_TILE_VALUES = 1 << 15
-_TILE_COLUMNS = 1 << 11
+# Activations are widened to float64 so many rows at a time, which stay in a core's cache: the whole matrix would make
+# three trips to memory at four times its size.
+_ROWS = 32
 
 
 @dataclass
@@ -32,24 +32,32 @@ class ColumnMoments:
         float64 throughout: squares of fp16 values above 256 overflow fp16, and float32 sums over 10^5 tokens would
         make the result depend on how the windows were batched in the seventh digit.
         """
-        if x.device.type == "cpu":
-            self._add_tiles(x)
-        else:  # a GPU wants few and large operations
-            wide = x.double()
-            self.sum_x += wide.sum(dim=0)
-            self.sum_sq += wide.square_().sum(dim=0)
+        if x.device.type != "cpu":  # a GPU wants few and large operations
+            self._add(x)
+        else:
+            with _one_thread():
+                for rows in torch.split(x, _ROWS):
+                    self._add(rows)
         self.tokens += x.shape[0]
 
-    def _add_tiles(self, x: Tensor) -> None:
-        wide = torch.empty(_TILE_VALUES, dtype=torch.float64)
-        ones = torch.ones(_TILE_VALUES, dtype=torch.float64)
-        for start in range(0, x.shape[1], _TILE_COLUMNS):
-            columns = slice(start, start + _TILE_COLUMNS)
-            width = self.sum_x[columns].shape[0]
-            for rows in torch.split(x[:, columns], _TILE_VALUES // width):
-                tile = wide[: rows.numel()].view(rows.shape).copy_(rows)
-                self.sum_x[columns].addmv_(tile.t(), ones[: len(rows)])
-                self.sum_sq[columns].addmv_(tile.square_().t(), ones[: len(rows)])
+    def _add(self, rows: Tensor) -> None:
+        wide = rows.to(torch.float64, copy=True)
+        self.sum_x += wide.sum(dim=0)
+        self.sum_sq += wide.square_().sum(dim=0)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch from sharing work of some ten microseconds between threads.
+
+    Waiting for the other one costs up to a hundred times what it saves on a busy machine (docs/decisions.md).
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def column_norms(

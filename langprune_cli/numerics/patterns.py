@@ -112,7 +112,7 @@ def keep_mask(
         return torch.ones_like(score, dtype=torch.bool)
     if ties == "together" and group == "layer" and count < flat.shape[1]:
         keep = flat > _kth_lowest(flat, count + 1)
-        removed = keep.numel() - int(keep.sum())
+        removed = keep.numel() - int(torch.count_nonzero(keep))
         if removed - count <= _MOST_TIES * keep.numel():
             return keep.view_as(score)
     return _drop_lowest(flat, count).view_as(score)
@@ -148,7 +148,7 @@ def keep_gradually(
     keep = keep_mask(score, pattern)
     if share >= 1:
         return keep
-    leaving = int(keep.numel() - keep.sum())
+    leaving = keep.numel() - int(torch.count_nonzero(keep))
     flat = score.masked_fill(keep, torch.inf).reshape(1, -1)
     return _drop_lowest(flat, prune_count(leaving, share)).view_as(score)
 
@@ -211,7 +211,9 @@ def _drop_lowest(
         return torch.ones_like(score, dtype=torch.bool)
     threshold = _kth_lowest(score, count)
     keep = score > threshold
-    spare = keep.shape[1] - count - keep.sum(dim=1, keepdim=True)  # of those at the threshold, how many stay
+    spare = (
+        keep.shape[1] - count - torch.count_nonzero(keep, dim=1).unsqueeze(1)
+    )  # of those at the threshold, how many stay
     if bool(spare.any()):
         tied = score == threshold
         keep |= tied & (tied.cumsum(dim=1) > tied.sum(dim=1, keepdim=True) - spare)

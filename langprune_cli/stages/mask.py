@@ -172,7 +172,9 @@ def mask_summary(
         masks, record = artifact.tensors_and_record(block_part(index))
         for name, packed in masks.items():
             rows, columns = shapes[name]
-            kept += int(unpack_mask(packed, columns).sum()) * (rows // len(packed))  # one row stands for all
+            kept += int(torch.count_nonzero(unpack_mask(packed, columns))) * (
+                rows // len(packed)
+            )  # one row stands for all
         damping |= record.get("damping", {})
     weights = sum(o * i for o, i in shapes.values())
     asked = artifact.manifest.params.get("damping", 0.0)

@@ -157,7 +157,7 @@ class ModelWriter:
                     seen = found.t() if linear.transposed else found
                     zero = _words(seen) == 0  # +0.0 and nothing else
                     right &= bool(zero.logical_or(keep).all()) and follows(seen, patterns[group])
-                    counts.zeros += int((found == 0).sum())
+                    counts.zeros += found.numel() - int(torch.count_nonzero(found))
                     counts.pruned_weights += found.numel()
                 elif dense_name not in readers:
                     right &= torch.equal(_bits(found), _bits(self._left(group, dense_name)))

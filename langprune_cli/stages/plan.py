@@ -18,7 +18,7 @@ from langprune_cli.numerics.patterns import Pattern, parse_pattern, prune_count
 from langprune_cli.stages.depth import blocks_that_stay
 from langprune_cli.stages.opened import Compute, ModelChoice, model_artifact
 from langprune_cli.stages.plan_cost import Costs, costs
-from langprune_cli.stages.plan_memory import linear_shapes, peak_ram_bytes
+from langprune_cli.stages.plan_memory import Peaks, linear_shapes, peaks
 from langprune_cli.stages.structures import DOWN, VOCABULARY, Rounding, Structure, parse_structures, split_patterns
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.text.vocabulary_choice import ids_in, replace_ids
@@ -60,7 +60,7 @@ class Plan:
     parameters_after: int
     zeros: int  # of those that stay
     dtype: torch.dtype  # of the checkpoint
-    peak_ram_bytes: int
+    peaks: Peaks  # of memory
     windows: int
     seqlen: int
     axes: tuple[AxisPlan, ...]
@@ -100,7 +100,8 @@ class Plan:
             "dtype": str(self.dtype).removeprefix("torch."),
             "disk_bytes": self.disk_bytes,
             "disk_bytes_before": self.disk_bytes_before,
-            "peak_ram_bytes": self.peak_ram_bytes,
+            "peak_ram_bytes": self.peaks.cpu,
+            "peak_device_bytes": self.peaks.device,
             "windows": self.windows,
             "seqlen": self.seqlen,
             "logits_bytes_before": self.logits_bytes[0],
@@ -192,7 +193,7 @@ def plan(
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     length = seqlen or min(_LONGEST, context or _LONGEST)
     return Plan(
-        location.id, _count(model), _count(smaller), zeros, dtype, peak_ram_bytes(model, windows, length), windows,
+        location.id, _count(model), _count(smaller), zeros, dtype, peaks(model, windows, length), windows,
         length, tuple(found), (4 * length * rows, 4 * length * tokens), costs(model, smaller, windows, length),
     )  # fmt: skip
 

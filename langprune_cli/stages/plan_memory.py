@@ -1,5 +1,6 @@
-"""How much memory pruning on a CPU takes at its peak: an estimate from the shapes alone."""
+"""How much memory pruning takes at its peak, on a CPU and on a GPU: an estimate from the shapes alone."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -8,7 +9,7 @@ from transformers.pytorch_utils import Conv1D
 from langprune_cli.models.experts import linears_in
 from langprune_cli.models.skeleton import find_blocks
 
-_PROCESS_BYTES = 500_000_000  # Python and torch, once loaded
+_PROCESS_BYTES = 580_000_000  # Python and torch, once loaded, and what the library of products keeps
 _BATCH_TOKENS = 2048  # that go through a block at once
 
 
@@ -24,20 +25,29 @@ def linear_shapes(block: nn.Module) -> list[tuple[nn.Module, list[tuple[int, int
     return found
 
 
-def peak_ram_bytes(model: Any, windows: int, seqlen: int) -> int:  # noqa: ANN401 - transformers is untyped
-    """Return what `prune` with Hessians holds in memory at the worst moment, for a skeleton in the dtype of the computation.
+@dataclass(frozen=True)
+class Peaks:
+    """What `prune` with its default method holds in memory at the worst moment, in bytes."""
+
+    cpu: int  # of the process, where it computes on a CPU
+    device: int  # on a GPU, where it computes there
+
+
+def peaks(model: Any, windows: int, seqlen: int) -> Peaks:  # noqa: ANN401 - transformers is untyped
+    """Estimate the peaks for a skeleton in the dtype of the computation.
 
     With c bytes a number of that dtype, the largest block of B bytes, embeddings, final norm and head of O bytes, and hidden
     states S = windows x seqlen x hidden x c, for sites of i inputs and r rows:
 
-        process + S + max(O + B, B + sum over sites 4 i^2 + b max(i) (c + 4), 3 B + sum 2 i (i + 1) + max(L, R))
-        L = max over sites 4 (6 i^2 + r i)      R = max over sites 4 (4 i^2 + 10 r i)
+        cpu:    process + S + max(O + B, B + sum over sites 4 i^2 + T, 2 B + sum 2 i (i + 1) + R)
+        device:           S + max(O + B, B + sum over sites 4 i^2 + T, B + R)
+        T = b max(i) (c + 4)      R = max over sites 4 (3 i^2 + 11 r i)
 
     These are: the windows are embedded; Hessians are collected, all of a block at once, from b tokens at a time (2048, or a
-    window that is longer); a site is solved, from packed Hessians, with the old block, the new one and the one before it in
-    memory: its Hessian is factored (L), or copies of its weights in float32 are worked on, ten with `admm` (R). Linears of a
-    module that read equally many inputs are taken to share a site, but for the one that comes last, which reads what they
-    made (o_proj, down_proj). Methods that need no Hessians take less, and the page cache, which gives way, is not counted.
+    window that is longer); a site is solved, on a CPU with packed Hessians and new weights of the others in memory: in float32
+    there are its Hessian, what `admm` makes of it, and eleven copies of its weights (fitted to measured peaks).
+    Linears of a module that read equally many inputs are taken to share a site, but for the one that comes last, which reads
+    what they made (o_proj, down_proj). Other methods take less; the page cache, which gives way, is not counted.
     """
     _, blocks = find_blocks(model)
     block = max(blocks, key=_bytes)
@@ -49,11 +59,13 @@ def peak_ram_bytes(model: Any, windows: int, seqlen: int) -> int:  # noqa: ANN40
     widest = max((i for _, i in sites), default=0)
     collecting = sum(4 * i * i for _, i in sites) + max(_BATCH_TOKENS, seqlen) * widest * (item + 4)
     packed = sum(2 * i * (i + 1) for _, i in sites)
-    factoring = max((4 * (6 * i * i + r * i) for r, i in sites), default=0)
-    solving = max((4 * (4 * i * i + 10 * r * i) for r, i in sites), default=0)
+    solving = max((4 * (3 * i * i + 11 * r * i) for r, i in sites), default=0)
     loaded = _bytes(block)
-    phases = (outside + loaded, loaded + collecting, 3 * loaded + packed + max(factoring, solving))
-    return _PROCESS_BYTES + states + max(phases)
+    before = outside + loaded, loaded + collecting
+    return Peaks(
+        _PROCESS_BYTES + states + max(*before, 2 * loaded + packed + solving),
+        states + max(*before, loaded + solving),
+    )
 
 
 def _bytes(module: nn.Module) -> int:

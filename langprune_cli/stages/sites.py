@@ -148,10 +148,10 @@ def block_sites(
         # Experts that were all shown the same tokens share a site: together their rows would be far too many.
         for expert in dict.fromkeys(linear.expert for linear in here):
             inside = tuple(linear for linear in here if linear.expert == expert)
-            give_back_freed()
+            if stats and f"{name}/hessian" in stats.tensors:  # matrices as large as that lie about
+                give_back_freed()
             # Not held here: a site is to be gone when the next one is made.
             yield _site(model, index, name, inside, None if name in alone else stats, solving)
-    give_back_freed()
 
 
 def _site(

@@ -90,7 +90,7 @@ def finished(
                 f"the update of {linear.name} (site {site.name}) gave values that are not finite: calibrate on more text, or "
                 "give a larger --damping"
             )
-        removed = mask.numel() - int(mask.sum())
+        removed = mask.numel() - int(torch.count_nonzero(mask))
         pruned = Pruned(index, linear.name, mask.numel(), removed, error, site.site.damping_used)
         found[linear.name] = Updated((stored.t() if linear.transposed else stored).contiguous().cpu(), pruned)
     return found

@@ -5,7 +5,11 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-HEADINGS = {"peak_memory": "## Peak memory", "speed": "## Speed"}  # in the order in which they stand
+HEADINGS = {  # in the order in which they stand
+    "peak_memory": "## Peak memory",
+    "speed": "## Speed",
+    "sizes": "## Sizes, windows, processes",
+}
 
 
 def save(benchmark: str, result: dict[str, object], section: str, docs: Path = ROOT / "docs") -> None:

@@ -12,144 +12,42 @@ and of a second mask with its update from stored Hessians against those of a who
 """
 
 import argparse
-import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
-from tests.benchmarks.results import HEADINGS, ROOT, save
+from tests.benchmarks.peers import (
+    METHODS,
+    PEERS,
+    STAGES,
+    Bench,
+    Pruner,
+    langprune,
+    processor,
+    prune_in_turn,
+    pruners,
+    three_stages,
+)
+from tests.benchmarks.results import HEADINGS, save
 from tests.benchmarks.speed_peers import products
-from tests.benchmarks.speed_peers.setting import Setting, make, removed
-
-HERE = Path(__file__).parent
-REQUIREMENTS = HERE / "llm_compressor.txt"
-PEERS = ("langprune", "llm-compressor", "published")
-METHODS = ("wanda", "sparsegpt")
-UPDATE = {"wanda": "none", "sparsegpt": "sparsegpt"}
-Pruner = Callable[[str, Path], tuple[float, Path]]  # a method and a new folder in; seconds and the pruned model out
-
-
-@dataclass
-class Bench:
-    """One run of the benchmark: where things lie, and what was measured so far, by "peer method" or what was timed.
-
-    `seconds` has every round's; `processes` has those of the whole processes, imports and all, to check the former by.
-    """
-
-    setting: Setting
-    folder: Path
-    peers_venv: Path
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-    processes: dict[str, list[float]] = field(default_factory=dict)
-    versions: dict[str, dict[str, str]] = field(default_factory=dict)
-
-    def add(self, name: str, seconds: float) -> None:
-        """Note one time, and show it."""
-        self.seconds.setdefault(name, []).append(seconds)
-        sys.stderr.write(f"{name}: {seconds:.2f} s\n")
-
-    def run(self, *words: str | Path) -> str:
-        """Run one command to its end; return what it put out, or fail with the end of what it said."""
-        threads = str(self.setting.threads)
-        environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(
-            [str(word) for word in words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            said = (done.stdout + done.stderr)[-3000:]  # a code below zero: a signal ended it, and it said nothing
-            raise SystemExit(f"{' '.join(map(str, words))} ended with {done.returncode}:\n{said}")
-        if "Failed to invert hessian" in done.stdout + done.stderr:  # llm-compressor goes on, with the identity instead
-            raise SystemExit(f"{' '.join(map(str, words))} pruned without a Hessian")
-        return done.stdout
-
-
-def langprune(bench: Bench, workspace: Path, *words: str) -> dict[str, Any]:
-    """Run one langprune command; return its JSON document."""
-    command: tuple[str | Path, ...] = (sys.executable, "-m", "langprune_cli", *words, "--json", "-w", workspace)
-    document: dict[str, Any] = json.loads(bench.run(*command))
-    if document["cached"]:
-        raise SystemExit(f"langprune {words[0]} found its result already there")
-    return document
-
-
-def prune_with_langprune(bench: Bench, model: Path, windows: Path, method: str, out: Path) -> tuple[float, Path]:
-    """Prune in a new workspace; return the seconds and the pruned model's folder."""
-    words = ["prune", "--model", str(model), "--data", str(windows), "--method", method, "--update", UPDATE[method]]
-    words += ["--pattern", "unstructured", "--sparsity", "0.5", "--propagation", "pruned", "--allocation", "uniform"]
-    document = langprune(bench, out, *words)
-    weights = next((out / "models").rglob("*.safetensors"), None)
-    if weights is None:
-        raise SystemExit("langprune prune left no model")
-    return document["seconds"], weights.parent
-
-
-def prune_with_script(
-    bench: Bench, peer: str, python: Path, script: str, words: tuple[str | Path, ...], out: Path
-) -> tuple[float, Path]:
-    """Let a script prune, which reports its seconds and versions in a file: libraries print as they like."""
-    report = out.with_suffix(".json")
-    bench.run(python, HERE / "speed_peers" / script, *words, out, report)
-    document = json.loads(report.read_text())
-    bench.versions[peer] = document["versions"]
-    return document["seconds"], out
-
-
-def peer_environment(folder: Path) -> Path:
-    """Return the interpreter of llm-compressor's virtual environment, which is made unless it is there already."""
-    python, done = folder / "llm-compressor" / "bin" / "python", folder / "llm-compressor" / REQUIREMENTS.name
-    if not done.exists() or done.read_text() != REQUIREMENTS.read_text():
-        sys.stderr.write(f"making {python.parents[1]}\n")
-        subprocess.run([sys.executable, "-m", "venv", "--clear", python.parents[1]], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", REQUIREMENTS], check=True)
-        shutil.copy(REQUIREMENTS, done)  # last: an installation that was interrupted is made anew
-    return python
-
-
-def pruners(bench: Bench, only: list[str]) -> dict[str, Pruner]:
-    """Make what all of them prune; return what prunes with each of these peers."""
-    model, windows = make(bench.setting, bench.folder)
-    bench.versions["langprune"] = {"torch": torch.__version__}
-    python = peer_environment(bench.peers_venv) if "llm-compressor" in only else Path()
-    every: dict[str, Pruner] = {
-        "langprune": lambda method, out: prune_with_langprune(bench, model, windows, method, out),
-        "llm-compressor": lambda method, out: prune_with_script(
-            bench, "llm-compressor", python, "llm_compressor_run.py", (model, windows, method), out
-        ),
-        "published": lambda method, out: prune_with_script(
-            bench, "published", Path(sys.executable), "published_loops.py", (model, windows, method), out
-        ),
-    }
-    return {peer: every[peer] for peer in only}
+from tests.benchmarks.speed_peers.setting import Setting
 
 
 def one_round(bench: Bench, peers: dict[str, Pruner]) -> None:
     """Let every peer prune with every method, and measure the stages on their own."""
+    prune_in_turn(bench, peers)
     out = bench.folder / "out"
-    shutil.rmtree(out, ignore_errors=True)  # of a run in this folder that was interrupted
-    for method in METHODS:
-        for peer, prune in peers.items():
-            begun = time.perf_counter()
-            seconds, pruned = prune(method, out)
-            process = time.perf_counter() - begun
-            share = removed(bench.folder / "model", pruned)
-            bench.add(name := f"{peer} {method}", seconds)
-            bench.processes.setdefault(name, []).append(process)
-            sys.stderr.write(f"  {process:.2f} s as a process; sparsity {share:.4f}\n")
-            shutil.rmtree(out)
     torch.set_num_threads(bench.setting.threads)
     for name, seconds in products.measure(bench.setting).items():
         bench.add(name, seconds)
     if "langprune" in peers:
+        three_stages(bench)
         data = ("--model", str(bench.folder / "model"), "--data", str(bench.folder / "windows.safetensors"))
         bench.add("calibrate", langprune(bench, out, "calibrate", *data, "--collect", "hessian")["seconds"])
         again = ("--method", "sparsegpt", "--propagation", "dense", "--pattern", "2:4")
@@ -158,15 +56,6 @@ def one_round(bench: Bench, peers: dict[str, Pruner]) -> None:
         bench.add("second mask", mask["seconds"])
         bench.add("second update", langprune(bench, out, "apply", "--update", "sparsegpt")["seconds"])
         shutil.rmtree(out)
-
-
-def processor() -> str:
-    """Return the processor's name, and whether it has units for bf16 products: on them hangs who is faster."""
-    information = Path("/proc/cpuinfo")
-    text = information.read_text() if information.exists() else ""
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
-    units = "with" if "avx512_bf16" in text or "amx_bf16" in text else "without"
-    return f"{names[0] if names else 'CPU'} {units} bf16 units"
 
 
 def summary(bench: Bench) -> dict[str, Any]:
@@ -179,6 +68,7 @@ def summary(bench: Bench) -> dict[str, Any]:
             if (name := f"{peer} {method}") in medians:
                 ratio = medians[name] / ours if ours else None
                 row = {"peer": peer, "method": method, "median_seconds": medians[name], "ratio": ratio}
+                row["peak_mb"] = bench.peaks[name]
                 rows.append({**row, "seconds": bench.seconds[name], "process_seconds": bench.processes[name]})
     result: dict[str, Any] = {
         **asdict(bench.setting),
@@ -186,6 +76,7 @@ def summary(bench: Bench) -> dict[str, Any]:
         "processor": processor(),
         "versions": bench.versions,
         "rows": rows,
+        "stages": {"seconds": bench.seconds.get(STAGES), "peak_mb": bench.peaks.get(STAGES)},
         "products": {name: bench.seconds[name] for name in ("forward", "hessians")},
     }
     if "calibrate" in medians:
@@ -230,13 +121,23 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         "Made by `nox -s bench` (`python -m tests.benchmarks.speed`).",
         "",
-        "| peer | method | seconds, median | every round | times langprune |",
-        "|---|---|---|---|---|",
+        "| peer | method | seconds, median | every round | times langprune | peak memory, MB |",
+        "|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
         rounds = ", ".join(f"{seconds:.1f}" for seconds in row["seconds"])
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
-        lines.append(f"| {names[row['peer']]} | {row['method']} | {row['median_seconds']:.1f} | {rounds} | {ratio} |")
+        cells = [
+            names[row["peer"]],
+            row["method"],
+            f"{row['median_seconds']:.1f}",
+            rounds,
+            ratio,
+            f"{row['peak_mb']:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    if result["stages"]["seconds"]:
+        lines += ["", *_of_stages(result)]
     forward, hessians = (median(result["products"][name]) for name in ("forward", "hessians"))
     lines += [
         "",
@@ -257,6 +158,20 @@ def markdown(result: dict[str, Any]) -> str:
             f"({second['prune_to_stages']:.1f} times).",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _of_stages(result: dict[str, Any]) -> list[str]:
+    """Return what is said of `calibrate`, `mask` and `apply` one after the other, beside the peers' Wanda."""
+    seconds = median(result["stages"]["seconds"])
+    times = ", ".join(
+        f"{row['median_seconds'] / seconds:.2f} times that for {row['peer']}"
+        for row in result["rows"]
+        if row["method"] == "wanda" and row["peer"] != "langprune"
+    )
+    return [
+        "With statistics of the dense model, `calibrate`, `mask` and `apply`, three processes, take",
+        f"{seconds:.1f} s together ({times}), and at most {result['stages']['peak_mb']:.0f} MB.",
+    ]
 
 
 def main() -> None:

@@ -1,0 +1,226 @@
+"""How time and memory grow: with the model, with the windows, with processes; and what `plan` says beforehand.
+
+1. Llamas of 50 M, 200 M and 1 B random bf16 weights, pruned by langprune, llm-compressor and the published loops in turn.
+2. The model of 200 M on 8 to 64 windows of 512 tokens: seconds beside a straight line through them.
+3. `calibrate` of it by one process and by two, each with one thread and pinned to a core of its own (Linux).
+4. The peak memory of `prune` with its default method, beside `plan`'s, on one block of each of three shapes.
+
+    python -m tests.benchmarks.sizes [--parts sizes,windows,processes,plan] [--folder DIR] [--peers-venv DIR]
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.benchmarks.peers import (
+    METHODS,
+    PEERS,
+    STAGES,
+    Bench,
+    langprune,
+    processor,
+    prune_in_turn,
+    prune_with_langprune,
+    pruners,
+    three_stages,
+)
+from tests.benchmarks.results import HEADINGS, ROOT, save
+from tests.benchmarks.speed_peers.setting import Setting, make
+
+SIZES = {
+    "50 M": Setting(blocks=10, hidden=640, ffn=1728, heads=10),
+    "200 M": Setting(),
+    "1 B": Setting(blocks=40, hidden=1536, ffn=3584, heads=24, windows=4, seqlen=256),
+}
+WINDOWS = (8, 16, 32, 64)
+# One block each: the peak is that of one block, and solving the widest takes minutes.
+PLANNED = {
+    "1024 x 2816": Setting(blocks=1, windows=64),
+    "1536 x 3584": Setting(blocks=1, hidden=1536, ffn=3584, heads=24, windows=64),
+    "2048 x 5632": Setting(blocks=1, hidden=2048, ffn=5632, heads=32, windows=64, seqlen=1024, vocabulary=32000),
+}
+# What a process of torchrun runs: langprune on a core of its own.
+PINNED = (
+    "import os, sys; os.sched_setaffinity(0, {int(os.environ['LOCAL_RANK'])}); os.execv(sys.executable, sys.argv[1:])"
+)
+
+
+def of_sizes(folder: Path, peers_venv: Path) -> list[dict[str, Any]]:
+    """Prune each size with each peer and method."""
+    rows = []
+    for size, setting in SIZES.items():
+        bench = Bench(setting, folder / "sizes", peers_venv)
+        prune_in_turn(bench, pruners(bench, list(PEERS)))
+        three_stages(bench)
+        names = [f"{peer} {method}" for method in METHODS for peer in PEERS]
+        rows += [
+            {"size": size, "name": name, "seconds": bench.seconds[name][0], "peak_mb": bench.peaks[name]}
+            for name in [STAGES, *names]
+        ]
+        shutil.rmtree(bench.folder)
+    return rows
+
+
+def of_windows(folder: Path, _peers_venv: Path) -> list[dict[str, Any]]:
+    """Prune the model of 200 M on more and more windows."""
+    rows = []
+    for windows in WINDOWS:
+        bench = Bench(replace(SIZES["200 M"], windows=windows), folder / "windows", Path())
+        model, ids = make(bench.setting, bench.folder)
+        for method in METHODS:
+            seconds, _ = prune_with_langprune(bench, model, ids, method, bench.folder / "out")
+            bench.add(f"{windows} windows, {method}", seconds)
+            rows.append({"windows": windows, "method": method, "seconds": seconds})
+            shutil.rmtree(bench.folder / "out")
+        shutil.rmtree(bench.folder)
+    return rows
+
+
+def of_processes(folder: Path, _peers_venv: Path) -> list[dict[str, Any]]:
+    """Calibrate with one process and with two, each with one thread on a core of its own."""
+    bench = Bench(replace(SIZES["200 M"], threads=1), folder / "processes", Path())
+    model, ids = make(bench.setting, bench.folder)
+    rows = []
+    for collect in ("norms", "hessian"):
+        for processes in (1, 2):
+            out = bench.folder / "out"
+            command = ["-m", "langprune_cli", "calibrate", "--json", "-w", out, "--model", model, "--data", ids]
+            start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--no-python"]
+            run = [sys.executable, *start, sys.executable, "-c", PINNED, sys.executable, *command, "--collect", collect]
+            seconds = json.loads(bench.run(*run))["seconds"]
+            bench.add(f"{collect}, {processes} processes", seconds)
+            rows.append({"collect": collect, "processes": processes, "seconds": seconds})
+            shutil.rmtree(out)
+    shutil.rmtree(bench.folder)
+    return rows
+
+
+def of_plan(folder: Path, _peers_venv: Path) -> list[dict[str, Any]]:
+    """Prune a block of each shape with the default method, and ask `plan` for its peak."""
+    rows = []
+    for shape, setting in PLANNED.items():
+        bench = Bench(setting, folder / "plan", Path())
+        model, ids = make(setting, bench.folder)
+        out = bench.folder / "out"
+        seconds = langprune(bench, out, "prune", "--model", str(model), "--data", str(ids))["seconds"]
+        bench.add(shape, seconds)
+        asked = ("--model", str(model), "--nsamples", str(setting.windows), "--seqlen", str(setting.seqlen))
+        command = (sys.executable, "-m", "langprune_cli", "plan", *asked, "--json", "-w", out)
+        planned = json.loads(bench.run(*command))["peak_ram_bytes"] / 2**20
+        rows.append({"shape": shape, "seconds": seconds, "peak_mb": bench.peaks[shape], "planned_mb": planned})
+        shutil.rmtree(bench.folder)
+    return rows
+
+
+PARTS: dict[str, Callable[[Path, Path], list[dict[str, Any]]]] = {
+    "sizes": of_sizes,
+    "windows": of_windows,
+    "processes": of_processes,
+    "plan": of_plan,
+}
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Return the section for docs/benchmarks.md, of what has been measured."""
+    parts = result["parts"]
+    lines = [
+        HEADINGS["sizes"],
+        "",
+        f"On {result['processor']}, 2 threads, one run each, peers in turn, as above.",
+        "",
+        "Made by `python -m tests.benchmarks.sizes`.",
+    ]
+    if "sizes" in parts:
+        lines += ["", "| weights | windows | peer | method | seconds | times langprune | peak memory, MB |"]
+        lines += ["|---|---|---|---|---|---|---|", *_size_lines(parts["sizes"])]
+        lines += [
+            "",
+            "`calibrate`, `mask` and `apply`: with statistics of the dense model, one pass through each block, not two.",
+        ]
+    if "windows" in parts:
+        lines += ["", *_window_lines(parts["windows"])]
+    if "processes" in parts:
+        lines += ["", "`calibrate` of the model of 200 M, by processes with one thread and one core each:", ""]
+        lines += ["| collected | one, seconds | two, seconds | times faster |", "|---|---|---|---|"]
+        for one, two in zip(parts["processes"][::2], parts["processes"][1::2], strict=True):
+            times = one["seconds"] / two["seconds"]
+            lines.append(f"| {one['collect']} | {one['seconds']:.1f} | {two['seconds']:.1f} | {times:.2f} |")
+    if "plan" in parts:
+        lines += ["", "Peak memory of `prune` with its default method, and what `plan` says beforehand:", ""]
+        lines += ["| hidden x FFN | measured, MB | planned, MB | off by |", "|---|---|---|---|"]
+        for row in parts["plan"]:
+            off = row["planned_mb"] / row["peak_mb"] - 1
+            lines.append(f"| {row['shape']} | {row['peak_mb']:.0f} | {row['planned_mb']:.0f} | {off:+.0%} |")
+    return "\n".join(lines) + "\n"
+
+
+def _size_lines(rows: list[dict[str, Any]]) -> list[str]:
+    known = {(row["size"], row["name"]): row for row in rows}
+    lines = []
+    for size, setting in SIZES.items():
+        for name in [f"{peer} {method}" for method in METHODS for peer in PEERS] + [STAGES]:
+            row = known[size, name]
+            peer, method = ("langprune", "wanda, `calibrate`, `mask`, `apply`") if name == STAGES else name.split()
+            times = row["seconds"] / known[size, f"langprune {method.split(',')[0]}"]["seconds"]
+            cells = [
+                size,
+                f"{setting.windows} x {setting.seqlen}",
+                peer,
+                method,
+                f"{row['seconds']:.1f}",
+                f"{times:.2f}",
+            ]
+            lines.append(f"| {' | '.join(cells)} | {row['peak_mb']:.0f} |")
+    return lines
+
+
+def _window_lines(rows: list[dict[str, Any]]) -> list[str]:
+    lines = ["Windows of 512 tokens, the model of 200 M: cost grows linearly.", ""]
+    lines += [
+        "| method | " + " | ".join(map(str, WINDOWS)) + " | line | furthest from it |",
+        "|" + "---|" * (len(WINDOWS) + 3),
+    ]
+    for method in METHODS:
+        seconds = [row["seconds"] for row in rows if row["method"] == method]
+        slope, base = np.polyfit(WINDOWS, seconds, 1)
+        furthest = max(abs(base + slope * n - each) / each for n, each in zip(WINDOWS, seconds, strict=True))
+        cells = [f"{each:.1f} s" for each in seconds] + [f"{base:.1f} + {slope:.3f} s a window", f"{furthest:.0%}"]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return lines
+
+
+def main() -> None:
+    """Measure the parts that were asked for; the others stay as they were last measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", default=",".join(PARTS), help="which of them, with commas between")
+    parser.add_argument("--folder", type=Path, help="where to put models, 5 GB; a temporary folder if left out")
+    parser.add_argument(
+        "--peers-venv", type=Path, help="where llm-compressor is or will be installed, 1.5 GB; likewise"
+    )
+    arguments = parser.parse_args()
+    asked = arguments.parts.split(",")
+    if unknown := set(asked) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    before = json.loads((ROOT / "docs" / "benchmarks.json").read_text()).get("sizes", {})
+    result = {"processor": processor(), "settings": {name: asdict(each) for name, each in SIZES.items()}}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (arguments.folder or Path(temporary)).absolute()
+        peers_venv = (arguments.peers_venv or Path(temporary) / "peers").absolute()
+        measured = {name: PARTS[name](folder, peers_venv) for name in asked}
+    known = before.get("parts", {}) | measured
+    result["parts"] = {name: known[name] for name in PARTS if name in known}
+    section = markdown(result)
+    save("sizes", result, section)
+    sys.stdout.write(section)
+
+
+if __name__ == "__main__":
+    main()
