@@ -211,11 +211,10 @@ def _drop_lowest(
         return torch.ones_like(score, dtype=torch.bool)
     threshold = _kth_lowest(score, count)
     keep = score > threshold
-    spare = (
-        keep.shape[1] - count - torch.count_nonzero(keep, dim=1).unsqueeze(1)
-    )  # of those at the threshold, how many stay
-    if bool(spare.any()):
+    # At least `count` of each row are at its threshold or below: where no more are in all, no more are in any row.
+    if int(torch.count_nonzero(keep)) < keep.numel() - count * len(keep):
         tied = score == threshold
+        spare = keep.shape[1] - count - keep.sum(dim=1, keepdim=True)  # of those at the threshold, how many stay
         keep |= tied & (tied.cumsum(dim=1) > tied.sum(dim=1, keepdim=True) - spare)
     return keep
 

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from langprune_cli.models.streamed import Block
+from langprune_cli.numerics.memory import give_back_freed
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.numerics.team import team
 from langprune_cli.stages.keep_masks import BlockMasks, MaskReader
@@ -166,6 +167,7 @@ class Propagated(BlockByBlock):
         if others and block.index < self._done:  # what was solved now, all have
             spread_weights(others, block.index, weights)
         block.take(weights)
+        give_back_freed()  # of statistics and solvers, before the block's windows take their place
 
     def _solved(self, index: int, known: BlockStats | None) -> list[Solved]:
         others = team()
