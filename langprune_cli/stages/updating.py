@@ -17,6 +17,8 @@ from langprune_cli.stages.sites import BlockSite, Solving, block_sites
 from langprune_cli.stages.statistics import BlockStats
 from langprune_cli.updates.update import Update, get_update
 
+_ROWS = 128
+
 
 @dataclass(frozen=True)
 class Pruned:
@@ -112,5 +114,8 @@ def _relative_errors(site: Site, weight: Tensor) -> list[float | None]:
 
 def _energy(site: Site, w: Tensor) -> float:
     if site.norms.hessian is None:
-        return float((w.square() @ site.norms.sum_sq.float()).sum(dtype=torch.float64))
+        sums = (
+            site.norms.sum_sq.float()
+        )  # rows in a core's cache, where squares of the whole would make trips to memory
+        return sum(float((rows.square() @ sums).sum(dtype=torch.float64)) for rows in torch.split(w, _ROWS))
     return output_energy(w, site.hessian)

@@ -54,20 +54,17 @@ class Bench:
         """Run one command to its end; return what it put out, or fail with the end of what it said."""
         threads = str(self.setting.threads)
         environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
-        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-            process = subprocess.Popen([str(word) for word in words], cwd=ROOT, env=environment, stdout=out, stderr=err)
-            _, status, usage = os.wait4(process.pid, 0)  # as `process.wait`, which does not tell the memory
-            process.returncode = os.waitstatus_to_exitcode(status)
-            self._peak = max(self._peak, usage.ru_maxrss / 1024)
-            out.seek(0)
-            err.seek(0)
-            text, said = out.read(), err.read()
-        if process.returncode:
-            said = (text + said)[-3000:]  # a code below zero: a signal ended it, and it said nothing
-            raise SystemExit(f"{' '.join(map(str, words))} ended with {process.returncode}:\n{said}")
-        if "Failed to invert hessian" in text + said:  # llm-compressor goes on, with the identity instead
+        with tempfile.NamedTemporaryFile("r") as peak:
+            measured = (sys.executable, str(HERE / "speed_peers" / "measured.py"), peak.name)
+            command = [*measured, *(str(word) for word in words)]
+            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+            self._peak = max(self._peak, float(peak.read() or 0))
+        if done.returncode:
+            said = (done.stdout + done.stderr)[-3000:]  # a code above 128: a signal ended it, and it said nothing
+            raise SystemExit(f"{' '.join(map(str, words))} ended with {done.returncode}:\n{said}")
+        if "Failed to invert hessian" in done.stdout + done.stderr:  # llm-compressor goes on, with the identity instead
             raise SystemExit(f"{' '.join(map(str, words))} pruned without a Hessian")
-        return text
+        return done.stdout
 
 
 def langprune(bench: Bench, workspace: Path, *words: str) -> dict[str, Any]:
