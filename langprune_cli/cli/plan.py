@@ -104,8 +104,8 @@ def print_plan(plan: "Plan") -> None:
         print_line(f"Logits of a window of {plan.seqlen} tokens in float32: {before} before, {after} after.")
     print_line(f"On disk, {dtype}: {_gigabytes(plan.disk_bytes_before)} before, {_gigabytes(plan.disk_bytes)} after.")
     print_line(
-        f"Memory at most, with {plan.windows} windows of {plan.seqlen} tokens: about {_gigabytes(plan.peaks.cpu)} on a CPU; of a "
-        f"GPU's {_gigabytes(plan.peaks.device)}, less the hidden states where --max-memory keeps them in a file."
+        f"Memory at most, with {plan.windows} windows of {plan.seqlen} tokens: about {_gigabytes(plan.peaks.cpu)} on a CPU, or "
+        f"{_gigabytes(plan.peaks.device)} on a GPU; less where --max-memory keeps hidden states in a file."
     )
 
 
