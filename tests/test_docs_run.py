@@ -52,6 +52,7 @@ ENVIRONMENT = "makes an environment from the package index; CI runs it"
 MINUTES = "takes minutes or hours"
 NETWORK = "reads the Hub"
 HARNESS = "needs lm-evaluation-harness and its data: tests/test_tasks.py runs a task of its own"
+QUANTIZER = "needs langprune[bnb]: tests/test_load_bits.py runs it where that is installed"
 REASONS = {
     "python3 -m venv": ENVIRONMENT,
     "pip install": ENVIRONMENT,
@@ -61,6 +62,8 @@ REASONS = {
     "langprune demo": "test_the_demo_prints_its_table runs it",
     "langprune eval --model uk-wanda-0.5 --tasks": HARNESS,
     "eval --tasks": HARNESS,
+    "langprune eval --model uk-wanda-0.5 --load-bits": QUANTIZER,
+    "eval --load-bits": QUANTIZER,
     "eval --lang en --corpus wikitext": NETWORK,
     "torchrun": "starts processes of its own: tests/test_teams.py does",
     "python -m tests.kill_harness": f"{MINUTES}: tests/test_kills.py runs some of its kills",

@@ -1,11 +1,12 @@
 """How time and memory grow: with the model, with the windows, with processes; and what `plan` says beforehand.
 
 1. Llamas of 50 M, 200 M and 1 B random bf16 weights, pruned by langprune, llm-compressor and the published loops in turn.
-2. The model of 200 M on 8 to 64 windows of 512 tokens: seconds beside a straight line through them.
+2. The model of 200M on 8 to 64 windows of 512 tokens: seconds beside a straight line through them.
 3. `calibrate` of it by one process and by two, each with one thread and pinned to a core of its own (Linux).
 4. The peak memory of `prune` with its default method, beside `plan`'s, on one block of each of three shapes.
 
-    python -m tests.benchmarks.sizes [--parts sizes,windows,processes,plan] [--folder DIR] [--peers-venv DIR]
+    python -m tests.benchmarks.sizes [--parts sizes,windows,processes,plan] [--sizes 200M,1B] [--only PEERS] [--folder DIR]
+                                     [--peers-venv DIR]
 """
 
 import argparse
@@ -14,7 +15,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,9 @@ from tests.benchmarks.results import HEADINGS, ROOT, save
 from tests.benchmarks.speed_peers.setting import Setting, make
 
 SIZES = {
-    "50 M": Setting(blocks=10, hidden=640, ffn=1728, heads=10),
-    "200 M": Setting(),
-    "1 B": Setting(blocks=40, hidden=1536, ffn=3584, heads=24, windows=4, seqlen=256),
+    "50M": Setting(blocks=10, hidden=640, ffn=1728, heads=10),
+    "200M": Setting(),
+    "1B": Setting(blocks=40, hidden=1536, ffn=3584, heads=24, windows=4, seqlen=256),
 }
 WINDOWS = (8, 16, 32, 64)
 # One block each: the peak is that of one block, and solving the widest takes minutes.
@@ -53,27 +54,37 @@ PINNED = (
 )
 
 
-def of_sizes(folder: Path, peers_venv: Path) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Asked:
+    """What is to be measured, where, and by whom."""
+
+    sizes: list[str]
+    peers: list[str]
+    folder: Path
+    peers_venv: Path
+
+
+def of_sizes(asked: Asked) -> list[dict[str, Any]]:
     """Prune each size with each peer and method."""
     rows = []
-    for size, setting in SIZES.items():
-        bench = Bench(setting, folder / "sizes", peers_venv)
-        prune_in_turn(bench, pruners(bench, list(PEERS)))
+    for size in asked.sizes:
+        bench = Bench(SIZES[size], asked.folder / "sizes", asked.peers_venv)
+        prune_in_turn(bench, pruners(bench, asked.peers))
         three_stages(bench)
-        names = [f"{peer} {method}" for method in METHODS for peer in PEERS]
+        names = [f"{peer} {method}" for method in METHODS for peer in asked.peers]
         rows += [
             {"size": size, "name": name, "seconds": bench.seconds[name][0], "peak_mb": bench.peaks[name]}
-            for name in [STAGES, *names]
+            for name in [*names, STAGES]
         ]
         shutil.rmtree(bench.folder)
     return rows
 
 
-def of_windows(folder: Path, _peers_venv: Path) -> list[dict[str, Any]]:
-    """Prune the model of 200 M on more and more windows."""
+def of_windows(asked: Asked) -> list[dict[str, Any]]:
+    """Prune the model of 200M on more and more windows."""
     rows = []
     for windows in WINDOWS:
-        bench = Bench(replace(SIZES["200 M"], windows=windows), folder / "windows", Path())
+        bench = Bench(replace(SIZES["200M"], windows=windows), asked.folder / "windows", Path())
         model, ids = make(bench.setting, bench.folder)
         for method in METHODS:
             seconds, _ = prune_with_langprune(bench, model, ids, method, bench.folder / "out")
@@ -84,9 +95,9 @@ def of_windows(folder: Path, _peers_venv: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def of_processes(folder: Path, _peers_venv: Path) -> list[dict[str, Any]]:
+def of_processes(asked: Asked) -> list[dict[str, Any]]:
     """Calibrate with one process and with two, each with one thread on a core of its own."""
-    bench = Bench(replace(SIZES["200 M"], threads=1), folder / "processes", Path())
+    bench = Bench(replace(SIZES["200M"], threads=1), asked.folder / "processes", Path())
     model, ids = make(bench.setting, bench.folder)
     rows = []
     for collect in ("norms", "hessian"):
@@ -103,11 +114,11 @@ def of_processes(folder: Path, _peers_venv: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def of_plan(folder: Path, _peers_venv: Path) -> list[dict[str, Any]]:
+def of_plan(asked: Asked) -> list[dict[str, Any]]:
     """Prune a block of each shape with the default method, and ask `plan` for its peak."""
     rows = []
     for shape, setting in PLANNED.items():
-        bench = Bench(setting, folder / "plan", Path())
+        bench = Bench(setting, asked.folder / "plan", Path())
         model, ids = make(setting, bench.folder)
         out = bench.folder / "out"
         seconds = langprune(bench, out, "prune", "--model", str(model), "--data", str(ids))["seconds"]
@@ -120,7 +131,7 @@ def of_plan(folder: Path, _peers_venv: Path) -> list[dict[str, Any]]:
     return rows
 
 
-PARTS: dict[str, Callable[[Path, Path], list[dict[str, Any]]]] = {
+PARTS: dict[str, Callable[[Asked], list[dict[str, Any]]]] = {
     "sizes": of_sizes,
     "windows": of_windows,
     "processes": of_processes,
@@ -148,7 +159,7 @@ def markdown(result: dict[str, Any]) -> str:
     if "windows" in parts:
         lines += ["", *_window_lines(parts["windows"])]
     if "processes" in parts:
-        lines += ["", "`calibrate` of the model of 200 M, by processes with one thread and one core each:", ""]
+        lines += ["", "`calibrate` of the model of 200M, by processes with one thread and one core each:", ""]
         lines += ["| collected | one, seconds | two, seconds | times faster |", "|---|---|---|---|"]
         for one, two in zip(parts["processes"][::2], parts["processes"][1::2], strict=True):
             times = one["seconds"] / two["seconds"]
@@ -165,25 +176,17 @@ def markdown(result: dict[str, Any]) -> str:
 def _size_lines(rows: list[dict[str, Any]]) -> list[str]:
     known = {(row["size"], row["name"]): row for row in rows}
     lines = []
-    for size, setting in SIZES.items():
-        for name in [f"{peer} {method}" for method in METHODS for peer in PEERS] + [STAGES]:
-            row = known[size, name]
-            peer, method = ("langprune", "wanda, `calibrate`, `mask`, `apply`") if name == STAGES else name.split()
-            times = row["seconds"] / known[size, f"langprune {method.split(',')[0]}"]["seconds"]
-            cells = [
-                size,
-                f"{setting.windows} x {setting.seqlen}",
-                peer,
-                method,
-                f"{row['seconds']:.1f}",
-                f"{times:.2f}",
-            ]
-            lines.append(f"| {' | '.join(cells)} | {row['peak_mb']:.0f} |")
+    for (size, name), row in known.items():
+        setting = SIZES[size]
+        peer, method = ("langprune", "wanda, `calibrate`, `mask`, `apply`") if name == STAGES else name.split()
+        times = row["seconds"] / known[size, f"langprune {method.split(',')[0]}"]["seconds"]
+        cells = [size, f"{setting.windows} x {setting.seqlen}", peer, method, f"{row['seconds']:.1f}", f"{times:.2f}"]
+        lines.append(f"| {' | '.join(cells)} | {row['peak_mb']:.0f} |")
     return lines
 
 
 def _window_lines(rows: list[dict[str, Any]]) -> list[str]:
-    lines = ["Windows of 512 tokens, the model of 200 M: cost grows linearly.", ""]
+    lines = ["Windows of 512 tokens, the model of 200M: cost grows linearly.", ""]
     lines += [
         "| method | " + " | ".join(map(str, WINDOWS)) + " | line | furthest from it |",
         "|" + "---|" * (len(WINDOWS) + 3),
@@ -201,22 +204,30 @@ def main() -> None:
     """Measure the parts that were asked for; the others stay as they were last measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default=",".join(PARTS), help="which of them, with commas between")
+    parser.add_argument(
+        "--sizes", default=",".join(SIZES), help="which models; the others stay as they were last measured"
+    )
+    parser.add_argument("--only", default=",".join(PEERS), help="which peers, langprune first")
     parser.add_argument("--folder", type=Path, help="where to put models, 5 GB; a temporary folder if left out")
     parser.add_argument(
         "--peers-venv", type=Path, help="where llm-compressor is or will be installed, 1.5 GB; likewise"
     )
     arguments = parser.parse_args()
-    asked = arguments.parts.split(",")
-    if unknown := set(asked) - set(PARTS):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    before = json.loads((ROOT / "docs" / "benchmarks.json").read_text()).get("sizes", {})
-    result = {"processor": processor(), "settings": {name: asdict(each) for name, each in SIZES.items()}}
+    parts, sizes, peers = (each.split(",") for each in (arguments.parts, arguments.sizes, arguments.only))
+    for names, known in ((parts, PARTS), (sizes, SIZES), (peers, PEERS)):
+        if unknown := set(names) - set(known):
+            parser.error(f"no such thing to measure: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    before = json.loads((ROOT / "docs" / "benchmarks.json").read_text()).get("sizes", {}).get("parts", {})
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.folder or Path(temporary)).absolute()
         peers_venv = (arguments.peers_venv or Path(temporary) / "peers").absolute()
-        measured = {name: PARTS[name](folder, peers_venv) for name in asked}
-    known = before.get("parts", {}) | measured
-    result["parts"] = {name: known[name] for name in PARTS if name in known}
+        measured = {name: PARTS[name](Asked(sizes, peers, folder, peers_venv)) for name in parts}
+    if "sizes" in measured:
+        measured["sizes"] = [row for row in before.get("sizes", []) if row["size"] not in sizes] + measured["sizes"]
+    found = before | measured
+    settings = {name: asdict(each) for name, each in SIZES.items()}
+    in_order = {name: found[name] for name in PARTS if name in found}
+    result = {"processor": processor(), "settings": settings, "parts": in_order}
     section = markdown(result)
     save("sizes", result, section)
     sys.stdout.write(section)
