@@ -218,6 +218,16 @@ def test_damaged_manifest(workspace: Path, text: str, bad: Path) -> None:
     assert tree(workspace) == before
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_a_manifest_with_what_is_no_number(workspace: Path, number: str) -> None:
+    """Python reads these from JSON, and nothing can be hashed of them."""
+    manifest = workspace / "stats/uk/manifest.json"
+    manifest.write_text(manifest.read_text().replace('"about": {', f'"about": {{"x": {number}, '))
+    says = r"manifest\.json is not a langprune manifest"
+    one_sentence(langprune("mask", "-w", workspace, "--stats", "uk"), 1, says)
+    assert "is not a langprune manifest" in langprune("verify", "-w", workspace, "--all").out
+
+
 def test_damaged_part(workspace: Path) -> None:
     path = workspace / "stats/uk/block-001.safetensors"
     path.write_bytes(path.read_bytes()[:-1])

@@ -168,3 +168,10 @@ def test_identities_are_as_specified(pico_model: Path, tmp_path: Path) -> None:
     )
     described = [{name: value for name, value in record.items() if name not in {"truncation", "padding"}}, config]
     assert tokenizer_digest(pico_model) == hashlib.sha256(canonical(described)).hexdigest()
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"added_tokens": [], "x": NaN}', '{"x": 1e999}'])
+def test_a_tokenizer_file_that_is_no_json_object_has_no_digest(text: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(LangpruneError, match=r"tokenizer\.json is not a JSON object: get the model again"):
+        tokenizer_digest(tmp_path)

@@ -79,9 +79,11 @@ def tokenizer_digest(folder: Path) -> str:
 def _without(path: Path, *fields: str) -> dict[str, object]:
     """Return the object that a JSON file holds, without some fields; raises LangpruneError where it holds none."""
     try:
-        return {name: value for name, value in json.loads(path.read_bytes()).items() if name not in fields}
+        found = {name: value for name, value in json.loads(path.read_bytes()).items() if name not in fields}
+        canonical_json(found)  # NaN and infinity are no JSON, though Python reads them
     except (ValueError, AttributeError, RecursionError) as error:
         raise LangpruneError(f"{path} is not a JSON object: get the model again") from error
+    return found
 
 
 def folders_in(parent: Path) -> list[str]:

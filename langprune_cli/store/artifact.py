@@ -167,6 +167,7 @@ def read_manifest(folder: Path) -> Manifest:
         data = path.read_bytes()
     try:
         record = json.loads(data)
+        canonical_json(record)  # NaN and infinity are no JSON, though Python reads them
         schema = record.pop("schema")
         tool = record.pop("tool")
         if schema != SCHEMA:
