@@ -45,12 +45,8 @@ class Session:
         from langprune_cli.store.workspace import Workspace  # noqa: PLC0415
 
         transformers.logging.set_verbosity_error()
-        for library in (
-            "datasets",
-            "huggingface_hub",
-            "fsspec",
-            "bitsandbytes",
-        ):  # what matters of theirs comes up as an exception
+        # What matters of theirs comes up as an exception.
+        for library in ("datasets", "huggingface_hub", "fsspec", "bitsandbytes"):
             logging.getLogger(library).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=r"(transformers|torch|datasets|huggingface_hub|bitsandbytes)\b")
         self.workspace = Workspace(workspace.expanduser(), dry=dry_run)

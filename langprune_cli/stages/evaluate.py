@@ -88,9 +88,7 @@ def evaluate(
                 name = f"windows-{number}-{other}.safetensors" if other else f"windows-{number}.safetensors"
                 writer.write_tensors(name, {"windows": windows.ids})
         rows, pairs = [], []
-        one_by_one = (
-            Losses(subject, reporter) for subject in subjects
-        )  # of quantized models one is in memory at a time
+        one_by_one = (Losses(subject, reporter) for subject in subjects)  # quantized, one is in memory at a time
         measured = [[_measured(writer, losses, text, known) for text in texts] for losses in one_by_one]
         for of_subjects in zip(*measured, strict=True):
             of_text, among = compared(of_subjects)

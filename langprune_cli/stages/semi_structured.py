@@ -91,7 +91,8 @@ def semi_structured_twin(
     taken = [name for name, linear in linears.items() if kernels_take(linear)]
     for name in taken:
         linear = twin.get_submodule(name)
-        linear.weight = nn.Parameter(convert(linear.weight.detach().contiguous()), requires_grad=False)  # type: ignore[operator]
+        dense: Tensor = linear.weight.data  # type: ignore[assignment] # a Parameter
+        linear.weight = nn.Parameter(convert(dense.contiguous()), requires_grad=False)
     return Twin(twin, len(taken), len(linears))
 
 
