@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 
 from langprune_cli.errors import LangpruneError, printable
+from langprune_cli.numerics.memory import keep_freed
 
 DEBUG = "--debug"  # accepted anywhere on the line: one adds it to the end of a command that has just failed
 
@@ -16,6 +17,9 @@ def main(arguments: list[str] | None = None) -> int:
     # Before torch loads OpenMP: threads that spin while they wait take the cores from whatever else runs here, and made
     # `calibrate` three times slower beside one busy process (docs/decisions.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # And before its first tensor: matrices in pages of 2 MB, where the system has them, are not given 4 KB at a time.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    keep_freed()
     try:
         from langprune_cli.cli.app import run  # noqa: PLC0415 - after the flag and the policy
 

@@ -55,3 +55,6 @@ def test_the_energy_of_an_output_is_right_to_a_thousandth() -> None:
     for each in (w, smooth):
         exact = float((x.double() @ each.double().t()).square().sum())
         assert output_energy(each, hessian) == pytest.approx(exact, rel=1e-3)
+    wide = torch.randn(200, 260, generator=torch.Generator().manual_seed(2))
+    exact = float((x.double() @ wide.double().t()).square().sum())
+    assert output_energy(wide, hessian, coarse=True) == pytest.approx(exact, rel=1e-3)

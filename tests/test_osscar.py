@@ -177,10 +177,10 @@ def test_the_update_is_it_and_refuses_masks_whose_rows_differ() -> None:
     site = site_of((4, 3), correlated(80, 24))
     keep = torch.arange(24) % 4 != 1
     stacked = keep.expand(7, 24)
-    found = update.update(site, stacked)
+    found = update.update(site, stacked).weight
     assert torch.equal(found, osscar.least_squares(site.weight, site.hessian, site.damping, keep))
-    assert torch.equal(update.update(site, torch.ones(7, 24, dtype=torch.bool)), site.weight)
-    assert torch.equal(update.update(site, torch.zeros(7, 24, dtype=torch.bool)), torch.zeros(7, 24))
+    assert torch.equal(update.update(site, torch.ones(7, 24, dtype=torch.bool)).weight, site.weight)
+    assert torch.equal(update.update(site, torch.zeros(7, 24, dtype=torch.bool)).weight, torch.zeros(7, 24))
     uneven = stacked.clone()
     uneven[2, 5:7] = ~uneven[2, 5:7]
     with pytest.raises(LangpruneError, match="rows of this one differ: give --update pcg"):

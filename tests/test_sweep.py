@@ -72,7 +72,7 @@ def test_the_update_of_its_mask_is_its_weights(rows: int, width: int, pattern: P
     """Bit by bit: `apply --update sparsegpt` makes of a mask exactly what the joint sweep made with it."""
     site = site_of((rows, 3), correlated(width + 5, width, seed), seed=seed)
     keep, weight = solve(site, pattern)
-    assert torch.equal(UPDATE(site, keep), weight)
+    assert torch.equal(UPDATE(site, keep).weight, weight)
     assert not weight[~keep].any()
     assert not torch.signbit(weight[~keep]).any()  # +0.0
     for mask in site.split(keep):
@@ -92,12 +92,27 @@ def test_each_column_of_the_error_is_what_the_factor_says() -> None:
     assert torch.allclose((change @ damped * change).sum(1), errors.square().sum(1), rtol=1e-4)
 
 
+@given(st.integers(1, 12), st.integers(1, 200), st.integers(0, 5), st.floats(0, 1))
+@settings(deadline=None, max_examples=60)
+def test_the_error_of_each_row_is_known(rows: int, width: int, seed: int, kept: float) -> None:
+    """Without the damping's part, dead columns included, for any mask: as a float64 product with the Hessian has it."""
+    x = correlated(width + 40, width, seed)
+    x[:, 1::7] = 0
+    site = site_of((rows, 2), x, seed=seed)
+    keep = torch.rand(rows + 2, width, generator=torch.Generator().manual_seed(seed)) < kept
+    for solution in (UPDATE(site, keep), SPARSEGPT.solve(site, Pattern(0.5)) if SPARSEGPT.solve else None):
+        assert solution is not None
+        assert solution.error is not None
+        scale = float(loss(site, torch.zeros_like(site.weight)).max())
+        assert torch.allclose(solution.error, loss(site, solution.weight), rtol=1e-3, atol=1e-5 * scale)
+
+
 @given(st.integers(0, 20))
 @settings(deadline=None, max_examples=10)
 def test_any_mask_loses_less_with_the_update(seed: int) -> None:
     site = site_of((20,), correlated(300, 80, seed))
     keep = torch.rand(20, 80, generator=torch.Generator().manual_seed(seed)) > 0.5
-    updated = UPDATE(site, keep)
+    updated = UPDATE(site, keep).weight
     assert not updated[~keep].any()
     assert float(loss(site, updated).sum()) < 0.8 * float(loss(site, site.weight * keep).sum())
 
@@ -111,10 +126,10 @@ def test_weights_of_dead_columns_leave_first_and_those_that_stay_are_not_changed
     keep, _ = solve(site, Pattern(0.5))
     assert not keep[:, dead].any()
     everything = torch.ones_like(keep)
-    assert torch.equal(UPDATE(site, everything), site.weight)
+    assert torch.equal(UPDATE(site, everything).weight, site.weight)
     some = everything.clone()
     some[:, 5:30] = False
-    assert torch.equal(UPDATE(site, some)[:, [40, 63]], site.weight[:, [40, 63]])
+    assert torch.equal(UPDATE(site, some).weight[:, [40, 63]], site.weight[:, [40, 63]])
 
 
 def test_all_kept_and_none_kept() -> None:
@@ -129,7 +144,7 @@ def test_a_weight_of_minus_zero_leaves_plus_zero_and_the_weights_given_are_left_
     site = site_of((1,), correlated(100, 33))
     site.weight[:, 4:20] = -0.0
     before = site.weight.clone()
-    weight = UPDATE(site, torch.arange(33)[None] > 15)
+    weight = UPDATE(site, torch.arange(33)[None] > 15).weight
     assert torch.equal(site.weight, before)
     assert not torch.signbit(weight[:, :16]).any()
 

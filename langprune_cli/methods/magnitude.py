@@ -16,4 +16,4 @@ def score(
 
 # A threshold over the layer: bf16 weights have few distinct magnitudes, and the published code lets all that equal the
 # threshold leave together.
-METHOD = Method("magnitude", "nothing", "layer", "together", "https://arxiv.org/abs/1506.02626", score)
+METHOD = Method("magnitude", "nothing", "layer", "together", "https://arxiv.org/abs/1506.02626", score, by_rows=True)

@@ -7,16 +7,8 @@ from torch import Tensor
 
 import langprune_cli.methods as package
 from langprune_cli.numerics.patterns import Group, Pattern, Ties
-from langprune_cli.numerics.site import Needs, Site
+from langprune_cli.numerics.site import Needs, Site, Solution
 from langprune_cli.registry import record, records
-
-
-@dataclass(frozen=True)
-class Solution:
-    """What a joint method makes of a site."""
-
-    keep: Tensor  # bool [r, i]
-    weight: Tensor  # float32 [r, i]: what the method's own update makes of that mask
 
 
 @dataclass(frozen=True)
@@ -30,6 +22,7 @@ class Method:
     paper: str
     score: Callable[[Tensor, Site], Tensor]  # (W [o, i] of one linear, its site) -> float32 [o, i], higher = keep
     solve: Callable[[Site, Pattern], Solution] | None = None
+    by_rows: bool = False  # whether the scores of a row follow from that row and the statistics alone
     update: str = "none"  # the update that belongs to the method; a joint one's weights are that update's of its mask
 
     def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from langprune_cli.methods.method import Method, Solution
+from langprune_cli.methods.method import Method
 from langprune_cli.numerics.factor import dead_columns
 from langprune_cli.numerics.patterns import Pattern, choose_in_steps
-from langprune_cli.numerics.site import Site
+from langprune_cli.numerics.site import Site, Solution
 from langprune_cli.numerics.sweep import Chooser, sweep
 
 _BLOCK = 128  # columns among which an unstructured mask is chosen at once (section 3.3)
@@ -37,8 +37,7 @@ def solve(site: Site, pattern: Pattern) -> Solution:
         return torch.cat([choose_in_steps(part, pattern, first) for part in site.split(scores)])
 
     width = pattern.keep_of[1] if pattern.keep_of else _BLOCK
-    swept = sweep(site.weight, site.factor, Chooser(width, choose))
-    return Solution(swept.keep, swept.weight)
+    return sweep(site.weight, site.factor, Chooser(width, choose))
 
 
 METHOD = Method(

@@ -15,4 +15,4 @@ def score(
     return w.float().abs().mul_(column_norms(site.norms.sum_sq, site.norms.windows))
 
 
-METHOD = Method("wanda", "norms", "row", "exact", "https://arxiv.org/abs/2306.11695", score)
+METHOD = Method("wanda", "norms", "row", "exact", "https://arxiv.org/abs/2306.11695", score, by_rows=True)

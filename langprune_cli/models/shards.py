@@ -6,7 +6,9 @@ memory, and a finished shard is whole on disk while the next is being made.
 
 import json
 import os
+from collections import deque
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from langprune_cli.models.checkpoint import DTYPES, TensorEntry
 from langprune_cli.models.model_files import SINGLE
 
 MAX_SHARD_BYTES = 2_000_000_000
+# So much may wait to be written while the next tensors are made: writing takes as long as pruning by norms alone.
+_WAITING_BYTES = 64 << 20
 _DTYPE_ORDER = tuple(DTYPES)
 
 
@@ -73,22 +77,31 @@ def _lay_out(file: str, inside: Sequence[int], groups: Sequence[dict[str, Tensor
 
 
 def write_shard(path: Path, shard: Shard, tensors: Iterable[dict[str, Tensor]]) -> None:
-    """Write one file; `tensors` gives one group's tensors at a time, in any order.
+    """Write one file; `tensors` gives one group's tensors at a time, in any order, and goes on while they are written.
 
     Raises ValueError for a tensor that does not fit its place or is missing.
     """
     missing = set(shard.entries)
-    with path.open("wb") as file:
+    with path.open("wb") as file, ThreadPoolExecutor(1, "shard") as writer:
         file.write(shard.header)
         file.truncate(shard.size)
+        waiting: deque[tuple[int, Future[None]]] = deque()  # bytes, and their being written
+
+        def write(start: int, tensor: Tensor) -> None:
+            file.seek(start)
+            file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
         for group in tensors:
             for name, tensor in group.items():
                 entry = shard.entries[name]
                 if DTYPES[entry.dtype] != tensor.dtype or entry.shape != tuple(tensor.shape):
                     raise ValueError(f"{name} was planned as {entry.dtype} {entry.shape}")
-                file.seek(entry.start)
-                file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+                while waiting and (waiting[0][1].done() or sum(size for size, _ in waiting) > _WAITING_BYTES):
+                    waiting.popleft()[1].result()
+                waiting.append((entry.size, writer.submit(write, entry.start, tensor)))
                 missing.discard(name)
+        for _, written in waiting:
+            written.result()
         if missing:
             raise ValueError(f"no values were given for {min(missing)}")
         file.flush()

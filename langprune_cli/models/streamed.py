@@ -44,10 +44,11 @@ class Block:
     linears: tuple[Linear, ...]
 
     def take(self, weights: Mapping[str, Tensor]) -> None:
-        """Give linears new weights, by checkpoint name, as the checkpoint stores them."""
+        """Give linears new weights, by checkpoint name, as the checkpoint stores them; they may stay the caller's tensors."""
         for linear in self.linears:
             if linear.name in weights:
-                linear.module.weight.data.copy_(weights[linear.name])  # type: ignore[operator] # a Parameter
+                parameter: nn.Parameter = linear.module.weight  # type: ignore[assignment] # of a Linear or Conv1D
+                parameter.data = weights[linear.name].to(parameter.device, parameter.dtype)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Factor:
     lower: Tensor  # float32 [i, i], ones on the diagonal
     pivots: Tensor  # float32 [i], diagonal of P: 1 / U_jj^2
     damping: float  # as it was used: more than asked for where the factorisation failed with that
-    added: float  # what that put onto the diagonal
+    added: Tensor  # float32 [i], what that put onto the diagonal, and what stands there for a dead column
 
 
 def dead_columns(
@@ -77,10 +77,11 @@ def damped_factor(
     for used in dampings(damping):
         # A copy, read column after column as the library wants it: the factor then comes to lie in its place.
         lower = hessian.flip(0, 1).t()
-        lower.diagonal().add_(torch.where(dead, mean, 0.0).flip(0) + used * mean)
+        added = torch.where(dead, mean, 0.0) + used * mean
+        lower.diagonal().add_(added.flip(0))
         torch.linalg.cholesky_ex(lower, out=(lower, failed))
         if not bool(failed):
             break
     roots = lower.diagonal().clone()
     # Column after column: its transpose is row after row, without a copy.
-    return Factor(lower.div_(roots).t().flip(0, 1), roots.square().flip(0), used, used * mean)
+    return Factor(lower.div_(roots).t().flip(0, 1), roots.square().flip(0), used, added)

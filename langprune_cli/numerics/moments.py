@@ -1,11 +1,11 @@
 """Column moments of activations: plain sums in float64, so that they add across windows, runs and machines."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from langprune_cli.numerics.threads import one_thread
 
 # Activations are widened to float64 so many rows at a time, which stay in a core's cache: the whole matrix would make
 # three trips to memory at four times its size.
@@ -35,7 +35,7 @@ class ColumnMoments:
         if x.device.type != "cpu":  # a GPU wants few and large operations
             self._add(x)
         else:
-            with _one_thread():
+            with one_thread():
                 for rows in torch.split(x, _ROWS):
                     self._add(rows)
         self.tokens += x.shape[0]
@@ -44,20 +44,6 @@ class ColumnMoments:
         wide = rows.to(torch.float64, copy=True)
         self.sum_x += wide.sum(dim=0)
         self.sum_sq += wide.square_().sum(dim=0)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep torch from sharing work of some ten microseconds between threads.
-
-    Waiting for the other one costs up to a hundred times what it saves on a busy machine (docs/decisions.md).
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def column_norms(

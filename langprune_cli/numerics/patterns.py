@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from langprune_cli.errors import LangpruneError, UsageError
+from langprune_cli.numerics.values import count_true
 
 Group = Literal["row", "layer"]
 Ties = Literal["exact", "together"]
@@ -44,6 +45,10 @@ class Pattern:
         if self.mix_of:
             return f"Nx{self.mix_of}-{self.sparsity:g}"
         return f"{self.keep_of[0]}x{self.keep_of[1]}" if self.keep_of else f"{self.sparsity:g}"
+
+    def within_rows(self, group: Group) -> bool:
+        """Return whether what stays of a row follows from that row's scores alone."""
+        return self.m is not None or (group == "row" and not self.exact)
 
     def tail(self, columns: int) -> int:
         """Return how many columns at the end of a row of `columns` stay dense since M does not divide the row."""
@@ -112,7 +117,7 @@ def keep_mask(
         return torch.ones_like(score, dtype=torch.bool)
     if ties == "together" and group == "layer" and count < flat.shape[1]:
         keep = flat > _kth_lowest(flat, count + 1)
-        removed = keep.numel() - int(torch.count_nonzero(keep))
+        removed = keep.numel() - count_true(keep)
         if removed - count <= _MOST_TIES * keep.numel():
             return keep.view_as(score)
     return _drop_lowest(flat, count).view_as(score)
@@ -148,7 +153,7 @@ def keep_gradually(
     keep = keep_mask(score, pattern)
     if share >= 1:
         return keep
-    leaving = keep.numel() - int(torch.count_nonzero(keep))
+    leaving = keep.numel() - count_true(keep)
     flat = score.masked_fill(keep, torch.inf).reshape(1, -1)
     return _drop_lowest(flat, prune_count(leaving, share)).view_as(score)
 
@@ -212,7 +217,7 @@ def _drop_lowest(
     threshold = _kth_lowest(score, count)
     keep = score > threshold
     # At least `count` of each row are at its threshold or below: where no more are in all, no more are in any row.
-    if int(torch.count_nonzero(keep)) < keep.numel() - count * len(keep):
+    if count_true(keep) < keep.numel() - count * len(keep):
         tied = score == threshold
         spare = keep.shape[1] - count - keep.sum(dim=1, keepdim=True)  # of those at the threshold, how many stay
         keep |= tied & (tied.cumsum(dim=1) > tied.sum(dim=1, keepdim=True) - spare)

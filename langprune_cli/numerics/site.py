@@ -67,6 +67,25 @@ class Site:
         """Return the damping that the factorisation took, None where there was none."""
         return self.factor.damping if "factor" in vars(self) else None
 
+    def part(self, rows: slice) -> "Site":
+        """Return the site with some of its rows, as one linear's."""
+        weight = self.weight[rows]
+        return replace(self, weight=weight, rows=(len(weight),))
+
     def split(self, stacked: Tensor) -> tuple[Tensor, ...]:
         """Return each linear's rows of a tensor [r, ...]."""
         return torch.split(stacked, list(self.rows))
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a solver makes of a site."""
+
+    keep: Tensor  # bool [r, i]
+    weight: Tensor  # float32 [r, i], +0.0 where `keep` is False
+    # float64 [r], squared error of what each row puts out, summed over the calibration text; None: the solver does not know
+    error: Tensor | None = None
+
+    def part(self, rows: slice) -> "Solution":
+        """Return some rows of it."""
+        return Solution(self.keep[rows], self.weight[rows], None if self.error is None else self.error[rows])

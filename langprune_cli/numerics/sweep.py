@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from langprune_cli.numerics.factor import Factor
+from langprune_cli.numerics.site import Solution
 
 # Columns whose corrections reach the rest of the matrix in one product, and columns within which every correction is
 # made at once. Both only group the same sums: 64 and 16 were fastest on two cores for 1024 to 5632 rows.
@@ -22,19 +23,11 @@ class Chooser:
     choose: Callable[[Tensor, int], Tensor]  # (scores [r, c], first column) -> keep [r, c]; c <= width
 
 
-@dataclass(frozen=True)
-class Swept:
-    """What a sweep left."""
-
-    weight: Tensor  # float32 [r, i]
-    keep: Tensor  # bool [r, i]
-
-
 def sweep(
     w: Tensor,  # float32 [r, i]
     factor: Factor,  # of the damped Hessian [i, i]
     keep: Tensor | Chooser,  # bool [r, i], or how to find it on the way
-) -> Swept:
+) -> Solution:
     """Remove what `keep` does not hold, column after column, and let the columns to the right make up for it.
 
     This is SparseGPT's algorithm 1 (arXiv 2301.00774), which pushes the error w_j / U_jj of each column onto those to its right,
@@ -42,6 +35,9 @@ def sweep(
     factored only, and not inverted. A chooser sees the scores w^2 / U_jj^2 of its columns after all corrections from the left.
     Its masks, given as they are, lead to the very same weights, bit by bit: the grouping of sums does not depend on who
     chose. Rows do not influence one another, so that linears which share H are swept in one call.
+
+    The error of a row comes from what each column lost beside what would have been best there: the sum of P_j (l_j - c_j)^2
+    is the damped one (`Factor`), of which the part of the damping is taken away.
     """
     # Transposed: a column of w is then one contiguous row, which the inner loop reads and writes whole.
     wt = w.t().clone(memory_format=torch.contiguous_format).add_(0.0)  # [i, r]; -0.0 becomes 0.0
@@ -55,13 +51,22 @@ def sweep(
     columns, lower = len(wt), factor.lower
     dense, loss = wt.unbind(), lost.unbind()
     going = torch.empty(_STRIP, w.shape[0], dtype=w.dtype, device=w.device)  # of one strip, as numbers
+    best = torch.empty_like(going)  # what it were best for one strip to lose
+    missed = best.unbind()
+    error = torch.zeros(w.shape[0], dtype=torch.float64, device=w.device)
+    damped, damping = torch.empty(
+        2, w.shape[0], dtype=w.dtype, device=w.device
+    )  # of one block: the error, and a part of it
     for start in range(0, columns, _BLOCK):
         end = min(start + _BLOCK, columns)
+        damped.zero_()
+        damping.zero_()
         for left in range(start, end, _STRIP):
             right = min(left + _STRIP, end)
             if left > start:
                 lost[left:right].addmm_(lower[left:right, start:left], lost[start:left], alpha=-1)
             going[: right - left] = goes[left:right]
+            best[: right - left] = lost[left:right]
             for j in range(left, right):
                 if isinstance(keep, Chooser) and j % keep.width == 0:
                     stop = min(j + keep.width, columns)
@@ -71,13 +76,19 @@ def sweep(
                     split = min(stop, right)
                     going[j - left : split - left] = goes[j:split]
                 if j > left:
-                    loss[j].addmv_(lost[left:j].t(), lower[j, left:j], alpha=-1)
-                loss[j].lerp_(dense[j], going[j - left])  # of 0 and 1: the one or the other, exactly
+                    missed[j - left].addmv_(lost[left:j].t(), lower[j, left:j], alpha=-1)
+                # of 0 and 1: the one or the other, exactly
+                torch.lerp(missed[j - left], dense[j], going[j - left], out=loss[j])
+            strip = slice(0, right - left)
+            damped.addmv_(best[strip].sub_(lost[left:right]).square_().t(), factor.pivots[left:right])
+            damping.addmv_(torch.square(lost[left:right], out=going[strip]).t(), factor.added[left:right])
+        error += damped
+        error -= damping
         if end < columns:
             lost[end:].addmm_(lower[end:, start:end], lost[start:end], alpha=-1)
     wt.sub_(lost)  # what goes has lost all of itself: the difference is +0.0
     del lost, loss
-    return Swept(wt.t().contiguous(), goes.t().logical_not().contiguous())
+    return Solution(goes.t().logical_not().contiguous(), wt.t().contiguous(), error.clamp_(min=0.0))
 
 
 def _ahead(

@@ -13,7 +13,7 @@ from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.run import Reporter
 from langprune_cli.stages.sites import block_sites, block_stats
 from langprune_cli.stages.unit_choosing import AnyChooser
-from langprune_cli.stages.updating import updated_weight
+from langprune_cli.stages.updating import solution_of
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
 from langprune_cli.store.files import readable_json
 from langprune_cli.updates.update import get_update
@@ -77,8 +77,9 @@ def _spread(
     pattern = settings.pattern
 
     def pruned(site: Site, sparsity: float) -> Tensor:
-        keep, weight = chooser.choose_site(site, Pattern(sparsity, exact=True))
-        return updated_weight(site, keep, get_update(chooser.method.update)) if weight is None else weight
+        keep, solution = chooser.choose_site(site, Pattern(sparsity, exact=True))
+        solution = solution or solution_of(site, keep, get_update(chooser.method.update))
+        return (solution or get_update("none").update(site, keep)).weight
 
     sizes, measures = [], []
     reporter.begin(f"allocation {allocation.name}", blocks, 0)

@@ -9,7 +9,8 @@ from langprune_cli.errors import UsageError
 from langprune_cli.methods.method import Method, get_method
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.patterns import Group, Pattern, Ties, keep_mask
-from langprune_cli.numerics.site import Needs, Site, most_needed
+from langprune_cli.numerics.site import Needs, Site, Solution, most_needed
+from langprune_cli.numerics.threads import over_rows
 from langprune_cli.refinements.refinement import Refinement
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.sites import SOLVING, BlockSite, Solving, prunable
@@ -94,22 +95,31 @@ class Chooser:
 
     def choose(
         self, _model: OpenedModel, _index: int, site: BlockSite, pattern: Pattern
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Solution | None]:
         """Return what `choose_site` does."""
         return self.choose_site(site.site, pattern)
 
-    def choose_site(self, site: Site, pattern: Pattern) -> tuple[Tensor, Tensor | None]:
-        """Return the keep mask [r, i] and, where the method is a joint one, the weights [r, i] of its own update."""
+    def choose_site(self, site: Site, pattern: Pattern) -> tuple[Tensor, Solution | None]:
+        """Return the keep mask [r, i] and, where the method is a joint one, the solution with its own update's weights."""
         seen = site.stats is not None or self.needs == "nothing"
-        if self.method.solve and seen:
-            solution = self.method.solve(site, pattern)
-            keep, weight = solution.keep, solution.weight
-        else:
-            scores = [score_of(self.method, w, site) for w in site.split(site.weight)]
-            keep, weight = torch.cat([self.of_scores(each, pattern) for each in scores]), None
+        solution = self.method.solve(site, pattern) if self.method.solve and seen else None
+        keep = solution.keep if solution else self._by_scores(site, pattern)
         if self.settings.refinement and seen:
             return self.settings.refinement.refine(site, keep, pattern), None
-        return keep, weight
+        return keep, solution
+
+    def _by_scores(self, site: Site, pattern: Pattern) -> Tensor:
+        keep = torch.empty(site.weight.shape, dtype=torch.bool, device=site.weight.device)
+        for w, mask in zip(site.split(site.weight), site.split(keep), strict=True):
+
+            def choose(rows: slice, w: Tensor = w, mask: Tensor = mask) -> None:
+                mask[rows] = self.of_scores(score_of(self.method, w[rows], site), pattern)
+
+            if self.method.by_rows and pattern.within_rows(self.group):
+                over_rows(choose, w.shape, w.device)
+            else:
+                choose(slice(None))
+        return keep
 
     def of_scores(self, score: Tensor, pattern: Pattern) -> Tensor:
         """Return the keep mask of one linear's scores, bool [o, i]."""

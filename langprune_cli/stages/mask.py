@@ -8,6 +8,7 @@ import torch
 from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.numerics.packing import unpack_mask
 from langprune_cli.numerics.patterns import Pattern
+from langprune_cli.numerics.values import count_true
 from langprune_cli.stages.allocating import block_patterns, chosen_allocation
 from langprune_cli.stages.choosing import Chooser
 from langprune_cli.stages.experts import without_statistics
@@ -172,9 +173,7 @@ def mask_summary(
         masks, record = artifact.tensors_and_record(block_part(index))
         for name, packed in masks.items():
             rows, columns = shapes[name]
-            kept += int(torch.count_nonzero(unpack_mask(packed, columns))) * (
-                rows // len(packed)
-            )  # one row stands for all
+            kept += count_true(unpack_mask(packed, columns)) * (rows // len(packed))  # one row stands for all
         damping |= record.get("damping", {})
     weights = sum(o * i for o, i in shapes.values())
     asked = artifact.manifest.params.get("damping", 0.0)

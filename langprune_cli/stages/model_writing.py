@@ -14,6 +14,8 @@ from langprune_cli.models.checkpoint import Checkpoint, TensorEntry
 from langprune_cli.models.model_files import INDEX, SMALL_FILES
 from langprune_cli.models.shards import Shard, index_json, plan_shards, write_shard
 from langprune_cli.numerics.patterns import Pattern, follows
+from langprune_cli.numerics.threads import over_rows
+from langprune_cli.numerics.values import count_true
 from langprune_cli.stages.cut import Cut
 from langprune_cli.stages.keep_masks import BlocksOfMasks
 from langprune_cli.stages.opened import OpenedModel
@@ -154,10 +156,9 @@ class ModelWriter:
                 right = self._checksums.get(name) in {None, _checksum(found)}
                 if dense_name in kept:
                     linear, keep = kept[dense_name]
-                    seen = found.t() if linear.transposed else found
-                    zero = _words(seen) == 0  # +0.0 and nothing else
-                    right &= bool(zero.logical_or(keep).all()) and follows(seen, patterns[group])
-                    counts.zeros += found.numel() - int(torch.count_nonzero(found))
+                    zeros, follows_mask = _zeros(found.t() if linear.transposed else found, keep, patterns[group])
+                    right &= follows_mask
+                    counts.zeros += zeros
                     counts.pruned_weights += found.numel()
                 elif dense_name not in readers:
                     right &= torch.equal(_bits(found), _bits(self._left(group, dense_name)))
@@ -206,4 +207,22 @@ def _words(tensor: Tensor) -> Tensor:
 
 
 def _checksum(tensor: Tensor) -> int:
-    return zlib.crc32(_bits(tensor).numpy().data)
+    data = _bits(tensor).numpy().data
+    pieces = over_rows(lambda part: zlib.crc32(data[part]).to_bytes(4), (len(data), 1), tensor.device)
+    return zlib.crc32(b"".join(pieces))
+
+
+def _zeros(
+    weight: Tensor,  # [o, i]
+    keep: Tensor,  # bool [o, i]
+    pattern: Pattern,
+) -> tuple[int, bool]:
+    """Return how many weights are zero, and whether those that do not stay are +0.0, in the pattern's numbers."""
+
+    def look(rows: slice) -> tuple[int, bool]:
+        part = weight[rows]
+        right = bool((_words(part) == 0).logical_or_(keep[rows]).all()) and follows(part, pattern)
+        return count_true(part == 0), right
+
+    found = over_rows(look, weight.shape, weight.device)
+    return sum(zeros for zeros, _ in found), all(right for _, right in found)

@@ -13,7 +13,7 @@ from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.sites import BlockSite, block_sites
 from langprune_cli.stages.statistics import BlockStats
 from langprune_cli.stages.unit_choosing import AnyChooser
-from langprune_cli.stages.updating import Updated, finished, updated_weight
+from langprune_cli.stages.updating import Updated, finished, solution_of
 from langprune_cli.updates.update import Update
 
 
@@ -27,12 +27,12 @@ class Solver:
 
     def site(self, model: OpenedModel, index: int, site: BlockSite) -> "Solved":
         """Choose and update the weights of one site of block `index`."""
-        keep, weight = self.chooser.choose(model, index, site, self.pattern)
+        keep, solution = self.chooser.choose(model, index, site, self.pattern)
         damping = site.site.damping_used  # of the choice: that of the update is on record with the weights
-        if weight is None or self.update.name != self.chooser.method.update:
-            weight = updated_weight(site.site, keep, self.update)
+        if solution is None or self.update.name != self.chooser.method.update:
+            solution = solution_of(site.site, keep, self.update)
         masks = {linear.name: part.cpu() for linear, part in site.split(keep)}
-        return Solved(site.name, masks, finished(model, index, site, keep, weight), damping)
+        return Solved(site.name, masks, finished(model, index, site, keep, solution), damping)
 
     def sites(self, model: OpenedModel, index: int, known: BlockStats | None) -> list["Solved"]:
         """Solve the sites of a block, one after the other in memory."""

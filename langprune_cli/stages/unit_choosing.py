@@ -9,7 +9,7 @@ from torch import Tensor
 from langprune_cli.models.families import Axis, Kind, Slice, axes_of, kinds_of
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.patterns import Pattern
-from langprune_cli.numerics.site import Needs
+from langprune_cli.numerics.site import Needs, Solution
 from langprune_cli.numerics.units import UnitSite
 from langprune_cli.stages.choosing import Chooser, MaskSettings
 from langprune_cli.stages.cutting import narrowing_of
@@ -85,7 +85,7 @@ class UnitChooser:
 
     def choose(
         self, model: OpenedModel, index: int, site: BlockSite, _pattern: Pattern
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Solution | None]:
         """Return the keep mask [r, i] of a site that is a reader's alone, whose columns stay or leave whole."""
         axis = readers_of(model, index, self.axes)[site.linears[0].name]
         known = site.site.stats is not None or self.needs == "nothing"

@@ -1,5 +1,6 @@
 """New values of a block's pruned linears: the cell of the grid that `apply` and `prune` share."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,14 +11,13 @@ from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import DTYPES
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.gram import output_energy
-from langprune_cli.numerics.site import Site
-from langprune_cli.numerics.values import all_finite
+from langprune_cli.numerics.site import Site, Solution
+from langprune_cli.numerics.threads import over_rows
+from langprune_cli.numerics.values import all_finite, count_true
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.sites import BlockSite, Solving, block_sites
 from langprune_cli.stages.statistics import BlockStats
 from langprune_cli.updates.update import Update, get_update
-
-_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -58,18 +58,22 @@ def updated_block(
     found: dict[str, Updated] = {}
     for site in block_sites(model, index, [linear for linear, _ in masks], stats, solving):
         stacked = torch.cat([keep[linear.name] for linear in site.linears]).to(site.site.weight.device)
-        found |= finished(model, index, site, stacked, updated_weight(site.site, stacked, update))
+        found |= finished(model, index, site, stacked, solution_of(site.site, stacked, update))
     return found
 
 
-def updated_weight(
+def solution_of(
     site: Site,
     keep: Tensor,  # bool [r, i]
     update: Update,
-) -> Tensor:  # float32 [r, i]
-    """Return what an update makes of a site; an expert without statistics keeps the values that stay."""
-    known = site.stats is not None or update.needs == "nothing"
-    return (update if known else get_update("none")).update(site, keep)
+) -> Solution | None:
+    """Return what an update makes of a site, None where the weights that stay keep their values.
+
+    They do in an expert without statistics.
+    """
+    if update.needs == "nothing" or site.stats is None:
+        return None
+    return update.update(site, keep)
 
 
 def finished(
@@ -77,45 +81,81 @@ def finished(
     index: int,
     site: BlockSite,
     keep: Tensor,  # bool [r, i]
-    weight: Tensor,  # float32 [r, i]
+    solution: Solution | None,
 ) -> dict[str, Updated]:
     """Return the linears of a site of block `index` in the checkpoint's dtype and layout, with the errors that they make.
 
+    Without a solution the weights that stay keep their values.
     Raises LangpruneError where a new value is not finite in that dtype.
     """
-    errors = _relative_errors(site.site, weight)
-    found = {}
-    for (linear, new), mask, error in zip(site.split(weight), site.site.split(keep), errors, strict=True):
-        stored = new.to(DTYPES[model.streamed.checkpoint.entries[linear.name].dtype])
-        if not all_finite(stored):
+    found, start = {}, 0
+    for linear, rows in zip(site.linears, site.site.rows, strict=True):
+        part = slice(start, start + rows)
+        start += rows
+        entry = model.streamed.checkpoint.entries[linear.name]
+        tensor = torch.empty(entry.shape, dtype=DTYPES[entry.dtype], device=keep.device)
+        dense, new = site.site.part(part), solution.part(part) if solution else None
+        counts = _store(tensor.t() if linear.transposed else tensor, dense, keep[part], new)
+        if not counts.finite:
             raise LangpruneError(
                 f"the update of {linear.name} (site {site.name}) gave values that are not finite: calibrate on more text, or "
                 "give a larger --damping"
             )
-        removed = mask.numel() - int(torch.count_nonzero(mask))
-        pruned = Pruned(index, linear.name, mask.numel(), removed, error, site.site.damping_used)
-        found[linear.name] = Updated((stored.t() if linear.transposed else stored).contiguous().cpu(), pruned)
+        pruned = Pruned(index, linear.name, tensor.numel(), counts.removed, counts.error, site.site.damping_used)
+        found[linear.name] = Updated(tensor.cpu(), pruned)
     return found
 
 
-def _relative_errors(site: Site, weight: Tensor) -> list[float | None]:
-    """Return each linear's squared error over its squared output, both summed over the calibration text.
+@dataclass(frozen=True)
+class _Counts:
+    """What became of some rows."""
 
-    Without a Hessian, from column norms alone: inputs are then taken to be uncorrelated.
+    removed: int
+    finite: bool
+    # Sums over the calibration text of the squares of what the rows put out: of what is wrong with it, and of all of it.
+    lost: float | None = None
+    total: float = 0.0
+
+    @property
+    def error(self) -> float | None:
+        return self.lost / self.total if self.lost is not None and self.total > 0 else None
+
+
+def _store(
+    stored: Tensor,  # [o, i], in the checkpoint's dtype
+    dense: Site,  # of this linear alone
+    keep: Tensor,  # bool [o, i]
+    new: Solution | None,
+) -> _Counts:
+    """Write a linear's new weights to where they are stored, and return what became of them.
+
+    Without a Hessian errors are of column norms alone: inputs are then taken to be uncorrelated.
     """
-    if site.stats is None:
-        return [None] * len(site.rows)
-    errors: list[float | None] = []
-    for dense, new in zip(site.split(site.weight), site.split(weight), strict=True):
-        total = _energy(site, dense)
-        errors.append(_energy(site, dense - new) / total if total > 0 else None)
-    return errors
+    hessian = dense.stats.hessian if dense.stats else None
+    squares = dense.stats.sum_sq.float() if dense.stats and hessian is None else None
+    stay = get_update("none").update
+    if new is None and hessian is not None:
+        new = stay(dense, keep)
+
+    def store(rows: slice) -> _Counts:
+        part = dense.part(rows)
+        one = new.part(rows) if new else stay(part, keep[rows])
+        stored[rows] = one.weight
+        removed, finite = one.keep.numel() - count_true(one.keep), all_finite(stored[rows])
+        if squares is None:
+            return _Counts(removed, finite)
+        return _Counts(removed, finite, _energy(part.weight - one.weight, squares), _energy(part.weight, squares))
+
+    parts = over_rows(store, stored.shape, stored.device)
+    removed, finite = sum(part.removed for part in parts), all(part.finite for part in parts)
+    if new and hessian is not None:
+        lost = output_energy(dense.weight - new.weight, hessian) if new.error is None else float(new.error.sum())
+        return _Counts(removed, finite, lost, output_energy(dense.weight, hessian, coarse=True))
+    if squares is None:
+        return _Counts(removed, finite)
+    lost = math.fsum(part.lost or 0.0 for part in parts)
+    return _Counts(removed, finite, lost, math.fsum(part.total for part in parts))
 
 
-def _energy(site: Site, w: Tensor) -> float:
-    if site.norms.hessian is None:
-        sums = (
-            site.norms.sum_sq.float()
-        )  # rows in a core's cache, where squares of the whole would make trips to memory
-        return sum(float((rows.square() @ sums).sum(dtype=torch.float64)) for rows in torch.split(w, _ROWS))
-    return output_energy(w, site.hessian)
+def _energy(w: Tensor, squares: Tensor) -> float:
+    return float((w.square() @ squares).sum(dtype=torch.float64))

@@ -4,21 +4,21 @@ from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.numerics.osscar import least_squares
-from langprune_cli.numerics.site import Site
+from langprune_cli.numerics.site import Site, Solution
 from langprune_cli.updates.update import Update
 
 
 def update(
     site: Site,
     keep: Tensor,  # bool [r, i], equal rows
-) -> Tensor:  # float32 [r, i]
+) -> Solution:
     """Return the weights of least damped error on the columns that stay; raises LangpruneError where rows of `keep` differ."""
     if not bool((keep == keep[:1]).all()):
         raise LangpruneError(
             "--update least-squares takes masks that remove whole input columns, and the rows of this one differ: give "
             "--update pcg"
         )
-    return least_squares(site.weight, site.hessian, site.damping, keep[0])
+    return Solution(keep, least_squares(site.weight, site.hessian, site.damping, keep[0]))
 
 
 UPDATE = Update("least-squares", "hessian", "https://arxiv.org/abs/2403.12983", update)

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from langprune_cli.numerics.site import Site
+from langprune_cli.numerics.site import Site, Solution
 from langprune_cli.numerics.values import kept
 from langprune_cli.updates.update import Update
 
@@ -10,9 +10,9 @@ from langprune_cli.updates.update import Update
 def update(
     site: Site,
     keep: Tensor,  # bool [r, i]
-) -> Tensor:  # float32 [r, i]
+) -> Solution:
     """Return the dense weights with +0.0 where `keep` is False."""
-    return kept(site.weight, keep)
+    return Solution(keep, kept(site.weight, keep))
 
 
 UPDATE = Update("none", "nothing", "", update)

@@ -3,16 +3,16 @@
 from torch import Tensor
 
 from langprune_cli.numerics.conjugate_gradient import least_squares
-from langprune_cli.numerics.site import Site
+from langprune_cli.numerics.site import Site, Solution
 from langprune_cli.updates.update import Update
 
 
 def update(
     site: Site,
     keep: Tensor,  # bool [r, i], of any origin
-) -> Tensor:  # float32 [r, i]
+) -> Solution:
     """Return the values of the kept weights that make the least error, near enough; see `least_squares`."""
-    return least_squares(site, keep)
+    return Solution(keep, least_squares(site, keep))
 
 
 UPDATE = Update("pcg", "hessian", "https://arxiv.org/abs/2406.07831", update)

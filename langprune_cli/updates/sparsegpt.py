@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from langprune_cli.numerics.site import Site
+from langprune_cli.numerics.site import Site, Solution
 from langprune_cli.numerics.sweep import sweep
 from langprune_cli.updates.update import Update
 
@@ -10,9 +10,9 @@ from langprune_cli.updates.update import Update
 def update(
     site: Site,
     keep: Tensor,  # bool [r, i], of any origin
-) -> Tensor:  # float32 [r, i]
+) -> Solution:
     """Return the weights after a sweep with this mask; for SparseGPT's own mask, the very weights of its sweep."""
-    return sweep(site.weight, site.factor, keep).weight
+    return sweep(site.weight, site.factor, keep)
 
 
 UPDATE = Update("sparsegpt", "hessian", "https://arxiv.org/abs/2301.00774", update)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 import langprune_cli.updates as package
-from langprune_cli.numerics.site import Needs, Site
+from langprune_cli.numerics.site import Needs, Site, Solution
 from langprune_cli.registry import record, records
 
 
@@ -17,7 +17,7 @@ class Update:
     name: str
     needs: Needs
     paper: str
-    update: Callable[[Site, Tensor], Tensor]  # (site, keep [r, i]) -> float32 [r, i], zero where keep is False
+    update: Callable[[Site, Tensor], Solution]  # (site, keep [r, i]) -> that mask with new weights
 
     def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
         """Go to another process by name."""
