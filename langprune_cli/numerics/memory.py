@@ -5,9 +5,8 @@ import sys
 from functools import cache
 from typing import Any
 
-# Of glibc's malloc.h: the numbers of mallopt's parameters, and the largest block that it can keep.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_LARGEST_KEPT = 32 << 20
+LARGEST_KEPT = 32 << 20  # bytes: larger blocks glibc never keeps
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of its malloc.h, for mallopt
 _MOST_KEPT = 1 << 30
 
 
@@ -19,7 +18,7 @@ def keep_freed() -> None:
     """
     libc = _glibc()
     if libc:
-        libc.mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
+        libc.mallopt(_MMAP_THRESHOLD, LARGEST_KEPT)
         libc.mallopt(_TRIM_THRESHOLD, _MOST_KEPT)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.factor import DAMPING
-from langprune_cli.numerics.memory import give_back_freed
+from langprune_cli.numerics.memory import LARGEST_KEPT, give_back_freed
 from langprune_cli.numerics.site import Needs, Site
 from langprune_cli.numerics.values import all_finite
 from langprune_cli.stages.opened import OpenedModel, check_same_model
@@ -148,10 +148,16 @@ def block_sites(
         # Experts that were all shown the same tokens share a site: together their rows would be far too many.
         for expert in dict.fromkeys(linear.expert for linear in here):
             inside = tuple(linear for linear in here if linear.expert == expert)
-            if stats and f"{name}/hessian" in stats.tensors:  # matrices as large as that lie about
+            if stats and f"{name}/hessian" in stats.tensors and _beyond_kept(model, inside):
                 give_back_freed()
             # Not held here: a site is to be gone when the next one is made.
             yield _site(model, index, name, inside, None if name in alone else stats, solving)
+
+
+def _beyond_kept(model: OpenedModel, linears: Sequence[Linear]) -> bool:
+    """Return whether a site has matrices that memory kept from others is of no use to: it would only lie about."""
+    rows, columns = sum(model.streamed.shape(linear)[0] for linear in linears), model.streamed.shape(linears[0])[1]
+    return torch.float32.itemsize * columns * max(rows, columns) > LARGEST_KEPT
 
 
 def _site(
