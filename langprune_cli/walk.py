@@ -138,7 +138,7 @@ def walk(
     for index in range(first, len(model.blocks)):
         with model.block(index) as block:
             if index + 1 < len(model.blocks):
-                model.checkpoint.expect(model.tensor_names(index + 1))
+                model.expect(index + 1)
             watched = observe(block) if observe else None
             if edit is not None and watched is not None:
                 with watched:

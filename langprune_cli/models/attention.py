@@ -35,15 +35,15 @@ def causal_attention(
     queries, keys, values = (each.reshape(-1, tokens, each.shape[-1]) for each in (query, key, value))
     out = torch.empty_like(values)
     rows = _ROWS if tokens <= _LONG else _MANY_ROWS
-    later = torch.full((rows, rows), -math.inf).triu_(1)  # what each row's own and following rows add to scores
+    later = torch.full((rows, rows), -math.inf).triu_(1)  # of each query to the keys that come after it
     alpha = 1 / math.sqrt(width) if scale is None else scale
+    nothing = torch.empty(1, 1, 1)  # which beta = 0 does not read
 
     def attend(some: slice) -> None:
         wide_query, wide_key = queries[some].float(), keys[some].float().transpose(1, 2)
         for start in range(0, tokens, rows):
             end = min(start + rows, tokens)
-            unset = wide_query.new_empty(1, 1, 1)
-            scores = torch.baddbmm(unset, wide_query[:, start:end], wide_key[:, :, :end], beta=0, alpha=alpha)
+            scores = torch.baddbmm(nothing, wide_query[:, start:end], wide_key[:, :, :end], beta=0, alpha=alpha)
             scores[:, :, start:] += later[: end - start, : end - start]
             torch.bmm(torch.softmax(scores, -1).to(query.dtype), values[some, :end], out=out[some, start:end])
 

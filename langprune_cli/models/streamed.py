@@ -1,6 +1,7 @@
 """A model whose weights are in memory one block at a time."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -103,6 +104,8 @@ class StreamedModel:
             for attr, buffer in owner.named_buffers(recurse=False):
                 setattr(owner, attr, buffer.to(self.device))
         self.detours = Detours(self.model, self.blocks)
+        self._reader = ThreadPoolExecutor(1, "blocks") if self.device.type == "cuda" else None
+        self._expected: tuple[list[str], Future[dict[str, Tensor]]] | None = None
 
     def _refuse_what_is_not_linear(self, index: int) -> None:
         """Raise LangpruneError for a block with matrices that pruning would pass over or prune twice."""
@@ -163,6 +166,25 @@ class StreamedModel:
             name: [owner for owner, _ in slot.owners] for slot in self._slots[-1] for name in (slot.name, *slot.copies)
         }
 
+    def expect(self, index: int) -> None:
+        """Have block `index` read while the one before it is at work.
+
+        For a GPU by a thread and into pinned memory, from which it is copied there without waiting; for a CPU by the system
+        alone, into its cache, since a second block of memory would be more than the time is worth.
+        """
+        names = self.tensor_names(index)
+        if self._reader is None:
+            self.checkpoint.expect(names)
+        else:
+            self._expected = names, self._reader.submit(self._read_pinned, names)
+
+    def _read_pinned(self, names: list[str]) -> dict[str, Tensor]:
+        return {name: _pinned(tensor) for name, tensor in self.checkpoint.read(names).items()}
+
+    def _read(self, names: list[str]) -> dict[str, Tensor]:
+        expected, self._expected = self._expected, None
+        return expected[1].result() if expected and expected[0] == names else self.checkpoint.read(names)
+
     @contextmanager
     def block(self, index: int) -> Iterator[Block]:
         """Load block `index`, and free it afterwards."""
@@ -179,10 +201,10 @@ class StreamedModel:
     def _loaded(self, slots: Iterable[_Slot]) -> Iterator[None]:
         slots = list(slots)
         placeholders = [getattr(*slot.owners[0]) for slot in slots]
-        tensors = self.checkpoint.read(slot.name for slot in slots)
+        tensors = self._read([slot.name for slot in slots])
         try:
             for slot, placeholder in zip(slots, placeholders, strict=True):
-                value = tensors.pop(slot.name).to(self.device, self.dtype)
+                value = tensors.pop(slot.name).to(self.device, self.dtype, non_blocking=True)
                 if value.shape != placeholder.shape:
                     raise LangpruneError(
                         f"{self.folder} holds {slot.name} with shape {list(value.shape)} where its config.json asks for "
@@ -223,3 +245,8 @@ class StreamedModel:
             name = self._names.find(path)
             if name is not None and path in kept and self.checkpoint.entries[name].shape == tuple(buffer.shape):
                 buffer.copy_(self.checkpoint.read([name])[name])
+
+
+def _pinned(tensor: Tensor) -> Tensor:
+    """Return a tensor in memory that a GPU copies from by itself; torch holds it until that is done."""
+    return tensor.pin_memory()

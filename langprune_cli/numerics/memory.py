@@ -14,7 +14,7 @@ def keep_freed() -> None:
     """Let this process keep memory that it frees, for the next tensors of the size; where glibc is the C library.
 
     Left to itself it gives blocks of some megabytes back at once, and every layer of every forward pass would have the
-    system hand out its pages anew: a tenth of the time of `calibrate`. `give_back_freed` bounds what is kept.
+    system hand out its pages anew: a tenth of the time of `prune`. `give_back_freed` bounds what is kept.
     """
     libc = _glibc()
     if libc:

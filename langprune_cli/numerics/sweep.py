@@ -41,9 +41,8 @@ def sweep(
     """
     # Transposed: a column of w is then one contiguous row, which the inner loop reads and writes whole.
     wt = w.t().clone(memory_format=torch.contiguous_format).add_(0.0)  # [i, r]; -0.0 becomes 0.0
-    lost = torch.zeros_like(
-        wt
-    )  # dense less new; of columns not reached yet, what the blocks to their left make of them
+    # Dense less new; of columns not reached yet, what the blocks to their left make of them.
+    lost = torch.zeros_like(wt)
     if isinstance(keep, Chooser):
         goes = torch.zeros(wt.shape, dtype=torch.bool, device=w.device)
     else:
@@ -54,9 +53,8 @@ def sweep(
     best = torch.empty_like(going)  # what it were best for one strip to lose
     missed = best.unbind()
     error = torch.zeros(w.shape[0], dtype=torch.float64, device=w.device)
-    damped, damping = torch.empty(
-        2, w.shape[0], dtype=w.dtype, device=w.device
-    )  # of one block: the error, and a part of it
+    # Of one block, whose terms float32 adds up well enough: the damped error, and the damping's part of it.
+    damped, damping = torch.empty(2, w.shape[0], dtype=w.dtype, device=w.device)
     for start in range(0, columns, _BLOCK):
         end = min(start + _BLOCK, columns)
         damped.zero_()

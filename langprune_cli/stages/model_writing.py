@@ -208,7 +208,7 @@ def _words(tensor: Tensor) -> Tensor:
 
 def _checksum(tensor: Tensor) -> int:
     data = _bits(tensor).numpy().data
-    pieces = over_rows(lambda part: zlib.crc32(data[part]).to_bytes(4), (len(data), 1), tensor.device)
+    pieces = over_rows(lambda part: zlib.crc32(data[part]).to_bytes(4, "big"), (len(data), 1), tensor.device)
     return zlib.crc32(b"".join(pieces))
 
 

@@ -23,8 +23,9 @@ from langprune_cli.walk import EnoughSeen
 @dataclass
 class _Sums:
     moments: ColumnMoments
-    hessian: Tensor | None  # float32 [i, i], upper triangle
+    hessian: Tensor | None  # float32 [i, i], upper triangle; None once it is packed
     linears: list[str] = field(default_factory=list)
+    packed: Tensor | None = None  # float32 [i (i + 1) / 2]: of a block's large Hessians one form is enough
 
     @classmethod
     def zeros(cls, width: int, device: torch.device, *, hessian: bool) -> "_Sums":
@@ -34,6 +35,10 @@ class _Sums:
         self.moments.add(x)
         if self.hessian is not None:
             add_gram(self.hessian, x)
+
+    def pack(self) -> None:
+        if self.hessian is not None:
+            self.packed, self.hessian = pack_upper(self.hessian), None
 
 
 class StatsCollector:
@@ -118,9 +123,10 @@ class StatsCollector:
             tensors[f"{name}/sum_sq"] = sums.moments.sum_sq.cpu()
             tensors[f"{name}/sum_x"] = sums.moments.sum_x.cpu()
             tensors[f"{name}/tokens"] = torch.tensor(sums.moments.tokens)
-            if sums.hessian is not None:
-                tensors[f"{name}/hessian"] = pack_upper(sums.hessian).cpu()
-                sums.hessian = None  # the packed form is enough: a block's Hessians are large
+            sums.pack()
+            if sums.packed is not None:
+                tensors[f"{name}/hessian"] = sums.packed.cpu()
+                sums.packed = None
         return tensors, {name: sums.linears for name, sums in self._sums.items()}
 
     def add_to(self, others: Team) -> None:
@@ -131,9 +137,9 @@ class StatsCollector:
         for name, width, tokens, linears in _all_sites(others.all_know(mine)):
             device = next((sums.moments.sum_sq.device for sums in self._sums.values()), torch.device("cpu"))
             sums = self._sums.setdefault(name, _Sums.zeros(width, device, hessian=self._with_hessian))
-            others.add_up([sums.moments.sum_sq, sums.moments.sum_x])
-            if sums.hessian is not None:
-                others.add_up([sums.hessian])
+            sums.pack()
+            packed = [] if sums.packed is None else [sums.packed]
+            others.add_up([sums.moments.sum_sq, sums.moments.sum_x, *packed])
             sums.moments.tokens, sums.linears = tokens, linears
 
 
