@@ -123,8 +123,8 @@ def of_plan(asked: Asked) -> list[dict[str, Any]]:
         out = bench.folder / "out"
         seconds = langprune(bench, out, "prune", "--model", str(model), "--data", str(ids))["seconds"]
         bench.add(shape, seconds)
-        asked = ("--model", str(model), "--nsamples", str(setting.windows), "--seqlen", str(setting.seqlen))
-        command = (sys.executable, "-m", "langprune_cli", "plan", *asked, "--json", "-w", out)
+        words = ("--model", str(model), "--nsamples", str(setting.windows), "--seqlen", str(setting.seqlen))
+        command = (sys.executable, "-m", "langprune_cli", "plan", *words, "--json", "-w", out)
         planned = json.loads(bench.run(*command))["peak_ram_bytes"] / 2**20
         rows.append({"shape": shape, "seconds": seconds, "peak_mb": bench.peaks[shape], "planned_mb": planned})
         shutil.rmtree(bench.folder)
