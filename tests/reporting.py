@@ -53,7 +53,7 @@ def page(workspace: Path, *words: object) -> ET.Element:
 def table(root: ET.Element, title: str) -> list[list[str]]:
     """Return the rows of the table with that caption, the head first."""
     for each in root.iterfind(".//h:table", NAMESPACES):
-        if "".join(each.find("h:caption", NAMESPACES).itertext()) == title:  # type: ignore[union-attr]
+        if "".join(each.find("h:caption", NAMESPACES).itertext()) == title:  # type: ignore[union-attr] # all have one
             rows = each.iterfind(".//h:tr", NAMESPACES)
             return [["".join(cell.itertext()) for cell in row] for row in rows]
     raise AssertionError(f"no table is called {title}")

@@ -104,7 +104,7 @@ def test_ranks_are_those_of_the_masks_own_scores(masks: Path) -> None:
         for name in scores[0]:
             own = [bits_of.get(name) for bits_of in (bits(masks, "uk-half"), bits(masks, "en-half"))]
             ranks = sum(each[name].argsort(dim=1).argsort(dim=1).double() / each[name].shape[1] for each in scores) / 2
-            key = ranks + (own[0] & own[1])  # type: ignore[operator]
+            key = ranks + (own[0] & own[1])  # type: ignore[operator] # both have it
             width = key.shape[1]
             threshold = key.sort(dim=1).values[:, int(width * 0.4)]
             assert (key[found[name]] >= threshold.repeat_interleave(found[name].sum(dim=1))).all()
@@ -133,6 +133,7 @@ def test_without_scores_votes_come_first_and_then_size(masks: Path) -> None:
         size = checkpoint.read([name])[name].abs()
         kept_by = sum(mask[name].int() for mask in found[:-1])
         for row in range(len(keep)):
+            # To mypy a lambda's default has no type, and a sum may be of nothing.
             order = sorted(range(keep.shape[1]), key=lambda j, r=row: (int(kept_by[r, j]), float(size[r, j])))  # type: ignore[misc, index]
             assert set(order[: int(keep.shape[1] * 0.6)]) == set((~keep[row]).nonzero().flatten().tolist())
 
