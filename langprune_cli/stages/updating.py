@@ -113,12 +113,12 @@ class _Counts:
     removed: int
     finite: bool
     # Sums over the calibration text of the squares of what the rows put out: of what is wrong with it, and of all of it.
-    lost: float | None = None
-    total: float = 0.0
+    lost: float
+    total: float  # 0 without statistics
 
     @property
     def error(self) -> float | None:
-        return self.lost / self.total if self.lost is not None and self.total > 0 else None
+        return self.lost / self.total if self.total > 0 else None
 
 
 def _store(
@@ -142,19 +142,15 @@ def _store(
         one = new.part(rows) if new else stay(part, keep[rows])
         stored[rows] = one.weight
         removed, finite = one.keep.numel() - count_true(one.keep), all_finite(stored[rows])
-        if squares is None:
-            return _Counts(removed, finite)
-        return _Counts(removed, finite, _energy(part.weight - one.weight, squares), _energy(part.weight, squares))
+        lost = 0.0 if squares is None else _energy(part.weight - one.weight, squares)
+        return _Counts(removed, finite, lost, 0.0 if squares is None else _energy(part.weight, squares))
 
     parts = over_rows(store, stored.shape, stored.device)
-    removed, finite = sum(part.removed for part in parts), all(part.finite for part in parts)
+    lost, total = math.fsum(part.lost for part in parts), math.fsum(part.total for part in parts)
     if new and hessian is not None:
         lost = output_energy(dense.weight - new.weight, hessian) if new.error is None else float(new.error.sum())
-        return _Counts(removed, finite, lost, output_energy(dense.weight, hessian, coarse=True))
-    if squares is None:
-        return _Counts(removed, finite)
-    lost = math.fsum(part.lost or 0.0 for part in parts)
-    return _Counts(removed, finite, lost, math.fsum(part.total for part in parts))
+        total = output_energy(dense.weight, hessian, coarse=True)
+    return _Counts(sum(part.removed for part in parts), all(part.finite for part in parts), lost, total)
 
 
 def _energy(w: Tensor, squares: Tensor) -> float:
