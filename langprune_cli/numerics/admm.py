@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from langprune_cli.numerics.patterns import Pattern, keep_gradually
+from langprune_cli.numerics.precision import whole_inputs
 from langprune_cli.numerics.site import Site
 from langprune_cli.numerics.values import kept
 
@@ -35,7 +36,8 @@ def admm_mask(site: Site, pattern: Pattern) -> Tensor:  # bool [r, i]
         share = 1 - max(0.0, 1 - step / _RAMP) ** 3
         z = kept(v, _chosen(site, v, pattern, share))
         rest = v - z
-        v = torch.addmm(rest, aim + _RHO * (z - rest), inverse)
+        with whole_inputs(v.device):
+            v = torch.addmm(rest, aim + _RHO * (z - rest), inverse)
     return _chosen(site, v, pattern, 1.0)
 
 

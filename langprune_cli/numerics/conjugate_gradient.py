@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from langprune_cli.numerics.precision import whole_inputs
 from langprune_cli.numerics.site import Site
 from langprune_cli.numerics.sweep import sweep
 
@@ -20,7 +21,8 @@ def least_squares(
     hessian = site.hessian.clone()
     hessian.diagonal().add_(site.factor.added).clamp_(min=torch.finfo(hessian.dtype).tiny)
     start = sweep(site.weight, site.factor, keep).weight
-    return conjugate_gradient(start, site.weight, hessian, keep, _STEPS)
+    with whole_inputs(hessian.device):
+        return conjugate_gradient(start, site.weight, hessian, keep, _STEPS)
 
 
 def conjugate_gradient(

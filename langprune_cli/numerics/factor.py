@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
+from langprune_cli.numerics.precision import whole_inputs
 
 DAMPING = 0.01  # share of the mean diagonal, as published
 
@@ -14,6 +15,9 @@ DAMPING = 0.01  # share of the mean diagonal, as published
 # of the mean diagonal nothing of the Hessian would be left.
 _ESCALATION = 10.0
 _MOST_DAMPING = 100.0
+
+# Rows of the factor that are found at a time: of 64 to 256 the fastest for 1024 to 5632 columns.
+_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -73,15 +77,41 @@ def damped_factor(
     Raises LangpruneError for a Hessian that is not finite, or that no damping mends.
     """
     dead, mean = dead_columns(hessian), mean_diagonal(hessian)
-    failed = torch.empty((), dtype=torch.int32, device=hessian.device)
     for used in dampings(damping):
-        # A copy, read column after column as the library wants it: the factor then comes to lie in its place.
-        lower = hessian.flip(0, 1).t()
         added = torch.where(dead, mean, 0.0) + used * mean
-        lower.diagonal().add_(added.flip(0))
-        torch.linalg.cholesky_ex(lower, out=(lower, failed))
-        if not bool(failed):
+        lower, found = _lower_factor(hessian, added)
+        if found:
             break
     roots = lower.diagonal().clone()
-    # Column after column: its transpose is row after row, without a copy.
-    return Factor(lower.div_(roots).t().flip(0, 1), roots.square().flip(0), used, added)
+    return Factor(lower.div_(roots[:, None]), roots.square(), used, added)
+
+
+def _lower_factor(
+    hessian: Tensor,  # float32 [i, i], symmetric
+    added: Tensor,  # float32 [i], to its diagonal
+) -> tuple[Tensor, bool]:
+    """Return the lower triangle K of KᵀK = H + added, and whether there is one.
+
+    Cholesky's factor has K on the other side, so that the rows of this one are found from the last to the first: some
+    at a time, less what the ones below make of them, in products that run at a machine's rate, as LAPACK's do not.
+    """
+    lower, failed = torch.zeros_like(hessian), torch.zeros((), dtype=torch.int32, device=hessian.device)
+    with whole_inputs(hessian.device):
+        for end in range(len(hessian), 0, -_ROWS):
+            start = max(0, end - _ROWS)
+            rows = hessian[:end, start:end].t().clone(memory_format=torch.contiguous_format)
+            square = rows[:, start:]
+            square.diagonal().add_(added[start:end])
+            if end < len(hessian):
+                rows.addmm_(lower[end:, start:end].t(), lower[end:, :end], alpha=-1)
+            # Of a matrix in which the last comes first, LAPACK's own factor is the one that is sought.
+            turned, wrong = torch.linalg.cholesky_ex(square.flip(0, 1))
+            failed = torch.maximum(failed, wrong)
+            upper = turned.flip(0, 1)
+            lower[start:end, start:end] = upper.t()
+            if start:
+                # By the inverse of the small square: a product with it takes a tenth of the time of solving.
+                identity = torch.eye(end - start, dtype=lower.dtype, device=lower.device)
+                inverse = torch.linalg.solve_triangular(upper, identity, upper=True)
+                torch.mm(inverse, rows[:, :start], out=lower[start:end, :start])
+    return lower, not bool(failed)

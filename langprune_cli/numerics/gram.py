@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from langprune_cli.numerics.precision import low_precision_inputs
+from langprune_cli.numerics.precision import low_precision_inputs, whole_inputs
 
 # The product is made in panels of rows of the upper triangle: narrow ones waste less below the diagonal, and wide ones
 # run nearer to the machine's rate. At 128 the whole takes 53% (2816 columns) to 75% (256) of the full product's time.
@@ -20,7 +20,7 @@ def add_gram(
     float32.
     """
     wide = x.float()
-    with low_precision_inputs(x.dtype, x.device):
+    with whole_inputs(x.device), low_precision_inputs(x.dtype, x.device):
         for start in range(0, hessian.shape[0], _PANEL):
             rows = slice(start, start + _PANEL)
             hessian[rows, start:].addmm_(wide[:, rows].t(), wide[:, start:])

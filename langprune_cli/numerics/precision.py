@@ -1,7 +1,8 @@
-"""Products of float32 matrices that read their inputs in the narrower form that they came in."""
+"""Products of float32 matrices: with inputs in the narrower form that they came in, and whole ones at a CPU's full rate."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,18 +15,48 @@ def low_precision_inputs(dtype: torch.dtype, device: torch.device) -> Iterator[N
     Numbers that came as bfloat16 are exact in it, and bfloat16 and float16 in TF32: nothing is lost but time saved, two
     to four times. What was set before is set again afterwards.
     """
-    mkldnn: Any = torch.backends.mkldnn
     backend, precision = {
-        ("cpu", torch.bfloat16): (mkldnn.matmul, "bf16"),
+        ("cpu", torch.bfloat16): (_onednn(), "bf16"),
         ("cuda", torch.bfloat16): (torch.backends.cuda.matmul, "tf32"),
         ("cuda", torch.float16): (torch.backends.cuda.matmul, "tf32"),
     }.get((device.type, dtype), (None, ""))
-    if backend is None:
+    with _set(backend, precision) if backend else nullcontext():
         yield
-        return
+
+
+@contextmanager
+def whole_inputs(device: torch.device) -> Iterator[None]:
+    """Let large float32 products on a CPU be made by oneDNN, where it reads their inputs whole as MKL does.
+
+    MKL uses AVX-512 on processors of its own maker alone: elsewhere oneDNN makes the same products in half the time. torch
+    calls it only where inputs may be rounded to bfloat16, which oneDNN then does where a CPU has units for
+    matrices of it, and nowhere else. Small products, and such with a vector, are slower in it.
+    """
+    with _set(_onednn(), "bf16") if device.type == "cpu" and _reads_whole() else nullcontext():
+        yield
+
+
+@cache
+def _reads_whole() -> bool:
+    """Return whether oneDNN, when it may round inputs, makes products as exact as those of inputs that are not."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 256, 256, generator=generator)
+    exact = a.double() @ b.double()
+    with _set(_onednn(), "bf16"):
+        wrong = a @ b - exact
+    return bool(wrong.norm() < 1e-5 * exact.norm())  # float32 leaves 3e-7 of it, inputs in TF32 3e-4, in bfloat16 2e-3
+
+
+@contextmanager
+def _set(backend: Any, precision: str) -> Iterator[None]:  # noqa: ANN401 - a module of torch.backends
     before = backend.fp32_precision
     backend.fp32_precision = precision
     try:
         yield
     finally:
         backend.fp32_precision = before
+
+
+def _onednn() -> Any:  # noqa: ANN401 - as above
+    mkldnn: Any = torch.backends.mkldnn
+    return mkldnn.matmul

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from langprune_cli.numerics.factor import Factor
+from langprune_cli.numerics.precision import whole_inputs
 from langprune_cli.numerics.site import Solution
 
 # Columns whose corrections reach the rest of the matrix in one product, and columns within which every correction is
-# made at once. Both only group the same sums: 64 and 16 were fastest on two cores for 1024 to 5632 rows.
-_BLOCK = 64
+# made at once. Both only group the same sums: 128 and 16 were fastest on two cores for 1024 to 5632 rows.
+_BLOCK = 128
 _STRIP = 16
 
 
@@ -83,7 +84,8 @@ def sweep(
         error += damped
         error -= damping
         if end < columns:
-            lost[end:].addmm_(lower[end:, start:end], lost[start:end], alpha=-1)
+            with whole_inputs(w.device):
+                lost[end:].addmm_(lower[end:, start:end], lost[start:end], alpha=-1)
     wt.sub_(lost)  # what goes has lost all of itself: the difference is +0.0
     del lost, loss
     return Solution(goes.t().logical_not().contiguous(), wt.t().contiguous(), error.clamp_(min=0.0))
@@ -108,11 +110,12 @@ def _ahead(
                 ahead[column].addmv_(ahead[:column].t(), lower[left + column, left : left + column], alpha=-1)
         return ahead[j - left :]
     ahead = lost[j:stop].clone()
-    if j > left:
-        ahead[: right - j].addmm_(lower[j:right, left:j], lost[left:j], alpha=-1)
-    if j > start:
-        ahead[right - j :].addmm_(lower[right:stop, start:j], lost[start:j], alpha=-1)
     # By the inverse of the small square: a product with it takes half the time of solving for thousands of rows.
     identity = torch.eye(stop - j, dtype=lower.dtype, device=lower.device)
     inverse: Tensor = torch.linalg.solve_triangular(lower[j:stop, j:stop], identity, upper=False, unitriangular=True)
-    return inverse @ ahead
+    with whole_inputs(lower.device):
+        if j > left:
+            ahead[: right - j].addmm_(lower[j:right, left:j], lost[left:j], alpha=-1)
+        if j > start:
+            ahead[right - j :].addmm_(lower[right:stop, start:j], lost[start:j], alpha=-1)
+        return inverse @ ahead

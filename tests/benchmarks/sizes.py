@@ -2,7 +2,8 @@
 
 1. Llamas of 50 M, 200 M and 1 B random bf16 weights, pruned by langprune, llm-compressor and the published loops in turn.
 2. The model of 200M on 8 to 64 windows of 512 tokens: seconds beside a straight line through them.
-3. `calibrate` of it by one process and by two, each with one thread and pinned to a core of its own (Linux).
+3. `calibrate` of it by one process and by two, each with one thread and pinned to a core of its own (Linux); and by two that
+   know nothing of each other, with half of the windows each: what the machine has to give.
 4. The peak memory of `prune` with its default method, beside `plan`'s, on one block of each of three shapes.
 
     python -m tests.benchmarks.sizes [--parts sizes,windows,processes,plan] [--sizes 200M,1B] [--only PEERS] [--folder DIR]
@@ -15,6 +16,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,10 +50,12 @@ PLANNED = {
     "1536 x 3584": Setting(blocks=1, hidden=1536, ffn=3584, heads=24, windows=64),
     "2048 x 5632": Setting(blocks=1, hidden=2048, ffn=5632, heads=32, windows=64, seqlen=1024, vocabulary=32000),
 }
-# What a process of torchrun runs: langprune on a core of its own.
+# What runs langprune on a core of its own: the first word, or for a process of torchrun its number.
 PINNED = (
-    "import os, sys; os.sched_setaffinity(0, {int(os.environ['LOCAL_RANK'])}); os.execv(sys.executable, sys.argv[1:])"
+    "import os, sys; core = sys.argv[1] if sys.argv[1].isdigit() else os.environ['LOCAL_RANK']; "
+    "os.sched_setaffinity(0, {int(core)}); os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
 )
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--no-python")
 
 
 @dataclass(frozen=True)
@@ -96,20 +100,31 @@ def of_windows(asked: Asked) -> list[dict[str, Any]]:
 
 
 def of_processes(asked: Asked) -> list[dict[str, Any]]:
-    """Calibrate with one process and with two, each with one thread on a core of its own."""
+    """Calibrate with one process, with two, and with two unconnected shards, each with one thread on a core of its own."""
     bench = Bench(replace(SIZES["200M"], threads=1), asked.folder / "processes", Path())
     model, ids = make(bench.setting, bench.folder)
     rows = []
     for collect in ("norms", "hessian"):
-        for processes in (1, 2):
-            out = bench.folder / "out"
-            command = ["-m", "langprune_cli", "calibrate", "--json", "-w", out, "--model", model, "--data", ids]
-            start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--no-python"]
-            run = [sys.executable, *start, sys.executable, "-c", PINNED, sys.executable, *command, "--collect", collect]
-            seconds = json.loads(bench.run(*run))["seconds"]
-            bench.add(f"{collect}, {processes} processes", seconds)
-            rows.append({"collect": collect, "processes": processes, "seconds": seconds})
+
+        def seconds(*start: str | Path, collect: str = collect, shard: str = "1/1") -> float:
+            out = bench.folder / shard.replace("/", "-of-")
+            words = ("calibrate", "--json", "-w", out, "--model", model, "--data", ids, "--collect", collect)
+            document = json.loads(bench.run(sys.executable, *start, "-m", "langprune_cli", *words, "--shard", shard))
             shutil.rmtree(out)
+            return float(document["seconds"])
+
+        def alone(core: int, shard: str, seconds: Callable[..., float] = seconds) -> float:
+            return seconds("-c", PINNED, str(core), shard=shard)
+
+        with ThreadPoolExecutor(2) as both:
+            row = {
+                "one": alone(0, "1/1"),
+                "two": seconds(*TORCHRUN, "--nproc-per-node=2", sys.executable, "-c", PINNED, "rank"),
+                "shards": max(both.map(alone, (0, 1), ("1/2", "2/2"))),
+            }
+        for name, each in row.items():
+            bench.add(f"{collect}, {name}", each)
+        rows.append({"collect": collect, **row})
     shutil.rmtree(bench.folder)
     return rows
 
@@ -159,11 +174,25 @@ def markdown(result: dict[str, Any]) -> str:
     if "windows" in parts:
         lines += ["", *_window_lines(parts["windows"])]
     if "processes" in parts:
-        lines += ["", "`calibrate` of the model of 200M, by processes with one thread and one core each:", ""]
-        lines += ["| collected | one, seconds | two, seconds | times faster |", "|---|---|---|---|"]
-        for one, two in zip(parts["processes"][::2], parts["processes"][1::2], strict=True):
-            times = one["seconds"] / two["seconds"]
-            lines.append(f"| {one['collect']} | {one['seconds']:.1f} | {two['seconds']:.1f} | {times:.2f} |")
+        lines += [
+            "",
+            "`calibrate` of the model of 200M, by processes with one thread and one core each. Two that know nothing of each",
+            "other (`--shard 1/2` and `2/2`, the slower one's seconds) show what the machine's second core has to give.",
+            "",
+        ]
+        lines += ["| collected | one, seconds | two, seconds | times faster | two shards, seconds | times faster |"]
+        lines += ["|" + "---|" * 6]
+        for row in parts["processes"]:
+            one, two, shards = row["one"], row["two"], row["shards"]
+            cells = [
+                row["collect"],
+                f"{one:.1f}",
+                f"{two:.1f}",
+                f"{one / two:.2f}",
+                f"{shards:.1f}",
+                f"{one / shards:.2f}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
     if "plan" in parts:
         lines += ["", "Peak memory of `prune` with its default method, and what `plan` says beforehand:", ""]
         lines += ["| hidden x FFN | measured, MB | planned, MB | off by |", "|---|---|---|---|"]
