@@ -49,10 +49,7 @@ def sweep(
     else:
         goes = keep.t().logical_not().contiguous()
     columns, lower = len(wt), factor.lower
-    dense, loss = wt.unbind(), lost.unbind()
-    going = torch.empty(_STRIP, w.shape[0], dtype=w.dtype, device=w.device)  # of one strip, as numbers
-    best = torch.empty_like(going)  # what it were best for one strip to lose
-    missed = best.unbind()
+    strip = _Strip.of(wt)
     error = torch.zeros(w.shape[0], dtype=torch.float64, device=w.device)
     # Of one block, whose terms float32 adds up well enough: the damped error, and the damping's part of it.
     damped, damping = torch.empty(2, w.shape[0], dtype=w.dtype, device=w.device)
@@ -64,36 +61,90 @@ def sweep(
             right = min(left + _STRIP, end)
             if left > start:
                 lost[left:right].addmm_(lower[left:right, start:left], lost[start:left], alpha=-1)
-            going[: right - left] = goes[left:right]
-            best[: right - left] = lost[left:right]
+            strip.load(wt, lost, goes, lower, slice(left, right))
             for j in range(left, right):
                 if isinstance(keep, Chooser) and j % keep.width == 0:
                     stop = min(j + keep.width, columns)
-                    reached = wt[j:stop] - _ahead(lost, lower, (start, left, right, j), stop)
+                    reached = wt[j:stop] - _ahead(lost, lower, strip, (start, left, right, j), stop)
                     scores = reached.square_().mul_(factor.pivots[j:stop, None])
                     goes[j:stop] = keep.choose(scores.t(), j).t().logical_not()
                     split = min(stop, right)
-                    going[j - left : split - left] = goes[j:split]
-                if j > left:
-                    missed[j - left].addmv_(lost[left:j].t(), lower[j, left:j], alpha=-1)
-                # of 0 and 1: the one or the other, exactly
-                torch.lerp(missed[j - left], dense[j], going[j - left], out=loss[j])
-            strip = slice(0, right - left)
-            damped.addmv_(best[strip].sub_(lost[left:right]).square_().t(), factor.pivots[left:right])
-            damping.addmv_(torch.square(lost[left:right], out=going[strip]).t(), factor.added[left:right])
+                    strip.going[j - left : split - left] = goes[j:split]
+                strip.settle(j - left)
+            strip.store(lost[left:right])
+            damped.addmv_(strip.missed(right - left).square_().t(), factor.pivots[left:right])
+            damping.addmv_(torch.square(lost[left:right]).t(), factor.added[left:right])
         error += damped
         error -= damping
         if end < columns:
             with whole_inputs(w.device):
                 lost[end:].addmm_(lower[end:, start:end], lost[start:end], alpha=-1)
     wt.sub_(lost)  # what goes has lost all of itself: the difference is +0.0
-    del lost, loss
+    del lost, strip
     return Solution(goes.t().logical_not().contiguous(), wt.t().contiguous(), error.clamp_(min=0.0))
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """Copies of a few columns, in which every correction is made at once.
+
+    They lie at one place for all strips, so that what the inner loop works on is sliced once: slicing takes longer than
+    a thousand rows' arithmetic.
+    """
+
+    dense: Tensor  # [_STRIP, r]
+    best: Tensor  # [_STRIP, r], what it were best to lose; of columns not settled yet, as columns left of the strip have it
+    lost: Tensor  # [_STRIP, r]
+    going: Tensor  # [_STRIP, r], 1.0 where the weight goes, else 0.0
+    lower: Tensor  # [_STRIP, _STRIP], of the factor
+    # Of each column: the above, the columns before it [r, j], and the factor's row [j] for those.
+    views: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]]
+
+    @classmethod
+    def of(cls, wt: Tensor) -> "_Strip":  # float32 [i, r]
+        """Make room for strips of a matrix."""
+        dense, best, lost, going = wt.new_empty(4, _STRIP, wt.shape[1])
+        lower = wt.new_empty(_STRIP, _STRIP)
+        views = [(dense[j], best[j], lost[j], going[j], lost[:j].t(), lower[j, :j]) for j in range(_STRIP)]
+        return cls(dense, best, lost, going, lower, views)
+
+    def load(self, wt: Tensor, lost: Tensor, goes: Tensor, lower: Tensor, columns: slice) -> None:
+        """Begin with some columns of matrices [i, r], and the factor's [i, i]."""
+        here = slice(0, columns.stop - columns.start)
+        self.dense[here] = wt[columns]
+        self.best[here] = lost[columns]
+        self.going[here] = goes[columns]
+        self.lower[here, here] = lower[columns, columns]
+
+    def settle(self, j: int) -> None:
+        """Let column j of the strip lose all of what goes, and of the rest what is best."""
+        dense, best, lost, going, before, row = self.views[j]
+        if j:
+            best.addmv_(before, row, alpha=-1)
+        torch.lerp(best, dense, going, out=lost)  # by 0 or 1: the one or the other, exactly
+
+    def ahead(self, j: int, stop: int) -> Tensor:  # [stop - j, r]
+        """Return what columns j to `stop` of the strip would lose if all of them stayed; nothing settled changes."""
+        for _, best, lost, _, before, row in self.views[j:stop]:  # they are not settled yet: their place is free
+            if before.shape[1]:
+                torch.addmv(best, before, row, alpha=-1, out=lost)
+            else:
+                lost.copy_(best)
+        return self.lost[j:stop]
+
+    def store(self, lost: Tensor) -> None:  # [columns, r]
+        """Write to the matrix what the strip has lost."""
+        lost.copy_(self.lost[: len(lost)])
+
+    def missed(self, columns: int) -> Tensor:  # [columns, r]
+        """Return what the best would have been beside what was lost, less that; `best` is gone then."""
+        return self.best[:columns].sub_(self.lost[:columns])
 
 
 def _ahead(
     lost: Tensor,  # [i, r]
     lower: Tensor,  # [i, i]
+    strip: _Strip,
     place: tuple[int, int, int, int],
     stop: int,
 ) -> Tensor:  # [stop - j, r]
@@ -104,18 +155,14 @@ def _ahead(
     """
     start, left, right, j = place
     if stop <= right:  # a few columns: one after the other, since a small product on several threads is slower
-        ahead = lost[left:stop].clone()
-        for column in range(j - left, stop - left):
-            if column:
-                ahead[column].addmv_(ahead[:column].t(), lower[left + column, left : left + column], alpha=-1)
-        return ahead[j - left :]
-    ahead = lost[j:stop].clone()
+        return strip.ahead(j - left, stop - left)
+    ahead, settled = lost[j:stop].clone(), strip.lost[: j - left]
     # By the inverse of the small square: a product with it takes half the time of solving for thousands of rows.
     identity = torch.eye(stop - j, dtype=lower.dtype, device=lower.device)
     inverse: Tensor = torch.linalg.solve_triangular(lower[j:stop, j:stop], identity, upper=False, unitriangular=True)
     with whole_inputs(lower.device):
         if j > left:
-            ahead[: right - j].addmm_(lower[j:right, left:j], lost[left:j], alpha=-1)
-        if j > start:
-            ahead[right - j :].addmm_(lower[right:stop, start:j], lost[start:j], alpha=-1)
+            ahead.addmm_(lower[j:stop, left:j], settled, alpha=-1)
+        if left > start:
+            ahead[right - j :].addmm_(lower[right:stop, start:left], lost[start:left], alpha=-1)
         return inverse @ ahead
