@@ -9,6 +9,7 @@ HEADINGS = {  # in the order in which they stand
     "peak_memory": "## Peak memory",
     "speed": "## Speed",
     "sizes": "## Sizes, windows, processes",
+    "parts": "## Where the time goes",
 }
 
 
