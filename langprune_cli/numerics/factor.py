@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.numerics.precision import whole_inputs
+from langprune_cli.numerics.precision import in_steps, whole_inputs
 
 DAMPING = 0.01  # share of the mean diagonal, as published
 
@@ -113,5 +113,6 @@ def _lower_factor(
                 # By the inverse of the small square: a product with it takes a tenth of the time of solving.
                 identity = torch.eye(end - start, dtype=lower.dtype, device=lower.device)
                 inverse = torch.linalg.solve_triangular(upper, identity, upper=True)
-                torch.mm(inverse, rows[:, :start], out=lower[start:end, :start])
+                for columns in in_steps(0, start, lower.device):
+                    torch.mm(inverse, rows[:, columns], out=lower[start:end, columns])
     return lower, not bool(failed)

@@ -6,8 +6,9 @@ from torch import Tensor
 from langprune_cli.numerics.precision import low_precision_inputs, whole_inputs
 
 # The product is made in panels of rows of the upper triangle: narrow ones waste less below the diagonal, and wide ones
-# run nearer to the machine's rate. At 128 the whole takes 53% (2816 columns) to 75% (256) of the full product's time.
-_PANEL = 128
+# run nearer to the machine's rate. 128 and 256 take as long (1024 to 3584 columns), little more than half of the full
+# product, and a CPU's library keeps something of every shape of a product.
+_PANEL = 256
 
 
 def add_gram(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from langprune_cli.numerics.factor import Factor
-from langprune_cli.numerics.precision import whole_inputs
+from langprune_cli.numerics.precision import in_steps, whole_inputs
 from langprune_cli.numerics.site import Solution
 
 # Columns whose corrections reach the rest of the matrix in one product, and columns within which every correction is
@@ -76,9 +76,9 @@ def sweep(
             damping.addmv_(torch.square(lost[left:right]).t(), factor.added[left:right])
         error += damped
         error -= damping
-        if end < columns:
-            with whole_inputs(w.device):
-                lost[end:].addmm_(lower[end:, start:end], lost[start:end], alpha=-1)
+        with whole_inputs(w.device):
+            for ahead in in_steps(end, columns, w.device):
+                lost[ahead].addmm_(lower[ahead, start:end], lost[start:end], alpha=-1)
     wt.sub_(lost)  # what goes has lost all of itself: the difference is +0.0
     del lost, strip
     return Solution(goes.t().logical_not().contiguous(), wt.t().contiguous(), error.clamp_(min=0.0))

@@ -19,6 +19,7 @@ from langprune_cli.models.location import ModelLocation, locate_model
 from langprune_cli.models.model_files import VOCABULARY, tokenizer_digest
 from langprune_cli.models.skeleton import read_config
 from langprune_cli.models.streamed import StreamedModel
+from langprune_cli.numerics.team import team
 from langprune_cli.stages.run import Reporter
 from langprune_cli.store.artifact import Artifact, is_artifact
 from langprune_cli.store.files import need_space
@@ -234,6 +235,8 @@ def open_model(workspace: Workspace, choice: ModelChoice, compute: Compute, repo
     Raises LangpruneError as `locate_model`, `Checkpoint` and `read_config` do.
     """
     location = _located(workspace, choice, compute, locate_model, reporter)
+    if others := team():  # which else would begin a second or two late
+        others.tell("open", location, compute)
     model = OpenedModel(location, compute)
     if model.streamed.dtype == torch.bfloat16 and model.streamed.device.type == "cpu" and _lacks_bfloat16():
         reporter.note("This CPU has no bfloat16 units: --dtype float32 is several times faster here.")

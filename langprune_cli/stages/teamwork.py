@@ -4,7 +4,7 @@ The leader runs a stage as a single process would. Its `SharedStates` tell the o
 their windows through it too (`serve`); when it asks its collector for a block's sums, theirs are added (`add_sums`).
 """
 
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +67,15 @@ class _Worker:
         self._block: Block | None = None
         self._watching: AbstractContextManager[None] | None = None
 
-    def embed(self, location: Any, compute: Compute, ids: Tensor) -> None:  # noqa: ANN401 - a ModelLocation
-        """Open the model, and embed this process's windows."""
-        self._leave_block()
-        if self._model is None or self._model.location != location:
-            self._model = OpenedModel(location, compute)
-        self._states = HiddenStates(self._model.streamed, self._team.share(ids), compute.batch_tokens, fast=True)
+    def open(self, location: Any, compute: Compute) -> None:  # noqa: ANN401 - a ModelLocation
+        """Open a model while the leader does; what is wrong with it, the leader says."""
+        with suppress(LangpruneError):
+            self._opened(location, compute)
+
+    def embed(self, location: Any, compute: Compute, ids: Tensor) -> None:  # noqa: ANN401 - as above
+        """Embed this process's windows."""
+        model = self._opened(location, compute)
+        self._states = HiddenStates(model.streamed, self._team.share(ids), compute.batch_tokens, fast=True)
 
     def watch(self, index: int, hessian: bool, inputs_only: bool) -> None:  # noqa: FBT001 - as it was told
         """Collect sums of a block's inputs from now on."""
@@ -108,6 +111,13 @@ class _Worker:
         tensors = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
         self._team.spread(list(tensors.values()))
         block.take(tensors)
+
+    def _opened(self, location: Any, compute: Compute) -> OpenedModel:  # noqa: ANN401 - as above
+        """Return a model, opened unless it is already."""
+        self._leave_block()
+        if self._model is None or self._model.location != location:
+            self._model = OpenedModel(location, compute)
+        return self._model
 
     def _at(self, index: int) -> Block:
         """Return a block, loaded until another one is asked for."""
