@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from langprune_cli.stages.plan_memory import linear_shapes, sites_of
 _ADMM_STEPS = 60
 _PCG_STEPS = 15
 _ENTRY_BYTES = 130  # of a tensor in a file's header: its name, about sixty characters, and where it lies
-_MEASURED = 1024  # rows and columns of the product that a machine's rate is measured with
+# Rows and columns of the products that a machine's rate is measured with: smaller ones end before a GPU is at work.
+_MEASURED, _MEASURED_ELSEWHERE = 1024, 8192
+_LEAST, _MEASURING_SECONDS = 3, 0.2  # of them; other processes take a core for a while
 
 
 @dataclass(frozen=True)
@@ -80,13 +83,16 @@ def _share_of_an_expert(text: Any) -> float:  # noqa: ANN401 - transformers is u
 
 
 def measured_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Return how many floating-point operations a second a large product of matrices makes here; takes a tenth of a second."""
+    """Return how many floating-point operations a second a large product of matrices makes here; takes a fifth of a second."""
     if device.type == "cpu" and dtype == torch.float16:  # hundreds of times slower there: nobody would compute in it
         dtype = torch.float32
-    a = torch.ones(_MEASURED, _MEASURED, dtype=dtype, device=device)
-    best = 0.0
-    for _ in range(4):  # the first one chooses and compiles a kernel
+    width = _MEASURED if device.type == "cpu" else _MEASURED_ELSEWHERE
+    a = torch.ones(width, width, dtype=dtype, device=device)
+    best, begun = 0.0, time.perf_counter()
+    for number in count():  # the first one chooses and compiles a kernel
         start = time.perf_counter()
         float((a @ a)[0, 0])  # waits for the device
-        best = max(best, 2 * _MEASURED**3 / (time.perf_counter() - start))
+        best = max(best, 2 * width**3 / (time.perf_counter() - start))
+        if number >= _LEAST and time.perf_counter() - begun > _MEASURING_SECONDS:
+            break
     return best
