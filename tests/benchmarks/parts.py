@@ -17,13 +17,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from langprune_cli.__main__ import main as langprune
 from langprune_cli.models.streamed import StreamedModel
@@ -33,6 +31,7 @@ from langprune_cli.stages.plan_cost import measured_rate
 from langprune_cli.walk import HiddenStates
 from tests.benchmarks.peers import processor
 from tests.benchmarks.results import HEADINGS, save
+from tests.benchmarks.speed_peers.setting import Setting, make
 
 FORWARD, HESSIANS, NORMS, READING, SOLVING, REST = "forward", "Hessians", "norms", "reading", "solving", "rest"
 PARTS = (READING, FORWARD, NORMS, HESSIANS, SOLVING, REST)
@@ -55,16 +54,10 @@ COMMANDS = {
 
 @dataclass(frozen=True)
 class Shape:
-    """A model's size, and the text that it is calibrated on."""
+    """What is made, and of how many blocks the model is that it stands for."""
 
-    blocks: int  # that are made
-    whole: int  # of the model that it stands for
-    hidden: int
-    ffn: int
-    heads: int
-    kv_heads: int
-    windows: int = 128
-    seqlen: int = 2048
+    made: Setting
+    whole: int
 
     def forward_flops(self, *, pruned: bool) -> float:
         """Return the operations of the forward passes: linears, and attention without what its mask drops.
@@ -72,17 +65,17 @@ class Shape:
         Nobody needs what the last block puts out, nor in `prune` what a block does before it is pruned: there the last product is
         left out.
         """
-        tokens, head = self.windows * self.seqlen, self.hidden // self.heads
-        last = 2 * tokens * self.hidden * self.ffn
-        linears = 2 * tokens * self.hidden * (2 * self.hidden + 2 * self.kv_heads * head) + 3 * last
-        whole = linears + 2 * tokens * self.seqlen * self.hidden
-        return (2 * self.blocks - 1) * whole - self.blocks * last if pruned else self.blocks * whole - last
+        made, tokens = self.made, self.made.windows * self.made.seqlen
+        last = 2 * tokens * made.hidden * made.ffn
+        whole = 2 * tokens * sum(o * i for o, i in made.linears()) + 2 * tokens * made.seqlen * made.hidden
+        return (2 * made.blocks - 1) * whole - made.blocks * last if pruned else made.blocks * whole - last
 
 
+LONG = Setting(windows=128, seqlen=2048)
 SHAPES = {
-    "200M": Shape(blocks=16, whole=16, hidden=1024, ffn=2816, heads=16, kv_heads=16, windows=32, seqlen=512),
-    "7B": Shape(blocks=4, whole=32, hidden=4096, ffn=11008, heads=32, kv_heads=32),
-    "70B": Shape(blocks=2, whole=80, hidden=8192, ffn=28672, heads=64, kv_heads=8),
+    "200M": Shape(Setting(), 16),
+    "7B": Shape(replace(LONG, blocks=4, hidden=4096, ffn=11008, heads=32), 32),
+    "70B": Shape(replace(LONG, blocks=2, hidden=8192, ffn=28672, heads=64, kv_heads=8), 80),
 }
 
 
@@ -133,36 +126,9 @@ class Clock:
             torch.cuda.synchronize(self.device)
 
 
-def make(shape: Shape, folder: Path, device: torch.device) -> tuple[Path, Path]:
-    """Write the model, its weights drawn on the device, and the windows; return where they lie."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=8192,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.ffn,
-        num_hidden_layers=shape.blocks,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        max_position_embeddings=max(2048, shape.seqlen),
-        tie_word_embeddings=True,
-    )
-    with torch.device("meta"):
-        model = LlamaForCausalLM(config).bfloat16()
-    model.to_empty(device=device)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            parameter.data.normal_(0.0, 0.02)
-        else:
-            parameter.data.fill_(1.0)
-    model.save_pretrained(folder / "model")
-    ids = torch.randint(0, config.vocab_size, (shape.windows, shape.seqlen), dtype=torch.int32)
-    save_file({"windows": ids}, folder / "windows.safetensors")
-    return folder / "model", folder / "windows.safetensors"
-
-
 def measure(shape: Shape, folder: Path, device: torch.device) -> list[dict[str, Any]]:
     """Run each command on a shape; return its seconds by part, the operations of its forward passes, its peak on a GPU."""
-    model, windows = make(shape, folder, device)
+    model, windows = make(shape.made, folder, device)
     rows = []
     for name, words in COMMANDS.items():
         clock, out = Clock(device), folder / "out"
@@ -207,15 +173,15 @@ def markdown(result: dict[str, Any]) -> str:
         "|" + "---|" * len(headings),
     ]
     for name, rows in result["shapes"].items():
-        shape = SHAPES[name]
+        shape, made = SHAPES[name], SHAPES[name].made
         for row in rows:
             seconds = {part: row["seconds"].get(part, 0.0) for part in PARTS}
             whole, rate = sum(seconds.values()), row["flops"] / max(seconds[FORWARD], 1e-9) / 1e12
-            cells = [name, f"{shape.blocks} of {shape.whole}", f"{shape.windows} x {shape.seqlen}", row["command"]]
+            cells = [name, f"{made.blocks} of {shape.whole}", f"{made.windows} x {made.seqlen}", row["command"]]
             cells += [f"{each:.2f}" for each in (*seconds.values(), whole)]
             cells += [f"{seconds[FORWARD] / whole:.0%}", f"{rate:,.3g}", f"{rate / result['tflops']:.0%}"]
             cells += ["" if row["device_gb"] is None else f"{row['device_gb']:.1f}"]
-            cells += ["" if shape.blocks == shape.whole else f"{whole * shape.whole / shape.blocks:,.0f} s"]
+            cells += ["" if made.blocks == shape.whole else f"{whole * shape.whole / made.blocks:,.0f} s"]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

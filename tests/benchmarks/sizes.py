@@ -105,28 +105,29 @@ def of_processes(asked: Asked) -> list[dict[str, Any]]:
     model, ids = make(bench.setting, bench.folder)
     rows = []
     for collect in ("norms", "hessian"):
+        words = ("--model", model, "--data", ids, "--collect", collect)
 
-        def seconds(*start: str | Path, collect: str = collect, shard: str = "1/1") -> float:
-            out = bench.folder / shard.replace("/", "-of-")
-            words = ("calibrate", "--json", "-w", out, "--model", model, "--data", ids, "--collect", collect)
-            document = json.loads(bench.run(sys.executable, *start, "-m", "langprune_cli", *words, "--shard", shard))
-            shutil.rmtree(out)
-            return float(document["seconds"])
+        def shard(core: int, collect: str = collect, words: tuple[str | Path, ...] = words) -> float:
+            return _calibrate(bench, bench.folder / f"{collect}-{core}", core, *words, "--shard", f"{core + 1}/2")
 
-        def alone(core: int, shard: str, seconds: Callable[..., float] = seconds) -> float:
-            return seconds("-c", PINNED, str(core), shard=shard)
-
+        one = _calibrate(bench, bench.folder / f"{collect}-one", 0, *words)
+        bench.add(f"{collect}, one", one)
+        two = _calibrate(bench, bench.folder / f"{collect}-two", None, *words)
+        bench.add(f"{collect}, two", two)
         with ThreadPoolExecutor(2) as both:
-            row = {
-                "one": alone(0, "1/1"),
-                "two": seconds(*TORCHRUN, "--nproc-per-node=2", sys.executable, "-c", PINNED, "rank"),
-                "shards": max(both.map(alone, (0, 1), ("1/2", "2/2"))),
-            }
-        for name, each in row.items():
-            bench.add(f"{collect}, {name}", each)
-        rows.append({"collect": collect, **row})
+            shards = max(both.map(shard, (0, 1)))
+        bench.add(f"{collect}, shards", shards)
+        rows.append({"collect": collect, "one": one, "two": two, "shards": shards})
     shutil.rmtree(bench.folder)
     return rows
+
+
+def _calibrate(bench: Bench, out: Path, core: int | None, *words: str | Path) -> float:
+    """Return the seconds of a calibration on one core; None: of two processes, on a core each."""
+    pinned = (sys.executable, "-c", PINNED, "rank" if core is None else str(core))
+    start = (sys.executable, *TORCHRUN, "--nproc-per-node=2") if core is None else ()
+    document = bench.run(*start, *pinned, "-m", "langprune_cli", "calibrate", "--json", "-w", out, *words)
+    return float(json.loads(document)["seconds"])
 
 
 def of_plan(asked: Asked) -> list[dict[str, Any]]:

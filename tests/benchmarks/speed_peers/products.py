@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 
+from langprune_cli.numerics.precision import low_precision_inputs
 from tests.benchmarks.speed_peers.setting import Setting
 
 MICROBATCH = 2048  # tokens
@@ -47,14 +48,5 @@ def measure(setting: Setting) -> dict[str, float]:
         for x, total in zip(sites, sums, strict=True):
             total.addmm_(x.t(), x)
 
-    return {"forward": seconds, "hessians": _in_bfloat16(hessians, times=tokens // size * setting.blocks)}
-
-
-def _in_bfloat16(products: Callable[[], None], times: int) -> float:
-    """Time float32 products that read their inputs as bfloat16, which they once were, and add in float32."""
-    backend = torch.backends.mkldnn.matmul  # type: ignore[attr-defined] # not in its stubs
-    before, backend.fp32_precision = backend.fp32_precision, "bf16"
-    try:
-        return timed(products, times)
-    finally:
-        backend.fp32_precision = before
+    with low_precision_inputs(torch.bfloat16, torch.device("cpu")):  # which they once were
+        return {"forward": seconds, "hessians": timed(hessians, times=tokens // size * setting.blocks)}

@@ -22,6 +22,7 @@ class Setting:
     hidden: int = 1024
     ffn: int = 2816
     heads: int = 16
+    kv_heads: int | None = None  # None: as many as heads
     vocabulary: int = 8192
     windows: int = 32
     seqlen: int = 512
@@ -30,7 +31,8 @@ class Setting:
     def linears(self) -> list[tuple[int, int]]:
         """Return [out, in] of every linear of a block."""
         h, f = self.hidden, self.ffn
-        return [(h, h)] * 4 + [(f, h)] * 2 + [(h, f)]
+        kv = h * (self.kv_heads or self.heads) // self.heads
+        return [(h, h), (kv, h), (kv, h), (h, h), (f, h), (f, h), (h, f)]
 
     def sites(self) -> list[int]:
         """Return the width of every input site of a block: q/k/v, o, gate/up, down."""
@@ -41,8 +43,8 @@ class Setting:
         return self.blocks * sum(o * i for o, i in self.linears())
 
 
-def make(setting: Setting, folder: Path) -> tuple[Path, Path]:
-    """Write the model and the windows; return where they lie."""
+def make(setting: Setting, folder: Path, device: torch.device | str = "cpu") -> tuple[Path, Path]:
+    """Write the model, its weights drawn on a device, and the windows; return where they lie."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=setting.vocabulary,
@@ -50,10 +52,11 @@ def make(setting: Setting, folder: Path) -> tuple[Path, Path]:
         intermediate_size=setting.ffn,
         num_hidden_layers=setting.blocks,
         num_attention_heads=setting.heads,
-        num_key_value_heads=setting.heads,
+        num_key_value_heads=setting.kv_heads or setting.heads,
         tie_word_embeddings=True,
     )
-    LlamaForCausalLM(config).bfloat16().save_pretrained(folder / "model")
+    with torch.device(device):
+        LlamaForCausalLM(config).bfloat16().save_pretrained(folder / "model")
     ids = torch.randint(0, setting.vocabulary, (setting.windows, setting.seqlen), dtype=torch.int32)
     save_file({"windows": ids}, folder / "windows.safetensors")
     return folder / "model", folder / "windows.safetensors"
