@@ -13,6 +13,7 @@ from torch import Tensor
 from langprune_cli.models.attention import fast_attention
 from langprune_cli.models.checkpoint import DTYPES, TensorEntry
 from langprune_cli.models.detours import Call
+from langprune_cli.models.own_code import own_code
 from langprune_cli.models.shards import plan_shards, write_shard
 from langprune_cli.models.streamed import Block, StreamedModel
 from langprune_cli.models.tensor_file import TensorFile
@@ -46,13 +47,16 @@ class HiddenStates:
         self.ids = torch.split(ids.long(), max(1, batch_tokens // ids.shape[1]))  # per micro-batch [b, t]
         self.hidden: list[Tensor] | TensorFile = TensorFile(spill) if spill else []  # per micro-batch [b, t, h]
         self._calls: list[list[Call]] = []  # per micro-batch, per block
-        with torch.no_grad(), model.outside():
+        with torch.no_grad(), model.outside(), self._own_code():
             with model.block(0):
                 model.detours.learn_output_form(self.ids[0][:1, :2].to(model.device))
             for part in self.ids:
                 hidden, calls = model.detours.record(part.to(model.device))
                 self.hidden.append(hidden)
                 self._calls.append(self._shared(calls))
+
+    def _own_code(self) -> AbstractContextManager[None]:
+        return own_code(self.model.folder, type(self.model.model).__name__)
 
     def _shared(self, calls: list[Call]) -> list[Call]:
         """Return an earlier micro-batch's equal calls, so that masks and rotary embeddings are held once."""
@@ -66,7 +70,7 @@ class HiddenStates:
 
         Without, a forward may end early with EnoughSeen.
         """
-        with torch.no_grad(), fast_attention() if self._fast else nullcontext():
+        with torch.no_grad(), self._own_code(), fast_attention() if self._fast else nullcontext():
             for number in range(len(self.ids)):
                 hidden, call = self.hidden[number], self._calls[number][block.index]
                 if keep:
@@ -84,7 +88,7 @@ class HiddenStates:
         piece of a window gives the logits that the whole would.
         """
         vocabulary = self.model.config.get_text_config().vocab_size
-        with torch.no_grad(), self.model.outside():
+        with torch.no_grad(), self.model.outside(), self._own_code():
             for number, ids in enumerate(self.ids):
                 hidden = self.hidden[number]
                 piece = max(1, _LOGITS_BYTES // (4 * vocabulary * hidden.shape[0]))

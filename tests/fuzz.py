@@ -9,6 +9,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,27 @@ from tests.hostile_readers import TARGETS
 _AT_ONCE = 50  # examples of one seed
 
 
-def fuzz(target: Target, seconds: float, first_seed: int) -> tuple[int, int, list[str]]:
-    """Feed examples for so long; return how many there were, how many were accepted, and a traceback for each crash."""
-    counts = [0, 0]
+@dataclass
+class Counts:
+    """What became of the examples of one reader."""
+
+    fed: int = 0
+    accepted: int = 0
+    slowest: float = 0.0  # seconds of the example that took longest
+
+
+def fuzz(target: Target, seconds: float, first_seed: int) -> tuple["Counts", list[str]]:
+    """Feed examples for so long; return the counts, and a traceback for each crash."""
+    counts = Counts()
     crashes: list[str] = []
     end, number = time.monotonic() + seconds, first_seed
     while time.monotonic() < end:
         _batch(target, number, counts, crashes)()
         number += 1
-    return counts[0], counts[1], crashes
+    return counts, crashes
 
 
-def _batch(target: Target, number: int, counts: list[int], crashes: list[str]) -> Callable[[], None]:
+def _batch(target: Target, number: int, counts: "Counts", crashes: list[str]) -> Callable[[], None]:
     """Return a test of the examples of one seed; a crash is kept, and the next example fed."""
 
     @seed(number)
@@ -40,12 +50,14 @@ def _batch(target: Target, number: int, counts: list[int], crashes: list[str]) -
     )  # fmt: skip
     @given(example=target.examples)
     def feed(example: Any) -> None:
-        counts[0] += 1
+        counts.fed += 1
+        begun = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             try:
-                counts[1] += attempt(target, Path(folder), example)
+                counts.accepted += attempt(target, Path(folder), example)
             except Exception:  # noqa: BLE001 - whatever it is, it is what we look for
                 crashes.append(f"seed {number}: {example!r:.300}\n{traceback.format_exc()}")
+        counts.slowest = max(counts.slowest, time.monotonic() - begun)
 
     return feed
 
@@ -61,12 +73,15 @@ def main() -> int:
     rows, failures, inputs, broken = [], [], 0, 0
     for name in names:
         begun = time.monotonic()
-        fed, accepted, crashes = fuzz(TARGETS[name], options.seconds / len(names), options.seed)
-        rows.append(f"| {name} | {fed:,} | {accepted:,} | {len(crashes)} | {time.monotonic() - begun:.0f} |")
+        counts, crashes = fuzz(TARGETS[name], options.seconds / len(names), options.seed)
+        seconds = time.monotonic() - begun
+        rows.append(
+            f"| {name} | {counts.fed:,} | {counts.accepted:,} | {len(crashes)} | {counts.slowest:.1f} | {seconds:.0f} |"
+        )
         failures += crashes[:5]  # enough of each to go by
         broken += len(crashes)
-        inputs += fed
-    head = ["| reader | inputs | accepted | crashes | seconds |", "|---|---|---|---|---|"]
+        inputs += counts.fed
+    head = ["| reader | inputs | accepted | crashes | slowest, s | seconds |", "|---|---|---|---|---|---|"]
     total = f"{inputs:,} inputs, {broken:,} crashes, seed {options.seed}"
     sys.stdout.write("\n".join([*head, *rows, "", total, *failures, ""]))
     return 1 if failures else 0

@@ -33,7 +33,7 @@ VALUES = (
 
 
 @st.composite
-def changed_json(draw: st.DrawFn, document: Any) -> bytes:
+def changed_json(draw: st.DrawFn, document: Any, values: st.SearchStrategy[Any] = VALUES) -> bytes:
     """Draw a JSON document with up to three of its values replaced, removed, renamed or put elsewhere."""
     whole = json.loads(json.dumps(document))
     for _ in range(draw(st.integers(1, 3))):
@@ -43,7 +43,7 @@ def changed_json(draw: st.DrawFn, document: Any) -> bytes:
         container, key = draw(st.sampled_from(spots))
         how = draw(st.sampled_from(["replace", "replace", "remove", "rename", "nest"]))
         if how == "replace":
-            container[key] = copy.deepcopy(draw(VALUES))  # a later change must not reach into the next example
+            container[key] = copy.deepcopy(draw(values))  # a later change must not reach into the next example
         elif how == "nest":
             container[key] = [container[key]]
         else:

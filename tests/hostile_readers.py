@@ -17,7 +17,10 @@ from safetensors.torch import save
 from langprune_cli.__main__ import main
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import Checkpoint
+from langprune_cli.models.config_only import locate_config
 from langprune_cli.models.model_files import INDEX, SINGLE, tokenizer_digest
+from langprune_cli.models.streamed import StreamedModel
+from langprune_cli.stages.plan import plan, read_patterns
 from langprune_cli.store.artifact import ArtifactWriter, is_artifact, open_artifact
 from langprune_cli.store.files import document_digest, readable_json
 from langprune_cli.store.verifying import places, verify
@@ -27,8 +30,10 @@ from langprune_cli.text.tokenizer_files import ids_named_in
 from langprune_cli.text.vocabulary import Vocabulary
 from langprune_cli.text.windows import evaluation_windows
 from langprune_cli.types import TextSpec
+from langprune_cli.walk import HiddenStates, walk
 from tests.artifact_making import RECIPE, written
-from tests.hostile import ESCAPES, NASTY, Target, changed_bytes, changed_json
+from tests.hostile import ESCAPES, NASTY, VALUES, Target, changed_bytes, changed_json
+from tests.pico import EVERY_FAMILY, save_pico
 from tests.text_corpora import byte_level
 
 # --- manifests
@@ -140,6 +145,41 @@ def _read_tokenizer(folder: Path, example: tuple[bytes, bytes]) -> None:
         described = json.loads(example[0])
         if isinstance(described, dict):
             Vocabulary.of(described).required()
+
+
+@cache
+def _pico(family: str) -> tuple[dict[str, Any], bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        save_pico(family, Path(folder))
+        config: dict[str, Any] = json.loads(Path(folder, "config.json").read_bytes())
+        return config, Path(folder, SINGLE).read_bytes()
+
+
+# Sizes that a wrong reader would take at their word.
+_SIZES = st.sampled_from(
+    [0, 1, 3, 33, 2000, 10**4, 10**5, 10**6, 10**9, 2**31, 2**63 - 1, 0.5, "sdpa", "nobody/kernel"]
+)
+
+
+@st.composite
+def _configs(draw: st.DrawFn) -> tuple[str, bytes]:
+    family = draw(st.sampled_from([*EVERY_FAMILY]))
+    return family, draw(changed_json(_pico(family)[0], VALUES | _SIZES))
+
+
+def _read_config(folder: Path, example: tuple[str, bytes]) -> None:
+    """Plan with a configuration and, unless its model is far too large, compute logits with the family's weights."""
+    family, config = example
+    (folder / "config.json").write_bytes(config)
+    (folder / SINGLE).write_bytes(_pico(family)[1])
+    with contextlib.suppress(LangpruneError):
+        plan(locate_config(str(folder)), read_patterns(["2:4"], None))
+    model = StreamedModel(folder)
+    states = HiddenStates(model, torch.arange(12).reshape(2, 6), batch_tokens=8)
+    for _ in walk(states):
+        pass
+    for _ in states.logits():
+        pass
 
 
 # --- texts
@@ -261,6 +301,7 @@ TARGETS: dict[str, Target] = {
         st.deferred(lambda: changed_bytes(_weights()) | changed_json(_header()).map(_with_header)), _open_checkpoint
     ),
     "index": Target(changed_json(_INDEX) | changed_bytes(json.dumps(_INDEX).encode()), _open_sharded),
+    "config.json": Target(st.deferred(_configs), _read_config),
     "tokenizer.json": Target(
         st.deferred(lambda: st.tuples(
             changed_json(_tokenizer()) | changed_bytes(json.dumps(_tokenizer()).encode()),

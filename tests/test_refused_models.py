@@ -10,8 +10,9 @@ import transformers
 from torch import nn
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.models.skeleton import find_blocks
+from langprune_cli.models.skeleton import build_skeleton, find_blocks
 from langprune_cli.models.streamed import StreamedModel
+from langprune_cli.walk import HiddenStates, walk
 from tests.pico import save_pico
 
 SMALL = {
@@ -97,3 +98,52 @@ def test_blocks_are_the_outermost_list_of_their_length() -> None:
             self.layers = nn.ModuleList([nn.Linear(1, 1) for _ in range(2)])
 
     assert find_blocks(Holder())[0] == "layers"
+
+
+def reconfigured(folder: Path, **values: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | values))
+
+
+@pytest.mark.parametrize("wanted", ["nobody/attention-kernel", "flash_attention_2", "flex_attention", 3])
+def test_attention_code_that_a_configuration_names_is_not_fetched(wanted: object, tmp_path: Path) -> None:
+    model = save_pico("llama", tmp_path)
+    reconfigured(
+        tmp_path, _attn_implementation=wanted, attn_implementation=wanted, _attn_implementation_internal=wanted
+    )
+    ids = torch.arange(12).reshape(2, 6)
+    states = HiddenStates(StreamedModel(tmp_path), ids, batch_tokens=12)
+    for _ in walk(states):
+        pass
+    with torch.no_grad():
+        assert torch.equal(torch.cat([logits for _, _, logits in states.logits()]), model(ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("family", "values", "says"),
+    [
+        ("llama", {"num_hidden_layers": 10**9}, "num_hidden_layers = 1e[+]09, which no model has"),
+        ("qwen3_moe", {"num_experts": -(10**6)}, "num_experts = -1e[+]06, which no model has"),
+        ("llama", {"num_hidden_layers": 1900}, "can be built [(]more than .* parameters"),
+        ("llama", {"num_hidden_layers": 0}, "can be built [(]num_hidden_layers = 0"),
+        ("llama", {"num_attention_heads": 0}, "does not describe a model"),
+        ("llama", {"hidden_act": "none such"}, "can be built [(].*none such"),
+        ("bloom", {"n_head": 0}, "describes no bloom model"),
+        ("mixtral", {"num_experts_per_tok": 5}, "MixtralForCausalLM cannot compute what .*config.json describes"),
+    ],
+)  # fmt: skip
+def test_a_configuration_that_describes_no_model(
+    family: str, values: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    save_pico(family, tmp_path)
+    reconfigured(tmp_path, **values)
+    with pytest.raises(LangpruneError, match=says):
+        for _ in walk(HiddenStates(StreamedModel(tmp_path), torch.arange(12).reshape(2, 6), batch_tokens=12)):
+            pass
+
+
+def test_a_buffer_larger_than_any_models_is_refused_before_it_is_made() -> None:
+    config = transformers.GPTNeoConfig(hidden_size=16, num_layers=2, attention_types=[[["global"], 2]], num_heads=2)
+    config.max_position_embeddings = 10**5  # of a mask of positions by positions
+    with pytest.raises(LangpruneError, match=r"a buffer of [\d.]+ GB"):
+        build_skeleton(config, torch.float32)

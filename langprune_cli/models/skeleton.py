@@ -1,30 +1,62 @@
 """A model's modules without its weights: parameters on the meta device, buffers real."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.experts import separate_experts
+from langprune_cli.models.own_code import first_line
+
+_MOST_CONFIG_BYTES = 16 << 20
+# A configuration says how often modules are made: what no model has would take minutes, or all memory, to find out.
+_COUNT = re.compile(r"(layers?|blocks?|experts?|heads?|groups?|depth)$")
+_MOST_COUNTED = 10_000
+_MOST_BLOCKS = 2_000
+_MOST_BUFFER_BYTES = 1 << 30
+_MOST_PARAMETERS = 100_000  # where there is no checkpoint to compare with
+# Functions that fill what they make, so that it takes memory; torch.empty, by which parameters are made, does not.
+_FILLING: tuple[Callable[..., Any], ...] = (
+    torch.ones, torch.zeros, torch.full, torch.arange, torch.linspace, torch.eye, torch.rand, torch.randn,
+)  # fmt: skip
+_OWN_ATTENTION = (None, "eager", "sdpa")  # what torch and transformers have without fetching anything
+
+
+class _BoundedBuffers(TorchFunctionMode):
+    """Refuses a buffer that a configuration makes larger than any model's, before memory is taken."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 - torch's signature
+        kwargs = kwargs or {}
+        if func in _FILLING:
+            size = func(*args, **(kwargs | {"device": "meta"})).nbytes
+            if size > _MOST_BUFFER_BYTES:
+                raise LangpruneError(f"a buffer of {size / 1e9:,.1f} GB")
+        return func(*args, **kwargs)
 
 
 @contextmanager
-def _parameters_on_meta() -> Iterator[None]:
+def _parameters_on_meta(most: int) -> Iterator[None]:
     """Put every parameter that a module registers on meta and leave buffers where they are.
 
     Building under torch.device("meta") would also lose buffers that no checkpoint holds: rotary frequencies, ALiBi
-    slopes, embedding scales.
+    slopes, embedding scales. Raises LangpruneError at more than `most` parameters.
     """
     register = nn.Module.register_parameter
+    count = 0
 
     def register_on_meta(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        nonlocal count
+        count += param is not None
+        if count > most:
+            raise LangpruneError(f"more than {most:,} parameters")
         if param is not None and param.device.type != "meta":
             param = nn.Parameter(param.detach().to("meta"), requires_grad=False)
         register(self, name, param)
@@ -39,26 +71,29 @@ def _parameters_on_meta() -> Iterator[None]:
 def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:  # noqa: ANN401 - transformers is untyped
     """Return the configuration of a causal language model.
 
-    Raises LangpruneError for an unreadable config.json, an unknown or another kind of model, or quantized
-    weights.
+    Attention code that it asks for by name (flash attention, kernels of the hub) is never fetched: torch's own is used.
+    Raises LangpruneError for an unreadable config.json, an unknown or another kind of model, or quantized weights.
     """
     path = folder / "config.json"
     try:
-        raw = json.loads(path.read_bytes())
+        raw = _raw_config(path)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
+        config.get_text_config()
+    except LangpruneError:
+        raise
+    except Exception as error:
         if "trust_remote_code" in str(error) and not trust_remote_code:
             raise LangpruneError(
                 f"{folder} needs Python code of its own to run: read that code, then add --trust-remote-code"
             ) from error
-        reason = str(error).strip().splitlines()[0][:200]
         raise LangpruneError(
-            f"{path} does not describe a model that transformers knows ({reason}): name another, or upgrade "
+            f"{path} does not describe a model that transformers knows ({first_line(error)}): name another, or upgrade "
             "transformers where the model is newer than it"
         ) from error
     if raw.get("quantization_config"):
         raise LangpruneError(f"{folder} is a quantized checkpoint, which cannot be pruned: name the original model")
-    kind = next(iter(raw.get("architectures") or []), "")
+    kinds = raw.get("architectures") or []
+    kind = kinds[0] if isinstance(kinds, list) and kinds and isinstance(kinds[0], str) else ""
     known = type(config) in AutoModelForCausalLM._model_mapping or hasattr(config, "auto_map")  # noqa: SLF001 - no public list
     if (
         not known
@@ -68,13 +103,39 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:  # noq
         raise LangpruneError(
             f"{folder} is not a causal language model ({kind or config.model_type}): name one that generates text"
         )
+    if config._attn_implementation not in _OWN_ATTENTION:  # noqa: SLF001 - transformers has no other name for it
+        config._attn_implementation = None  # noqa: SLF001 - as above; of configurations inside as well
+    config._experts_implementation = None  # noqa: SLF001 - as above
     return config
+
+
+def _raw_config(path: Path) -> dict[str, Any]:
+    """Return what config.json says; raises LangpruneError for counts that no model has, ValueError for what is no object."""
+    if path.stat().st_size > _MOST_CONFIG_BYTES:
+        raise ValueError(f"it has more than {_MOST_CONFIG_BYTES >> 20} MiB")
+    raw = json.loads(path.read_bytes())
+    if not isinstance(raw, dict):
+        raise TypeError("it is not a JSON object")
+    for name, value in _numbers(raw):
+        if _COUNT.search(name) and abs(value) > _MOST_COUNTED:
+            raise LangpruneError(f"{path} has {name} = {value:g}, which no model has: get the model again")
+    return raw
+
+
+def _numbers(value: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield every number of a JSON object and of the objects in it, with its name."""
+    for name, each in value.items():
+        if isinstance(each, dict):
+            yield from _numbers(each)
+        elif isinstance(each, int | float):
+            yield name, each
 
 
 def stated_dtype(config: Any) -> torch.dtype | None:  # noqa: ANN401 - transformers is untyped
     """Return the dtype that the configuration states for the weights, None where it states none."""
-    dtype: torch.dtype | str | None = getattr(config, "dtype", None)
-    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    stated = getattr(config, "dtype", None)
+    dtype = getattr(torch, stated, None) if isinstance(stated, str) else stated
+    return dtype if isinstance(dtype, torch.dtype) and dtype.is_floating_point else None
 
 
 def build_skeleton(
@@ -82,14 +143,26 @@ def build_skeleton(
     dtype: torch.dtype,
     *,
     trust_remote_code: bool = False,
+    tensors: int | None = None,
 ) -> Any:  # noqa: ANN401 - transformers is untyped
     """Return the model in evaluation mode with parameters of `dtype` on meta and real buffers, in the usual dtype.
 
+    tensors: how many the checkpoint has, where there is one; a model of many more parameters is not its model.
     Experts that transformers would merge are modules of their own, see `models/experts.py`.
+    Raises LangpruneError for a configuration of which transformers can build no model.
     """
-    with _parameters_on_meta():
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
-    separate_experts(model)
+    most = _MOST_PARAMETERS if tensors is None else 4 * tensors + 64  # merged tensors are several parameters
+    try:
+        if not 0 < config.get_text_config().num_hidden_layers <= _MOST_BLOCKS:
+            raise LangpruneError(f"num_hidden_layers = {config.get_text_config().num_hidden_layers}")
+        with _parameters_on_meta(most), _BoundedBuffers():
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+        separate_experts(model)
+    except Exception as error:
+        where = Path(config.name_or_path or "", "config.json")
+        raise LangpruneError(
+            f"{where} describes no {config.model_type} model that can be built ({first_line(error)}): get the model again"
+        ) from error
     return model.eval().requires_grad_(requires_grad=False)
 
 

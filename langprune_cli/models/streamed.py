@@ -86,7 +86,9 @@ class StreamedModel:
         self.config = read_config(folder, trust_remote_code=trust_remote_code)
         self.checkpoint = Checkpoint(folder)
         self.dtype = dtype or stated_dtype(self.config) or self.checkpoint.float_dtype()
-        self.model = build_skeleton(self.config, self.dtype, trust_remote_code=trust_remote_code)
+        self.model = build_skeleton(
+            self.config, self.dtype, trust_remote_code=trust_remote_code, tensors=len(self.checkpoint.entries)
+        )
         self._names = TensorNames(self.model, self.checkpoint.entries)
         self._prefix, self.blocks = find_blocks(self.model)
         self._slots: list[list[_Slot]] = [[] for _ in range(len(self.blocks) + 1)]  # by block, the last is outside
@@ -123,8 +125,8 @@ class StreamedModel:
     @property
     def context(self) -> int | None:
         """Return the longest window the model was made for, None where the configuration does not say."""
-        limit: int | None = getattr(self.config.get_text_config(), "max_position_embeddings", None)
-        return limit
+        limit = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        return limit if isinstance(limit, int) and limit > 0 else None
 
     @cached_property
     def digest(self) -> str:
