@@ -3,9 +3,10 @@
     python -m tests.kill_harness --kills 200
 
 A kill comes at a file operation of the command, before or after it: between two of them nothing on the disk changes. A
-file that was about to be synced may be cut at any byte first, as a machine that goes down leaves it. The command is then
-given again, and may be killed once more; in the end every file has to be what an uninterrupted run leaves, and no other
-file may be there.
+file that was about to be synced may be cut at any byte first. A power cut takes with it what was not synced, as far as
+chance has it (`tests/power_cut.py`): bytes of files, names in folders, whole folders. The command is then given again, and
+may be killed once more; in the end every file has to be what an uninterrupted run leaves, and no other file may be there.
+Where the power is cut when a command has just ended, all of it has to be there without the command being given again.
 
 Of two processes that share a run, one is killed, at a file operation or where the two meet; the other has to end by itself.
 Where one process finishes what two began, sums are rounded otherwise: then files, keys and hashes have to be right.
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,14 +33,16 @@ from langprune_cli.store.artifact import read_manifest
 from langprune_cli.store.verifying import places, verify
 from langprune_cli.store.workspace import Workspace
 from tests.conftest import DRAW, REPOSITORY, SEQLEN, did, tree
-from tests.kill_server import Kill
+from tests.kill_server import POWER, Kill
 from tests.pico import save_pico
 from tests.text_corpora import byte_level, documents, write_jsonl
 
 SAID = "interrupted: a stage goes on where it stopped when its command is given again"
 LOST = "error: another process of this run has ended ("
-THERE = "exists and is not an empty folder"  # what export says of a folder that is whole already
+# What these say where a killed one had come to its end: the folder is whole already, the artifact is gone.
+DONE_BEFORE = {"export": "exists and is not an empty folder", "rm": "no models artifact is called"}
 SIGNALS = {"SIGKILL": -signal.SIGKILL, "SIGTERM": -signal.SIGTERM, "SIGINT": 130}  # signal -> exit code
+ENDS = SIGNALS | {POWER: -signal.SIGKILL}
 UK = ["--lang", "uk", "--data", "TEXT/uk.jsonl"]
 _PRUNE = ["prune", *UK, *DRAW, "--max-shard-size", "70KB", "--name", "new"]
 _ROUND = ["--round-to", "8"]
@@ -56,6 +59,7 @@ COMMANDS: dict[str, list[str]] = {
     "apply --out": ["apply", "--mask", "uk-wanda-0.5", "--out", "HERE/new"],
     "eval": ["eval", *UK, "--seqlen", "24", "--name", "new"],
     "export": ["export", "--model", "uk-wanda-0.5", "--out", "HERE/new", "--with-mask"],
+    "rm": ["rm", "models/uk-wanda-0.5"],
     "prune weights": [*_PRUNE, "--pattern", "2:4"],
     "prune channels": [*_PRUNE, "--pattern", "channels:0.34", "--pattern", "kv-groups:0.5", *_ROUND],
     "prune blocks": [*_PRUNE, "--pattern", "blocks:0.34"],
@@ -78,10 +82,10 @@ class Tally:
 
     def lines(self) -> list[str]:
         """Return the rows of a table: a command, kills by each signal, all."""
-        rows = ["| command | SIGKILL | SIGTERM | SIGINT | kills |", "|---|---|---|---|---|"]
+        rows = [f"| command | {' | '.join(ENDS)} | kills |", "|---|---|---|---|---|---|"]
         for command in (*COMMANDS, "all"):
             counts = [
-                sum(self.kills[f"{each} {name}"] for each in COMMANDS if command in {each, "all"}) for name in SIGNALS
+                sum(self.kills[f"{each} {name}"] for each in COMMANDS if command in {each, "all"}) for name in ENDS
             ]
             rows.append(f"| {command} | {' | '.join(map(str, counts))} | {sum(counts)} |")
         return rows
@@ -115,7 +119,7 @@ class Harness:
         """Run a command on the workspace in `here`; return exit codes and numbers of operations, by rank."""
         words = [_replaced(word, {"TEXT": self.text, "HERE": here}) for word in [*COMMANDS[command], "-w", "HERE/ws"]]
         stderr = [str(_stderr(here, rank)) for rank in range(2 if command.endswith(_TWO) and not alone else 1)]
-        order = {"words": words, "kill": kill and vars(kill), "states": states, "stderr": stderr}
+        order = {"words": words, "kill": kill and vars(kill), "states": states, "here": str(here), "stderr": stderr}
         assert self._server.stdin
         assert self._server.stdout
         self._server.stdin.write(json.dumps(order) + "\n")
@@ -145,17 +149,22 @@ class Harness:
         with self._copy() as here:
             for _ in range(most):
                 when, rank = draw.choice(["before", "after", "torn"]), draw.randrange(len(operations))
-                kill = Kill(draw.choice(list(SIGNALS)), draw.randint(1, operations[rank]), when, draw.random(), rank)
+                # Which of two processes wrote what, before a power cut, nobody sees.
+                how = draw.choice(list(ENDS if len(operations) == 1 else SIGNALS))
+                last = operations[rank] + (how == POWER)
+                kill = Kill(how, draw.randint(1, last), when, draw.random(), rank)
                 told.append(kill)
-                codes, _ = self.run(command, here, kill, states=states)
-                if not any(codes) or _is_there(codes, here):  # what was left to do had fewer operations than that
+                codes, ended = self.run(command, here, kill, states=states)
+                if not any(codes) or _was_done(command, codes, here):  # there were fewer operations left than that
                     break
                 if not _ended_well(kill, codes, here):
                     tally.failures.append(f"{command}: {told}: exit codes {codes}: {_said(here)}")
                 tally.kills[f"{command} {kill.signal}"] += 1
+                if how == POWER and ended[rank] and (lost := _Made.of(here).unlike(expected, but_for=_is_lock)):
+                    tally.failures.append(f"{command}: {told}: when it had ended, {lost} were lost")
             alone = len(operations) > 1 and draw.random() < 0.25
             codes, _ = self.run(command, here, None, states=states, alone=alone)
-            if command == "export" and _is_there(codes, here):  # killed when it was in its place
+            if _was_done(command, codes, here):
                 codes = [0]
             made = _Made.of(here)
             wrong = made.unlike(expected, but_for_rounding=alone)
@@ -193,11 +202,19 @@ class _Made:
             [str(damage.path) for damage in damages],
         )
 
-    def unlike(self, other: "_Made", *, but_for_rounding: bool) -> list[str]:
+    def unlike(
+        self, other: "_Made", *, but_for_rounding: bool = False, but_for: Callable[[str], bool] = lambda _: False
+    ) -> list[str]:
         """Return the files and artifacts that are not the other's, or by their names and keys only."""
         mine, others = (each.keys if but_for_rounding else each.files for each in (self, other))
         differ = {name for name in mine.keys() | others if mine.get(name) != others.get(name)}
-        return sorted(differ | (self.files.keys() ^ other.files) | set(self.damaged))
+        differ |= (self.files.keys() ^ other.files) | set(self.damaged)
+        return sorted(name for name in differ if not but_for(name))
+
+
+def _is_lock(name: str) -> bool:
+    """Return whether a file is a lock's: one that a power cut brings back locks nothing, and the next run removes it."""
+    return name.endswith("lock")
 
 
 def _keeps_states(command: str) -> bool:
@@ -207,7 +224,7 @@ def _keeps_states(command: str) -> bool:
 def _ended_well(kill: Kill, codes: list[int], here: Path) -> bool:
     """Return whether a killed process ended as the signal has it, and the other, if any, by itself and with a word."""
     *others, said = (_said(here, rank) for rank in ([1 - kill.rank] if len(codes) > 1 else []) + [kill.rank])
-    well = codes[kill.rank] == SIGNALS[kill.signal] and (kill.signal != "SIGINT" or said[-1:] == [SAID])
+    well = codes[kill.rank] == ENDS[kill.signal] and (kill.signal != "SIGINT" or said[-1:] == [SAID])
     for lines in others:
         errors = [line for line in lines if line.startswith(("error:", "Traceback"))]
         code = codes[1 - kill.rank]  # 0 where it had nothing left to do with the other
@@ -217,9 +234,9 @@ def _ended_well(kill: Kill, codes: list[int], here: Path) -> bool:
     return well
 
 
-def _is_there(codes: list[int], here: Path) -> bool:
-    """Return whether an export found its folder whole."""
-    return codes == [1] and THERE in _said(here)[-1]
+def _was_done(command: str, codes: list[int], here: Path) -> bool:
+    """Return whether a command found that a killed one had done all of its work."""
+    return codes == [1] and command in DONE_BEFORE and DONE_BEFORE[command] in _said(here)[-1]
 
 
 def _replaced(word: str, by: dict[str, Path]) -> str:

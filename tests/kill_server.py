@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import sys
@@ -11,27 +12,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.power_cut import Disk
+
 FILE_OPERATIONS = ("fsync", "replace", "rename", "unlink", "mkdir", "rmdir", "symlink", "utime")  # of os
 MEETINGS = ("broadcast_object_list", "all_gather_object", "all_reduce", "broadcast")  # of torch.distributed
+POWER = "power cut"  # in the place of a signal: the end of the machine, and what was not synced may be lost
 _LONGEST_SECONDS = 120  # for a command: one that takes longer waits for somebody who is gone
 
 
 @dataclass(frozen=True)
 class Kill:
-    """The end of a process: a signal at its n-th operation, counted from 1."""
+    """The end of a process: a signal at its n-th operation, counted from 1. A power cut comes at its end at the latest."""
 
     signal: str
     operation: int
     when: str  # "before" or "after" the operation, or "torn": before it, a file that is to be synced being cut
-    share: float  # of a torn file that is left
+    share: float  # of a torn file that is left; what a power cut leaves is drawn from it
     rank: int  # of several processes, which
 
 
 def serve() -> None:
     """Import everything once, then run each command that stdin names in forks of this process, and answer on stdout.
 
-    A line in: {"words", "processes", "kill" or null, "states", "stderr": a file for each process}. A line out: {"codes",
-    "operations"}, by rank.
+    A line in: {"words", "kill" or null, "states", "here": the folder of what is on the disk, "stderr": a file for each process}.
+    A line out: {"codes", "operations": 0 of a process that did not come to its end}, by rank.
     """
     import torch._dynamo  # noqa: F401, PLC0415 - what commands would import one by one
     from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401, PLC0415
@@ -80,36 +84,65 @@ def _child(run: dict[str, Any], rank: int, place: dict[str, str], count: Path) -
         for stage in (calibrate, prune):
             stage.__kwdefaults__["save_after_seconds"] = 0.0
     kill = Kill(**run["kill"]) if run["kill"] else None
-    operations = _watch(kill if kill and kill.rank == rank else None)
+    kill = kill if kill and kill.rank == rank else None
+    disk = Disk(Path(run["here"])) if kill and kill.signal == POWER else None
+    watch = _Watch(kill, disk)
     code = main(run["words"])
     sys.stderr.flush()
-    count.write_text(str(operations()))
+    count.write_text(str(watch.done))
+    if disk:
+        watch.end()
     return code
 
 
-def _watch(kill: Kill | None) -> Callable[[], int]:
-    """Count the operations of this process from now on, and end it at the one that `kill` names."""
-    done = 0
+class _Watch:
+    """Counts the operations of this process, and ends it at the one that `kill` names."""
 
-    def watched(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+    def __init__(self, kill: Kill | None, disk: Disk | None) -> None:
+        """Begin; disk: of a power cut."""
+        self.done = 0
+        self._kill = kill
+        self._disk = disk
+        self._real = [(module, name, getattr(module, name)) for module, name in _watched()]
+        for module, name, real in self._real:
+            setattr(module, name, self._watched(name, real))
+
+    def end(self) -> None:
+        """End the process as `kill` has it."""
+        if self._kill and self._disk:
+            for module, name, real in self._real:  # what the disk does now is nobody's operation
+                setattr(module, name, real)
+            self._disk.cut(random.Random(self._kill.share))
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif self._kill:
+            os.kill(os.getpid(), getattr(signal, self._kill.signal))
+
+    def _watched(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def operation(*args: Any, **kwargs: Any) -> Any:
-            nonlocal done
-            done += 1
-            if kill is None or done != kill.operation:
-                return real(*args, **kwargs)
-            if kill.when == "torn" and name == "fsync":
+            self.done += 1
+            kill = self._kill
+            if kill is None or self.done != kill.operation:
+                return self._noted(name, real, *args, **kwargs)
+            if kill.when == "torn" and name == "fsync" and not self._disk:
                 with suppress(OSError):  # a folder has no bytes to lose
                     os.ftruncate(args[0], int(os.fstat(args[0]).st_size * kill.share))
-            if kill.when == "after":
-                real(*args, **kwargs)
-            os.kill(os.getpid(), getattr(signal, kill.signal))
-            return None if kill.when == "after" else real(*args, **kwargs)
+            found = self._noted(name, real, *args, **kwargs) if kill.when == "after" else None
+            self.end()
+            return found if kill.when == "after" else real(*args, **kwargs)
 
         return operation
 
-    for module, name in _watched():
-        setattr(module, name, watched(name, getattr(module, name)))
-    return lambda: done
+    def _noted(self, name: str, real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Do an operation, and let the disk know of it."""
+        if not self._disk:
+            return real(*args, **kwargs)
+        self._disk.look()
+        found = real(*args, **kwargs)
+        if name == "fsync":
+            self._disk.synced(args[0])
+        else:
+            self._disk.look()
+        return found
 
 
 def _watched() -> Iterator[tuple[Any, str]]:

@@ -13,7 +13,8 @@ import pytest
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.stages import calibrate, export, mask, model_writing, prune, score
-from langprune_cli.store.files import TEMPORARY, write_bytes
+from langprune_cli.store.files import write_bytes
+from langprune_cli.store.temporary import TEMPORARY
 from tests.conftest import DRAW, langprune, one_sentence, snapshot, tree
 
 COMMANDS = {

@@ -27,7 +27,7 @@ from langprune_cli.models.location import DEMO_FOLDER
 from langprune_cli.numerics.packing import pack_mask
 from langprune_cli.refinements.refinement import refinements
 from langprune_cli.store.artifact import KINDS, SCHEMA, Manifest, Recipe
-from langprune_cli.store.files import TEMPORARY
+from langprune_cli.store.temporary import TEMPORARY
 from langprune_cli.text.windows import fingerprint
 from langprune_cli.unit_methods.method import unit_methods
 from langprune_cli.updates.update import updates
@@ -258,7 +258,7 @@ def test_format_names_every_kind_and_field() -> None:
     fields = [field.name for field in dataclasses.fields(Manifest)]
     assert [name for name in fields if f"| `{name}` |" not in text] == []
     assert [kind for kind in KINDS if f"\n## {kind}\n" not in text] == []
-    assert f"`<name>{TEMPORARY}`" in text
+    assert f"`.<name>.<owner>{TEMPORARY}`" in text
 
 
 @pytest.mark.slow

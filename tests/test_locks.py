@@ -1,11 +1,13 @@
 """Two processes that make the same artifact: one does, the other says so; and no lock outlives its process."""
 
+import errno
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,38 +18,58 @@ import pytest
 from langprune_cli.errors import LangpruneError
 from langprune_cli.stages.run import Destination, Outcome, run_stage
 from langprune_cli.store import locks
-from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe, open_artifact, read_manifest
+from langprune_cli.store.temporary import TEMPORARY, sweep
+from langprune_cli.store.verifying import verify
 from langprune_cli.store.workspace import Workspace
 from tests.conftest import DRAW, REPOSITORY, did, langprune, one_sentence, tree
-
-pytest.importorskip("fcntl")
 
 RECIPE = Recipe("stats", {"model": "1"}, {})
 
 # Makes the artifact in another process, which says when it has begun and goes on when it is told to.
 OTHER = """
+import errno
+import fcntl
+import os
 import sys
 from pathlib import Path
 from langprune_cli.stages.run import Destination, run_stage
 from langprune_cli.store.artifact import Recipe
 from langprune_cli.store.workspace import Workspace
 
-def make(writer):
-    writer.write("part", b"x")
+def begun():
     print("begun", flush=True)
     sys.stdin.readline()
+
+def make(writer):
+    with writer.part("part") as temporary, temporary.open("wb") as file:
+        file.write(b"x" * 1000)
+        if half:
+            file.flush()
+            begun()
+        file.write(b"x" * 1000)
+    if not half:
+        begun()
     return writer.finish()
 
-root, name, out = sys.argv[1:]
+def without_locks(*_):
+    raise OSError(errno.ENOLCK, "No locks available")
+
+root, name, out, half = sys.argv[1:]
+if "WITHOUT_LOCKS" in os.environ:
+    fcntl.flock = without_locks
 to = Destination(Workspace(Path(root)), "uk", name or None, Path(out) if out else None)
 print(run_stage(Recipe("stats", {"model": "1"}, {}), to, make).cached)
 """
 
 
 @contextmanager
-def other(root: Path, name: str = "", out: Path | str = "") -> Iterator[subprocess.Popen[str]]:
-    """Run OTHER until it has begun; kill it at the end, unless it has ended."""
-    command = [sys.executable, "-c", OTHER, str(root), name, str(out)]
+def other(root: Path, name: str = "", out: Path | str = "", *, half: bool = False) -> Iterator[subprocess.Popen[str]]:
+    """Run OTHER until it has begun; kill it at the end, unless it has ended.
+
+    half: it stops in the middle of a part, not behind it.
+    """
+    command = [sys.executable, "-c", OTHER, str(root), name, str(out), "half" if half else ""]
     env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
         assert process.stdout is not None
@@ -58,13 +80,14 @@ def other(root: Path, name: str = "", out: Path | str = "") -> Iterator[subproce
             process.kill()
 
 
-def run(root: Path, **to: Any) -> Outcome:
+def run(root: Path | Workspace, **to: Any) -> Outcome:
     def make(writer: ArtifactWriter) -> Artifact:
         if not writer.has("part"):
-            writer.write("part", b"x")
+            writer.write("part", b"x" * 2000)
         return writer.finish()
 
-    return run_stage(RECIPE, Destination(Workspace(root), "uk", **to), make)
+    workspace = root if isinstance(root, Workspace) else Workspace(root)
+    return run_stage(RECIPE, Destination(workspace, "uk", **to), make)
 
 
 def locks_in(folder: Path) -> list[str]:
@@ -177,20 +200,71 @@ def test_a_lock_on_a_file_that_was_just_removed_does_not_count(tmp_path: Path, m
     assert locks_in(tmp_path) == []
 
 
-@pytest.mark.parametrize("lacks", ["fcntl", "locks"])
-def test_without_locks_all_goes_on_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacks: str) -> None:
-    """Windows has no fcntl, and some network file systems have no locks."""
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a file system without locks, as some network file systems are: the error is injected."""
 
     def flock(*_: int) -> None:
-        raise OSError(38, "Function not implemented")
+        raise OSError(errno.ENOLCK, "No locks available")
 
-    if lacks == "fcntl":
-        monkeypatch.setattr(locks, "fcntl", None)
-    else:
-        monkeypatch.setattr("fcntl.flock", flock)
-    assert not run(tmp_path).cached
-    assert run(tmp_path).cached
+    monkeypatch.setattr("fcntl.flock", flock)
+    monkeypatch.setenv("WITHOUT_LOCKS", "1")  # of other processes
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_all_goes_on_and_a_note_says_so(tmp_path: Path) -> None:
+    notes: list[str] = []
+    here = Workspace(tmp_path, note=notes.append)
+    assert not run(here).cached
+    assert run(here).cached
     assert locks_in(tmp_path) == []
+    assert notes == ["No lock can be had beside stats/uk: let no other process make it at the same time."]
+
+
+@pytest.mark.usefixtures("no_locks")
+@pytest.mark.parametrize("force", [False, True])
+def test_two_processes_without_locks_leave_what_is_whole(tmp_path: Path, force: bool) -> None:  # noqa: FBT001 - a parameter
+    """One of them has written half of a part when the other makes the whole artifact, or makes it anew."""
+    with other(tmp_path, half=True) as process:
+        made = run(tmp_path, force=force).artifact
+        assert process.communicate("\n")[0] == "False\n"
+    assert verify("stats/uk", made.folder).damages == []
+    assert open_artifact(made.folder, "stats").read("part") == b"x" * 2000
+    assert tree(made.folder).keys() == {"manifest.json", "part"}
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_what_another_process_took_away_does_not_become_complete(tmp_path: Path) -> None:
+    with other(tmp_path) as process:
+        (tmp_path / "stats/uk/part").write_bytes(b"of another process")
+        process.communicate("\n")
+        assert process.returncode == 1
+    assert not read_manifest(tmp_path / "stats/uk").complete
+    assert not run(tmp_path).cached
+    assert verify("stats/uk", tmp_path / "stats/uk").damages == []
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_only_what_ended_processes_left_is_swept(tmp_path: Path) -> None:
+    with other(tmp_path, half=True) as process:
+        run(tmp_path)
+        assert [path.parent.name for path in tmp_path.rglob(f"*{TEMPORARY}")] == ["uk"]
+        process.kill()
+        process.wait()
+        run(tmp_path, force=True)
+        assert not list(tmp_path.rglob(f"*{TEMPORARY}"))
+
+
+def test_what_another_machine_writes_is_left_for_a_day(tmp_path: Path) -> None:
+    path = tmp_path / f".x.00000000-1-00000000{TEMPORARY}"
+    path.touch()
+    sweep(tmp_path)
+    assert path.exists()
+    os.utime(path, (time.time() - 100_000,) * 2)
+    sweep(tmp_path, "y", alone=True)
+    assert path.exists()
+    sweep(tmp_path)
+    assert not path.exists()
 
 
 @pytest.fixture

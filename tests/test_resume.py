@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from langprune_cli.store.files import TEMPORARY
+from langprune_cli.store.temporary import TEMPORARY
 from tests.conftest import DRAW, REPOSITORY, Done, did, tree
 
 # Runs in one process that imports everything once and then forks a child for each run. In a child, the n-th call of one

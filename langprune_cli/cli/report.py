@@ -81,10 +81,10 @@ def report(
     session = Session(workspace, json=json, device="cpu", cache_dir=cache_dir, trust_remote_code=trust_remote_code)
     found = _collected(session, evaluation or [], model or [], compare)
     text = _written(session, found, form, title)
-    from langprune_cli.store.files import disk_errors, write_bytes  # noqa: PLC0415 - needs torch
+    from langprune_cli.store.files import disk_errors, make_folder, write_bytes  # noqa: PLC0415 - needs torch
 
     with disk_errors(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(place.parent)
     write_bytes(place, text.encode())
     if json:
         shown = [f"{each.manifest.kind}/{each.name}" for each in found.sources]

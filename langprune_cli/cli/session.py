@@ -49,14 +49,14 @@ class Session:
         for library in ("datasets", "huggingface_hub", "fsspec", "bitsandbytes"):
             logging.getLogger(library).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=r"(transformers|torch|datasets|huggingface_hub|bitsandbytes)\b")
-        self.workspace = Workspace(workspace.expanduser(), dry=dry_run)
+        self.reporter = ConsoleReporter()
+        self.workspace = Workspace(workspace.expanduser(), dry=dry_run, note=self.reporter.note)
         if not dry_run and (log := running_log()):
             log.workspace = self.workspace.root
         most = size_in_bytes("--max-memory", max_memory) if max_memory else None
         self.compute = Compute(
             dtype, device, batch_tokens, cache_dir, trust_remote_code, all_experts, fetch=not dry_run, max_memory=most
         )
-        self.reporter = ConsoleReporter()
         self.json = json
         self._remember: tuple[str, str | None] | None = None
 

@@ -15,19 +15,23 @@ from langprune_cli.models.shards import plan_shards, write_shard
 from langprune_cli.stages.evaluate import Row, complete_evaluations
 from langprune_cli.stages.gguf import write_gguf
 from langprune_cli.stages.inherited import inherited
-from langprune_cli.stages.model_card import model_card, public_name
+from langprune_cli.stages.model_card import model_card, public_record
 from langprune_cli.stages.run import Reporter
 from langprune_cli.store.artifact import PROVENANCE, Artifact
 from langprune_cli.store.files import (
-    TEMPORARY,
     disk_errors,
     document_digest,
+    make_folder,
     need_space,
+    put_folder,
     readable_json,
     sha256_file,
+    sync_folder,
+    sync_tree,
     write_bytes,
 )
 from langprune_cli.store.locks import being_made, remove_stale_lock
+from langprune_cli.store.temporary import sweep, temporary_beside
 from langprune_cli.store.workspace import Workspace
 
 GGUF = ".gguf"
@@ -79,10 +83,12 @@ def export(
             write_bytes(staging / name, data)
         if out.exists() and out.samefile(Path.cwd()):
             # A shell stands in it, and would not see a folder put in its place.
+            sync_tree(staging)
             for path in staging.iterdir():
                 path.rename(out / path.name)
+            sync_folder(out)
         else:
-            staging.rename(out)
+            put_folder(staging, out)
     return sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
 
 
@@ -179,12 +185,11 @@ def _staging(out: Path, workspace: Workspace) -> Iterator[Path]:
     What a killed export left there is removed. Raises LangpruneError while another process exports to `out`.
     """
     made = [parent for parent in out.parents if not parent.exists()]
-    staging = out.with_name(f".{out.name}{TEMPORARY}")
+    staging = temporary_beside(out)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with being_made(out, "models", workspace):
-            if staging.exists():
-                shutil.rmtree(staging)
+        make_folder(out.parent)
+        with being_made(out, "models", workspace) as alone:
+            sweep(out.parent, out.name, alone=alone)
             try:
                 staging.mkdir()
                 yield staging
@@ -232,27 +237,15 @@ def _rows_about(workspace: Workspace, model: Artifact, reporter: Reporter) -> li
 def _provenance(model: Artifact, beside: dict[str, dict[str, Any]]) -> dict[str, object]:
     """Return the manifest without what is only of use on this machine, and with the files that lie `beside` the model's."""
     manifest = model.manifest
-    about: dict[str, Any] = dict(manifest.about)
-    source, text = about.get("model") or {}, about.get("text") or {}
-    if source.get("name"):
-        about["model"] = source | {"name": public_name(source["name"], source.get("revision"))}
-    if text:
-        about["text"] = _public_text(text)
     return {
         "schema": manifest.schema,
         "tool": manifest.tool,
         "key": manifest.key,
         "inputs": manifest.inputs,
         "params": manifest.params,
-        "about": about,
+        "about": public_record(manifest.about),
         "parts": manifest.parts | beside,
     }
-
-
-def _public_text(text: dict[str, Any]) -> dict[str, Any]:
-    """Return what is known of a text, or of several, with sources as they may be published."""
-    public = text | {"source": public_name(text["source"])} if text.get("source") else text
-    return public | {"texts": [_public_text(each) for each in text["texts"]]} if text.get("texts") else public
 
 
 def _of_weights(mask: Artifact) -> list[str]:

@@ -19,6 +19,22 @@ def public_name(name: str, revision: str | None = None) -> str:
     return name if public else Path(name).name
 
 
+def public_record(value: Any) -> Any:  # noqa: ANN401 - JSON values
+    """Return what a manifest says for people as it may be published: names of models and texts, and every absolute path."""
+    if isinstance(value, list):
+        return [public_record(each) for each in value]
+    if isinstance(value, str):
+        return Path(value).name if value.startswith(("/", "~")) else value
+    if not isinstance(value, dict):
+        return value
+    record = {field: public_record(each) for field, each in value.items()}
+    if isinstance(value.get("source"), str):
+        record["source"] = public_name(value["source"])
+    if isinstance(value.get("name"), str) and "revision" in value:  # a model
+        record["name"] = public_name(value["name"], value["revision"])
+    return record
+
+
 def model_card(
     model: Artifact,
     rows: list[dict[str, Any]],

@@ -263,7 +263,7 @@ def _located(
     artifact = model_artifact(workspace, choice.name)
     if artifact:
         # By its name where that is enough: the workspace may move.
-        own = artifact.folder.absolute() == workspace.folder("models", artifact.name).absolute()
+        own = artifact.folder.absolute().parent == (workspace.root / "models").absolute()
         return ModelLocation(artifact.folder, artifact.name, None, "artifact" if own else "folder")
     location = locate(
         choice.name,

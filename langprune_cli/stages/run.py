@@ -120,12 +120,13 @@ def made_before(recipe: Recipe, to: Destination) -> Artifact | None:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an artifact is being made, by nobody else at the same time."""
+    """Where an artifact is being made."""
 
     recipe: Recipe
     to: Destination
     name: str
     folder: Path
+    alone: bool  # whether a lock sees to that
 
     @contextmanager
     def writer(self) -> Iterator[ArtifactWriter]:
@@ -134,7 +135,7 @@ class Place:
         Parts that lie there already are kept, those of a complete artifact too, which is not complete until it is finished
         again.
         """
-        writer = ArtifactWriter(self.folder, self.recipe, fresh=self.to.force)
+        writer = ArtifactWriter(self.folder, self.recipe, fresh=self.to.force, alone=self.alone)
         try:
             yield writer
         except Exception:
@@ -156,8 +157,8 @@ def being_made_at(recipe: Recipe, to: Destination) -> Iterator[Place]:
     """Find a place for an artifact, and hold it; raises LangpruneError while another process makes the same one."""
     to = _settled(recipe.kind, to)
     name, folder = _place(recipe, to)
-    with being_made(folder, recipe.kind, to.workspace):
-        yield Place(recipe, to, name, folder)
+    with being_made(folder, recipe.kind, to.workspace) as alone:
+        yield Place(recipe, to, name, folder, alone)
 
 
 def _settled(kind: str, to: Destination) -> Destination:

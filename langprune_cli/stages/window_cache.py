@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.stages.run import Reporter
-from langprune_cli.store.files import canonical_json, new_file, readable_json, write_bytes
+from langprune_cli.store.files import canonical_json, make_folder, new_file, readable_json, write_bytes
 from langprune_cli.text.hub import HUB_PREFIX, HubUnreachableError, hub_commit, parse_hub_source
 from langprune_cli.text.windows import fingerprint
 from langprune_cli.types import TextSpec, Windows
@@ -71,7 +71,7 @@ def cache_folder() -> Path:
 def _write(entry: Path, asked: dict[str, Any], windows: Windows, commit: str) -> None:
     """Write the tensor, then the record that vouches for it."""
     try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(entry.parent)
     except OSError as error:
         raise LangpruneError(f"{entry.parent}: {error.strerror}") from error
     with new_file(_tensor_file(entry)) as temporary:

@@ -6,7 +6,6 @@ bytes, so that a run which was interrupted and resumed ends byte-identical to on
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -17,17 +16,18 @@ from typing import TYPE_CHECKING, Any
 from langprune_cli import __version__
 from langprune_cli.errors import LangpruneError
 from langprune_cli.store.files import (
-    TEMPORARY,
+    HashedFiles,
     canonical_json,
     check_parts,
     disk_errors,
     document_digest,
+    make_folder,
     new_file,
     readable_json,
-    sha256_file,
-    sync_folder,
+    remove_folder,
     write_bytes,
 )
+from langprune_cli.store.temporary import TEMPORARY, sweep
 
 if TYPE_CHECKING:  # torch takes seconds to import, and manifests are read and listed without it
     from torch import Tensor
@@ -203,28 +203,31 @@ def open_artifact(folder: Path, kind: str) -> Artifact:
 class ArtifactWriter:
     """Writes parts into an artifact's folder, and keeps what an interrupted run of the same key had finished."""
 
-    def __init__(self, folder: Path, recipe: Recipe, *, fresh: bool = False) -> None:
+    def __init__(self, folder: Path, recipe: Recipe, *, fresh: bool = False, alone: bool = True) -> None:
+        """Take over what lies in `folder`, with `fresh` only the place; alone: whether a lock keeps other processes away."""
         self.folder = folder
         self.manifest = Manifest(**asdict(recipe), key=recipe.key, parts={}, complete=False)
+        self._hashed = HashedFiles()
+        sweep(folder.parent)
         with disk_errors(folder):
             if folder.is_dir() and any(folder.iterdir()):
-                self._take_over(fresh=fresh)
-            folder.mkdir(parents=True, exist_ok=True)
+                self._take_over(fresh=fresh, alone=alone)
+            make_folder(folder)
         try:
             self._save_manifest()
         except LangpruneError:
             self.discard_if_empty()
             raise
 
-    def _take_over(self, *, fresh: bool) -> None:
+    def _take_over(self, *, fresh: bool, alone: bool) -> None:
         """Keep an interrupted run's parts whose hashes match, and remove its other files; never a file not its own.
 
         Raises LangpruneError for a folder with other things in it, or with another artifact unless `fresh`.
         """
         if not (self.folder / MANIFEST).is_file():
-            begun = self.folder / f"{MANIFEST}{TEMPORARY}"
-            if list(self.folder.iterdir()) == [begun]:  # all that a run left which was killed at its very start
-                begun.unlink()
+            # All that a run leaves which was killed at its very start.
+            if all(path.name.endswith(TEMPORARY) for path in self.folder.iterdir()):
+                sweep(self.folder, alone=alone)
                 return
             raise LangpruneError(f"{self.folder} is not empty and holds no langprune artifact: choose another folder")
         before = read_manifest(self.folder)
@@ -235,15 +238,14 @@ class ArtifactWriter:
                 "choose another name or folder, or replace it with --force"
             )
         for name, entry in before.parts.items():
-            path = self.folder / name
-            if same and not fresh and path.is_file() and sha256_file(path) == entry["sha256"]:
+            if same and not fresh and self._hashed.digest(self.folder / name) == entry["sha256"]:
                 self.manifest.parts[name] = entry
             else:
-                path.unlink(missing_ok=True)
+                (self.folder / name).unlink(missing_ok=True)
         if not self.manifest.parts:
             self.scratch.unlink(missing_ok=True)
-        for leftover in self.folder.rglob(f"*{TEMPORARY}"):
-            leftover.unlink()
+        for folder in {(self.folder / name).parent for name in before.parts} | {self.folder}:
+            sweep(folder, alone=alone)
 
     @property
     def scratch(self) -> Path:
@@ -259,10 +261,11 @@ class ArtifactWriter:
         """Yield a temporary path to write; afterwards the part is in place, hashed and recorded."""
         path = self.folder / name
         with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
         with new_file(path) as temporary:
             yield temporary
-        self.manifest.parts[name] = {"sha256": sha256_file(path), "size": path.stat().st_size}
+        with disk_errors(path):
+            self.manifest.parts[name] = {"sha256": self._hashed.digest(path), "size": path.stat().st_size}
         self._save_manifest()
 
     def write(self, name: str, data: bytes) -> None:
@@ -281,7 +284,16 @@ class ArtifactWriter:
         self.write(name, save({key: value.contiguous() for key, value in tensors.items()}, metadata))
 
     def finish(self, **about: Any) -> Artifact:  # noqa: ANN401 - JSON values
-        """Add what is known only now to `about`, mark the artifact complete and return it."""
+        """Add what is known only now to `about`, mark the artifact complete and return it.
+
+        Raises LangpruneError where a part is not what was written: another process has been here, where there are no locks.
+        """
+        for name, entry in self.manifest.parts.items():
+            if not self._hashed.still_has(self.folder / name, entry["sha256"]):
+                raise LangpruneError(
+                    f"{self.folder / name} was changed or removed by something else while {self.folder.name} was being made: "
+                    "give the command again, it goes on where it stopped"
+                )
         self.manifest.about |= about
         self.manifest.complete = True
         with disk_errors(self.folder):
@@ -298,8 +310,7 @@ class ArtifactWriter:
             return
         with suppress(OSError):
             if {path.name for path in self.folder.iterdir()} <= {MANIFEST, SCRATCH, *self.manifest.parts}:
-                shutil.rmtree(self.folder)
-                sync_folder(self.folder.parent)
+                remove_folder(self.folder)
 
     def _save_manifest(self) -> None:
         self.manifest.digest = document_digest(asdict(self.manifest))

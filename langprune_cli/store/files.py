@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside, synced, renamed; and disk errors as one sentence."""
+"""Files and folders that are whole or not there, after a power cut too: written beside, synced, renamed; and disk errors."""
 
 import errno
 import hashlib
@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from langprune_cli.errors import LangpruneError
-
-TEMPORARY = ".langprune-tmp"  # suffix of a file that is still being written; nobody else's files end in it
+from langprune_cli.store.temporary import sweep, temporary_beside
 
 _WHAT_TO_DO = {
     errno.ENOSPC: "the disk is full: free some space (or choose another --workspace or --out) and run the command again",
@@ -23,6 +22,7 @@ _WHAT_TO_DO = {
     errno.EIO: "the disk reported an input/output error; check it before you run the command again",
     errno.ENOTDIR: "a part of that path is a file, not a folder: choose another path",
     errno.EISDIR: "that is a folder where a file is needed: choose another path",
+    errno.ENOTEMPTY: "the folder is not empty: choose another path",
     errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
 }
 
@@ -46,12 +46,73 @@ def disk_errors(path: Path, *, reading: bool = False) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Make what was created, renamed or removed in `folder` survive a power cut.
+
+    Some file systems do not open a folder, or do not sync one: there it is theirs to keep.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
     finally:
         os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder with its parents, if it is not there, so that it survives a power cut; raises OSError."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed(new or [folder]):  # one that is there: the process that made it may not have come so far
+        sync_folder(path.parent)
+
+
+def put_folder(made: Path, place: Path) -> None:
+    """Rename a finished folder to `place`, which is not there or empty: whatever happens, it is there whole or not at all.
+
+    Raises OSError, for a place that holds files as well.
+    """
+    sync_tree(made)
+    made.rename(place)
+    sync_folder(place.parent)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make a folder's files and folders survive a power cut; raises OSError."""
+    for here, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            with Path(here, name).open("rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(here))
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder; raises OSError.
+
+    First it gets a name that is nobody's. So a process that is killed meanwhile leaves nothing in its place, and what it
+    leaves under that name is swept up.
+    """
+    gone = temporary_beside(folder)
+    folder.rename(gone)
+    sync_folder(folder.parent)
+    shutil.rmtree(gone)
+    sync_folder(folder.parent)
+
+
+def put_link(link: Path, target: Path) -> None:
+    """Let `link` lead to the folder `target`, wherever it led before; raises OSError where it is no link."""
+    temporary = temporary_beside(link)
+    temporary.symlink_to(target, target_is_directory=True)
+    try:
+        temporary.replace(link)
+    except OSError:
+        temporary.unlink()
+        raise
+    sync_folder(link.parent)
 
 
 @contextmanager
@@ -60,7 +121,8 @@ def new_file(path: Path) -> Iterator[Path]:
 
     Raises LangpruneError for a full, read-only or failing disk.
     """
-    temporary = path.with_name(f"{path.name}{TEMPORARY}")
+    sweep(path.parent, path.name)
+    temporary = temporary_beside(path)
     with disk_errors(path):
         try:
             yield temporary
@@ -110,6 +172,31 @@ def sha256_file(path: Path) -> str:
     """Return the hex sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class HashedFiles:
+    """Files that were hashed once: a file is hashed again only where it has been replaced or written to since."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Path, tuple[tuple[int, int, int], str]] = {}  # inode, size and time of change; sha256
+
+    def digest(self, path: Path) -> str | None:
+        """Return the hex sha256 of a file's bytes, None where there is no such file; raises OSError."""
+        try:
+            with path.open("rb") as file:
+                stat = os.fstat(file.fileno())
+                found = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+                known = self._seen.get(path)
+                if known is None or known[0] != found:
+                    known = self._seen[path] = found, hashlib.file_digest(file, "sha256").hexdigest()
+                return known[1]
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return None
+
+    def still_has(self, path: Path, digest: str) -> bool:
+        """Return whether there is a file with that sha256; raises LangpruneError where it cannot be read."""
+        with disk_errors(path, reading=True):
+            return self.digest(path) == digest
 
 
 def need_space(folder: Path, size: int) -> None:

@@ -1,6 +1,7 @@
 """One process at a time makes an artifact: a lock beside its folder, which the system drops when the process ends."""
 
 import errno
+import fcntl
 import os
 import socket
 from collections.abc import Iterator
@@ -8,40 +9,36 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.store.files import disk_errors
+from langprune_cli.store.files import disk_errors, make_folder
 from langprune_cli.store.workspace import Workspace
-
-try:
-    import fcntl
-except ImportError:  # Windows has no flock, and what it has would outlive a crash: there, nothing is locked
-    fcntl = None  # type: ignore[assignment] # mypy has it be a module
 
 # Where nothing can be written beside the folder there is no lock; whether inside of it, its writer finds out and says.
 _NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @contextmanager
-def being_made(folder: Path, kind: str, workspace: Workspace) -> Iterator[None]:
-    """Hold the lock on the artifact in `folder`; raises LangpruneError while another process holds it.
+def being_made(folder: Path, kind: str, workspace: Workspace) -> Iterator[bool]:
+    """Hold the lock on the artifact in `folder`; yield whether there is one, a note saying where there is none.
 
     The lock's file holds the owner, and is gone afterwards. One that a killed process left is no lock, and the next run
-    removes it.
+    removes it. Raises LangpruneError while another process holds it.
     """
     path, own = _lock_of(folder, kind, workspace)
+    what, option = (f"{kind}/{own}", "--name") if own else (str(folder), "--out")
     try:
         descriptor = _locked(path, folder)
     except BlockingIOError as error:
-        what, option = (f"{kind}/{own}", "--name") if own else (str(folder), "--out")
         raise LangpruneError(
             f"another langprune{_owner(path)} is making {what}: wait for it, or choose another {option}"
         ) from error
     if descriptor is None:
-        yield
+        workspace.note(f"No lock can be had beside {what}: let no other process make it at the same time.")
+        yield False
         return
     with suppress(OSError):  # on a full disk the lock holds all the same
         os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     try:
-        yield
+        yield True
     finally:
         with suppress(OSError):
             path.unlink()  # before the lock is dropped, lest it be another process's by then
@@ -74,10 +71,10 @@ def _owner(path: Path) -> str:
 
 def _locked(path: Path, folder: Path) -> int | None:
     """Return the open, locked file `path`, None where there can be none; raises BlockingIOError when it is taken."""
-    while fcntl is not None:
+    while True:
         with disk_errors(folder):
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(path.parent)
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             except OSError as error:
                 if error.errno in _NO_PLACE:
@@ -97,4 +94,3 @@ def _locked(path: Path, folder: Path) -> int | None:
             os.close(descriptor)
             return None
         os.close(descriptor)  # who held it has removed the file between our opening and locking it: once more
-    return None

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,7 +11,16 @@ from pathlib import Path
 
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
 from langprune_cli.store.artifact import KINDS, MANIFEST, Artifact, Manifest, Recipe, open_artifact, read_manifest
-from langprune_cli.store.files import disk_errors, readable_json, write_bytes
+from langprune_cli.store.files import (
+    disk_errors,
+    make_folder,
+    put_link,
+    readable_json,
+    remove_folder,
+    sync_folder,
+    write_bytes,
+)
+from langprune_cli.store.temporary import sweep
 
 _NAME = re.compile(r"\w[\w.+-]{0,119}")  # letters of any script: artifacts are named after texts
 _MOST_NAME_BYTES = 200  # file systems take 255, and the name of a lock is longer
@@ -45,9 +53,13 @@ class Planned:
 class Workspace:
     """The folder that holds what the stages write."""
 
-    def __init__(self, root: Path, *, dry: bool = False) -> None:
-        """Open the workspace in `root`; with `dry` it is looked at only, and what would be made is collected in `planned`."""
+    def __init__(self, root: Path, *, dry: bool = False, note: Callable[[str], None] = lambda _: None) -> None:
+        """Open the workspace in `root`; with `dry` it is looked at only, and what would be made is collected in `planned`.
+
+        note: shows a sentence to the user.
+        """
         self.root = root
+        self.note = note
         self.planned: list[Planned] | None = [] if dry else None
 
     def folder(self, kind: str, name: str) -> Path:
@@ -65,7 +77,7 @@ class Workspace:
             raise UsageError(f"{name!r} means the built-in model: choose another --name")
 
     def name_of(self, kind: str, folder: Path) -> str | None:
-        """Return the name that an artifact in `folder` has as one of the workspace's own, None for another place."""
+        """Return the name that an artifact in `folder` has, or would have, as one of the workspace's own, else None."""
         return folder.name if folder.parent.resolve() == (self.root / kind).resolve() else None
 
     def entries(self, kind: str | None = None) -> list[Entry]:
@@ -73,7 +85,7 @@ class Workspace:
         found = []
         for each in [kind] if kind else KINDS:
             here = []
-            for path in (self.root / each).glob(f"*/{MANIFEST}"):
+            for path in (self.root / each).glob(f"[!.]*/{MANIFEST}"):
                 try:
                     manifest = read_manifest(path.parent)
                 except LangpruneError:
@@ -184,22 +196,25 @@ class Workspace:
         with disk_errors(link):
             if link.resolve() == artifact.folder.resolve():  # its own folder, or linked already
                 return Artifact(link, artifact.manifest)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            if link.is_symlink():
-                link.unlink()
-            link.symlink_to(artifact.folder.resolve(), target_is_directory=True)
+            make_folder(link.parent)
+            put_link(link, artifact.folder.resolve())
         return Artifact(link, artifact.manifest)
 
     def remove(self, kind: str, name: str) -> None:
-        """Delete an artifact (only the link to it where it lies outside); raises LangpruneError when there is none."""
+        """Delete an artifact (only the link to it where it lies outside), and what a killed deletion left.
+
+        Raises LangpruneError when there is none.
+        """
         folder = self.folder(kind, name)
+        sweep(folder.parent)
         if not folder.is_symlink() and not folder.is_dir():
             raise self._unknown(kind, name)
         with disk_errors(folder):
             if folder.is_symlink():
                 folder.unlink()
+                sync_folder(folder.parent)
             else:
-                shutil.rmtree(folder)
+                remove_folder(folder)
 
     def model(self) -> dict[str, str | None] | None:
         """Return {"name", "revision"} of the model that the workspace is about, None before one was named."""
@@ -220,5 +235,5 @@ class Workspace:
         record = {"name": name, "revision": revision}
         if self.planned is None and self.model() != record:
             with disk_errors(self.root):
-                self.root.mkdir(parents=True, exist_ok=True)
+                make_folder(self.root)
             write_bytes(self.root / "workspace.json", readable_json({"schema": 1, "model": record}))
