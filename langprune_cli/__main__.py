@@ -12,6 +12,11 @@ DEBUG = "--debug"  # accepted anywhere on the line: one adds it to the end of a 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code: 0 done, 1 error, 2 usage, 130 interrupted."""
+    if (
+        sys.platform == "win32"
+    ):  # no flock, no folder to sync, links for administrators: what is promised does not hold there
+        print("error: langprune needs a POSIX system, such as Linux: on Windows, run it in WSL", file=sys.stderr)  # noqa: T201 - as below
+        return 1
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in words
     # Before torch loads OpenMP: threads that spin while they wait take the cores from whatever else runs here, and made

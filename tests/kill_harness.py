@@ -97,7 +97,7 @@ class Harness:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.text = folder / "text"
-        self._whole: dict[str, tuple[_Made, dict[bool, list[int]]]] = {}
+        self._whole: dict[str, tuple[Made, dict[bool, list[int]]]] = {}
         _make_base(folder)
         # What gloo has to say of a process that is gone, langprune says.
         quiet = {"HF_HUB_OFFLINE": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
@@ -127,15 +127,15 @@ class Harness:
         answer = json.loads(self._server.stdout.readline())
         return answer["codes"], answer["operations"]
 
-    def whole(self, command: str, *, states: bool) -> tuple["_Made", list[int]]:
+    def whole(self, command: str, *, states: bool) -> tuple["Made", list[int]]:
         """Return what an uninterrupted run leaves, the same with states kept, and its operations by rank."""
         if command not in self._whole:
             found, counts = [], {}
             for kept in (False, True) if _keeps_states(command) else (False,):
-                with self._copy() as here:
+                with self.copy() as here:
                     codes, counts[kept] = self.run(command, here, None, states=kept)
                     assert not any(codes), _said(here)
-                    found.append(_Made.of(here))
+                    found.append(Made.of(here))
             assert found[0] == found[-1], f"{command}: kept states change the result"
             self._whole[command] = found[0], counts
         made, counts = self._whole[command]
@@ -146,7 +146,7 @@ class Harness:
         states = _keeps_states(command) and draw.random() < 0.5
         expected, operations = self.whole(command, states=states)
         told = []
-        with self._copy() as here:
+        with self.copy() as here:
             for _ in range(most):
                 when, rank = draw.choice(["before", "after", "torn"]), draw.randrange(len(operations))
                 # Which of two processes wrote what, before a power cut, nobody sees.
@@ -160,20 +160,20 @@ class Harness:
                 if not _ended_well(kill, codes, here):
                     tally.failures.append(f"{command}: {told}: exit codes {codes}: {_said(here)}")
                 tally.kills[f"{command} {kill.signal}"] += 1
-                if how == POWER and ended[rank] and (lost := _Made.of(here).unlike(expected, but_for=_is_lock)):
+                if how == POWER and ended[rank] and (lost := Made.of(here).unlike(expected, but_for=is_lock)):
                     tally.failures.append(f"{command}: {told}: when it had ended, {lost} were lost")
             alone = len(operations) > 1 and draw.random() < 0.25
             codes, _ = self.run(command, here, None, states=states, alone=alone)
             if _was_done(command, codes, here):
                 codes = [0]
-            made = _Made.of(here)
+            made = Made.of(here)
             wrong = made.unlike(expected, but_for_rounding=alone)
             if any(codes) or wrong:
                 tally.failures.append(f"{command}: {told}: exit codes {codes}, {wrong} differ: {_said(here)}")
         tally.cases += 1
 
     @contextmanager
-    def _copy(self) -> Iterator[Path]:
+    def copy(self) -> Iterator[Path]:
         """Yield a folder with a copy of the base workspace, always at the same path: some artifacts name theirs."""
         here = self.folder / "here"
         shutil.copytree(self.folder / "base", here / "ws", symlinks=True)
@@ -184,7 +184,7 @@ class Harness:
 
 
 @dataclass(frozen=True)
-class _Made:
+class Made:
     """What is on the disk after a command."""
 
     files: dict[str, str]  # sha256
@@ -192,7 +192,7 @@ class _Made:
     damaged: list[str]  # files that are not as their manifests have them
 
     @classmethod
-    def of(cls, here: Path) -> "_Made":
+    def of(cls, here: Path) -> "Made":
         found = places(Workspace(here / "ws"))
         damages = [damage for label, folder in found.items() for damage in verify(label, folder).damages]
         manifests = {label: read_manifest(folder) for label, folder in found.items()} if not damages else {}
@@ -203,7 +203,7 @@ class _Made:
         )
 
     def unlike(
-        self, other: "_Made", *, but_for_rounding: bool = False, but_for: Callable[[str], bool] = lambda _: False
+        self, other: "Made", *, but_for_rounding: bool = False, but_for: Callable[[str], bool] = lambda _: False
     ) -> list[str]:
         """Return the files and artifacts that are not the other's, or by their names and keys only."""
         mine, others = (each.keys if but_for_rounding else each.files for each in (self, other))
@@ -212,7 +212,7 @@ class _Made:
         return sorted(name for name in differ if not but_for(name))
 
 
-def _is_lock(name: str) -> bool:
+def is_lock(name: str) -> bool:
     """Return whether a file is a lock's: one that a power cut brings back locks nothing, and the next run removes it."""
     return name.endswith("lock")
 

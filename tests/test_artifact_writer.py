@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,31 @@ def test_a_part_that_a_crash_left_unrecorded_does_not_block_the_folder(tmp_path:
     (tmp_path / "x/a.bin").write_bytes(b"renamed, and then the power went")
     ArtifactWriter(tmp_path / "x", RECIPE).discard_if_empty()
     assert written(tmp_path / "x").read("a.bin") == b"first"
+
+
+def test_folders_that_cannot_be_opened_or_synced_are_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The errors are injected: some systems do not open a folder, some file systems do not sync one."""
+    really = os.open
+
+    def refuse(path: Any, *args: Any, **kwargs: Any) -> int:
+        if Path(path).is_dir():
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return really(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        written(tmp_path / "x")
+    sync = os.fsync
+
+    def unsynced(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", unsynced)
+    assert written(tmp_path / "y").read("a.bin") == written(tmp_path / "x").read("a.bin")
 
 
 def test_a_disk_that_fails_at_once_leaves_nothing(failing: Fail, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import typer
 from langprune_cli import __version__
 from langprune_cli.cli.app import app
 from langprune_cli.cli.log import MOST_LOGS, logged, running_log
-from tests.conftest import DRAW, REPOSITORY, did, langprune
+from tests.conftest import DRAW, REPOSITORY, did, langprune, one_sentence
 
 GROUP: Any = typer.main.get_command(app)
 PACKAGE = REPOSITORY / "langprune_cli"
@@ -35,6 +35,13 @@ def completed(line: str, cwd: Path, **env: str) -> list[str]:
         [sys.executable, "-c", script], cwd=cwd, env=environment, capture_output=True, text=True, check=True
     )
     return done.stdout.split()
+
+
+def test_windows_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    done = langprune("ls")
+    monkeypatch.undo()
+    one_sentence(done, 1, "^error: langprune needs a POSIX system, such as Linux: on Windows, run it in WSL$")
 
 
 def test_commands_and_options_are_completed(tmp_path: Path) -> None:

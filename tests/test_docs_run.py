@@ -52,7 +52,7 @@ ENVIRONMENT = "makes an environment from the package index; CI runs it"
 MINUTES = "takes minutes or hours"
 NETWORK = "reads the Hub"
 HARNESS = "needs lm-evaluation-harness and its data: tests/test_tasks.py runs a task of its own"
-QUANTIZER = "needs langprune[bnb]: tests/test_load_bits.py runs it where that is installed"
+QUANTIZER = "needs the extra bnb: tests/test_load_bits.py runs it where that is installed"
 REASONS = {
     "python3 -m venv": ENVIRONMENT,
     "pip install": ENVIRONMENT,
@@ -176,7 +176,7 @@ def _check_existence(line: str) -> None:
         source = _read(REPOSITORY / module)
         for option in options:
             assert not option.startswith("--") or f'"{option}"' in source, line
-    elif "langprune[" in line:
+    elif "'.[" in line:
         extra = line.partition("[")[2].partition("]")[0]
         assert f"\n{extra} = [" in _read(REPOSITORY / "pyproject.toml"), line
 

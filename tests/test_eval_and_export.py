@@ -267,6 +267,18 @@ def test_ls_show_and_rm(workspace: Path) -> None:
     assert (workspace / "models" / PRUNED).exists()
 
 
+@pytest.mark.parametrize("name", ["my model", "моя (модель) №1"])
+def test_a_folder_of_any_name_is_a_model(workspace: Path, pico_text: Path, name: str) -> None:
+    asked = [*texts(pico_text, "uk"), "--seqlen", SEQLEN, "--max-windows", "3", "-w", workspace, "--json"]
+    linked = did("apply", "-w", workspace, "--out", name, "--json").json["name"]
+    assert linked != name
+    for each in (name, Path(name).absolute(), linked):
+        rows = did("eval", "--model", each, *asked).json["rows"]
+        assert [row["model"] for row in rows] == ["pico", name]  # a label: later ones find the evaluation made
+    did("export", "-w", workspace, "--model", name, "--out", f"{name} to share")
+    did("verify", "-w", workspace, f"{name} to share")
+
+
 def test_ls_of_an_empty_workspace(tmp_path: Path) -> None:
     assert "has no artifacts yet" in did("ls").out
     assert did("ls", "--json").json == {"schema": 1, "artifacts": []}

@@ -4,13 +4,25 @@ from pathlib import Path
 
 import pytest
 
-from tests.kill_harness import COMMANDS, run_kills
+from tests.kill_harness import COMMANDS, Harness, Made, is_lock, run_kills
+from tests.kill_server import POWER, Kill
 
 
 def test_twenty_kills(tmp_path: Path) -> None:
     tally = run_kills(tmp_path, 20, seed=1)
     assert tally.failures == []
     assert tally.kills.total() == 20
+
+
+def test_what_a_command_said_is_done_is_there_after_a_power_cut(tmp_path: Path) -> None:
+    at_the_end = 1_000_000
+    with Harness(tmp_path) as harness:
+        for command in ("export", "apply --out", "mask", "rm"):
+            expected, _ = harness.whole(command, states=False)
+            for share in (0.1, 0.4, 0.7):
+                with harness.copy() as here:
+                    harness.run(command, here, Kill(POWER, at_the_end, "before", share, 0), states=False)
+                    assert Made.of(here).unlike(expected, but_for=is_lock) == [], command
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ from tests.pico import save_pico
 from tests.test_eval_and_export import PRUNED, texts
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("bitsandbytes", "accelerate"))
-needs_bnb = pytest.mark.skipif(not INSTALLED, reason="bitsandbytes is not installed: langprune[bnb]")
+needs_bnb = pytest.mark.skipif(not INSTALLED, reason="bitsandbytes is not installed: pip install '.[bnb]'")
 quiet = pytest.mark.filterwarnings("default")  # of bitsandbytes and accelerate, while they are imported and run
 FIVE = ("--seqlen", SEQLEN, "--max-windows", "5")
 
@@ -48,7 +48,7 @@ def model_in(folder: Path, family: str = "llama", dtype: torch.dtype = torch.flo
 @pytest.mark.skipif(INSTALLED, reason="bitsandbytes is installed")
 def test_bits_need_bitsandbytes(workspace: Path) -> None:
     done = langprune("eval", "-w", workspace, "--load-bits", "4")
-    one_sentence(done, 1, r"--load-bits needs bitsandbytes: pip install langprune\[bnb\]")
+    one_sentence(done, 1, r"--load-bits needs bitsandbytes: pip install '\.\[bnb\]' from")
 
 
 @pytest.mark.parametrize("bits", ["5", "16", "0"])

@@ -13,14 +13,15 @@ from tests.conftest import did, langprune, one_sentence
 from tests.test_eval_and_export import PRUNED
 
 harness = pytest.mark.skipif(
-    importlib.util.find_spec("lm_eval") is None, reason="lm-evaluation-harness is not installed: langprune[harness]"
+    importlib.util.find_spec("lm_eval") is None,
+    reason="lm-evaluation-harness is not installed: pip install '.[harness]'",
 )
 
 
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="lm-evaluation-harness is installed")
 def test_tasks_need_the_harness(workspace: Path) -> None:
     done = langprune("eval", "-w", workspace, "--tasks", "arc_uk")
-    one_sentence(done, 1, r"--tasks needs lm-evaluation-harness: pip install langprune\[harness\]")
+    one_sentence(done, 1, r"--tasks needs lm-evaluation-harness: pip install '\.\[harness\]' from")
 
 
 def test_tasks_are_not_for_masks(workspace: Path) -> None:

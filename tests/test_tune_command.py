@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from tests.pico import save_pico
 
 
 @pytest.fixture
-def pico(tmp_path: Path) -> list[object]:
+def pico(tmp_path: Path) -> list[Any]:
     """Return options that name a dense model, a text, and a workspace."""
     save_pico("llama", tmp_path / "dense")
     torch.manual_seed(1)
@@ -44,11 +45,15 @@ def test_prune_tunes_the_model_that_it_made_under_the_name_that_was_asked_for(
     assert did("prune", *pico, *words, *TUNE, "--json").json["cached"]
 
 
-def test_apply_tunes_on_the_windows_of_the_statistics_and_zeros_stay(pico: list[object]) -> None:
+def test_apply_tunes_on_the_windows_of_the_statistics_and_zeros_stay(pico: list[Any]) -> None:
     where = pico[4:]
     did("calibrate", *pico)
     did("mask", "--pattern", "2:4", *where)
     made = did("apply", *TUNE, *where, "--json").json
+    did("export", "--out", "shared", *where)  # with the name of the text, not where it lies
+    shared = {path.name: path.read_bytes() for path in Path("shared").iterdir()}
+    assert json.loads(shared["langprune.json"])["about"]["tuned"]["text"]["source"] == "windows.safetensors"
+    assert [name for name, data in shared.items() if str(pico[1].parent).encode() in data] == []
     weights = load_file(Path(made["path"]) / "model.safetensors")
     for name, weight in weights.items():
         if "_proj" in name:

@@ -174,6 +174,27 @@ def test_remove_deletes_an_artifact_and_refuses_an_unknown_one(here: Workspace) 
         here.remove("masks", "uk")
 
 
+def test_a_deletion_that_was_killed_leaves_its_place_free(here: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kill is injected when one of the artifact's files is gone."""
+    made = run(here, 1).artifact.folder
+    unlink = os.unlink
+
+    def killed(path: str, **more: int) -> None:
+        unlink(path, **more)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        here.remove("masks", "x")
+    monkeypatch.setattr(os, "unlink", unlink)
+    assert not made.exists()
+    assert here.entries() == []
+    left = list(made.parent.iterdir())
+    assert [path.name.startswith(".x.") for path in left] == [True]
+    assert run(here, 2).artifact.folder == made
+    assert not left[0].exists()
+
+
 def test_near_matches_of_nothing() -> None:
     assert near_matches("x", []) == "there are none"
 

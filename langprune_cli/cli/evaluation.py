@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
 LoadBits = Annotated[
     int | None,
     typer.Option(
-        help="Quantize every model on load, to 4 or 8 bits, with bitsandbytes (pip install langprune\\[bnb]): what is lost once "
+        help="Quantize every model on load, to 4 or 8 bits, with bitsandbytes (pip install '.\\[bnb]'): what is lost once "
         "quantized as well. Models are in memory whole then, and read window by window.",
         rich_help_panel=COMPUTE,
     ),

@@ -259,7 +259,7 @@ def evaluate(
     tasks: Annotated[
         str | None,
         typer.Option(
-            help="Tasks of lm-evaluation-harness (pip install langprune\\[harness]) to run on the models, with commas between: "
+            help="Tasks of lm-evaluation-harness (pip install '.\\[harness]') to run on the models, with commas between: "
             "names of its own, or .yaml files; without --lang and --data only these.",
             rich_help_panel=_INPUT,
         ),

@@ -109,7 +109,7 @@ def advice_on(found: Checkup, *, driver: bool = False) -> list[str]:
     """Return what to do about what was found, one sentence each. driver: whether the system has one for NVIDIA's GPUs."""
     rates = {(rate.device, rate.dtype): rate.gflops for rate in found.rates}
     advice = [
-        f"{name} is missing: install langprune again, pip install langprune"
+        f"{name} is missing: install langprune again, with pip install . from the root of a clone"
         for name, number in found.versions.items()
         if number is None
     ]

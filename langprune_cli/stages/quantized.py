@@ -36,7 +36,7 @@ def quantizer_environment() -> dict[str, str]:
         version("accelerate")  # which transformers loads quantized models with
         return {"bitsandbytes": version("bitsandbytes")}
     except PackageNotFoundError as error:
-        raise LangpruneError("--load-bits needs bitsandbytes: pip install langprune[bnb]") from error
+        raise LangpruneError("--load-bits needs bitsandbytes: pip install '.[bnb]' from the root of a clone") from error
 
 
 def check_quantizable(model: OpenedModel) -> None:

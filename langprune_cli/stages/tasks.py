@@ -46,7 +46,9 @@ def harness_version() -> str:
     try:
         return version("lm_eval")
     except PackageNotFoundError as error:
-        raise LangpruneError("--tasks needs lm-evaluation-harness: pip install langprune[harness]") from error
+        raise LangpruneError(
+            "--tasks needs lm-evaluation-harness: pip install '.[harness]' from the root of a clone"
+        ) from error
 
 
 def tasks_identity(models: Sequence[OpenedModel], names: Sequence[str]) -> Row:
