@@ -127,6 +127,7 @@ CASES: list[tuple[list[str], int, str]] = [
     ([*MASK, "-p", "2:4", "--group", "row"], 2, r"--group row does not go with --pattern 2:4"),
     ([*MASK, "--group", "rows"], 2, r"--group 'rows' is unknown: did you mean row"),
     ([*MASK, "--exclude", "["], 2, r"--exclude '\[' is not a regular expression"),
+    ([*MASK, "--exclude", "(.|[a-z])*[A-Z]"], 2, "--exclude .* takes more than 1 second to match one name"),
     ([*MASK, "--exclude", "proj"], 1, r"leaves nothing to prune"),
     ([*MASK, "--scores", "uk-wanda"], 2, r"--scores .*--stats"),
     (["calibrate", *UK, "--dtype", "float31"], 2, r"--dtype 'float31' is unknown: did you mean float32"),

@@ -3,16 +3,17 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.text.corpora import BUILTIN, find_languages, hub_text_note, resolve_texts, source_of
 from langprune_cli.text.hub import HALVES, parse_hub_source
-from langprune_cli.text.languages import iso_and_script, known_as, language_name, read_language
+from langprune_cli.text.languages import iso_and_script, known_as, language_name, read_language, reading_note
 from langprune_cli.text.presets import CORPORA, DEFAULT_ORDER, LISTED, Corpus
 from langprune_cli.types import TextSpec
-from tests.conftest import did, langprune
+from tests.conftest import DRAW, did, langprune
 from tests.conftest import one_sentence as ends_in_one_sentence
 from tests.text_reading import one_sentence
 
@@ -65,6 +66,23 @@ def test_what_people_type_finds_its_corpus(typed: str) -> None:
     (evaluation,) = resolve_texts([typed], [], evaluation=True, builtin=False)
     assert (calibration.language, calibration.name) == (tag, tag)
     assert [spec.source.startswith(f"hf:{dataset}:") for spec in (calibration, evaluation)] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("typed", "tag", "name"),
+    [("ua", "uk", "Ukrainian"), ("cz", "cs", "Czech"), ("JP", "ja", "Japanese"), ("ukrainan", "uk", "Ukrainian"),
+     ("kr", "kr", None), ("uk", "uk", None), ("UKR", "uk", None), ("pt_br", "pt-BR", None), ("українська", "uk", None),
+     ("Chinese (Traditional)", "zh-Hant", None)],
+)  # fmt: skip
+def test_what_is_not_spelled_as_its_language_is_echoed(typed: str, tag: str, name: str | None) -> None:
+    assert read_language(typed) == tag
+    assert reading_note(typed, tag) == (name and f"--lang {typed} is read as {name} ({tag}).")
+
+
+def test_the_command_line_echoes_it(pico_text: Path, pico_model: Path) -> None:
+    done = did("calibrate", "--lang", "ua", "--data", pico_text / "uk.jsonl", "--model", pico_model, *DRAW)
+    assert "--lang ua is read as Ukrainian (uk)." in done.err
+    assert "is read as" not in did("calibrate", "--lang", "uk", "--data", pico_text / "uk.jsonl", *DRAW).err
 
 
 @pytest.mark.parametrize(

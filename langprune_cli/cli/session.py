@@ -132,8 +132,12 @@ class Session:
         """Return the texts that are meant, and say which those of the hub are that a language stands for."""
         from langprune_cli.stages.opened import DEMO  # noqa: PLC0415
         from langprune_cli.text.corpora import hub_text_note, resolve_texts  # noqa: PLC0415
+        from langprune_cli.text.languages import reading_note  # noqa: PLC0415
 
         specs = resolve_texts(lang, data, evaluation=evaluation, builtin=choice.name == DEMO, corpus=corpus)
+        for text, spec in zip(lang, specs, strict=False):  # no languages: texts alone
+            if spec.language and (read := reading_note(text, spec.language)):
+                self.reporter.note(read)
         for note in filter(None, map(hub_text_note, [] if data else specs)):
             self.reporter.note(note)
         return specs

@@ -1,10 +1,10 @@
 """One block's input sites, with the weights of their linears and their statistics: what every solver is given."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import regex
 import torch
 from torch import Tensor
 
@@ -18,6 +18,10 @@ from langprune_cli.stages.opened import OpenedModel, check_same_model
 from langprune_cli.stages.parts import WINDOWS_PART, block_part
 from langprune_cli.stages.statistics import BlockStats, has_hessians, need_norms, read_block_stats
 from langprune_cli.store.artifact import Artifact
+
+_MOST_SECONDS = (
+    1.0  # for --exclude to match one name: nested repetitions can take for ever, and Python's re has no limit
+)
 
 
 @dataclass(frozen=True)
@@ -92,15 +96,19 @@ def text_record(inputs: dict[str, Any], about: dict[str, Any]) -> dict[str, obje
 def prunable(model: OpenedModel, index: int, exclude: str | None) -> list[Linear]:
     """Return a block's linears whose checkpoint names the pattern `exclude` does not match anywhere.
 
-    Raises UsageError for a pattern that is no regular expression.
+    Raises UsageError for a pattern that is no regular expression, or one that takes seconds to match a name.
     """
+    linears = model.streamed.linears(index)
+    if not exclude:
+        return list(linears)
     try:
-        pattern = re.compile(exclude) if exclude else None
-    except re.error as error:
-        raise UsageError(
-            f"--exclude {exclude!r} is not a regular expression ({error}): give one such as mlp, or down_proj$"
-        ) from error
-    return [linear for linear in model.streamed.linears(index) if not (pattern and pattern.search(linear.name))]
+        pattern = regex.compile(exclude)
+        return [linear for linear in linears if not pattern.search(linear.name, timeout=_MOST_SECONDS)]
+    except (regex.error, RecursionError) as error:
+        reason = f"is not a regular expression ({error})"
+    except TimeoutError:
+        reason = f"takes more than {_MOST_SECONDS:g} second to match one name"
+    raise UsageError(f"--exclude {exclude!r} {reason}: give one such as mlp, or down_proj$")
 
 
 def _weight(model: OpenedModel, index: int, linear: Linear) -> Tensor:

@@ -12,6 +12,7 @@ from langprune_cli.text.presets import LISTED
 
 _TAG = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*")
 _QUALIFIED = re.compile(r"(.+?) *\((.+)\)")  # "Serbian (Latin)", as names with a script or a region are shown
+_NO_COUNTRY = re.compile(r"AA|Q[M-Z]|X[A-JL-Z]|ZZ|E[UZ]|UN")  # private codes, and those of more than one country
 _NO_NAME_BELOW = 3  # ASCII letters: `langcodes` takes a single letter for the code of some language
 
 # A language for which people write the tag of the macrolanguage, and the other way round: CLDR knows the rest.
@@ -32,7 +33,8 @@ def read_language(text: str) -> str:
     """Return the BCP-47 tag that `text` stands for: a tag in any spelling, or a language's name in any language.
 
     `ukr`, `UK`, `Ukrainian` and `українська` are `uk`; `pt_br` is `pt-BR`, `iw` is `he`, `Chinese (Traditional)` is
-    `zh-Hant`. A script or region stays where it says something: `uk-Cyrl` is `uk`, `sr-Latn` stays.
+    `zh-Hant`. A script or region stays where it says something: `uk-Cyrl` is `uk`, `sr-Latn` stays. The code of a country
+    that is no language's stands for the main language there: `ua` is `uk`.
 
     Raises UsageError for what is neither, with the nearest names.
     """
@@ -45,13 +47,25 @@ def read_language(text: str) -> str:
                 return standardize_tag(tag)
         except ValueError:  # a subtag in a place where it cannot be
             pass
-    found = _named(text)
+    found = _named(text) or _of_country(tag)
     if found is None:
         raise UsageError(
             f"{text!r} is no language: write a tag such as uk, pt-BR or zh-Hant, or a name such as Ukrainian"
             f"{near_languages(text)}"
         )
     return found
+
+
+def reading_note(text: str, tag: str) -> str | None:
+    """Return what to tell a user whose `text` was taken for the language `tag`; None where it is its tag or one of its names."""
+    from langcodes import Language  # noqa: PLC0415 - see above
+
+    spelled = {tag, *known_as(tag), Language.get(tag).to_alpha3(), iso_and_script(tag)[0]}
+    spelled |= {name(each) for each in known_as(tag) for name in (language_name, own_name)}
+    written = text.replace("_", "-").casefold()
+    if written in {each.casefold() for each in spelled} or written.partition("-")[0] == tag.partition("-")[0]:
+        return None
+    return f"--lang {text} is read as {language_name(tag)} ({tag})."
 
 
 def language_name(tag: str) -> str:
@@ -122,6 +136,16 @@ def _named(text: str) -> str | None:
     except LookupError:
         return None
     return langcodes.standardize_tag(found)
+
+
+def _of_country(tag: str) -> str | None:
+    """Return the main language of a country by its two letters (CLDR's likely subtags), None where they are no country's."""
+    from langcodes import Language  # noqa: PLC0415 - see above
+
+    if len(tag) != 2 or not tag.isalpha() or _NO_COUNTRY.fullmatch(tag.upper()):
+        return None
+    country = Language.get(f"und-{tag}")
+    return str(country.maximize().language) if country.is_valid() else None
 
 
 def _qualifier(name: str) -> dict[str, str]:
