@@ -4,9 +4,10 @@ import os
 import sys
 from collections.abc import Callable
 
-from langprune_cli.errors import LangpruneError, printable
+from langprune_cli.errors import LangpruneError, error_document, printable
 from langprune_cli.numerics.memory import keep_freed
 
+JSON = "--json"
 DEBUG = "--debug"  # accepted anywhere on the line: one adds it to the end of a command that has just failed
 
 
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
-        return _end(error)
+        return _end(error, json=JSON in words)
 
 
 def _as_one_of_several(run: Callable[[list[str]], int], words: list[str]) -> int:
@@ -57,8 +58,8 @@ def _as_one_of_several(run: Callable[[list[str]], int], words: list[str]) -> int
     return 0
 
 
-def _end(error: BaseException) -> int:
-    """Say in one line on stderr what ended the command, and return the exit code."""
+def _end(error: BaseException, *, json: bool) -> int:
+    """Say in one line on stderr what ended the command, with `json` on stdout as well, and return the exit code."""
     if isinstance(error, BrokenPipeError):  # the reader of our output has gone: `langprune ls | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it flushes
         return 1
@@ -75,6 +76,8 @@ def _end(error: BaseException) -> int:
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         line, code = f"error: {reason} ({type(error).__name__}): run it again with {DEBUG} to see where", 1
     print(printable(line), file=sys.stderr)  # noqa: T201 - rich would wrap and colour it
+    if json:
+        print(error_document(line.removeprefix("error: "), code))  # noqa: T201 - as above
     return code
 
 

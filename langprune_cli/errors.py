@@ -1,6 +1,7 @@
 """Exceptions that a user is meant to read: one sentence, then what to do about it."""
 
 import difflib
+import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -60,3 +61,8 @@ def printable(text: str) -> str:
 def printable_json(document: str) -> str:
     """Return a JSON document, indented or not, with what `printable` spells out spelled as JSON spells it: the same values."""
     return _NOT_SHOWN.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", document)
+
+
+def error_document(sentence: str, exit_code: int) -> str:
+    """Return what a command that fails under --json prints on stdout: {"schema": 1, "error": sentence, "exit_code": ...}."""
+    return printable_json(json.dumps({"schema": 1, "error": sentence, "exit_code": exit_code}, ensure_ascii=False))

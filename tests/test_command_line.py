@@ -76,6 +76,30 @@ def test_artifacts_are_listed_shown_checked_and_removed_without_torch(workspace:
     assert not (workspace / "scores/uk-wanda").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["show", "nothing"], 1, r"^no artifact is called 'nothing'"),
+        (["ls", "mask"], 2, r"^'mask' is no kind of artifact: did you mean masks"),
+        (["mask", "--sparsity", "half"], 2, r"Invalid value for .*--sparsity"),
+        (["verify", "--al"], 2, r"No such option"),
+    ],
+)
+def test_errors_are_documents_under_json(tmp_path: Path, words: list[str], code: int, says: str) -> None:
+    """A script that reads stdout finds one JSON document there whatever happens; the sentence stays on stderr."""
+    done = langprune(*words, "-w", tmp_path, "--json")
+    assert (done.code, done.json["exit_code"]) == (code, code)
+    assert re.search(says, done.json["error"])
+    assert done.err
+    assert langprune(*words, "-w", tmp_path).out == ""
+
+
+def test_rm_says_as_json_what_it_removed(workspace: Path) -> None:
+    removed = did("rm", "stats/uk", "scores/uk-wanda", "-w", workspace, "--json").json["removed"]
+    assert [f"{each['kind']}/{each['name']}" for each in removed] == ["stats/uk", "scores/uk-wanda"]
+    assert not any(Path(each["path"]).exists() for each in removed)
+
+
 def test_completion_is_shown_and_installed_by_option(tmp_path: Path) -> None:
     # Typer looks among its parents for the shell: it is to find this one, whatever started the tests.
     in_bash = ["bash", "-c", '"$@"; exit $?', "bash"]

@@ -103,12 +103,3 @@ def test_ties_are_refused_where_counts_are_exact(workspace: Path, options: list[
 def test_paths_in_json_are_absolute(workspace: Path) -> None:
     done = did("mask", "-w", workspace.name, "--stats", "uk", "--method", "ria", "--json")
     assert Path(done.json["path"]).is_absolute()
-
-
-def test_nothing_is_cut_on_a_narrow_terminal(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("langprune_cli.cli.console._PIPED_WIDTH", 60)
-    shown = did("ls", "-w", workspace).out
-    for name in ("uk", "uk-wanda", "uk-wanda-2x4", "uk-wanda-2x4-uk-en"):
-        assert name in shown.split()
-    key = did("ls", "-w", workspace, "--json").json["artifacts"][0]["key"]
-    assert key in did("show", "stats/uk", "-w", workspace).out

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from langprune_cli.cli.console import ConsoleReporter, print_json, print_line, print_table
+from langprune_cli.cli.console import ConsoleReporter, print_json, print_line
+from langprune_cli.cli.tables import print_table
 from langprune_cli.errors import LangpruneError, printable, printable_json
 from langprune_cli.text import files
 from langprune_cli.text.sources import read_documents

@@ -21,7 +21,7 @@ from langprune_cli.cli import (
 )  # fmt: skip
 from langprune_cli.cli.log import logged
 from langprune_cli.cli.planned import print_planned
-from langprune_cli.errors import OnlyPlannedError, printable
+from langprune_cli.errors import OnlyPlannedError, error_document, printable
 
 app = typer.Typer(
     name="langprune",
@@ -93,6 +93,8 @@ def run(words: list[str]) -> int:
     except _USAGE_ERROR as error:
         error.message = printable(error.message)
         error.show()
+        if "--json" in words:
+            typer.echo(error_document(printable(error.format_message()), 2))
         return 2
     if code == _INTERRUPTED:
         raise KeyboardInterrupt

@@ -7,8 +7,9 @@ import typer
 
 from langprune_cli.cli import options as opt
 from langprune_cli.cli.completion import names_of
-from langprune_cli.cli.console import print_json, print_line, print_table
+from langprune_cli.cli.console import print_json, print_line
 from langprune_cli.cli.results import describe
+from langprune_cli.cli.tables import print_table
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
 from langprune_cli.store.artifact import KINDS, Artifact, read_manifest
 from langprune_cli.store.workspace import Workspace
@@ -116,12 +117,18 @@ def remove(
     names: Annotated[list[str], _NAME],
     *,
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
+    json: opt.Json = False,
 ) -> None:
     """Delete artifacts. A model that was written with --out stays where it is; only the workspace forgets it.
 
     [bold]langprune rm masks/uk-wanda-0.5[/bold]
     """
     opened = Workspace(workspace)
-    for kind, short in [_split(name, opened) for name in names]:
+    found = [_split(name, opened) for name in names]
+    for kind, short in found:
         opened.remove(kind, short)
-        print_line(f"removed {kind}/{short}")
+        if not json:
+            print_line(f"removed {kind}/{short}")
+    if json:
+        removed = [{"kind": kind, "name": short, "path": str(opened.folder(kind, short))} for kind, short in found]
+        print_json({"schema": 1, "removed": removed})

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from langprune_cli.cli import options as opt
-from langprune_cli.cli.console import print_json, print_line, print_table
+from langprune_cli.cli.console import print_json, print_line
 from langprune_cli.cli.session import Session, one_of
+from langprune_cli.cli.tables import print_table
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
 from langprune_cli.store.artifact import is_artifact, read_manifest
 

@@ -20,7 +20,8 @@ def demo(
 
     Runs all six stages, offline, in under a minute.
     """
-    from langprune_cli.cli.console import ConsoleReporter, print_json, print_line, print_table  # noqa: PLC0415
+    from langprune_cli.cli.console import ConsoleReporter, print_json, print_line  # noqa: PLC0415
+    from langprune_cli.cli.tables import print_table  # noqa: PLC0415
     from langprune_cli.stages.demo import run_demo  # noqa: PLC0415 - needs torch
     from langprune_cli.store.workspace import Workspace  # noqa: PLC0415
 

@@ -9,8 +9,9 @@ import typer
 
 from langprune_cli.cli import options as opt
 from langprune_cli.cli.completion import names_of
-from langprune_cli.cli.console import print_json, print_line, print_table
+from langprune_cli.cli.console import print_json, print_line
 from langprune_cli.cli.session import Session, one_of
+from langprune_cli.cli.tables import print_table
 from langprune_cli.errors import UsageError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not

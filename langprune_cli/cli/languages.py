@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from langprune_cli.cli import options as opt
-from langprune_cli.cli.console import print_json, print_table
+from langprune_cli.cli.console import print_json
+from langprune_cli.cli.tables import print_table
 
 if TYPE_CHECKING:  # what it imports takes longer than --help may
     from langprune_cli.text.corpora import LanguageRow

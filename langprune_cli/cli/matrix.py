@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from langprune_cli.cli.console import print_line, print_table
+from langprune_cli.cli.console import print_line
 from langprune_cli.cli.results import first_of
+from langprune_cli.cli.tables import print_table
 from langprune_cli.stages.rows import (
     MARKS,
     TASK_COLUMNS,

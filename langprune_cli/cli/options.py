@@ -173,7 +173,7 @@ Pattern = Annotated[
         "--pattern",
         "-p",
         help="unstructured (if left out), N:M = N kept of every M inputs, N:8 (the letter N) for an N of each block's own; or "
-        "channels, kv-groups, blocks, which make the model smaller, as channels:0.1, several times if need be.",
+        "channels, kv-groups, blocks, as channels:0.1, or vocab, which make the model smaller; several times if need be.",
         rich_help_panel=CHOICE,
     ),
 ]

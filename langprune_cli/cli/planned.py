@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from langprune_cli.cli.console import print_json, print_line, print_table
+from langprune_cli.cli.console import print_json, print_line
+from langprune_cli.cli.tables import print_table
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
     from langprune_cli.store.workspace import Planned

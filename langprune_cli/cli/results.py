@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from langprune_cli.cli.console import print_line, print_table
+from langprune_cli.cli.console import print_line
+from langprune_cli.cli.tables import print_table
 from langprune_cli.stages.rows import comparable_ppl, model_label, with_bits
 
 if TYPE_CHECKING:

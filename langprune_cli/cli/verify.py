@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from langprune_cli.cli import options as opt
-from langprune_cli.cli.console import print_json, print_line, print_table
+from langprune_cli.cli.console import print_json, print_line
+from langprune_cli.cli.tables import print_table
 from langprune_cli.errors import UsageError
 from langprune_cli.store import verifying
 from langprune_cli.store.workspace import Workspace

@@ -69,7 +69,7 @@ def parse_pattern(text: str, sparsity: float | None) -> Pattern:
     if not (found := re.fullmatch(r"(\d{1,4}):(\d{1,4})", text)):
         raise UsageError(
             f"--pattern {text!r} is unknown: give unstructured, N:M such as 2:4 or 4:8, N:8 for an N of each block's own, or "
-            "channels, kv-groups, blocks"
+            "channels, kv-groups, blocks, vocab"
         )
     n, m = int(found[1]), int(found[2])
     if n >= m:
