@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Self
 
 from langprune_cli.store.artifact import read_manifest
+from langprune_cli.store.temporary import TEMPORARY
 from langprune_cli.store.verifying import places, verify
 from langprune_cli.store.workspace import Workspace
 from tests.conftest import DRAW, REPOSITORY, SEQLEN, did, tree
@@ -160,7 +161,7 @@ class Harness:
                 if not _ended_well(kill, codes, here):
                     tally.failures.append(f"{command}: {told}: exit codes {codes}: {_said(here)}")
                 tally.kills[f"{command} {kill.signal}"] += 1
-                if how == POWER and ended[rank] and (lost := Made.of(here).unlike(expected, but_for=is_lock)):
+                if how == POWER and ended[rank] and (lost := Made.of(here).unlike(expected, but_for=is_swept)):
                     tally.failures.append(f"{command}: {told}: when it had ended, {lost} were lost")
             alone = len(operations) > 1 and draw.random() < 0.25
             codes, _ = self.run(command, here, None, states=states, alone=alone)
@@ -212,9 +213,9 @@ class Made:
         return sorted(name for name in differ if not but_for(name))
 
 
-def is_lock(name: str) -> bool:
-    """Return whether a file is a lock's: one that a power cut brings back locks nothing, and the next run removes it."""
-    return name.endswith("lock")
+def is_swept(name: str) -> bool:
+    """Return whether the next command deletes a file: a lock's that locks nothing, or one of a deletion that was undone."""
+    return name.endswith("lock") or TEMPORARY in name
 
 
 def _keeps_states(command: str) -> bool:

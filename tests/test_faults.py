@@ -19,7 +19,7 @@ SAYS = {
 
 
 @pytest.mark.parametrize("number", SAYS, ids=errno.errorcode.get)
-@pytest.mark.parametrize(("function", "first"), [("fsync", 5), ("replace", 3)])
+@pytest.mark.parametrize(("function", "first"), [("fsync", 7), ("replace", 3)])
 def test_a_disk_that_fails_in_the_middle_of_a_command(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, function: str, first: int, number: int
 ) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kill_harness import COMMANDS, Harness, Made, is_lock, run_kills
+from tests.kill_harness import COMMANDS, Harness, Made, is_swept, run_kills
 from tests.kill_server import POWER, Kill
 
 
@@ -22,7 +22,7 @@ def test_what_a_command_said_is_done_is_there_after_a_power_cut(tmp_path: Path) 
             for share in (0.1, 0.4, 0.7):
                 with harness.copy() as here:
                     harness.run(command, here, Kill(POWER, at_the_end, "before", share, 0), states=False)
-                    assert Made.of(here).unlike(expected, but_for=is_lock) == [], command
+                    assert Made.of(here).unlike(expected, but_for=is_swept) == [], command
 
 
 @pytest.mark.slow

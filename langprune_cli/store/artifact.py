@@ -260,8 +260,9 @@ class ArtifactWriter:
     def part(self, name: str) -> Iterator[Path]:
         """Yield a temporary path to write; afterwards the part is in place, hashed and recorded."""
         path = self.folder / name
-        with disk_errors(path):
-            make_folder(path.parent)
+        if path.parent != self.folder:
+            with disk_errors(path):
+                make_folder(path.parent)
         with new_file(path) as temporary:
             yield temporary
         with disk_errors(path):

@@ -98,8 +98,10 @@ def remove_folder(folder: Path) -> None:
     """
     gone = temporary_beside(folder)
     folder.rename(gone)
-    sync_folder(folder.parent)
-    shutil.rmtree(gone)
+    try:
+        sync_folder(folder.parent)
+    finally:  # a failing disk is a reason more to delete
+        shutil.rmtree(gone)
     sync_folder(folder.parent)
 
 
