@@ -34,6 +34,15 @@ def records(package: ModuleType, kind: type[R]) -> dict[str, R]:
     return _found(package, kind)
 
 
+def names_in(package: ModuleType) -> list[str]:
+    """Return the names of all records of `package` by its files alone, nothing of which is imported.
+
+    A file is called as its record, with _ for -; the one that says what a record is, as the package's last word in the singular.
+    """
+    kind = package.__name__.rpartition(".")[2].removesuffix("s").rpartition("_")[2]
+    return [each.name.replace("_", "-") for each in pkgutil.iter_modules(package.__path__) if each.name != kind]
+
+
 def record(package: ModuleType, kind: type[R], option: str, name: str) -> R:
     """Return the record called `name`; raises LangpruneError with the nearest names when there is none."""
     known = records(package, kind)

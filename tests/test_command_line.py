@@ -12,9 +12,22 @@ from typing import Any
 import pytest
 import typer
 
+import langprune_cli.allocations
+import langprune_cli.methods
+import langprune_cli.refinements
+import langprune_cli.unit_methods
+import langprune_cli.updates
 from langprune_cli import __version__
+from langprune_cli.allocations.allocation import Allocation
 from langprune_cli.cli.app import app
+from langprune_cli.cli.completion import BLOCK_METHODS
 from langprune_cli.cli.log import MOST_LOGS, logged, running_log
+from langprune_cli.methods.method import methods
+from langprune_cli.refinements.refinement import Refinement
+from langprune_cli.registry import names_in, records
+from langprune_cli.stages.depth import DEPTH_METHODS
+from langprune_cli.unit_methods.method import unit_methods
+from langprune_cli.updates.update import Update
 from tests.conftest import DRAW, REPOSITORY, did, langprune, one_sentence
 
 GROUP: Any = typer.main.get_command(app)
@@ -48,6 +61,27 @@ def test_commands_and_options_are_completed(tmp_path: Path) -> None:
     assert completed("langprune ca", tmp_path) == ["calibrate"]
     assert completed("langprune export --push", tmp_path) == ["--push-to-hub"]
     assert completed("langprune apply --rea", tmp_path) == ["--reapply"]
+
+
+def test_values_of_options_are_completed(tmp_path: Path) -> None:
+    assert completed("langprune mask --method w", tmp_path) == ["wanda", "wanda-variant", "wanda-sp"]
+    assert completed("langprune prune --pattern v", tmp_path) == ["vocab"]
+    assert completed("langprune apply --update ", tmp_path) == ["least-squares", "none", "pcg", "sparsegpt"]
+    assert completed("langprune prune --allocation ", tmp_path) == ["alpha", "owl", "search", "uniform"]
+    assert completed("langprune mask --refine d", tmp_path) == ["dsnot"]
+    assert completed("langprune calibrate --lang ukr", tmp_path) == ["ukrainian"]
+    assert completed("langprune eval --lang укр", tmp_path) == ["українська"]
+    assert completed("langprune eval --lang uk", tmp_path) == ["uk", "ukrainian"]
+
+
+def test_names_by_files_are_those_of_records() -> None:
+    """What completion offers, without importing torch, is what commands take."""
+    assert names_in(langprune_cli.methods) == list(methods())
+    assert names_in(langprune_cli.unit_methods) == list(unit_methods())
+    assert names_in(langprune_cli.updates) == list(records(langprune_cli.updates, Update))
+    assert names_in(langprune_cli.refinements) == list(records(langprune_cli.refinements, Refinement))
+    assert names_in(langprune_cli.allocations) == list(records(langprune_cli.allocations, Allocation))
+    assert set(BLOCK_METHODS) == set(DEPTH_METHODS)
 
 
 def test_names_of_artifacts_are_completed(workspace: Path, tmp_path: Path) -> None:

@@ -95,6 +95,8 @@ def test_a_number_of_tokens_is_planned_without_counts(here: Path, dense: Path) -
     planned = did("plan", "-m", dense, *size, "-w", "new", "--json").json
     did("mask", *size, "-w", here)
     made = did("apply", "-w", here, "--json").json
+    costs = planned["costs"]
+    assert (planned["windows"], planned["seconds"], costs["flops"], costs["windows_bytes"]) == (0, 0, 0, 0)
     assert opened(Path(made["path"])).config.vocab_size == planned["axes"][0]["after"] == 704
     checked = made["about"]["checked"]
     assert (checked["parameters_before"], checked["parameters_after"]) == (

@@ -1,4 +1,4 @@
-"""What the shell offers for options that name artifacts; answered from the names of folders, so that it takes no time."""
+"""What the shell offers for the values of options; answered from names of folders and files, so that it takes no time."""
 
 import os
 from collections.abc import Callable
@@ -6,6 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import typer
+
+import langprune_cli.allocations
+import langprune_cli.methods
+import langprune_cli.refinements
+import langprune_cli.unit_methods
+import langprune_cli.updates
+from langprune_cli.registry import names_in
+
+Completion = Callable[[str], list[str]]
 
 
 def names_of(
@@ -24,3 +33,31 @@ def names_of(
         return [name for name in (*found, *also) if name.startswith(incomplete)]
 
     return complete
+
+
+def _one_of(*words: str) -> Completion:
+    offered = list(dict.fromkeys(words))
+    return lambda incomplete: [word for word in offered if word.startswith(incomplete)]
+
+
+BLOCK_METHODS = ("search", "influence")
+methods = _one_of(*names_in(langprune_cli.methods), *names_in(langprune_cli.unit_methods), *BLOCK_METHODS)
+patterns = _one_of("unstructured", "2:4", "4:8", "N:8", "channels", "kv-groups", "blocks", "vocab")
+updates = _one_of(*names_in(langprune_cli.updates))
+refinements = _one_of(*names_in(langprune_cli.refinements))
+allocations = _one_of(*names_in(langprune_cli.allocations))
+
+
+def languages(incomplete: str) -> list[str]:
+    """Return tags of languages that begin so; where none does, names in English or in the language itself, of one word."""
+    from langprune_cli.text.languages import language_name, own_name  # noqa: PLC0415 - takes longer than --help may
+    from langprune_cli.text.presets import LISTED  # noqa: PLC0415 - as above
+
+    begun = incomplete.casefold()
+    tags = sorted(tag for tag in LISTED if tag.casefold().startswith(begun))
+    if not begun:
+        return tags
+    names = {name for tag in LISTED for name in (language_name(tag), own_name(tag))}
+    # As far as it was typed the word stays: shells drop what does not begin with it.
+    found = sorted(name for name in names if name.casefold().startswith(begun) and not name.count(" "))
+    return [*tags, *(incomplete + name[len(incomplete) :] for name in found)]

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from langprune_cli.cli import completion
 from langprune_cli.cli.completion import names_of
 
 _INPUT = "What goes in"
@@ -58,6 +59,7 @@ Lang = Annotated[
     typer.Option(
         "--lang",
         "-l",
+        autocompletion=completion.languages,
         help="Language: a tag, such as uk or pt-BR, or a name; may be given several times. langprune languages lists them. uk:96 "
         "and en:32 make one text, of so many windows each; of calibrate and prune.",
         rich_help_panel=_INPUT,
@@ -155,6 +157,7 @@ Sampling = Annotated[
     ),
 ]
 Method = typer.Option(
+    autocompletion=completion.methods,
     help="magnitude, wanda, wanda-variant, ria, sparsegpt or admm; of channels and groups osscar, flap, wanda-sp or "
     "magnitude; of blocks search or influence.",
     rich_help_panel=CHOICE,
@@ -172,6 +175,7 @@ Pattern = Annotated[
     typer.Option(
         "--pattern",
         "-p",
+        autocompletion=completion.patterns,
         help="unstructured (if left out), N:M = N kept of every M inputs, N:8 (the letter N) for an N of each block's own; or "
         "channels, kv-groups, blocks, as channels:0.1, or vocab, which make the model smaller; several times if need be.",
         rich_help_panel=CHOICE,
@@ -224,12 +228,18 @@ Exclude = Annotated[
 Refine = Annotated[
     str | None,
     typer.Option(
-        help="Better the mask afterwards: sparseswaps (by Hessians) or dsnot (by norms).", rich_help_panel=CHOICE
+        autocompletion=completion.refinements,
+        help="Better the mask afterwards: sparseswaps (by Hessians) or dsnot (by norms).",
+        rich_help_panel=CHOICE,
     ),
 ]
 Allocation = Annotated[
     str,
-    typer.Option(help="How sparsity is spread over blocks: uniform, owl, alpha or search.", rich_help_panel=CHOICE),
+    typer.Option(
+        autocompletion=completion.allocations,
+        help="How sparsity is spread over blocks: uniform, owl, alpha or search.",
+        rich_help_panel=CHOICE,
+    ),
 ]
 MinExpertTokens = Annotated[
     int | None,
@@ -268,6 +278,7 @@ Damping = Annotated[
 Update = Annotated[
     str | None,
     typer.Option(
+        autocompletion=completion.updates,
         help="New values for the weights that stay: none, sparsegpt, pcg, or least-squares for channels and groups; "
         "what belongs to the method if left out.",
         rich_help_panel=CHOICE,

@@ -104,15 +104,23 @@ def print_plan(plan: "Plan") -> None:
         before, after = map(_gigabytes, plan.logits_bytes)
         print_line(f"Logits of a window of {plan.seqlen} tokens in float32: {before} before, {after} after.")
     print_line(f"On disk, {dtype}: {_gigabytes(plan.disk_bytes_before)} before, {_gigabytes(plan.disk_bytes)} after.")
+    with_windows = f", with {plan.windows} windows of {plan.seqlen} tokens" if plan.windows else ""
+    in_a_file = "; less where --max-memory keeps hidden states in a file" if plan.windows else ""
     print_line(
-        f"Memory at most, with {plan.windows} windows of {plan.seqlen} tokens: about {_gigabytes(plan.peaks.cpu)} on a CPU, or "
-        f"{_gigabytes(plan.peaks.device)} on a GPU; less where --max-memory keeps hidden states in a file."
+        f"Memory at most{with_windows}: about {_gigabytes(plan.peaks.cpu)} on a CPU, or {_gigabytes(plan.peaks.device)} on a "
+        f"GPU{in_a_file}."
     )
 
 
 def print_costs(plan: "Plan", rate: float, device: str) -> None:
     """Print what pruning writes, computes and takes."""
     costs, print_size = plan.costs, _gigabytes
+    if not plan.windows:
+        print_line(
+            f"Artifacts: token counts {print_size(costs.norms_bytes)}, mask {print_size(costs.mask_bytes)}, model "
+            f"{print_size(costs.model_bytes)}. The tokenizer counts tokens; nothing goes through the model."
+        )
+        return
     print_line(
         f"Artifacts: statistics {print_size(costs.hessian_bytes)} (column norms alone {print_size(costs.norms_bytes)}), "
         f"mask {print_size(costs.mask_bytes)}, model {print_size(costs.model_bytes)}."

@@ -17,7 +17,7 @@ from langprune_cli.models.vocabulary_rows import with_vocab_size
 from langprune_cli.numerics.patterns import Pattern, parse_pattern, prune_count
 from langprune_cli.stages.depth import blocks_that_stay
 from langprune_cli.stages.opened import Compute, ModelChoice, model_artifact
-from langprune_cli.stages.plan_cost import Costs, costs
+from langprune_cli.stages.plan_cost import Costs, costs, token_costs
 from langprune_cli.stages.plan_memory import Peaks, linear_shapes, peaks
 from langprune_cli.stages.structures import DOWN, VOCABULARY, Rounding, Structure, parse_structures, split_patterns
 from langprune_cli.store.workspace import Workspace
@@ -61,7 +61,7 @@ class Plan:
     zeros: int  # of those that stay
     dtype: torch.dtype  # of the checkpoint
     peaks: Peaks  # of memory
-    windows: int
+    windows: int  # that go through the model; 0 where tokens alone leave
     seqlen: int
     axes: tuple[AxisPlan, ...]
     logits_bytes: tuple[int, int]  # float32, of one window: before, after
@@ -190,11 +190,16 @@ def plan(
     if asked.pattern:
         weights, zeros = _zeros(smaller, asked.pattern)
         found.append(AxisPlan(str(asked.pattern), "weights of linears, not zero", weights, weights - zeros))
+    if (
+        not asked.structures and not asked.pattern
+    ):  # tokens are counted by the tokenizer: no window goes through the model
+        windows = 0
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     length = seqlen or min(_LONGEST, context or _LONGEST)
+    taken = costs(model, smaller, windows, length) if windows else token_costs(smaller, rows, tokens)
     return Plan(
         location.id, _count(model), _count(smaller), zeros, dtype, peaks(model, windows, length), windows,
-        length, tuple(found), (4 * length * rows, 4 * length * tokens), costs(model, smaller, windows, length),
+        length, tuple(found), (4 * length * rows, 4 * length * tokens), taken,
     )  # fmt: skip
 
 

@@ -66,8 +66,20 @@ def costs(dense: Any, smaller: Any, windows: int, seqlen: int) -> Costs:  # noqa
             products += share * tokens * inputs * (inputs + 1)
             solving += inputs**3 + 2 * (_ADMM_STEPS + _PCG_STEPS) * rows * inputs**2
         forward += 2 * tokens * seqlen * hidden
-    model = sum(parameter.numel() * parameter.itemsize for parameter in smaller.parameters())
-    return Costs(4 * tokens, norms, norms + hessians, masks, model, 2 * forward, products, solving)
+    return Costs(4 * tokens, norms, norms + hessians, masks, _bytes(smaller), 2 * forward, products, solving)
+
+
+def token_costs(smaller: nn.Module, rows: int, stay: int) -> Costs:
+    """Count what it takes to let tokens alone leave, `rows` of them before and `stay` after: counts and ids, of 8 bytes each.
+
+    Nothing goes through the model: the tokenizer counts.
+    """
+    counts = 8 * rows + _ENTRY_BYTES
+    return Costs(0, counts, counts, 8 * stay + _ENTRY_BYTES, _bytes(smaller), 0.0, 0.0, 0.0)
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
 
 
 def _sites(block: nn.Module, routed: float) -> Iterator[tuple[int, int, float]]:
