@@ -128,6 +128,20 @@ def test_errors_are_documents_under_json(tmp_path: Path, words: list[str], code:
     assert langprune(*words, "-w", tmp_path).out == ""
 
 
+def test_ls_says_when_of_which_model_and_what_was_evaluated(workspace: Path) -> None:
+    rows = did("ls", "-w", workspace, "--json").json["artifacts"]
+    by_kind = {row["kind"]: row for row in rows}
+    assert (by_kind["masks"]["languages"], by_kind["evals"]["languages"]) == (["uk"], ["en", "uk"])
+    assert by_kind["stats"]["model"] == by_kind["models"]["model"]
+    assert by_kind["evals"]["evaluated"][1:]
+    table = did("ls", "-w", workspace).out
+    assert all(row["date"][:10] in table and row["what"] in table for row in rows)
+    for order, field in {"name": "name", "size": "bytes"}.items():
+        values = [row[field] for row in did("ls", "--sort", order, "-w", workspace, "--json").json["artifacts"]]
+        assert values == sorted(values)
+    assert langprune("ls", "--sort", "age", "-w", workspace).code == 2
+
+
 def test_rm_says_as_json_what_it_removed(workspace: Path) -> None:
     removed = did("rm", "stats/uk", "scores/uk-wanda", "-w", workspace, "--json").json["removed"]
     assert [f"{each['kind']}/{each['name']}" for each in removed] == ["stats/uk", "scores/uk-wanda"]

@@ -1,18 +1,20 @@
 """The commands about artifacts: ls, show, rm."""
 
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, Any
 
 import typer
 
 from langprune_cli.cli import options as opt
 from langprune_cli.cli.completion import names_of
 from langprune_cli.cli.console import print_json, print_line
-from langprune_cli.cli.results import describe
+from langprune_cli.cli.results import describe, evaluated, languages_of, model_of
 from langprune_cli.cli.tables import print_table
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
 from langprune_cli.store.artifact import KINDS, Artifact, read_manifest
-from langprune_cli.store.workspace import Workspace
+from langprune_cli.store.workspace import Entry, Workspace
 
 _NAME = typer.Argument(
     help="Name, or kind/name where several kinds have it.",
@@ -26,32 +28,57 @@ def list_artifacts(
     kind: Annotated[
         str | None, typer.Argument(help="stats, scores, masks, models or evals.", show_default=False)
     ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            help="name, date (oldest first, of all kinds together) or size (largest last); by kind and date if left out.",
+            rich_help_panel=opt.OUTPUT,
+        ),
+    ] = None,
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,
 ) -> None:
-    """List the artifacts of the workspace, oldest first.
+    """List the artifacts of the workspace; each has the date when it was made, or last asked for by the command that makes it.
 
     [bold]langprune ls masks[/bold]
     """
     if kind is not None and kind not in KINDS:
         raise UsageError(f"{kind!r} is no kind of artifact: {near_matches(kind, KINDS)}")
-    entries = Workspace(workspace).entries(kind)
-    sizes = [Artifact(entry.folder, entry.manifest).size() for entry in entries]
+    if sort is not None and sort not in _ORDERS:
+        raise UsageError(f"--sort {sort!r} is unknown: {near_matches(sort, _ORDERS)}")
+    sized = [(entry, Artifact(entry.folder, entry.manifest).size()) for entry in Workspace(workspace).entries(kind)]
+    if sort:
+        sized.sort(key=_ORDERS[sort])
     if json:
         rows = [
             {"kind": entry.kind, "name": entry.name, "path": str(entry.folder), "key": entry.manifest.key,
-             "complete": entry.manifest.complete, "bytes": size}
-            for entry, size in zip(entries, sizes, strict=True)
+             "complete": entry.manifest.complete, "bytes": size, "date": _date(entry).isoformat(timespec="seconds"),
+             "model": model_of(entry.manifest), "languages": languages_of(entry.manifest),
+             "evaluated": evaluated(entry.folder, entry.manifest), "what": describe(entry.manifest)}
+            for entry, size in sized
         ]  # fmt: skip
         print_json({"schema": 1, "artifacts": rows})
-    elif not entries:
+    elif not sized:
         print_line(f"{workspace} has no artifacts yet; langprune calibrate --lang LANGUAGE makes the first.")
     else:
         lines = [
-            [entry.kind, entry.name, f"{size / 1e6:,.2f} MB", describe(entry.manifest)]
-            for entry, size in zip(entries, sizes, strict=True)
-        ]
-        print_table(["kind", "name", "size", "what"], lines)
+            [entry.kind, entry.name, f"{_date(entry):%Y-%m-%d %H:%M}", f"{size / 1e6:,.2f} MB", model_of(entry.manifest) or "",
+             " ".join(languages_of(entry.manifest)),
+             "; ".join([describe(entry.manifest), *filter(None, [", ".join(evaluated(entry.folder, entry.manifest))])])]
+            for entry, size in sized
+        ]  # fmt: skip
+        print_table(["kind", "name", "date", "size", "model", "language", "what"], lines)
+
+
+_ORDERS: dict[str, Callable[[tuple[Entry, int]], Any]] = {
+    "name": lambda each: (each[0].name, each[0].kind),
+    "date": lambda each: each[0].modified_ns,
+    "size": lambda each: each[1],
+}
+
+
+def _date(entry: Entry) -> datetime:
+    return datetime.fromtimestamp(entry.modified_ns / 1e9).astimezone()
 
 
 def _split(name: str, workspace: Workspace) -> tuple[str, str]:

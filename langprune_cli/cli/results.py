@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from langprune_cli.cli.console import print_line
@@ -9,6 +10,8 @@ from langprune_cli.cli.tables import print_table
 from langprune_cli.stages.rows import comparable_ppl, model_label, with_bits
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from langprune_cli.stages.run import Outcome
     from langprune_cli.stages.updating import Pruned
     from langprune_cli.store.artifact import Manifest
@@ -47,6 +50,36 @@ def _described(manifest: Manifest) -> str:
     cells, tasks = inputs["cells"], len(inputs.get("tasks", {}).get("names", []))
     rows = with_bits(f"{len(cells)} rows", cells[0].get("bits") if cells else None)
     return ", ".join([rows] * (bool(cells) or not tasks) + [f"{tasks} tasks"] * (tasks > 0))
+
+
+def model_of(manifest: Manifest) -> str | None:
+    """Return the name of the model that an artifact is about, without folders; None where its manifest does not say."""
+    try:
+        return str(manifest.about["model"]["name"]).rpartition("/")[2]
+    except (KeyError, TypeError):
+        return None
+
+
+def languages_of(manifest: Manifest) -> list[str]:
+    """Return the languages of the text behind an artifact, those that it was measured on where it is an evaluation."""
+    try:
+        about, inputs = manifest.about, manifest.inputs
+        text = inputs.get("text") or about.get("text") or {}
+        found = [text.get("language"), *(each.get("language") for each in text.get("texts", ()))]
+        return sorted({str(each) for each in [*found, *(cell["language"] for cell in inputs.get("cells", ()))] if each})
+    except (KeyError, TypeError, AttributeError):
+        return []
+
+
+def evaluated(folder: Path, manifest: Manifest) -> list[str]:
+    """Return what an evaluation measured: models and masks, the dense one first; nothing for other artifacts."""
+    if manifest.kind != "evals" or not manifest.complete:
+        return []
+    try:
+        rows = json.loads((folder / "result.json").read_bytes())["rows"]
+        return list(dict.fromkeys(f"mask {row['mask']}" if row["mask"] else model_label(row) for row in rows))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []
 
 
 def _describe_stats(manifest: Manifest) -> str:
