@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ DTYPES = {
     "F16": torch.float16, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 _MOST_HEADER_BYTES = 100_000_000  # the format's own limit
+_PIECE = 1 << 24  # bytes that are compared at a time
 _SAMPLE = 4096  # bytes read at the start, middle and end of each tensor for the digest
 
 
@@ -62,6 +63,19 @@ class Checkpoint:
         Pages of a mapping of the file would count as the process's memory once touched, and reading takes less time.
         """
         return {name: self._read(self.entries[name]) for name in names}
+
+    def same_values(self, one: str, other: str, dtype: torch.dtype) -> bool:
+        """Return whether two tensors are equal once they are of `dtype`; they are read a few rows at a time."""
+        first, second = self.entries[one], self.entries[other]
+        if first.shape != second.shape:
+            return False
+        rows = first.shape[0] if first.shape else 1
+        step = max(1, rows * _PIECE // max(1, first.size))
+        pieces = (
+            [self._read(_rows(each, start, step)).to(dtype) for each in (first, second)]
+            for start in range(0, rows, step)
+        )
+        return all(torch.equal(*piece) for piece in pieces)
 
     def expect(self, names: Iterable[str]) -> None:
         """Ask the system to read tensors from the disk into its cache meanwhile: they will be wanted soon.
@@ -124,6 +138,15 @@ class Checkpoint:
                     file.seek(entry.start + offset)
                     total.update(file.read(min(_SAMPLE, entry.size)))
         return total.hexdigest()
+
+
+def _rows(entry: TensorEntry, start: int, count: int) -> TensorEntry:
+    """Return the entry of some rows of a tensor."""
+    if not entry.shape:
+        return entry
+    rows = entry.shape[0]
+    count, each = min(count, rows - start), entry.size // rows
+    return replace(entry, shape=(count, *entry.shape[1:]), start=entry.start + start * each, size=count * each)
 
 
 def _read_header(folder: Path, file: str) -> dict[str, TensorEntry]:

@@ -92,7 +92,11 @@ class StreamedModel:
         self._names = TensorNames(self.model, self.checkpoint.entries)
         self._prefix, self.blocks = find_blocks(self.model)
         self._slots: list[list[_Slot]] = [[] for _ in range(len(self.blocks) + 1)]  # by block, the last is outside
-        for slot in self._all_slots():
+        slots = list(self._all_slots())
+        self.untied = len(slots) > sum(
+            1 for _ in self.model.parameters()
+        )  # tied by the configuration, not by the values
+        for slot in slots:
             inside = slot.path.startswith(f"{self._prefix}.")
             self._slots[int(slot.path[len(self._prefix) + 1 :].split(".")[0]) if inside else -1].append(slot)
         for index in range(len(self.blocks)):
@@ -231,14 +235,43 @@ class StreamedModel:
                 path = f"{prefix}.{attr}" if prefix else attr
                 places.setdefault(id(parameter), []).append((path, module, attr))
         for found in places.values():
-            names = dict.fromkeys(name for name in (self._names.find(path) for path, _, _ in found) if name)
-            if not names:
-                raise LangpruneError(
-                    f"{self.folder} has no tensor for {found[0][0]} of {type(self.model).__name__}: get the "
-                    "checkpoint again; if it is whole, this family's layout is not supported"
-                )
-            name, *copies = names
-            yield _Slot(name, found[0][0], tuple((module, attr) for _, module, attr in found), tuple(copies))
+            yield from self._untied(found)
+
+    def _untied(self, places: list[tuple[str, nn.Module, str]]) -> list[_Slot]:
+        """Return the slots of one parameter: one, or several where it is tied and the checkpoint has several values for it.
+
+        transformers ties what the configuration ties, unless the checkpoint holds both tensors and their values differ: then
+        each keeps its own. A place that the checkpoint has no tensor for takes that of the place it is tied to.
+        """
+        names = {path: self._names.find(path) for path, _, _ in places}
+        copies: dict[str, list[str]] = {}  # equal tensors by the first of them
+        same: dict[str, str] = {}
+        for name in dict.fromkeys(name for name in names.values() if name):
+            first = next((each for each in copies if self.checkpoint.same_values(each, name, self.dtype)), name)
+            copies.setdefault(first, []).append(name)
+            same[name] = first
+        if not copies:
+            raise self._lacks(*places[0])
+        sources: dict[str, str] = getattr(self.model, "all_tied_weights_keys", {})
+        owners: dict[str, list[tuple[str, nn.Module, str]]] = {name: [] for name in copies}
+        for path, module, attr in places:
+            name = names[path] or names.get(sources.get(path, "")) or next(iter(copies))
+            owners[same[name]].append((path, module, attr))
+        return [
+            _Slot(name, held[0][0], tuple((module, attr) for _, module, attr in held), tuple(copies[name][1:]))
+            for name, held in owners.items()
+        ]
+
+    def _lacks(self, path: str, owner: nn.Module, attr: str) -> LangpruneError:
+        if owner is self.model.get_output_embeddings() and attr == "weight":
+            return LangpruneError(
+                f"{self.folder} has no head ({path}), and its config.json does not tie it to the embeddings, so that "
+                "transformers would make one up: get the checkpoint again, or set tie_word_embeddings to true in config.json"
+            )
+        return LangpruneError(
+            f"{self.folder} has no tensor for {path} of {type(self.model).__name__}: get the checkpoint again; if it is "
+            "whole, this family's layout is not supported"
+        )
 
     def _load_buffers(self) -> None:
         """Load the buffers that the checkpoint holds and the model keeps; they are few and small, and stay loaded."""

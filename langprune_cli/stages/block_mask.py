@@ -34,7 +34,8 @@ def mask_blocks(
     recipe = Recipe(
         "masks",
         inputs={"model": model.digest, "stats": stats.key},
-        params={"method": method, "pattern": str(structure), "sparsity": structure.sparsity, "exclude": None},
+        params={"method": method, "pattern": str(structure), "sparsity": structure.sparsity, "exclude": None}
+        | ({"untied": True} if method == "search" and model.streamed.untied else {}),  # see Subject.identity
         about={"model": model.about, "stats": stats.name, "text": calibration_text(stats)},
         environment=model.environment(),
     )

@@ -37,7 +37,10 @@ class Subject:
             "model_digest": self.model.digest,
             "mask_key": self.mask.key if self.mask else None,
             "dtype": str(self.model.streamed.dtype).removeprefix("torch."),
-        } | ({"bits": self.bits} if self.bits else {})
+            # Version 0.1.0 used the embeddings for their head: a row of its own is no answer any more.
+            **({"untied": True} if self.model.streamed.untied else {}),
+            **({"bits": self.bits} if self.bits else {}),
+        }
 
     @property
     def label(self) -> str:
