@@ -1,11 +1,12 @@
 """`export` to a hub on 127.0.0.1: what arrives, what is kept private, what the card takes over, what is said when it fails."""
 
 import json
+import os
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import yaml
 from langprune_cli.stages.inherited import inherited
 from langprune_cli.stages.model_card import model_card
 from langprune_cli.store.artifact import Artifact, Manifest, open_artifact
+from langprune_cli.store.files import document_digest, readable_json, sha256_file
 from langprune_cli.store.workspace import Workspace
 from tests.conftest import DRAW, Done, did, langprune, snapshot, tree
 from tests.hub_fixtures import HubSite
@@ -131,6 +133,110 @@ def test_a_push_that_was_interrupted_goes_on(clerk: Clerk, workspace: Path, tmp_
     commits = clerk.hub.requests.count(SENT[1])
     assert clerk.push(workspace, "--out", str(tmp_path / "out")).code == 0
     assert clerk.hub.requests.count(SENT[1]) == commits
+
+
+def _env(out: Path) -> None:
+    (out / ".env").write_text("HF_TOKEN=secret")
+
+
+def _link_to_a_key(out: Path) -> None:
+    (out / "merges.txt").symlink_to(_key(out))
+
+
+def _link_to_a_folder(out: Path) -> None:
+    (out / "mine").symlink_to(_key(out).parent, target_is_directory=True)
+
+
+def _pipe(out: Path) -> None:
+    os.mkfifo(out / "notes.txt")
+
+
+def _folder_of_files(out: Path) -> None:
+    (out / "data").mkdir()
+    (out / "data/more.json").write_text("{}")
+
+
+def _zeroed(out: Path) -> None:
+    path = out / "model.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+
+
+def _listed_link(out: Path) -> None:
+    key = _key(out)
+    shutil.move(out / "config.json", key)
+    (out / "config.json").symlink_to(key)
+
+
+def _card_that_is_a_link(out: Path) -> None:
+    (out / "README.md").unlink()
+    (out / "README.md").symlink_to(_key(out))
+
+
+def _listed_by_itself(out: Path) -> None:
+    _relisted(out, ".env")
+
+
+def _listed_from_outside(out: Path) -> None:
+    _key(out)
+    _relisted(out, "../private/key")
+
+
+def _key(out: Path) -> Path:
+    path = out.parent / "private/key"
+    path.parent.mkdir()
+    path.write_text("PRIVATE KEY")
+    return path
+
+
+def _relisted(out: Path, name: str) -> None:
+    """Add a file to langprune.json, signed as langprune would."""
+    path = out / name
+    if not path.exists():
+        path.write_text("HF_TOKEN=secret")
+    record = json.loads((out / "langprune.json").read_bytes())
+    record["parts"][name] = {"sha256": sha256_file(path), "size": path.stat().st_size}
+    record["digest"] = document_digest(record)
+    (out / "langprune.json").write_bytes(readable_json(record))
+
+
+@pytest.mark.parametrize(
+    ("trick", "says"),
+    [
+        (_env, None),
+        (_link_to_a_key, None),
+        (_link_to_a_folder, None),
+        (_pipe, None),
+        (_folder_of_files, None),
+        (_zeroed, "model.safetensors is damaged (its sha256 is another one)"),
+        (_listed_link, "config.json leads out of its folder"),
+        (_card_that_is_a_link, "README.md leads out of its folder"),
+        (_listed_by_itself, "lists '.env' other than"),
+        (_listed_from_outside, "langprune.json does not list parts"),
+    ],
+)
+def test_a_hostile_folder_gives_away_nothing(
+    clerk: Clerk, workspace: Path, tmp_path: Path, trick: Callable[[Path], None], says: str | None
+) -> None:
+    out = tmp_path / "out"
+    did("export", "-w", workspace, "--out", out)
+    listed = {name: (out / name).read_bytes() for name in tree(out)}
+    trick(out)
+    done = clerk.push(workspace, "--out", out)
+    if says is None:
+        assert done.code == 0, done.err
+        assert clerk.hub.repositories["models", "me/shared"].revisions["main"].files == listed
+    else:
+        refused(done, says)
+        assert clerk.hub.requests == []
+
+
+def test_a_card_may_be_edited(clerk: Clerk, workspace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    did("export", "-w", workspace, "--out", out)
+    (out / "README.md").write_text("# Mine\n")
+    assert clerk.push(workspace, "--out", out).code == 0
+    assert clerk.hub.repositories["models", "me/shared"].revisions["main"].files["README.md"] == b"# Mine\n"
 
 
 def test_public_is_asked_for(clerk: Clerk, workspace: Path) -> None:

@@ -86,7 +86,8 @@ def export(
     if converter and not gguf:
         raise UsageError("--converter goes with --format gguf: add it, or leave it out")
     session = Session(workspace, json=json, dry_run=dry_run)
-    from langprune_cli.stages.export import export, exported_sizes, is_export_of  # noqa: PLC0415 - needs torch
+    from langprune_cli.stages.export import export, exported_sizes  # noqa: PLC0415 - needs torch
+    from langprune_cli.stages.exported import is_export_of, listed_files  # noqa: PLC0415
     from langprune_cli.stages.gguf import check_converter  # noqa: PLC0415
     from langprune_cli.stages.publish import check_login, publish  # noqa: PLC0415
 
@@ -103,7 +104,6 @@ def export(
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory(dir=session.workspace.root)), title)
         if push_to_hub and is_export_of(folder, artifact):
             session.reporter.note(f"Sending what lies in {folder}.")
-            files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
         else:
             files = export(
                 session.workspace,
@@ -114,7 +114,10 @@ def export(
                 with_mask=with_mask,
                 converter=chosen,
             )
-        commit = publish(folder, push_to_hub, session.reporter, public=public) if push_to_hub else None
+        commit = None
+        if push_to_hub:
+            files = listed_files(folder, artifact)
+            commit = publish(folder, files, push_to_hub, session.reporter, public=public)
     _print_done(artifact, out, files, commit, json=json)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.store.files import canonical_json, disk_errors
+from langprune_cli.store.plain import plain_files
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -22,14 +23,24 @@ VOCABULARY = re.compile(
 )
 TOKENIZER = "tokenizer.json"
 _BESIDE_VOCABULARY = ("added_tokens.json", "merges.txt")
+_TEMPLATES = "additional_chat_templates"  # a folder that transformers reads as well
 _PICKLES = (".bin", ".pt", ".pth")
+
+
+def check_files(folder: Path) -> None:
+    """Make sure that a model's files are plain files and lie in its folder: whoever reads one calls this first.
+
+    transformers opens files by names of its own, so every file counts. Raises LangpruneError as `plain_file` does.
+    """
+    plain_files(folder, _TEMPLATES)
 
 
 def weight_map(folder: Path) -> dict[str, str]:
     """Return tensor name -> file as the index says; empty where the weights are a single file.
 
-    Raises LangpruneError if the index is not valid.
+    Raises LangpruneError if the index is not valid, and as `check_files` does.
     """
+    check_files(folder)
     index = folder / INDEX
     if not index.is_file():
         return {}
@@ -61,6 +72,7 @@ def tokenizer_digest(folder: Path) -> str:
 
     Raises LangpruneError where tokenizer files are missing or unreadable.
     """
+    check_files(folder)
     with disk_errors(folder, reading=True):
         names = sorted(path.name for path in folder.iterdir())
         if not any(map(VOCABULARY.fullmatch, names)):

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.experts import separate_experts
+from langprune_cli.models.model_files import check_files
 from langprune_cli.models.own_code import first_line
 
 _MOST_CONFIG_BYTES = 16 << 20
@@ -74,6 +75,7 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:  # noq
     Attention code that it asks for by name (flash attention, kernels of the hub) is never fetched: torch's own is used.
     Raises LangpruneError for an unreadable config.json, an unknown or another kind of model, or quantized weights.
     """
+    check_files(folder)
     path = folder / "config.json"
     try:
         raw = _raw_config(path)

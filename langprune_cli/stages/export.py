@@ -1,6 +1,5 @@
 """Stage 6, `export`: a folder to share, with weights, tokenizer, model card and where it all comes from."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +12,7 @@ from langprune_cli.models.checkpoint import Checkpoint, TensorEntry
 from langprune_cli.models.hub_snapshot import CARD
 from langprune_cli.models.shards import plan_shards, write_shard
 from langprune_cli.stages.evaluate import Row, complete_evaluations
+from langprune_cli.stages.exported import GGUF, MASK_FILE
 from langprune_cli.stages.gguf import write_gguf
 from langprune_cli.stages.inherited import inherited
 from langprune_cli.stages.model_card import model_card, public_record
@@ -31,12 +31,9 @@ from langprune_cli.store.files import (
     write_bytes,
 )
 from langprune_cli.store.locks import being_made, remove_stale_lock
+from langprune_cli.store.plain import plain_file
 from langprune_cli.store.temporary import sweep, temporary_beside
 from langprune_cli.store.workspace import Workspace
-
-GGUF = ".gguf"
-# In a folder of its own: some engines load every .safetensors that lies beside the weights.
-MASK_FILE = "mask/keep_masks.safetensors"
 
 
 def export(
@@ -66,7 +63,7 @@ def export(
         weights = staging / "weights" if converter else staging
         weights.mkdir(exist_ok=True)
         for part in sorted(model.manifest.parts):
-            source = model.folder / part
+            source = plain_file(model.folder / part, within=model.folder)
             if source.is_file():
                 shutil.copyfile(source, weights / part)
             if not source.is_file() or sha256_file(weights / part) != model.manifest.parts[part]["sha256"]:
@@ -77,7 +74,8 @@ def export(
             shutil.rmtree(weights)
         if mask:
             _write_mask(staging / MASK_FILE, mask)
-        paths = {MASK_FILE: staging / MASK_FILE} if mask else {}
+        names = [*([MASK_FILE] if mask else []), *([f"{about.title}{GGUF}"] if converter else [])]
+        paths = {name: staging / name for name in names}
         beside = {name: {"sha256": sha256_file(path), "size": path.stat().st_size} for name, path in paths.items()}
         for name, data in about.files(beside).items():
             write_bytes(staging / name, data)
@@ -109,24 +107,12 @@ def exported_sizes(
     expected = {MASK_FILE: {"sha256": "0" * 64, "size": about.mask.size()}} if about.mask else {}
     sizes: dict[str, int | None] = {name: len(data) for name, data in about.files(expected).items()}
     if gguf:
-        sizes[f"{title}{GGUF}"] = None
+        sizes |= {f"{title}{GGUF}": None, PROVENANCE: None}  # the latter has size and hash of the former
     else:
         sizes |= {part: entry["size"] for part, entry in model.manifest.parts.items()}
     if about.mask:
         sizes[MASK_FILE] = about.mask.size()
     return dict(sorted(sizes.items()))
-
-
-def is_export_of(folder: Path, model: Artifact) -> bool:
-    """Return whether `folder` is an export of that very model, by its langprune.json and the sizes of its weights."""
-    try:
-        same = bool(json.loads((folder / PROVENANCE).read_bytes())["key"] == model.key)
-        known = {name: folder / name for name in model.manifest.parts}
-        return same and all(
-            path.stat().st_size == model.manifest.parts[name]["size"] for name, path in known.items() if path.exists()
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 @dataclass(frozen=True)
@@ -137,6 +123,7 @@ class About:
     mask: Artifact | None
     title: str
     card: str
+    gguf: bool
 
     @classmethod
     def of(
@@ -153,14 +140,14 @@ class About:
         rows = _rows_about(workspace, model, reporter)
         mask_file = MASK_FILE if mask else None
         card = model_card(model, rows, title, mask_file, inherited=inherited(workspace, model), gguf=gguf)
-        return cls(model, mask, title, card)
+        return cls(model, mask, title, card, gguf)
 
     def files(self, beside: dict[str, dict[str, Any]]) -> dict[str, bytes]:
         """Return what is written for people, and for whoever wants to know where the model comes from.
 
         beside: hash and size of the files that are not the model's own.
         """
-        record = _provenance(self.model, beside)
+        record = _provenance(self.model, beside if self.gguf else self.model.manifest.parts | beside)
         signed = readable_json(record | {"digest": document_digest(record)})
         return {PROVENANCE: signed, CARD: self.card.encode()}
 
@@ -234,8 +221,8 @@ def _rows_about(workspace: Workspace, model: Artifact, reporter: Reporter) -> li
     return [{"pruned": rows["pruned"], "base": rows.get("base")} for rows in by_text.values() if "pruned" in rows]
 
 
-def _provenance(model: Artifact, beside: dict[str, dict[str, Any]]) -> dict[str, object]:
-    """Return the manifest without what is only of use on this machine, and with the files that lie `beside` the model's."""
+def _provenance(model: Artifact, parts: dict[str, dict[str, Any]]) -> dict[str, object]:
+    """Return the manifest without what is only of use on this machine, and with the export's own files."""
     manifest = model.manifest
     return {
         "schema": manifest.schema,
@@ -244,7 +231,7 @@ def _provenance(model: Artifact, beside: dict[str, dict[str, Any]]) -> dict[str,
         "inputs": manifest.inputs,
         "params": manifest.params,
         "about": public_record(manifest.about),
-        "parts": manifest.parts | beside,
+        "parts": parts,
     }
 
 

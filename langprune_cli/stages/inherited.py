@@ -9,6 +9,7 @@ from langprune_cli.models.hub_snapshot import CARD
 from langprune_cli.models.location import DEMO_FOLDER
 from langprune_cli.stages.opened import DEMO, model_artifact
 from langprune_cli.store.artifact import Artifact
+from langprune_cli.store.plain import plain_file
 from langprune_cli.store.workspace import Workspace
 
 _LICENCE = ("license", "license_name", "license_link")
@@ -33,9 +34,10 @@ def inherited(workspace: Workspace, model: Artifact) -> dict[str, Any]:
 def _card_of(name: str, revision: str | None) -> Path | None:
     """Return the base model's card: beside its weights, or in the cache of the hub."""
     if revision is None:
-        return (DEMO_FOLDER if name == DEMO else Path(name)) / CARD
+        folder = DEMO_FOLDER if name == DEMO else Path(name)
+        return plain_file(folder / CARD, within=folder)
     cached = try_to_load_from_cache(name, CARD, revision=revision)
-    return Path(cached) if isinstance(cached, str) else None
+    return plain_file(Path(cached), within=Path(cached).parent) if isinstance(cached, str) else None
 
 
 def _front_matter(card: Path | None) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from langprune_cli.stages.run import Reporter
 from langprune_cli.stages.updating import Pruned, Updated
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
 from langprune_cli.store.files import need_space, readable_json
+from langprune_cli.store.plain import plain_file
 
 PRUNING_PART = "pruning.json"  # what became of each linear
 _SPARE_BYTES = 10_000_000  # for the small files beside the weights
@@ -72,7 +73,7 @@ class ModelWriter:
         for path in sorted(self.model.location.folder.iterdir()):
             wanted = SMALL_FILES.fullmatch(path.name) or (self.model.compute.trust_remote_code and path.suffix == ".py")
             if wanted and path.name not in {INDEX, PRUNING_PART} and not self.writer.has(path.name):
-                data = path.read_bytes()
+                data = plain_file(path, within=self.model.location.folder).read_bytes()
                 left = self.cut.file(path.name, data) if self.cut else data
                 if left is not None:
                     self.writer.write(path.name, left)

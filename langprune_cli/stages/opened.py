@@ -16,7 +16,7 @@ from torch import Tensor
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
 from langprune_cli.models.config_only import locate_config
 from langprune_cli.models.location import ModelLocation, locate_model
-from langprune_cli.models.model_files import VOCABULARY, tokenizer_digest
+from langprune_cli.models.model_files import VOCABULARY, check_files, tokenizer_digest
 from langprune_cli.models.skeleton import read_config
 from langprune_cli.models.streamed import StreamedModel
 from langprune_cli.numerics.team import team
@@ -203,6 +203,7 @@ class OpenedTokenizer:
 
 
 def _read_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:  # noqa: ANN401 - transformers is untyped
+    check_files(folder)
     try:
         # For some families transformers would make one of an empty vocabulary, and say nothing.
         if not any(VOCABULARY.fullmatch(path.name) for path in folder.iterdir()):

@@ -3,7 +3,7 @@
 The endpoint, the token and offline mode are those of the `huggingface_hub` library; the token is never looked at here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,10 @@ def check_login(repo: str) -> None:
         )
 
 
-def publish(folder: Path, repo: str, reporter: Reporter, *, public: bool) -> str:
-    """Send every file of `folder` to the model repository `repo`, made where it is not there; return the commit's address.
+def publish(folder: Path, names: Sequence[str], repo: str, reporter: Reporter, *, public: bool) -> str:
+    """Send files of `folder` to the model repository `repo`, made where it is not there; return the commit's address.
+
+    names: of the files, which are all that is sent.
 
     The large files go first, one by one, and one commit names all: the repository never shows half a model, and a push that
     was interrupted sends only what has not arrived. Files of the repository that the folder has not stay as they are.
@@ -45,11 +47,10 @@ def publish(folder: Path, repo: str, reporter: Reporter, *, public: bool) -> str
     Raises LangpruneError where the hub refuses, cannot be reached, or has a public repository of that name that was not
     asked for.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
     api = HfApi()
     with _explained(repo), _no_bars():
         repo = _repository(api, repo, reporter, public=public)
-        files = [CommitOperationAdd(path.relative_to(folder).as_posix(), str(path)) for path in paths]
+        files = [CommitOperationAdd(name, str(folder / name)) for name in names]
         reporter.begin(f"push to {repo}", len(files), 0)
         for number, file in enumerate(files):
             api.preupload_lfs_files(repo, [file], free_memory=False)

@@ -25,6 +25,7 @@ from langprune_cli.stages.structures import is_structured
 from langprune_cli.stages.updating import Pruned, Updated
 from langprune_cli.store.artifact import PROVENANCE, Artifact, ArtifactWriter
 from langprune_cli.store.files import disk_errors, sha256_file
+from langprune_cli.store.plain import plain_file
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.updates.update import get_update
 
@@ -74,14 +75,16 @@ def mask_of_file(path: Path) -> SavedMask:
     Raises LangpruneError where there is no such file.
     """
     with disk_errors(path, reading=True):
-        if not path.is_file():
+        if not plain_file(path).exists():
             raise LangpruneError(
                 f"{path} is not there: name an exported model's mask/keep_masks.safetensors with --mask"
             )
         key = sha256_file(path)
     record: Record = {"about": {}, "inputs": {}}
-    with suppress(OSError, ValueError, AttributeError):  # the file may have been taken out of its folder
-        record |= json.loads((path.parent.parent / PROVENANCE).read_bytes())
+    with suppress(
+        LangpruneError, OSError, ValueError, AttributeError
+    ):  # the file may have been taken out of its folder
+        record |= json.loads(plain_file(path.parent.parent / PROVENANCE).read_bytes())
     about = dict(record["about"])
     params = {"name": path.stem} | (about.pop("mask", None) or {})
     return SavedMask(MaskOf(params.pop("name"), key, params, about), record["inputs"].get("model"), (path,))

@@ -27,6 +27,7 @@ from langprune_cli.store.files import (
     remove_folder,
     write_bytes,
 )
+from langprune_cli.store.plain import plain_file
 from langprune_cli.store.temporary import TEMPORARY, sweep
 
 if TYPE_CHECKING:  # torch takes seconds to import, and manifests are read and listed without it
@@ -102,7 +103,7 @@ class Artifact:
         if expected is None:
             raise LangpruneError(f"{self.folder} has no part {part}: {again}")
         with disk_errors(path, reading=True):
-            data = path.read_bytes() if path.exists() else b""
+            data = plain_file(path, within=self.folder).read_bytes() if path.exists() else b""
         if hashlib.sha256(data).hexdigest() != expected["sha256"]:
             state = "missing" if not path.exists() else "damaged"
             raise LangpruneError(
@@ -152,8 +153,8 @@ class Artifact:
 def is_artifact(folder: Path) -> bool:
     """Return whether `folder` has a manifest of langprune's; other programs call files manifest.json too."""
     try:
-        record = json.loads((folder / MANIFEST).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        record = json.loads(plain_file(folder / MANIFEST, within=folder).read_bytes())
+    except (LangpruneError, OSError, ValueError, RecursionError):
         return False
     return isinstance(record, dict) and {"schema", "kind", "key"} <= record.keys()
 
@@ -162,7 +163,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read manifest.json; raises LangpruneError for a missing, unreadable or unknown one."""
     path = folder / MANIFEST
     with disk_errors(path, reading=True):
-        if not path.is_file():
+        if not plain_file(path, within=folder).exists():
             raise LangpruneError(f"{folder} is no langprune artifact: it has no {MANIFEST}")
         data = path.read_bytes()
     try:
@@ -238,7 +239,8 @@ class ArtifactWriter:
                 "choose another name or folder, or replace it with --force"
             )
         for name, entry in before.parts.items():
-            if same and not fresh and self._hashed.digest(self.folder / name) == entry["sha256"]:
+            own = same and not fresh and (self.folder / name).is_file() and not (self.folder / name).is_symlink()
+            if own and self._hashed.digest(self.folder / name) == entry["sha256"]:
                 self.manifest.parts[name] = entry
             else:
                 (self.folder / name).unlink(missing_ok=True)

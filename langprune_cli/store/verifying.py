@@ -9,6 +9,7 @@ from typing import Any
 from langprune_cli.errors import LangpruneError
 from langprune_cli.store.artifact import KINDS, MANIFEST, PROVENANCE, Recipe, read_manifest
 from langprune_cli.store.files import check_parts, disk_errors, document_digest, readable_json, sha256_file
+from langprune_cli.store.plain import plain_file
 from langprune_cli.store.workspace import Workspace
 
 
@@ -62,10 +63,10 @@ def verify(label: str, folder: Path) -> Verified:
     try:
         if folder.is_symlink() and not folder.exists():
             raise LangpruneError(f"{folder} leads to a folder that is gone: langprune rm {label} forgets it")
-        parts, complete = _provenance_of(path) if exported else _manifest_of(label, path)
+        parts, complete = (read_provenance(path), True) if exported else _manifest_of(label, path)
     except LangpruneError as error:
         return Verified(label, folder, complete=False, files=1, size=0, damages=[Damage(path, str(error))])
-    damages = list(_damaged(folder, parts, again))
+    damages = list(damaged_parts(folder, parts, again))
     return Verified(label, folder, complete, 1 + len(parts), sum(part["size"] for part in parts.values()), damages)
 
 
@@ -86,15 +87,15 @@ def _manifest_of(label: str, path: Path) -> tuple[_Parts, bool]:
     return manifest.parts, manifest.complete
 
 
-def _provenance_of(path: Path) -> tuple[_Parts, bool]:
-    """Return the parts of an exported model, which is complete; raises LangpruneError for a damaged langprune.json."""
+def read_provenance(path: Path) -> _Parts:
+    """Return the parts that a langprune.json lists; raises LangpruneError for a damaged langprune.json."""
     remedy = "export the model again, or copy it again"
     parts: _Parts = _check_record(path, remedy)["parts"]
     try:
         check_parts(parts)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LangpruneError(f"{path} does not list parts: {remedy}") from error
-    return parts, True
+    return parts
 
 
 def _check_record(path: Path, remedy: str) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def _check_record(path: Path, remedy: str) -> dict[str, Any]:
     Its digest covers all values; that it is spelled as langprune spells it covers the bytes between them.
     """
     with disk_errors(path, reading=True):
-        data = path.read_bytes()
+        data = plain_file(path, within=path.parent).read_bytes()
     try:
         record: dict[str, Any] = json.loads(data)
         whole = readable_json(record) == data and record["digest"] == document_digest(record)
@@ -114,13 +115,13 @@ def _check_record(path: Path, remedy: str) -> dict[str, Any]:
     return record
 
 
-def _damaged(folder: Path, parts: _Parts, again: str) -> Iterator[Damage]:
+def damaged_parts(folder: Path, parts: _Parts, again: str) -> Iterator[Damage]:
     """Yield the parts that are missing, or of another size or sha256; they are read piece by piece."""
     for name, expected in sorted(parts.items()):
         path = folder / name
         try:
             with disk_errors(path, reading=True):
-                if not path.exists():
+                if not plain_file(path, within=folder).exists():
                     yield Damage(path, f"{path} is missing: {again}")
                 elif (size := path.stat().st_size) != expected["size"]:
                     yield Damage(

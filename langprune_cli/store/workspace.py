@@ -20,6 +20,7 @@ from langprune_cli.store.files import (
     sync_folder,
     write_bytes,
 )
+from langprune_cli.store.plain import plain_file
 from langprune_cli.store.temporary import sweep
 
 _NAME = re.compile(r"\w[\w.+-]{0,119}")  # letters of any script: artifacts are named after texts
@@ -219,7 +220,7 @@ class Workspace:
     def model(self) -> dict[str, str | None] | None:
         """Return {"name", "revision"} of the model that the workspace is about, None before one was named."""
         path = self.root / "workspace.json"
-        if not path.is_file():
+        if not plain_file(path).exists():
             return None
         try:
             record = json.loads(path.read_bytes())["model"]

@@ -51,6 +51,11 @@ def hash_file(digest: "hashlib._Hash", file: Path, most: int) -> int:
     return size
 
 
+def not_a_file(path: Path) -> LangpruneError:
+    """Return the error for a pipe, a socket or a device: text is read more than once, and a pipe gives it once."""
+    return LangpruneError(f"{path} is a pipe, a socket or a device, not a file: write its text to a file and name that")
+
+
 def missing_column(where: str, column: str, columns: Iterable[object]) -> LangpruneError:
     """Return the error for a record at `where` without `column`, which lists the columns that it has."""
     names = [str(name) for name in columns]

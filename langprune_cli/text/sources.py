@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from langprune_cli.errors import LangpruneError, near_matches
-from langprune_cli.text.files import SUFFIXES, hash_file, read_file
+from langprune_cli.text.files import SUFFIXES, hash_file, not_a_file, read_file
 from langprune_cli.text.hub import DEFAULT_COLUMN, HUB_PREFIX, hub_commit, parse_hub_source, read_hub_documents
 
 BUILTIN_PREFIX = "builtin:"
@@ -131,6 +131,8 @@ def _files(path: Path) -> list[Path]:
         if not found:
             raise LangpruneError(f"the folder {path} holds no text file: supported are {', '.join(SUFFIXES)}")
         return [found[name] for name in sorted(found)]
+    if not path.is_file():
+        raise not_a_file(path)
     if not _is_text(path):
         raise LangpruneError(f"{path} is of no known kind: supported are {', '.join(SUFFIXES)}")
     return [path]

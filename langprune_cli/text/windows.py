@@ -4,12 +4,14 @@ import hashlib
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
 from langprune_cli.text.encoding import Tokenizer, encode
+from langprune_cli.text.files import not_a_file
 from langprune_cli.text.hub import HUB_PREFIX, read_to_its_bound
 from langprune_cli.text.sampling import JOIN, RankedDocuments, concat_windows, document_windows
 from langprune_cli.text.sources import read_documents, source_for
@@ -174,6 +176,8 @@ def _given_windows(spec: TextSpec, tokenizer: Tokenizer | None, vocab_size: int 
     path = spec.source
     if not is_given(path):
         return None
+    if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):
+        raise not_a_file(Path(path))
     try:
         with safe_open(path, framework="pt") as file:
             if "windows" not in file.keys():  # noqa: SIM118  (not a dict)
