@@ -105,7 +105,12 @@ CASES: list[tuple[list[str], int, str]] = [
     (["eval", "--data", "BAD/cp1251.jsonl"], 1, r"cp1251\.jsonl is not UTF-8 at byte 10"),
     (["calibrate", "--data", "BAD/empty.jsonl"], 1, r"empty\.jsonl holds no text"),
     (["eval", "--data", "BAD/blank.txt"], 1, r"blank\.txt holds no text"),
-    (["calibrate", *SHORT, *DRAW], 1, r"6 windows need as many documents of more than 16 tokens"),
+    (
+        ["calibrate", *SHORT, *DRAW, "--sampling", "document"],
+        1,
+        r"6 windows need as many documents of more than 16 tokens",
+    ),
+    (["calibrate", *SHORT, "--seqlen", "60"], 1, r"the whole text has \d+ tokens"),
     (["calibrate", *SHORT, "--seqlen", "60", "--sampling", "concat"], 1, r"the whole text has \d+ tokens"),
     (["eval", *SHORT, "--seqlen", "60"], 1, r"too few for one window of 60"),
     (["calibrate", "--data", "BAD/foreign.safetensors"], 1, r"the token id 4000 lies outside the vocabulary"),

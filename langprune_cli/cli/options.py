@@ -150,9 +150,10 @@ CHOICE = "What is pruned"
 Nsamples = Annotated[int, typer.Option(min=1, help="Windows per text.", rich_help_panel=_INPUT)]
 Seed = Annotated[int, typer.Option(help="Seed of the draw.", rich_help_panel=_INPUT)]
 Sampling = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="document: a random window of each of some random documents; concat: random windows of the joined text.",
+        help="document: a random window of each of some random documents; concat: random windows of the joined text. Left out: "
+        "document where the text has enough long documents, else concat.",
         rich_help_panel=_INPUT,
     ),
 ]

@@ -20,7 +20,7 @@ def prune(
     nsamples: opt.Nsamples = 128,
     seqlen: opt.Seqlen = None,
     seed: opt.Seed = 0,
-    sampling: opt.Sampling = "document",
+    sampling: opt.Sampling = None,
     method: Annotated[str | None, opt.Method] = None,
     pattern: opt.Pattern = None,
     sparsity: opt.Sparsity = None,

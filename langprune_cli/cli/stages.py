@@ -27,7 +27,7 @@ def calibrate(
     nsamples: opt.Nsamples = 128,
     seqlen: opt.Seqlen = None,
     seed: opt.Seed = 0,
-    sampling: opt.Sampling = "document",
+    sampling: opt.Sampling = None,
     collect: Annotated[
         str,
         typer.Option(

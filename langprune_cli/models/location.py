@@ -25,6 +25,13 @@ class ModelLocation:
     notes: tuple[str, ...] = ()  # what the user should know, one sentence each
 
     @property
+    def label(self) -> str:
+        """Return a short name for tables and sentences."""
+        if self.kind != "folder":
+            return self.id
+        return Path(self.id).name or self.folder.resolve().name
+
+    @property
     def about(self) -> dict[str, str | None]:
         """Return how people name this model: hub id and revision, or the folder."""
         return {"name": str(self.folder.resolve()) if self.kind == "folder" else self.id, "revision": self.revision}

@@ -20,6 +20,7 @@ from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import need_space
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.text.budgets import mixed
+from langprune_cli.text.sampling import TooFewDocumentsError
 from langprune_cli.text.windows import calibration_windows, fingerprint, is_given
 from langprune_cli.types import TextSpec, Windows
 from langprune_cli.walk import walk
@@ -34,7 +35,7 @@ class CalibrationSettings:
     nsamples: int = 128
     seqlen: int | None = None  # None: 2048, or the model's context where that is shorter
     seed: int = 0
-    sampling: str = "document"
+    sampling: str | None = None  # None: "document" where the text has enough long documents, else "concat"
     collect: Collect = "norms"
     shard: tuple[int, int] | None = None  # the i-th of n parts of the windows, counted from 1
 
@@ -130,8 +131,20 @@ def draw(model: OpenedModel, specs: list[TextSpec], settings: CalibrationSetting
     vocab_size = model.streamed.config.get_text_config().vocab_size
 
     def draw_one(spec: TextSpec, nsamples: int) -> Windows:
+        if settings.sampling is not None:
+            return draw_by(settings.sampling, spec, nsamples)
+        try:
+            return draw_by("document", spec, nsamples)
+        except TooFewDocumentsError as error:
+            reporter.note(
+                f"{spec.source} has {error.documents} document{'s' * (error.documents != 1)}, {error.found} of them longer than "
+                f"{seqlen} tokens, for {nsamples} windows: they are drawn from all of it, joined (--sampling concat)."
+            )
+            return draw_by("concat", spec, nsamples)
+
+    def draw_by(sampling: str, spec: TextSpec, nsamples: int) -> Windows:
         settled = {
-            "nsamples": nsamples, "seqlen": seqlen, "seed": settings.seed, "sampling": settings.sampling,
+            "nsamples": nsamples, "seqlen": seqlen, "seed": settings.seed, "sampling": sampling,
             "vocab_size": vocab_size,
         }  # fmt: skip
         tokenizer = model.tokenizer if spec in drawn else None

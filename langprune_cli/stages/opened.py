@@ -28,6 +28,7 @@ from langprune_cli.types import Windows
 from langprune_cli.walk import HiddenStates
 
 DEMO = "demo"
+_USUAL_LENGTH = 2048  # tokens per window where no length is asked for
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -102,9 +103,7 @@ class OpenedModel:
     @property
     def label(self) -> str:
         """Return a short name for tables."""
-        if self.location.kind != "folder":
-            return self.location.id
-        return Path(self.location.id).name or self.location.folder.resolve().name
+        return self.location.label
 
     @property
     def digest(self) -> str:
@@ -129,17 +128,10 @@ class OpenedModel:
 
         Raises LangpruneError for a window longer than the context.
         """
-        context = self.streamed.context
-        if asked is None:
-            chosen = min(2048, context or 2048)
-            if chosen < 2048:
-                reporter.note(f"Windows of {chosen} tokens, which is all the context of {self.label}.")
-            return chosen
-        if context and asked > context:
-            raise LangpruneError(
-                f"--seqlen {asked} is longer than the context of {self.label}, {context} tokens: ask for {context} or less"
-            )
-        return asked
+        chosen = window_length(asked, self.streamed.context, self.label)
+        if asked is None and chosen < _USUAL_LENGTH:
+            reporter.note(f"Windows of {chosen} tokens, which is all the context of {self.label}.")
+        return chosen
 
     def check_windows(self, windows: Windows) -> None:
         """Raise LangpruneError where windows that were given are longer than the context."""
@@ -202,6 +194,20 @@ class OpenedTokenizer:
         }
 
 
+def window_length(asked: int | None, context: int | None, label: str) -> int:
+    """Return the tokens of a window: as asked, else 2048 or the context of the model `label` where that is shorter.
+
+    Raises LangpruneError for a window longer than the context.
+    """
+    if asked is None:
+        return min(_USUAL_LENGTH, context or _USUAL_LENGTH)
+    if context and asked > context:
+        raise LangpruneError(
+            f"--seqlen {asked} is longer than the context of {label}, {context} tokens: ask for {context} or less"
+        )
+    return asked
+
+
 def _read_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:  # noqa: ANN401 - transformers is untyped
     check_files(folder)
     try:
@@ -220,12 +226,26 @@ def _read_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:  # noqa: A
 
 
 def choose_model(workspace: Workspace, named: str | None, revision: str | None, reporter: Reporter) -> ModelChoice:
-    """Return the model named, else the one that the workspace remembers, else the built-in demo model, with a note."""
+    """Return the model named, else the one that the workspace remembers or has artifacts of, else the built-in demo model.
+
+    Raises LangpruneError where nothing is remembered and artifacts are of several models.
+    """
     if named:
         return ModelChoice(named, revision)
     remembered = workspace.model()
     if remembered and remembered["name"]:
         return ModelChoice(remembered["name"], revision or remembered["revision"])
+    models = {
+        (about["name"], about["revision"])
+        for entry in workspace.entries()
+        if (about := entry.manifest.about.get("model")) and not model_artifact(workspace, about["name"])
+    }
+    if len(models) > 1:
+        names = " and ".join(sorted(name for name, _ in models))
+        raise LangpruneError(f"the workspace {workspace.root} has artifacts of {names}: name one of them with --model")
+    for name, commit in models - {(DEMO, None)}:
+        reporter.note(f"No model was named: using {name}, which this workspace has artifacts of.")
+        return ModelChoice(name, revision or commit)
     reporter.note("No model was named: using the built-in demo model (--model names another).")
     return ModelChoice(DEMO, revision)
 

@@ -16,14 +16,12 @@ from langprune_cli.models.skeleton import build_skeleton, find_blocks, read_conf
 from langprune_cli.models.vocabulary_rows import with_vocab_size
 from langprune_cli.numerics.patterns import Pattern, parse_pattern, prune_count
 from langprune_cli.stages.depth import blocks_that_stay
-from langprune_cli.stages.opened import Compute, ModelChoice, model_artifact
+from langprune_cli.stages.opened import Compute, ModelChoice, model_artifact, window_length
 from langprune_cli.stages.plan_cost import Costs, costs, token_costs
 from langprune_cli.stages.plan_memory import Peaks, linear_shapes, peaks
 from langprune_cli.stages.structures import DOWN, VOCABULARY, Rounding, Structure, parse_structures, split_patterns
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.text.vocabulary_choice import ids_in, replace_ids
-
-_LONGEST = 2048  # tokens per window where no length is asked for
 
 
 @dataclass(frozen=True)
@@ -195,7 +193,7 @@ def plan(
     ):  # tokens are counted by the tokenizer: no window goes through the model
         windows = 0
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    length = seqlen or min(_LONGEST, context or _LONGEST)
+    length = window_length(seqlen, context, location.label)
     taken = costs(model, smaller, windows, length) if windows else token_costs(smaller, rows, tokens)
     return Plan(
         location.id, _count(model), _count(smaller), zeros, dtype, peaks(model, windows, length), windows,

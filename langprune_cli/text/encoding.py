@@ -6,6 +6,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from langprune_cli.text import pieces
+from langprune_cli.text.pieces import encode_long, says_places
+
 _BATCH_BYTES = 2 * 2**20  # text tokenised in one call: a fast tokenizer needs about 125 bytes of memory for each
 _BATCH_DOCUMENTS = 256
 
@@ -25,13 +28,19 @@ class Tokenizer(Protocol):
 
 def encode(tokenizer: Tokenizer, text: str) -> Tensor:  # int32 [t]
     """Return the token ids of one text, special tokens as the tokenizer's defaults have them."""
-    return torch.tensor(_ids(tokenizer, text), dtype=torch.int32)
+    (ids,) = encode_batch(tokenizer, [text])
+    return torch.tensor(ids, dtype=torch.int32)
 
 
 def encode_batch(tokenizer: Tokenizer, texts: list[str]) -> list[Sequence[int]]:
-    """Return the token ids of each text, as `encode` would, in one call."""
-    ids: list[Sequence[int]] = _ids(tokenizer, texts)
-    return ids
+    """Return the token ids of each text, in one call, but for long ones, which are encoded in pieces with the same result.
+
+    Raises LangpruneError for a long text that has no place to cut it.
+    """
+    long = [says_places(tokenizer) and len(text) > pieces.PIECE for text in texts]
+    short = [text for text, apart in zip(texts, long, strict=True) if not apart]
+    ids = iter(_ids(tokenizer, short) if short else [])
+    return [encode_long(tokenizer, text) if apart else next(ids) for text, apart in zip(texts, long, strict=True)]
 
 
 def encode_bare(tokenizer: Tokenizer, texts: list[str]) -> list[Sequence[int]]:

@@ -25,6 +25,14 @@ _CONCAT_BYTES_NEEDED = 8  # the same, so that windows need not overlap in any sc
 _CONCAT_BYTES_LEAST, _CONCAT_BYTES_USUAL = 2**20, 16 * 2**20  # one text of 16 MiB takes 2 GB to tokenise
 
 
+class TooFewDocumentsError(LangpruneError):
+    """A text has too few documents longer than a window: `found` of `documents`."""
+
+    def __init__(self, message: str, documents: int, found: int) -> None:
+        super().__init__(message)
+        self.documents, self.found = documents, found
+
+
 @dataclass
 class RankedDocuments:
     """The distinct documents of a text, iterated by rank as (rank, UTF-8 text) in bounded memory.
@@ -78,7 +86,7 @@ def document_windows(ranked: RankedDocuments, tokenizer: Tokenizer, nsamples: in
 
     This is the sampling of the published Wanda and SparseGPT code on C4 (`get_c4` in lib/data.py), save that
     no document is used twice. The offset is rank mod (legal offsets): uniform to within 2^-200, and a
-    property of the document alone. Raises LangpruneError with the numbers if there are too few such
+    property of the document alone. Raises TooFewDocumentsError with the numbers if there are too few such
     documents.
     """
     windows: list[Tensor] = []
@@ -92,7 +100,8 @@ def document_windows(ranked: RankedDocuments, tokenizer: Tokenizer, nsamples: in
                 windows.append(torch.tensor(ids[start : start + seqlen], dtype=torch.int32))
                 if len(windows) == nsamples:
                     return torch.stack(windows)
-    raise LangpruneError(_too_few(len(windows), distinct, ranked.documents, longest, nsamples, seqlen))
+    why = _too_few(len(windows), distinct, ranked.documents, longest, nsamples, seqlen)
+    raise TooFewDocumentsError(why, ranked.documents, len(windows))
 
 
 def concat_windows(

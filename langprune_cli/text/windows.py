@@ -13,7 +13,7 @@ from langprune_cli.errors import LangpruneError, UsageError, near_matches
 from langprune_cli.text.encoding import Tokenizer, encode
 from langprune_cli.text.files import not_a_file
 from langprune_cli.text.hub import HUB_PREFIX, read_to_its_bound
-from langprune_cli.text.sampling import JOIN, RankedDocuments, concat_windows, document_windows
+from langprune_cli.text.sampling import JOIN, RankedDocuments, TooFewDocumentsError, concat_windows, document_windows
 from langprune_cli.text.sources import read_documents, source_for
 from langprune_cli.types import TextSpec, Windows
 
@@ -73,6 +73,8 @@ def calibration_windows(
             ids = document_windows(ranked, tokenizer, nsamples, seqlen)
         else:
             ids, notes = concat_windows(ranked, tokenizer, nsamples, seqlen)
+    except TooFewDocumentsError as error:
+        raise TooFewDocumentsError(f"{source}: {error}", error.documents, error.found) from error
     except LangpruneError as error:
         if ranked.documents:  # everything could be read, so the error is about how much there is of it
             raise LangpruneError(f"{source}: {error}") from error

@@ -1,0 +1,36 @@
+"""What a first try meets: a text that is one document, a run that was ended early, a window that is too long."""
+
+import json
+from pathlib import Path
+
+from tests.conftest import did, langprune, one_sentence
+
+
+def test_one_document_is_cut_by_concat(tmp_path: Path, pico_model: Path) -> None:
+    text = tmp_path / "wiki.txt"
+    text.write_text("The river runs past the house every morning. " * 40)
+    draw = ["--model", pico_model, "--data", text, "--nsamples", "6", "--seqlen", "16"]
+    done = did("calibrate", *draw, "--json")
+    assert "wiki.txt has 1 document" in done.err.replace("\n", " ")
+    assert done.json["about"]["text"]["sampling"] == "concat"
+    again = did("calibrate", *draw, "--sampling", "concat", "--json")
+    assert (again.json["key"], again.json["cached"]) == (done.json["key"], True)
+    one_sentence(langprune("calibrate", *draw, "--sampling", "document"), 1, "--sampling concat joins documents")
+
+
+def test_the_demo_does_not_step_in_beside_another_model(workspace: Path, pico_model: Path, pico_text: Path) -> None:
+    (workspace / "workspace.json").unlink()  # as after a first run that was ended before it was done
+    manifest = next((workspace / "stats").glob("uk/manifest.json"))
+    assert json.loads(manifest.read_bytes())["about"]["model"]["name"] == str(pico_model)
+    done = did(
+        "calibrate", "-w", workspace, "--data", pico_text / "en.jsonl", "--nsamples", "4", "--seqlen", "16", "--json"
+    )
+    assert done.json["about"]["model"]["name"] == str(pico_model)
+    assert "artifacts of" in done.err
+
+
+def test_plan_refuses_the_length_that_calibrate_refuses(pico_model: Path, pico_text: Path) -> None:
+    says = r"--seqlen 4096 is longer than the context of pico, 64 tokens"
+    one_sentence(langprune("plan", "--model", pico_model, "--seqlen", "4096"), 1, says)
+    data = pico_text / "en.jsonl"
+    one_sentence(langprune("calibrate", "--model", pico_model, "--data", data, "--seqlen", "4096"), 1, says)
