@@ -28,7 +28,7 @@ def names_of(
         found = [
             f"{kind}/{path.parent.name}" if with_kind else path.parent.name
             for kind in kinds
-            for path in sorted(Path(given).expanduser().glob(f"{kind}/*/manifest.json"))
+            for path in sorted(Path(given).expanduser().glob(f"{kind}/[!.]*/manifest.json"))
         ]
         return [name for name in (*found, *also) if name.startswith(incomplete)]
 
