@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from langprune_cli.numerics import admm, conjugate_gradient
 from tests.conftest import did
 from tests.pico import save_pico
 
@@ -49,7 +50,8 @@ def test_operations_are_those_counted_by_hand(tmp_path: Path) -> None:
     products = 3 * hidden * (hidden + 1) + ffn * (ffn + 1)
     assert plan["costs"]["hessian_flops"] == blocks * tokens * products
     sites = [(64, hidden), (32, hidden), (96, hidden), (32, ffn)]
-    assert plan["costs"]["solving_flops"] == blocks * sum(i**3 + 150 * r * i * i for r, i in sites)
+    steps = admm.STEPS + conjugate_gradient.STEPS
+    assert plan["costs"]["solving_flops"] == blocks * sum(i**3 + 2 * steps * r * i * i for r, i in sites)
     assert plan["seconds"] == pytest.approx(plan["costs"]["flops"] / plan["flops_per_second"])
 
 

@@ -119,17 +119,27 @@ def test_more_processes_than_windows(tmp_path: Path, windows: Path) -> None:
     assert not (tmp_path / "w" / "stats").exists() or not list((tmp_path / "w" / "stats").iterdir())
 
 
+def _opened_by(process: psutil.Process) -> list[str]:
+    return [str(each.readlink()) for each in Path(f"/proc/{process.pid}/fd").iterdir() if each.is_symlink()]
+
+
+def _is_without_a_name(file: str, folder: Path) -> bool:
+    return Path(file).parent == folder and file.endswith("(deleted)")
+
+
 def test_a_process_that_dies_ends_the_run_and_what_is_on_disk_is_gone_on_with(tmp_path: Path) -> None:
     save_pico("llama", tmp_path / "model", num_hidden_layers=24, hidden_size=256, intermediate_size=1024)
     torch.manual_seed(1)
     file = tmp_path / "windows.safetensors"
     save_file({"windows": torch.randint(3, 97, (64, 64), dtype=torch.int32)}, file)
     words = ["calibrate", "-m", tmp_path / "model", "--data", file, "--collect", "hessian", "-w", tmp_path / "w"]
-    process = torchrun(*words)
+    process = torchrun(*words, "--max-memory", "1KB")
     part = tmp_path / "w" / "stats" / "windows-hessian" / "block-002.safetensors"
     while not part.exists():
         assert process.poll() is None, process.stderr and process.stderr.read()
-    followers = [child for child in psutil.Process(process.pid).children() if child.environ().get("RANK") == "1"]
+    both = psutil.Process(process.pid).children()
+    assert [sum(_is_without_a_name(fd, part.parent) for fd in _opened_by(each)) for each in both] == [1, 1]
+    followers = [child for child in both if child.environ().get("RANK") == "1"]
     followers[0].send_signal(signal.SIGKILL)
     _, err = process.communicate(timeout=240)
     assert process.returncode != 0

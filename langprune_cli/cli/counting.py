@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from langprune_cli.defaults import MAX_TOKENS
 from langprune_cli.errors import UsageError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
@@ -30,7 +31,7 @@ def count_tokens(
 ) -> None:  # fmt: skip
     """Count the tokens of texts. given: the options that stood on the command line; those without effect are refused."""
     from langprune_cli.stages.opened import open_tokenizer  # noqa: PLC0415
-    from langprune_cli.stages.token_counts import MAX_TOKENS, count_tokens  # noqa: PLC0415
+    from langprune_cli.stages.token_counts import count_tokens  # noqa: PLC0415
 
     needless = [option for option in WITHOUT_EFFECT if option in given]
     if needless:

@@ -115,6 +115,7 @@ def _lineup(session: Session, model: list[str], revision: str | None, mask: list
     Raises UsageError where several models are named of which more than one is no pruned model of the workspace, or
     pruned ones of different models.
     """
+    from langprune_cli.stages.lineage import check_own_base, lineage  # noqa: PLC0415
     from langprune_cli.stages.opened import model_artifact  # noqa: PLC0415
 
     masks = [session.workspace.find("masks", each) for each in mask]
@@ -132,24 +133,16 @@ def _lineup(session: Session, model: list[str], revision: str | None, mask: list
             kind = newest.manifest.kind.removesuffix("s")
             session.reporter.note(f"Using {kind} {newest.name}.")
             (pruned if kind == "model" else masks).append(newest)
-    chains = [pruned_from(session, each) for each in pruned]
+    chains = [lineage(session.workspace, each) for each in pruned]
     bases = {chain[-1].manifest.inputs["model"]: chain[0].name for chain in chains}
     if len(bases) > 1 and not others:
         first, second = list(bases.values())[:2]
         raise UsageError(f"{first} and {second} were made from different models: evaluate them one by one")
+    if chains and not others:
+        check_own_base(session.workspace, chains[0])
     made_from = chains[0][-1] if chains else masks[0] if masks else None
     dense = session.choose(others[0] if others else None, revision, made_from)
     return Lineup(dense, bool(others), chains, masks)
-
-
-def pruned_from(session: Session, model: Artifact) -> list[Artifact]:
-    """Return a pruned model, the one that it was made from where that was pruned too, and so on."""
-    from langprune_cli.stages.opened import model_artifact  # noqa: PLC0415
-
-    chain = [model]
-    while base := model_artifact(session.workspace, chain[-1].manifest.about["model"]["name"]):
-        chain.append(base)
-    return chain
 
 
 def _subjects(models: list[OpenedModel], masks: list[Artifact], bits: int | None) -> list[Subject]:

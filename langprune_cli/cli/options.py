@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from langprune_cli import defaults
 from langprune_cli.cli import completion
 from langprune_cli.cli.completion import names_of
 
@@ -89,7 +90,7 @@ Seqlen = Annotated[
     typer.Option(
         "--seqlen",
         min=2,
-        help="Tokens per window; 2048, or the model's context if that is shorter.",
+        help=f"Tokens per window; {defaults.SEQLEN}, or the model's context if that is shorter.",
         rich_help_panel=_INPUT,
     ),
 ]
@@ -246,14 +247,16 @@ MinExpertTokens = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Experts that fewer tokens of the calibration text reached are pruned by magnitude and not updated: 32 if left out.",
+        help="Experts that fewer tokens of the calibration text reached are pruned by magnitude and not updated: "
+        f"{defaults.MIN_EXPERT_TOKENS} if left out.",
         rich_help_panel=CHOICE,
     ),
 ]
 Coverage = Annotated[
     float | None,
     typer.Option(
-        help="Of --pattern vocab: the share of each language's running text whose tokens stay: 0.9999 if left out.",
+        help="Of --pattern vocab: the share of each language's running text whose tokens stay: "
+        f"{defaults.COVERAGE} if left out.",
         rich_help_panel=CHOICE,
     ),
 ]
@@ -265,14 +268,15 @@ MaxTokens = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Of --pattern vocab: count this many tokens of each text: 10,000,000 if left out.",
+        help=f"Of --pattern vocab: count this many tokens of each text: {defaults.MAX_TOKENS:,} if left out.",
         rich_help_panel=CHOICE,
     ),
 ]
 Damping = Annotated[
     float | None,
     typer.Option(
-        help="Share of a Hessian's mean diagonal that is added to it; 0.01 if left out, more where that cannot be factored.",
+        help=f"Share of a Hessian's mean diagonal that is added to it; {defaults.DAMPING} if left out, more where that cannot be "
+        "factored.",
         rich_help_panel=CHOICE,
     ),
 ]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from langprune_cli import defaults
 from langprune_cli.cli import options as opt
 from langprune_cli.cli.console import print_json, print_line
 from langprune_cli.cli.results import parameters
@@ -39,7 +40,7 @@ def plan(
         str | None,
         typer.Option(help="Token counts for --pattern vocab; the newest if left out.", rich_help_panel="What goes in"),
     ] = None,
-    nsamples: opt.Nsamples = 128,
+    nsamples: opt.Nsamples = defaults.NSAMPLES,
     seqlen: opt.Seqlen = None,
     cache_dir: opt.CacheDir = None,
     trust_remote_code: opt.TrustRemoteCode = False,

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from langprune_cli import defaults
 from langprune_cli.cli import chain
 from langprune_cli.cli import options as opt
 from langprune_cli.cli.session import Session
@@ -17,7 +18,7 @@ def prune(
     data: opt.Data = None,
     model: opt.Model = None,
     revision: opt.Revision = None,
-    nsamples: opt.Nsamples = 128,
+    nsamples: opt.Nsamples = defaults.NSAMPLES,
     seqlen: opt.Seqlen = None,
     seed: opt.Seed = 0,
     sampling: opt.Sampling = None,
@@ -50,13 +51,13 @@ def prune(
     ] = "pruned",
     dtype: opt.Dtype = "auto",
     device: opt.Device = "auto",
-    batch_tokens: opt.BatchTokens = 2048,
+    batch_tokens: opt.BatchTokens = defaults.BATCH_TOKENS,
     cache_dir: opt.CacheDir = None,
     trust_remote_code: opt.TrustRemoteCode = False,
     all_experts: opt.AllExperts = False,
     max_memory: opt.MaxMemory = None,
     out: opt.Out = None,
-    max_shard_size: opt.MaxShardSize = "2GB",
+    max_shard_size: opt.MaxShardSize = defaults.MAX_SHARD_SIZE,
     name: opt.Name = None,
     force: opt.Force = False,
     dry_run: opt.DryRun = False,

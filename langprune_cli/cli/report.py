@@ -10,7 +10,6 @@ import typer
 from langprune_cli.cli import options as opt
 from langprune_cli.cli.compare import kind_of
 from langprune_cli.cli.console import print_json, print_line
-from langprune_cli.cli.evaluation import pruned_from
 from langprune_cli.cli.results import size_rows
 from langprune_cli.cli.session import Session, one_of
 from langprune_cli.errors import LangpruneError, UsageError
@@ -136,11 +135,12 @@ def _written(session: Session, found: Report, form: str, title: str | None) -> s
 def _sizes(session: Session, found: Report) -> list[dict[str, Any]]:
     """Return what smaller models lost, each beside the dense one."""
     from langprune_cli.stages.evaluate import read_rows  # noqa: PLC0415 - needs torch
+    from langprune_cli.stages.lineage import lineage  # noqa: PLC0415
 
     sizes = []
     for matrix in found.matrices:
         chains = {
-            subject.name: [each.manifest for each in pruned_from(session, subject.of)]
+            subject.name: [each.manifest for each in lineage(session.workspace, subject.of)]
             for subject in matrix.subjects
             if subject.of and subject.of.manifest.kind == "models"
         }

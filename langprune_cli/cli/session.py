@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from langprune_cli import defaults
 from langprune_cli.cli.console import ConsoleReporter, print_json
 from langprune_cli.cli.log import running_log
 from langprune_cli.cli.planned import print_planned
@@ -32,7 +33,7 @@ class Session:
         json: bool,
         dtype: str = "auto",
         device: str = "auto",
-        batch_tokens: int = 2048,
+        batch_tokens: int = defaults.BATCH_TOKENS,
         cache_dir: Path | None = None,
         trust_remote_code: bool = False,
         all_experts: bool = False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from langprune_cli import defaults
 from langprune_cli.cli.console import print_json, print_line
 from langprune_cli.cli.tables import print_table
 
@@ -26,7 +27,7 @@ def measured_speeds(session: Session, models: list[OpenedModel], *, semi_structu
     if semi_structured and not twins:
         session.reporter.note(NO_KERNELS)
     new_tokens = 32
-    context = min(each.streamed.context or 2048 for each in models)
+    context = min(each.streamed.context or defaults.SEQLEN for each in models)
     rows = speed_rows(
         compare(
             {each.label: each.location.folder for each in models},

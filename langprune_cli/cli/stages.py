@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from langprune_cli import defaults
 from langprune_cli.cli import evaluation, pruning
 from langprune_cli.cli import options as opt
 from langprune_cli.cli.completion import names_of
@@ -24,7 +25,7 @@ def calibrate(
     data: opt.Data = None,
     model: opt.Model = None,
     revision: opt.Revision = None,
-    nsamples: opt.Nsamples = 128,
+    nsamples: opt.Nsamples = defaults.NSAMPLES,
     seqlen: opt.Seqlen = None,
     seed: opt.Seed = 0,
     sampling: opt.Sampling = None,
@@ -40,14 +41,14 @@ def calibrate(
         int | None,
         typer.Option(
             min=1,
-            help="Of --collect tokens: count documents up to that many tokens; 10 million if left out.",
+            help=f"Of --collect tokens: count documents up to that many tokens; {defaults.MAX_TOKENS:,} if left out.",
             rich_help_panel=_INPUT,
         ),
     ] = None,
     shard: opt.Shard = None,
     dtype: opt.Dtype = "auto",
     device: opt.Device = "auto",
-    batch_tokens: opt.BatchTokens = 2048,
+    batch_tokens: opt.BatchTokens = defaults.BATCH_TOKENS,
     cache_dir: opt.CacheDir = None,
     trust_remote_code: opt.TrustRemoteCode = False,
     all_experts: opt.AllExperts = False,
@@ -194,7 +195,7 @@ def apply(
     model: opt.Model = None,
     revision: opt.Revision = None,
     out: opt.Out = None,
-    max_shard_size: opt.MaxShardSize = "2GB",
+    max_shard_size: opt.MaxShardSize = defaults.MAX_SHARD_SIZE,
     device: opt.Device = "auto",
     cache_dir: opt.CacheDir = None,
     trust_remote_code: opt.TrustRemoteCode = False,
@@ -252,7 +253,7 @@ def evaluate(
         int | None,
         typer.Option(
             min=1,
-            help="Evaluate the first windows only; of a dataset on the hub 256 if left out.",
+            help=f"Evaluate the first windows only; of a dataset on the hub {defaults.HUB_WINDOWS} if left out.",
             rich_help_panel=_INPUT,
         ),
     ] = None,
@@ -269,7 +270,7 @@ def evaluate(
     semi_structured: evaluation.SemiStructured = False,
     dtype: opt.Dtype = "auto",
     device: opt.Device = "auto",
-    batch_tokens: opt.BatchTokens = 2048,
+    batch_tokens: opt.BatchTokens = defaults.BATCH_TOKENS,
     cache_dir: opt.CacheDir = None,
     trust_remote_code: opt.TrustRemoteCode = False,
     max_memory: opt.MaxMemory = None,

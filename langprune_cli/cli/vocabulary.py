@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from langprune_cli.cli.console import print_line
 from langprune_cli.cli.tables import print_table
+from langprune_cli.defaults import COVERAGE, MAX_TOKENS
 from langprune_cli.errors import LangpruneError, UsageError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
@@ -28,7 +29,7 @@ def vocabulary_target(
     Raises UsageError for values out of range, and for options about tokens where they are not to leave.
     """
     from langprune_cli.stages.structures import VOCABULARY  # noqa: PLC0415
-    from langprune_cli.text.vocabulary_choice import COVERAGE, ROUND_TO, VocabularyTarget  # noqa: PLC0415
+    from langprune_cli.text.vocabulary_choice import ROUND_TO, VocabularyTarget  # noqa: PLC0415
 
     others = [pattern for pattern in patterns if pattern != VOCABULARY]
     if len(others) == len(patterns):
@@ -62,7 +63,7 @@ def without_tokens(
     from langprune_cli.stages.apply import ApplySettings, apply  # noqa: PLC0415
     from langprune_cli.stages.combine import combine_stats  # noqa: PLC0415
     from langprune_cli.stages.opened import ModelChoice, OpenedTokenizer  # noqa: PLC0415
-    from langprune_cli.stages.token_counts import MAX_TOKENS, count_tokens  # noqa: PLC0415
+    from langprune_cli.stages.token_counts import count_tokens  # noqa: PLC0415
 
     workspace, reporter = session.workspace, session.reporter
     most = max_tokens or MAX_TOKENS

@@ -8,7 +8,7 @@ from langprune_cli.numerics.precision import whole_inputs
 from langprune_cli.numerics.site import Site
 from langprune_cli.numerics.values import kept
 
-_STEPS = 60
+STEPS = 60
 _RAMP = 50  # steps over which the sparsity rises to the one asked for
 _RHO = 1.0  # penalty, in units of the scaled Hessian's diagonal, which is 1
 _DAMPING = 0.03  # the same units: added to the diagonal
@@ -32,7 +32,7 @@ def admm_mask(site: Site, pattern: Pattern) -> Tensor:  # bool [r, i]
     aim = v @ hessian
     hessian.diagonal().add_(_RHO)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
-    for step in range(1, _STEPS + 1):
+    for step in range(1, STEPS + 1):
         share = 1 - max(0.0, 1 - step / _RAMP) ** 3
         z = kept(v, _chosen(site, v, pattern, share))
         rest = v - z

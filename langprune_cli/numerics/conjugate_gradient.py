@@ -7,7 +7,7 @@ from langprune_cli.numerics.precision import whole_inputs
 from langprune_cli.numerics.site import Site
 from langprune_cli.numerics.sweep import sweep
 
-_STEPS = 20  # each takes the error nearer to the optimum's; past about 20 perplexity does not follow any more
+STEPS = 20  # each takes the error nearer to the optimum's; past about 20 perplexity does not follow any more
 
 
 def least_squares(
@@ -22,7 +22,7 @@ def least_squares(
     hessian.diagonal().add_(site.factor.added).clamp_(min=torch.finfo(hessian.dtype).tiny)
     start = sweep(site.weight, site.factor, keep).weight
     with whole_inputs(hessian.device):
-        return conjugate_gradient(start, site.weight, hessian, keep, _STEPS)
+        return conjugate_gradient(start, site.weight, hessian, keep, STEPS)
 
 
 def conjugate_gradient(

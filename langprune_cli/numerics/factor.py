@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from langprune_cli.defaults import DAMPING
 from langprune_cli.errors import LangpruneError
 from langprune_cli.numerics.precision import in_steps, whole_inputs
-
-DAMPING = 0.01  # share of the mean diagonal, as published
 
 # A Hessian of few tokens is singular, and rounding may make it worse than that; more damping mends both. Past this much
 # of the mean diagonal nothing of the Hessian would be left.

@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from langprune_cli.numerics.factor import DAMPING, Factor, damped_factor
+from langprune_cli.defaults import DAMPING
+from langprune_cli.numerics.factor import Factor, damped_factor
 
 Needs = Literal["nothing", "norms", "hessian"]  # what calibration must have collected for a method, an update, ...
 _NEEDS: tuple[Needs, ...] = ("nothing", "norms", "hessian")

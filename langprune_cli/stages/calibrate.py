@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
+from langprune_cli.defaults import NSAMPLES
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.streamed import Block
 from langprune_cli.numerics.site import Needs
@@ -32,7 +33,7 @@ Collect = Literal["norms", "hessian"]  # Hessians come with the norms, never wit
 class CalibrationSettings:
     """What text to draw."""
 
-    nsamples: int = 128
+    nsamples: int = NSAMPLES
     seqlen: int | None = None  # None: 2048, or the model's context where that is shorter
     seed: int = 0
     sampling: str | None = None  # None: "document" where the text has enough long documents, else "concat"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from langprune_cli.defaults import HUB_WINDOWS
 from langprune_cli.numerics.nats import perplexity
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.run import Reporter
@@ -16,7 +17,6 @@ from langprune_cli.text.windows import evaluation_windows, is_given, retokenized
 from langprune_cli.types import TextSpec, Windows
 
 # A corpus of the hub has millions of tokens; the published evaluation on C4 takes its first 256 windows.
-_HUB_WINDOWS = 256
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def evaluation_text(
     """
     original, given = models[0], is_given(spec.source)
     length = 0 if given else original.seqlen(seqlen, reporter)
-    most = max_windows or (_HUB_WINDOWS if spec.source.startswith(HUB_PREFIX) else None)
+    most = max_windows or (HUB_WINDOWS if spec.source.startswith(HUB_PREFIX) else None)
     found: dict[str, Windows] = {}
     for model in models:
         vocabulary = model.vocabulary

@@ -7,7 +7,8 @@ from huggingface_hub import metadata_load, try_to_load_from_cache
 
 from langprune_cli.models.hub_snapshot import CARD
 from langprune_cli.models.location import DEMO_FOLDER
-from langprune_cli.stages.opened import DEMO, model_artifact
+from langprune_cli.stages.lineage import lineage
+from langprune_cli.stages.opened import DEMO
 from langprune_cli.store.artifact import Artifact
 from langprune_cli.store.plain import plain_file
 from langprune_cli.store.workspace import Workspace
@@ -20,9 +21,7 @@ def inherited(workspace: Workspace, model: Artifact) -> dict[str, Any]:
 
     A model that was pruned from pruned ones is traced back through those that the workspace still has.
     """
-    source: dict[str, Any] = model.manifest.about.get("model") or {}
-    while source.get("name") and (base := model_artifact(workspace, source["name"])):
-        source = base.manifest.about.get("model") or {}
+    source: dict[str, Any] = lineage(workspace, model)[-1].manifest.about.get("model") or {}
     if not source.get("name"):
         return {}
     name, revision = source["name"], source.get("revision")

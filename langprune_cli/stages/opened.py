@@ -13,6 +13,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from langprune_cli.defaults import BATCH_TOKENS, SEQLEN
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
 from langprune_cli.models.config_only import locate_config
 from langprune_cli.models.location import ModelLocation, locate_model
@@ -28,7 +29,6 @@ from langprune_cli.types import Windows
 from langprune_cli.walk import HiddenStates
 
 DEMO = "demo"
-_USUAL_LENGTH = 2048  # tokens per window where no length is asked for
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -38,7 +38,7 @@ class Compute:
 
     dtype: str = "auto"  # auto: the checkpoint's own
     device: str = "auto"  # auto: cuda where there is one
-    batch_tokens: int = 2048
+    batch_tokens: int = BATCH_TOKENS
     cache_dir: Path | None = None
     trust_remote_code: bool = False
     all_experts: bool = False  # whether every expert of a mixture sees every token
@@ -129,7 +129,7 @@ class OpenedModel:
         Raises LangpruneError for a window longer than the context.
         """
         chosen = window_length(asked, self.streamed.context, self.label)
-        if asked is None and chosen < _USUAL_LENGTH:
+        if asked is None and chosen < SEQLEN:
             reporter.note(f"Windows of {chosen} tokens, which is all the context of {self.label}.")
         return chosen
 
@@ -200,7 +200,7 @@ def window_length(asked: int | None, context: int | None, label: str) -> int:
     Raises LangpruneError for a window longer than the context.
     """
     if asked is None:
-        return min(_USUAL_LENGTH, context or _USUAL_LENGTH)
+        return min(SEQLEN, context or SEQLEN)
     if context and asked > context:
         raise LangpruneError(
             f"--seqlen {asked} is longer than the context of {label}, {context} tokens: ask for {context} or less"

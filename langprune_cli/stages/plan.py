@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from langprune_cli.defaults import NSAMPLES
 from langprune_cli.errors import UsageError
 from langprune_cli.models.config_only import locate_config
 from langprune_cli.models.families import Axis, Kind, axes_of, kinds_of
@@ -144,7 +145,7 @@ def plan(
     location: ModelLocation,
     asked: Asked,
     *,
-    windows: int = 128,
+    windows: int = NSAMPLES,
     seqlen: int | None = None,  # None: 2048, or the model's context where that is shorter
     trust_remote_code: bool = False,
 ) -> Plan:

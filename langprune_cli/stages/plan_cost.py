@@ -12,10 +12,9 @@ from torch import nn
 from langprune_cli.models.experts import Expert
 from langprune_cli.models.families import experts_in
 from langprune_cli.models.skeleton import find_blocks
+from langprune_cli.numerics import admm, conjugate_gradient
 from langprune_cli.stages.plan_memory import linear_shapes, sites_of
 
-_ADMM_STEPS = 60
-_PCG_STEPS = 15
 _ENTRY_BYTES = 130  # of a tensor in a file's header: its name, about sixty characters, and where it lies
 # Rows and columns of the products that a machine's rate is measured with: smaller ones end before a GPU is at work.
 _MEASURED, _MEASURED_ELSEWHERE = 1024, 8192
@@ -64,7 +63,7 @@ def costs(dense: Any, smaller: Any, windows: int, seqlen: int) -> Costs:  # noqa
             masks += rows * -(-inputs // 8) + _ENTRY_BYTES
             forward += 2 * share * tokens * rows * inputs
             products += share * tokens * inputs * (inputs + 1)
-            solving += inputs**3 + 2 * (_ADMM_STEPS + _PCG_STEPS) * rows * inputs**2
+            solving += inputs**3 + 2 * (admm.STEPS + conjugate_gradient.STEPS) * rows * inputs**2
         forward += 2 * tokens * seqlen * hidden
     return Costs(4 * tokens, norms, norms + hessians, masks, _bytes(smaller), 2 * forward, products, solving)
 

@@ -6,11 +6,11 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from langprune_cli.defaults import BATCH_TOKENS
 from langprune_cli.models.experts import linears_in
 from langprune_cli.models.skeleton import find_blocks
 
 _PROCESS_BYTES = 580_000_000  # Python and torch, once loaded, and what the library of products keeps
-_BATCH_TOKENS = 2048  # that go through a block at once
 
 
 def linear_shapes(block: nn.Module) -> list[tuple[nn.Module, list[tuple[int, int]]]]:
@@ -57,7 +57,7 @@ def peaks(model: Any, windows: int, seqlen: int) -> Peaks:  # noqa: ANN401 - tra
     states: int = windows * seqlen * model.config.get_text_config().hidden_size * item
     sites = [site for _, shapes in linear_shapes(block) for site in sites_of(shapes)]
     widest = max((i for _, i in sites), default=0)
-    collecting = sum(4 * i * i for _, i in sites) + max(_BATCH_TOKENS, seqlen) * widest * (item + 4)
+    collecting = sum(4 * i * i for _, i in sites) + max(BATCH_TOKENS, seqlen) * widest * (item + 4)
     packed = sum(2 * i * (i + 1) for _, i in sites)
     solving = max((4 * (3 * i * i + 11 * r * i) for r, i in sites), default=0)
     loaded = _bytes(block)

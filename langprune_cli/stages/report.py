@@ -192,9 +192,13 @@ def _figure(row: Row, dense: Row, mark: str) -> Figure:
 def _sources(workspace: Workspace, shown: Sequence[Artifact], pruned: dict[str, Artifact]) -> tuple[Artifact, ...]:
     """Return artifacts and all that they were made from, as far as it is there, what something was made from before it."""
     found: dict[str, Artifact] = {}
+    seen: set[str] = set()
 
     def add(artifact: Artifact) -> None:
-        if artifact.key not in found:
+        if artifact.key not in seen:
+            seen.add(
+                artifact.key
+            )  # before its parents: a mask that removes nothing makes the model that it was made for
             inputs = artifact.manifest.inputs
             parents = [workspace.by_key(kind, key) for kind, key in _parents(inputs)]
             for each in [*(pruned.get(inputs.get(name, "")) for name in ("model", "pruned")), *parents]:

@@ -8,9 +8,9 @@ import regex
 import torch
 from torch import Tensor
 
+from langprune_cli.defaults import DAMPING, MIN_EXPERT_TOKENS
 from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.models.streamed import Linear
-from langprune_cli.numerics.factor import DAMPING
 from langprune_cli.numerics.memory import LARGEST_KEPT, give_back_freed
 from langprune_cli.numerics.site import Needs, Site
 from langprune_cli.numerics.values import all_finite
@@ -30,7 +30,7 @@ class Solving:
 
     damping: float = DAMPING  # share of the Hessian's mean diagonal; of no effect where no Hessian is used
     # An expert that fewer tokens reached is pruned by magnitude, and not updated: what so few show of its inputs is chance.
-    min_expert_tokens: int = 32
+    min_expert_tokens: int = MIN_EXPERT_TOKENS
 
     def params(self, needs: Needs) -> dict[str, object]:
         """Return what of this changes what is made by something with these needs, for its key."""

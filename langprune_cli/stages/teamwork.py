@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.models.streamed import Block
+from langprune_cli.models.streamed import Block, StreamedModel
 from langprune_cli.numerics.team import Team
 from langprune_cli.stages.opened import Compute, OpenedModel
 from langprune_cli.stages.solving import Solver
@@ -27,16 +27,21 @@ class SharedStates(HiddenStates):
         """Embed this process's share of `ids` [n, t], and have the others embed theirs."""
         if len(ids) < team.size:
             raise LangpruneError(f"{len(ids)} windows cannot be shared by {team.size} processes: start fewer of them")
-        team.tell("embed", model.location, model.compute, ids)
+        team.tell("embed", model.location, model.compute, ids, folder.absolute())
         self._team = team
-        spill = model.spill(ids, folder)
-        super().__init__(model.streamed, team.share(ids), model.compute.batch_tokens, spill, fast=True)
+        super().__init__(*_share(model, ids, folder, team), fast=True)
 
     def forward(self, block: Block, *, keep: bool = True, tick: Tick | None = None) -> None:
         """Run every micro-batch of every process through a loaded block; see `HiddenStates.forward`."""
         self._team.tell("forward", block.index, keep)
         size = self._team.size
         super().forward(block, keep=keep, tick=(lambda index, tokens: tick(index, tokens * size)) if tick else None)
+
+
+def _share(model: OpenedModel, ids: Tensor, folder: Path, team: Team) -> tuple[StreamedModel, Tensor, int, Path | None]:
+    """Return what the hidden states of this process's share of `ids` [n, t] are made of: --max-memory is each process's own."""
+    share = team.share(ids)
+    return model.streamed, share, model.compute.batch_tokens, model.spill(share, folder)
 
 
 def spread_weights(team: Team, index: int, weights: dict[str, Tensor]) -> None:
@@ -72,10 +77,9 @@ class _Worker:
         with suppress(LangpruneError):
             self._opened(location, compute)
 
-    def embed(self, location: Any, compute: Compute, ids: Tensor) -> None:  # noqa: ANN401 - as above
+    def embed(self, location: Any, compute: Compute, ids: Tensor, folder: Path) -> None:  # noqa: ANN401 - as above
         """Embed this process's windows."""
-        model = self._opened(location, compute)
-        self._states = HiddenStates(model.streamed, self._team.share(ids), compute.batch_tokens, fast=True)
+        self._states = HiddenStates(*_share(self._opened(location, compute), ids, folder, self._team), fast=True)
 
     def watch(self, index: int, hessian: bool, inputs_only: bool) -> None:  # noqa: FBT001 - as it was told
         """Collect sums of a block's inputs from now on."""

@@ -8,6 +8,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from langprune_cli.defaults import MAX_TOKENS
 from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.models.location import ModelLocation
 from langprune_cli.models.model_files import tokenizer_digest
@@ -23,7 +24,6 @@ from langprune_cli.text.sources import read_documents, source_fingerprint, sourc
 from langprune_cli.text.windows import calibration_windows, hub_note, is_given
 from langprune_cli.types import TextSpec, Windows
 
-MAX_TOKENS = 10_000_000
 _FINGERPRINTED = (
     64  # bytes of files for each token asked for: a token takes 3 to 6, and a record may hold more than its text
 )

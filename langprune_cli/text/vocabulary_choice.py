@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from langprune_cli.defaults import COVERAGE
 from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.text.counting import TokenCounts
 from langprune_cli.text.vocabulary import Vocabulary
 
 ROUND_TO = 64  # rows of embeddings and head; what matrix kernels like
-COVERAGE = 0.9999
 _ROLES = ("system", "user", "assistant")
 
 
