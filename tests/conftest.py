@@ -63,14 +63,15 @@ def did(*words: object) -> Done:
 
 
 def one_sentence(done: Done, code: int, says: str) -> None:
-    """Check that a command ended with one sentence about what is wrong, and printed nothing else."""
+    """Check that a command ended with one sentence about what is wrong, and printed nothing else but it, as --json has it."""
     assert done.code == code, done.err
     errors = [line for line in done.err.splitlines() if line.startswith("error:")]
     assert done.err.splitlines()[-1:] == errors, done.err
     assert re.search(says, errors[0]), errors[0]
     assert "Traceback" not in done.err
     assert "--debug" not in done.err  # what the generic answer to unforeseen errors says
-    assert done.out == ""
+    if done.out:
+        assert done.json == {"schema": 1, "error": errors[0].removeprefix("error: "), "exit_code": code}
 
 
 def tree(folder: Path) -> dict[str, str]:

@@ -270,4 +270,5 @@ def test_of_a_hub_model_only_small_files_are_fetched(
     hub.add_dataset("owner/texts", tmp_path / "data")
     assert run()[0]["key"] != made["key"]
     hub.stop()
-    assert run() == (None, 1)
+    failed, code = run()
+    assert (code, failed.keys()) == (1, {"schema", "error", "exit_code"})

@@ -79,7 +79,7 @@ def evaluate(
     models = [dense, *(session.open(type(lineup.dense)(str(chain[0].folder))) for chain in lineup.chains)]
     speeds = measured_speeds(session, models, semi_structured=semi_structured) if speed else []
     if no_text and not of_tasks:
-        session.keep_model()
+        session.workspace.run_starts()
         show_speeds(speeds, json=session.json)
         return
     outcome = run(
@@ -89,7 +89,7 @@ def evaluate(
     if session.workspace.planned is not None:
         session.show([outcome])
         return
-    session.keep_model()
+    session.workspace.run_starts()
     result = read_result(outcome.artifact)
     manifests = [[each.manifest for each in chain] for chain in lineup.chains]
     sizes = size_rows(

@@ -59,10 +59,9 @@ class Session:
             dtype, device, batch_tokens, cache_dir, trust_remote_code, all_experts, fetch=not dry_run, max_memory=most
         )
         self.json = json
-        self._remember: tuple[str, str | None] | None = None
 
     def open(self, choice: ModelChoice, *, remember: bool = False) -> OpenedModel:
-        """Open a model; with `remember` it becomes the workspace's once the stage has succeeded.
+        """Open a model; with `remember` it becomes the workspace's when the run starts.
 
         Raises OnlyPlannedError for a model that a dry run would have made before.
         """
@@ -77,12 +76,12 @@ class Session:
         return model
 
     def remember(self, choice: ModelChoice, about: dict[str, str | None]) -> None:
-        """Make a model the workspace's once the stage has succeeded; not one that is an artifact of its own."""
+        """Make a model the workspace's when the run starts; not one that is an artifact of its own."""
         from langprune_cli.stages.opened import model_artifact  # noqa: PLC0415
 
         if not model_artifact(self.workspace, choice.name):
             self.workspace.model()  # a damaged record is to be noticed before the work
-            self._remember = about["name"] or choice.name, about["revision"]
+            self.workspace.when_run_starts_remember(about["name"] or choice.name, about["revision"])
 
     def choose(self, named: str | None, revision: str | None, made_from: Artifact | None = None) -> ModelChoice:
         """Return the model that was named, else the one that an artifact was made from, else the workspace's."""
@@ -107,11 +106,11 @@ class Session:
         return newest
 
     def show(self, outcomes: list[Outcome], **more: Any) -> None:  # noqa: ANN401 - JSON values
-        """Print what a stage made, and remember the model that it was asked to use; in a dry run what it would make."""
+        """Print what a stage made; in a dry run what it would make."""
         if self.workspace.planned is not None:
             print_planned(self.workspace.planned, json=self.json)
             return
-        self.keep_model()
+        self.workspace.run_starts()  # where all was there already, none did
         documents = [document(outcome) for outcome in outcomes]
         if log := running_log():
             for each in documents:
@@ -121,11 +120,6 @@ class Session:
             print_json({"schema": 1, **documents[0], **more, "artifacts": documents})
         else:
             print_outcomes(outcomes)
-
-    def keep_model(self) -> None:
-        """Make the model that was asked for the workspace's."""
-        if self._remember:
-            self.workspace.remember_model(*self._remember)
 
     def resolve(
         self, lang: list[str], data: list[str], corpus: str | None, choice: ModelChoice, *, evaluation: bool

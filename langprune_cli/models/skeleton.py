@@ -39,7 +39,7 @@ class _BoundedBuffers(TorchFunctionMode):
         if func in _FILLING:
             size = func(*args, **(kwargs | {"device": "meta"})).nbytes
             if size > _MOST_BUFFER_BYTES:
-                raise LangpruneError(f"a buffer of {size / 1e9:,.1f} GB")
+                raise ValueError(f"a buffer of {size / 1e9:,.1f} GB")
         return func(*args, **kwargs)
 
 
@@ -48,7 +48,7 @@ def _parameters_on_meta(most: int) -> Iterator[None]:
     """Put every parameter that a module registers on meta and leave buffers where they are.
 
     Building under torch.device("meta") would also lose buffers that no checkpoint holds: rotary frequencies, ALiBi
-    slopes, embedding scales. Raises LangpruneError at more than `most` parameters.
+    slopes, embedding scales. Raises ValueError at more than `most` parameters.
     """
     register = nn.Module.register_parameter
     count = 0
@@ -57,7 +57,7 @@ def _parameters_on_meta(most: int) -> Iterator[None]:
         nonlocal count
         count += param is not None
         if count > most:
-            raise LangpruneError(f"more than {most:,} parameters")
+            raise ValueError(f"more than {most:,} parameters")
         if param is not None and param.device.type != "meta":
             param = nn.Parameter(param.detach().to("meta"), requires_grad=False)
         register(self, name, param)
@@ -156,7 +156,7 @@ def build_skeleton(
     most = _MOST_PARAMETERS if tensors is None else 4 * tensors + 64  # merged tensors are several parameters
     try:
         if not 0 < config.get_text_config().num_hidden_layers <= _MOST_BLOCKS:
-            raise LangpruneError(f"num_hidden_layers = {config.get_text_config().num_hidden_layers}")
+            raise ValueError(f"num_hidden_layers = {config.get_text_config().num_hidden_layers}")
         with _parameters_on_meta(most), _BoundedBuffers():
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
         separate_experts(model)

@@ -136,6 +136,7 @@ class Place:
         again.
         """
         writer = ArtifactWriter(self.folder, self.recipe, fresh=self.to.force, alone=self.alone)
+        writer.wrote = self.to.workspace.run_starts
         try:
             yield writer
         except Exception:

@@ -6,7 +6,7 @@ bytes, so that a run which was interrupted and resumed ends byte-identical to on
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
@@ -207,6 +207,7 @@ class ArtifactWriter:
     def __init__(self, folder: Path, recipe: Recipe, *, fresh: bool = False, alone: bool = True) -> None:
         """Take over what lies in `folder`, with `fresh` only the place; alone: whether a lock keeps other processes away."""
         self.folder = folder
+        self.wrote: Callable[[], None] = lambda: None  # called whenever a part is in place
         self.manifest = Manifest(**asdict(recipe), key=recipe.key, parts={}, complete=False)
         self._hashed = HashedFiles()
         sweep(folder.parent)
@@ -270,6 +271,7 @@ class ArtifactWriter:
         with disk_errors(path):
             self.manifest.parts[name] = {"sha256": self._hashed.digest(path), "size": path.stat().st_size}
         self._save_manifest()
+        self.wrote()
 
     def write(self, name: str, data: bytes) -> None:
         """Write one part from memory."""

@@ -62,6 +62,7 @@ class Workspace:
         self.root = root
         self.note = note
         self.planned: list[Planned] | None = [] if dry else None
+        self._asked_for: tuple[str, str | None] | None = None  # a model's name and revision
 
     def folder(self, kind: str, name: str) -> Path:
         """Return where an artifact of that name lies or would lie; raises UsageError for a name that is no file name."""
@@ -230,6 +231,16 @@ class Workspace:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise LangpruneError(f"{path} is damaged: remove it and name the model again with --model") from error
         return {"name": name, "revision": revision}
+
+    def when_run_starts_remember(self, name: str, revision: str | None) -> None:
+        """Make `name` the model of the stages that name none, once a run has written its first part or found its result."""
+        self._asked_for = name, revision
+
+    def run_starts(self) -> None:
+        """Record the model that was asked for, so that the next command goes on with it though this one is interrupted."""
+        if self._asked_for:
+            self.remember_model(*self._asked_for)
+            self._asked_for = None
 
     def remember_model(self, name: str, revision: str | None) -> None:
         """Make `name` the model of the stages that name none."""
