@@ -3,6 +3,7 @@
 import os
 import platform
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -307,8 +308,10 @@ def model_artifact(workspace: Workspace, name: str) -> Artifact | None:
     """Return the model artifact called `name` (or lying in that folder), None when the name means something else."""
     if name == DEMO:
         return None
-    known = {entry.name for entry in workspace.entries("models")}
-    if name in known or is_artifact(Path(name)):
+    with suppress(UsageError):  # what cannot be the name of one
+        if is_artifact(workspace.folder("models", name)):
+            return workspace.find("models", name)
+    if is_artifact(Path(name)):
         return workspace.find("models", name)
     return None
 

@@ -19,6 +19,7 @@ from langprune_cli.store.files import (
     HashedFiles,
     canonical_json,
     check_parts,
+    check_signed,
     disk_errors,
     document_digest,
     make_folder,
@@ -37,6 +38,8 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 PROVENANCE = "langprune.json"  # what an exported model has in place of a manifest
 SCRATCH = "resume.safetensors"  # hidden states, kept only while a run is not complete
+_NAMES = (b'"complete"', b'"digest"', b'"inputs"', b'"key"', b'"kind"', b'"params"', b'"parts"', b'"schema"')
+_ENOUGH_NAMES = 5  # of these, by which a manifest is known that no longer reads as JSON
 _RECORD = "langprune"  # metadata key of a safetensors part's record
 MADE_BY = {"stats": "calibrate", "scores": "score", "masks": "mask", "models": "apply", "evals": "eval"}
 KINDS = tuple(MADE_BY)  # in the order of the stages that make them
@@ -151,16 +154,25 @@ class Artifact:
 
 
 def is_artifact(folder: Path) -> bool:
-    """Return whether `folder` has a manifest of langprune's; other programs call files manifest.json too."""
+    """Return whether `folder` has a manifest of langprune's; other programs call files manifest.json too.
+
+    A damaged one counts as far as it can be known: who reads it is to be told, not to take the folder for somebody else's.
+    """
     try:
-        record = json.loads(plain_file(folder / MANIFEST, within=folder).read_bytes())
-    except (LangpruneError, OSError, ValueError, RecursionError):
+        data = plain_file(folder / MANIFEST, within=folder).read_bytes()
+    except (LangpruneError, OSError, ValueError):
+        return False
+    if sum(name in data for name in _NAMES) >= _ENOUGH_NAMES:
+        return True
+    try:
+        record = json.loads(data)
+    except (ValueError, RecursionError):
         return False
     return isinstance(record, dict) and {"schema", "kind", "key"} <= record.keys()
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read manifest.json; raises LangpruneError for a missing, unreadable or unknown one."""
+    """Read manifest.json; raises LangpruneError for a missing, unreadable, unknown or changed one."""
     path = folder / MANIFEST
     with disk_errors(path, reading=True):
         if not plain_file(path, within=folder).exists():
@@ -186,6 +198,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise LangpruneError(
             f"{path} is not a langprune manifest: name another, or move {folder} out of the way"
         ) from error
+    check_signed(path, data, f"move {folder} out of the way and give the command that made it again")
     return manifest
 
 
