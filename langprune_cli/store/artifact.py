@@ -158,17 +158,13 @@ def is_artifact(folder: Path) -> bool:
 
     A damaged one counts as far as it can be known: who reads it is to be told, not to take the folder for somebody else's.
     """
-    try:
+    with suppress(LangpruneError, OSError, ValueError, RecursionError):
         data = plain_file(folder / MANIFEST, within=folder).read_bytes()
-    except (LangpruneError, OSError, ValueError):
-        return False
-    if sum(name in data for name in _NAMES) >= _ENOUGH_NAMES:
-        return True
-    try:
+        if sum(name in data for name in _NAMES) >= _ENOUGH_NAMES:
+            return True
         record = json.loads(data)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(record, dict) and {"schema", "kind", "key"} <= record.keys()
+        return isinstance(record, dict) and {"schema", "kind", "key"} <= record.keys()
+    return False
 
 
 def read_manifest(folder: Path) -> Manifest:
