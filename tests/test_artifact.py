@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.store.artifact import ArtifactWriter, Manifest, Recipe, is_artifact, open_artifact, read_manifest
+from langprune_cli.store.artifact import ArtifactWriter, Recipe, open_artifact
 from langprune_cli.store.files import canonical_json, readable_json
+from langprune_cli.store.manifest import Manifest, is_artifact, read_manifest
 from langprune_cli.store.workspace import Workspace
 from tests.artifact_making import RECIPE, sign, written
 from tests.conftest import tree

@@ -20,7 +20,7 @@ from langprune_cli.stages.opened import Compute, OpenedModel
 from langprune_cli.stages.run import Outcome
 from langprune_cli.stages.tuning import tune
 from langprune_cli.stages.tuning_run import read_tuned
-from langprune_cli.store.artifact import read_manifest
+from langprune_cli.store.manifest import read_manifest
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.text.windows import fingerprint
 from langprune_cli.types import TextSpec, Windows

@@ -13,7 +13,8 @@ from langprune_cli.cli.console import ConsoleReporter, print_json, print_line
 from langprune_cli.cli.results import describe, evaluated, languages_of, model_of
 from langprune_cli.cli.tables import print_table
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
-from langprune_cli.store.artifact import KINDS, Artifact, read_manifest
+from langprune_cli.store.artifact import KINDS, Artifact
+from langprune_cli.store.manifest import read_manifest
 from langprune_cli.store.workspace import Entry, Workspace
 
 _NAME = typer.Argument(

@@ -23,8 +23,9 @@ from langprune_cli.stages.score import block_scores
 from langprune_cli.stages.sites import block_stats
 from langprune_cli.stages.structures import is_structured
 from langprune_cli.stages.unit_choosing import readers_of
-from langprune_cli.store.artifact import Artifact, ArtifactWriter, Manifest, Recipe
+from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import need_space
+from langprune_cli.store.manifest import Manifest
 from langprune_cli.store.workspace import Workspace
 
 

@@ -23,8 +23,9 @@ from langprune_cli.models.skeleton import read_config
 from langprune_cli.models.streamed import StreamedModel
 from langprune_cli.numerics.team import team
 from langprune_cli.stages.run import Reporter
-from langprune_cli.store.artifact import Artifact, is_artifact
+from langprune_cli.store.artifact import Artifact
 from langprune_cli.store.files import need_space
+from langprune_cli.store.manifest import is_artifact
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.types import Windows
 from langprune_cli.walk import HiddenStates

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.store.artifact import KINDS, MANIFEST, PROVENANCE, Recipe, read_manifest
+from langprune_cli.store.artifact import KINDS, PROVENANCE, Recipe
 from langprune_cli.store.files import disk_errors, sha256_file
+from langprune_cli.store.manifest import MANIFEST, read_manifest
 from langprune_cli.store.plain import plain_file
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.store.written import EXPORT_AGAIN, read_provenance

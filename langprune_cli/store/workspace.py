@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
-from langprune_cli.store.artifact import KINDS, MANIFEST, Artifact, Manifest, Recipe, open_artifact, read_manifest
+from langprune_cli.store.artifact import KINDS, Artifact, Recipe, open_artifact
 from langprune_cli.store.files import (
     disk_errors,
     make_folder,
@@ -20,6 +20,7 @@ from langprune_cli.store.files import (
     sync_folder,
     write_bytes,
 )
+from langprune_cli.store.manifest import MANIFEST, Manifest, read_manifest
 from langprune_cli.store.plain import plain_file
 from langprune_cli.store.temporary import sweep
 

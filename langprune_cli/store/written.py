@@ -8,8 +8,9 @@ from threading import Lock, Thread
 from typing import Any
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.store.artifact import PROVENANCE, is_artifact, read_manifest
+from langprune_cli.store.artifact import PROVENANCE
 from langprune_cli.store.files import check_parts, check_signed, disk_errors, sha256_file
+from langprune_cli.store.manifest import is_artifact, read_manifest
 from langprune_cli.store.plain import plain_file
 
 EXPORT_AGAIN = "export the model again, or copy it again"
