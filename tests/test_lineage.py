@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from langprune_cli.store.manifest import read_manifest
+from langprune_cli.store.artifact import read_manifest
 from tests.conftest import SEQLEN, did, langprune, one_sentence
 
 MODEL = "uk-wanda-2x4"

@@ -13,9 +13,8 @@ from langprune_cli.stages.apply import apply
 from langprune_cli.stages.model_card import model_card
 from langprune_cli.stages.opened import Compute, ModelChoice, open_model
 from langprune_cli.stages.subjects import Losses
-from langprune_cli.store.artifact import Artifact
+from langprune_cli.store.artifact import Artifact, Manifest
 from langprune_cli.store.locks import being_made
-from langprune_cli.store.manifest import Manifest
 from langprune_cli.store.temporary import TEMPORARY
 from langprune_cli.store.workspace import Workspace
 from tests.conftest import SEQLEN, did, langprune, one_sentence

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from langprune_cli.text.vocabulary_choice import chat_ids, ids_in, replace_ids
+from langprune_cli.text.kept_text import frame_ids
+from langprune_cli.text.vocabulary_choice import ids_in, replace_ids
 from tests.vocabulary_trimming import tokenizer_of
 
 FRAME = "{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] + '<|end|>' }}{% endfor %}"
@@ -30,7 +31,7 @@ def test_ids_that_a_chat_template_writes(template: str | None, written: list[str
     tokenizer = tokenizer_of()
     tokenizer.chat_template = template
     expected = {i for text in written for i in tokenizer(text, add_special_tokens=False)["input_ids"]}
-    found = chat_ids(tokenizer)
+    found = frame_ids(tokenizer)
     assert found >= expected
     assert bool(found) == bool(written)
     if "[system]" not in "".join(written) and written:
@@ -39,7 +40,7 @@ def test_ids_that_a_chat_template_writes(template: str | None, written: list[str
 
 
 def test_a_tokenizer_without_templates_writes_none() -> None:
-    assert chat_ids(object()) == set()
+    assert frame_ids(object()) == set()
 
 
 CONFIG: dict[str, Any] = {

@@ -187,7 +187,7 @@ def _steps(choice: dict[str, Any]) -> Steps:
     update = choice.pop("update")
     patterns = choice.pop("pattern") or ["unstructured"]
     method, variant, rounding = (choice.pop(each) for each in ("method", "variant", "rounding"))
-    sizes = {each: choice.pop(each) for each in ("coverage", "vocab_size")}
+    sizes = {each: choice.pop(each) for each in ("coverage", "vocab_size", "keep_chat")}
     round_to = choice.pop("round_to")
     tokens, patterns = vocabulary.vocabulary_target(patterns, **sizes, round_to=round_to)
     structures, singles = split_patterns(patterns)

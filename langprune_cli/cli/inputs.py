@@ -9,8 +9,7 @@ from langprune_cli.errors import LangpruneError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
     from langprune_cli.numerics.site import Needs
-    from langprune_cli.store.artifact import Artifact
-    from langprune_cli.store.manifest import Manifest
+    from langprune_cli.store.artifact import Artifact, Manifest
 
 
 def stats_for(session: Session, needs: Needs, what: str, named: str | None) -> Artifact | None:

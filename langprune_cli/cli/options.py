@@ -264,6 +264,15 @@ VocabSize = Annotated[
     int | None,
     typer.Option(help="Of --pattern vocab: how many tokens stay, instead of a coverage.", rich_help_panel=CHOICE),
 ]
+KeepChat = Annotated[
+    bool | None,
+    typer.Option(
+        "--keep-chat/--no-keep-chat",
+        help="Of --pattern vocab: keep tokens of chats, Markdown and code, in the text or not: white space, punctuation, what "
+        "the chat template writes, some 300 words of roles and code. On if left out.",
+        rich_help_panel=CHOICE,
+    ),
+]
 MaxTokens = Annotated[
     int | None,
     typer.Option(

@@ -36,6 +36,7 @@ def plan(
     rounding: opt.Round = "down",
     coverage: opt.Coverage = None,
     vocab_size: opt.VocabSize = None,
+    keep_chat: opt.KeepChat = None,
     stats: Annotated[
         str | None,
         typer.Option(help="Token counts for --pattern vocab; the newest if left out.", rich_help_panel="What goes in"),
@@ -58,7 +59,7 @@ def plan(
     from langprune_cli.stages.structures import Rounding  # noqa: PLC0415
 
     target, patterns = vocabulary_target(
-        pattern or ["channels"], coverage=coverage, vocab_size=vocab_size, round_to=round_to
+        pattern or ["channels"], coverage=coverage, vocab_size=vocab_size, keep_chat=keep_chat, round_to=round_to
     )
     if stats and not target:
         raise UsageError(f"--stats {stats} goes with --pattern vocab only: leave it out")
@@ -66,7 +67,8 @@ def plan(
     choice = session.choose(model, revision)
     asked = read_patterns(patterns, sparsity, rounding_of)
     if target:
-        asked = replace(asked, tokens=planned_tokens(session, choice, target, stats))
+        tokens, chat = planned_tokens(session, choice, target, stats)
+        asked = replace(asked, tokens=tokens, chat=chat)
     found = find_config(session.workspace, choice, session.compute)
     for note in found.notes:
         session.reporter.note(note)
@@ -104,6 +106,11 @@ def print_plan(plan: "Plan") -> None:
     if plan.logits_bytes[0] != plan.logits_bytes[1]:
         before, after = map(_gigabytes, plan.logits_bytes)
         print_line(f"Logits of a window of {plan.seqlen} tokens in float32: {before} before, {after} after.")
+    if plan.chat:
+        print_line(
+            f"{plan.chat[0]:,} tokens stay only for chats, Markdown and code: {_gigabytes(plan.chat[1])} on disk "
+            "(--no-keep-chat lets them go)."
+        )
     print_line(f"On disk, {dtype}: {_gigabytes(plan.disk_bytes_before)} before, {_gigabytes(plan.disk_bytes)} after.")
     with_windows = f", with {plan.windows} windows of {plan.seqlen} tokens" if plan.windows else ""
     in_a_file = "; less where --max-memory keeps hidden states in a file" if plan.windows else ""

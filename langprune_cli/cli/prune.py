@@ -29,6 +29,7 @@ def prune(
     rounding: opt.Round = "down",
     coverage: opt.Coverage = None,
     vocab_size: opt.VocabSize = None,
+    keep_chat: opt.KeepChat = None,
     max_tokens: opt.MaxTokens = None,
     variant: opt.Variant = False,
     group: opt.Group = None,
@@ -74,7 +75,8 @@ def prune(
     calibration = {"nsamples": nsamples, "seqlen": seqlen, "seed": seed, "sampling": sampling}
     chain.prune(
         session, model, revision, lang or [], data or [], corpus, given=opt.given(context), method=method, pattern=pattern,
-        sparsity=sparsity, round_to=round_to, rounding=rounding, coverage=coverage, vocab_size=vocab_size, max_tokens=max_tokens,
+        sparsity=sparsity, round_to=round_to, rounding=rounding, coverage=coverage, vocab_size=vocab_size, keep_chat=keep_chat,
+        max_tokens=max_tokens,
         variant=variant, group=group, ties=ties, exclude=exclude, refine=refine, allocation=allocation, update=update,
         damping=damping, min_expert_tokens=min_expert_tokens, propagation=propagation, max_shard_size=max_shard_size,
         calibration=calibration, training={"tune": tune, "epochs": epochs, "learning_rate": learning_rate},

@@ -35,11 +35,11 @@ def score(
 def mask(
     session: Session, model: str | None, revision: str | None, stats: str | None, scores: str | None, *,
     method: str | None, variant: bool, pattern: list[str] | None, round_to: int | None, rounding: str, name: str | None,
-    force: bool, coverage: float | None, vocab_size: int | None, **choice: Any,  # noqa: ANN401 - of `settings_of`
+    force: bool, coverage: float | None, vocab_size: int | None, keep_chat: bool | None, **choice: Any,  # noqa: ANN401 - of `settings_of`
 ) -> None:  # fmt: skip
     """Run stage 3."""
     target, patterns = vocabulary.vocabulary_target(
-        pattern or ["unstructured"], coverage=coverage, vocab_size=vocab_size, round_to=round_to
+        pattern or ["unstructured"], coverage=coverage, vocab_size=vocab_size, keep_chat=keep_chat, round_to=round_to
     )
     if target:
         _masks_tokens(

@@ -31,7 +31,7 @@ class Session:
         workspace: Path,
         *,
         json: bool,
-        dtype: str = "auto",
+        dtype: str | None = None,  # None: the command has no such option
         device: str = "auto",
         batch_tokens: int = defaults.BATCH_TOKENS,
         cache_dir: Path | None = None,

@@ -124,6 +124,7 @@ def mask(
     rounding: opt.Round = "down",
     coverage: opt.Coverage = None,
     vocab_size: opt.VocabSize = None,
+    keep_chat: opt.KeepChat = None,
     variant: opt.Variant = False,
     group: opt.Group = None,
     ties: opt.Ties = None,
@@ -161,7 +162,8 @@ def mask(
     )
     pruning.mask(
         session, model, revision, stats, scores, method=method, variant=variant, pattern=pattern, sparsity=sparsity,
-        round_to=round_to, rounding=rounding, coverage=coverage, vocab_size=vocab_size, group=group, ties=ties,
+        round_to=round_to, rounding=rounding, coverage=coverage, vocab_size=vocab_size, keep_chat=keep_chat,
+        group=group, ties=ties,
         exclude=exclude, refine=refine, allocation=allocation, damping=damping, min_expert_tokens=min_expert_tokens,
         name=name, force=force,
     )  # fmt: skip

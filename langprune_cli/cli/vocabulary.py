@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from langprune_cli.cli.console import print_line
@@ -17,12 +18,18 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
     from langprune_cli.stages.opened import ModelChoice, OpenedModel
     from langprune_cli.stages.run import Outcome
     from langprune_cli.store.artifact import Artifact
+    from langprune_cli.text.vocabulary import Kind
     from langprune_cli.text.vocabulary_choice import VocabularyChoice, VocabularyTarget
     from langprune_cli.types import TextSpec
 
 
 def vocabulary_target(
-    patterns: list[str], *, coverage: float | None, vocab_size: int | None, round_to: int | None
+    patterns: list[str],
+    *,
+    coverage: float | None,
+    vocab_size: int | None,
+    keep_chat: bool | None,
+    round_to: int | None,
 ) -> tuple[VocabularyTarget | None, list[str]]:
     """Return what is said of tokens, None where they are not to leave, and the other patterns.
 
@@ -33,7 +40,8 @@ def vocabulary_target(
 
     others = [pattern for pattern in patterns if pattern != VOCABULARY]
     if len(others) == len(patterns):
-        for option, value in (("--coverage", coverage), ("--vocab-size", vocab_size)):
+        keeping = f"--{'' if keep_chat else 'no-'}keep-chat"
+        for option, value in (("--coverage", coverage), ("--vocab-size", vocab_size), (keeping, keep_chat)):
             if value is not None:
                 raise UsageError(f"{option} goes with --pattern {VOCABULARY} only: leave it out")
         return None, others
@@ -42,7 +50,8 @@ def vocabulary_target(
     if coverage is not None and vocab_size is not None:
         raise UsageError("--coverage and --vocab-size both say how many tokens stay: give one of them")
     wanted = COVERAGE if coverage is None else coverage
-    return VocabularyTarget(wanted if vocab_size is None else None, vocab_size, round_to or ROUND_TO), others
+    share = wanted if vocab_size is None else None
+    return VocabularyTarget(share, vocab_size, round_to or ROUND_TO, keep_chat is not False), others
 
 
 def mask(
@@ -97,22 +106,32 @@ def token_counts(session: Session, named: str | None) -> Artifact:
     return newest
 
 
-def planned_tokens(session: Session, choice: ModelChoice, target: VocabularyTarget, stats: str | None) -> int:
-    """Return how many tokens would stay: a size needs no counts, where none are named."""
+def planned_tokens(
+    session: Session, choice: ModelChoice, target: VocabularyTarget, stats: str | None
+) -> tuple[int, int | None]:
+    """Return how many tokens would stay, and how many of them for chats: a size needs no counts, where none are named.
+
+    None of chats where it is not known, or none are kept for them.
+    """
     from langprune_cli.stages.opened import open_tokenizer  # noqa: PLC0415
     from langprune_cli.stages.token_counts import needed_token_counts  # noqa: PLC0415
     from langprune_cli.stages.vocabulary import vocabulary_of  # noqa: PLC0415
+    from langprune_cli.text.vocabulary import Vocabulary  # noqa: PLC0415
 
     if target.size is not None and stats is None:
-        return -(-target.size // target.round_to) * target.round_to
+        with suppress(LangpruneError):  # a config.json alone says how large the model becomes, and has no tokenizer
+            tokenizer = open_tokenizer(session.workspace, choice, session.compute, session.reporter).tokenizer
+            _note_gguf(session, Vocabulary.opened(tokenizer).kind)
+        return -(-target.size // target.round_to) * target.round_to, None
     counts = token_counts(session, stats)
     opened = open_tokenizer(session.workspace, choice, session.compute, session.reporter)
     needed_token_counts("--pattern vocab", counts, opened.location)
     chosen = vocabulary_of(opened, counts, target, opened.vocab_size)
+    _note_gguf(session, chosen.kind)
     if not session.json:
-        print_vocabulary(chosen.record())
+        print_vocabulary(chosen.record() | {"chat": None})  # the plan says that with its bytes
         print_line("")
-    return len(chosen.stay)
+    return len(chosen.stay), chosen.chat
 
 
 def _masked(
@@ -129,10 +148,19 @@ def _masked(
 
 def _shown(session: Session) -> Callable[[VocabularyChoice], None]:
     def show(choice: VocabularyChoice) -> None:
+        _note_gguf(session, choice.kind)
         if not session.json:
             print_vocabulary(choice.record())
 
     return show
+
+
+def _note_gguf(session: Session, kind: Kind) -> None:
+    """Say before the work where the smaller model cannot become GGUF."""
+    from langprune_cli.stages.gguf import trimmed_hindrance  # noqa: PLC0415
+
+    if hindrance := trimmed_hindrance(kind):
+        session.reporter.note(f"export --format gguf will not take a model without these tokens: {hindrance}.")
 
 
 def print_vocabulary(record: dict[str, Any]) -> None:
@@ -141,6 +169,8 @@ def print_vocabulary(record: dict[str, Any]) -> None:
     print_line(
         f"{after:,} of {before:,} rows stay ({1 - after / before:.2%} leave), {record['required']:,} of them whatever the text."
     )
+    if record.get("chat"):
+        print_line(f"{record['chat']:,} stay only for chats, Markdown and code (--no-keep-chat lets them go).")
     rows = [
         [
             each["language"],

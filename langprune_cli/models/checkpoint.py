@@ -15,9 +15,7 @@ from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.model_files import INDEX, weight_files, weight_map
-from langprune_cli.numerics.values import all_finite
 from langprune_cli.store.files import canonical_json, disk_errors
-from langprune_cli.store.written import Written
 
 # In the order in which safetensors lays tensors out.
 DTYPES = {
@@ -49,9 +47,7 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.written = Written(folder)
         self.entries: dict[str, TensorEntry] = {}
-        self._finite: set[str] = set()  # tensors that were looked through; some are read more than once
         files = weight_map(folder)
         for file in weight_files(folder):
             self.entries |= _read_header(folder, file)
@@ -64,28 +60,9 @@ class Checkpoint:
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Return tensors by name, each read to memory of its own.
 
-        A file that langprune wrote is first compared with what it wrote, once in a process: LangpruneError where it differs.
         Pages of a mapping of the file would count as the process's memory once touched, and reading takes less time.
         """
-        wanted = list(names)
-        self.written.check(*{self.entries[name].file for name in wanted})
-        return {name: self._read(self.entries[name]) for name in wanted}
-
-    def read_finite(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Return what `read` does; raises LangpruneError for a tensor in which a value is infinite or NaN."""
-        tensors = self.read(names)
-        for name, tensor in tensors.items():
-            if name not in self._finite and tensor.is_floating_point() and not all_finite(tensor):
-                raise LangpruneError(
-                    f"{self.folder}: {name} holds values that are not finite: get the checkpoint again"
-                )
-            self._finite.add(name)
-        return tensors
-
-    def begin_check(self, names: Iterable[str]) -> None:
-        """Have the files of tensors compared, in a thread, with what langprune wrote: `read` waits for it."""
-        for file in {self.entries[name].file for name in names}:
-            self.written.begin(file)
+        return {name: self._read(self.entries[name]) for name in names}
 
     def same_values(self, one: str, other: str, dtype: torch.dtype) -> bool:
         """Return whether two tensors are equal once they are of `dtype`; they are read a few rows at a time."""

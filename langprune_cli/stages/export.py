@@ -13,7 +13,7 @@ from langprune_cli.models.hub_snapshot import CARD
 from langprune_cli.models.shards import plan_shards, write_shard
 from langprune_cli.stages.evaluate import Row, complete_evaluations
 from langprune_cli.stages.exported import GGUF, MASK_FILE
-from langprune_cli.stages.gguf import write_gguf
+from langprune_cli.stages.gguf import tokenizer_before, write_gguf
 from langprune_cli.stages.inherited import inherited
 from langprune_cli.stages.model_card import model_card, public_record
 from langprune_cli.stages.run import Reporter
@@ -55,10 +55,11 @@ def export(
     """
     out = _destination(out, workspace)
     about = About.of(workspace, model, title or out.name, reporter, with_mask=with_mask, gguf=converter is not None)
+    before = tokenizer_before(workspace, model, reporter) if converter else None
     mask = about.mask
     size = (model.size() + (mask.size() if mask else 0)) * (2 if converter else 1)
     need_space(out, size)
-    reporter.note(f"Copying {model.name}, {size / 1e6:,.1f} MB.")
+    reporter.note(f"Copying {model.name}, {model.size() / 1e6:,.1f} MB.")
     with disk_errors(out), _staging(out, workspace) as staging:
         weights = staging / "weights" if converter else staging
         weights.mkdir(exist_ok=True)
@@ -70,7 +71,7 @@ def export(
                 raise LangpruneError(f"{source} is damaged: make it again with langprune apply --force")
         if converter:
             reporter.note(f"Running {converter}.")
-            write_gguf(converter, weights, staging / f"{about.title}{GGUF}")
+            write_gguf(converter, weights, staging / f"{about.title}{GGUF}", before)
             shutil.rmtree(weights)
         if mask:
             _write_mask(staging / MASK_FILE, mask)
@@ -107,6 +108,7 @@ def exported_sizes(
     expected = {MASK_FILE: {"sha256": "0" * 64, "size": about.mask.size()}} if about.mask else {}
     sizes: dict[str, int | None] = {name: len(data) for name, data in about.files(expected).items()}
     if gguf:
+        tokenizer_before(workspace, model, reporter)
         sizes |= {f"{title}{GGUF}": None, PROVENANCE: None}  # the latter has size and hash of the former
     else:
         sizes |= {part: entry["size"] for part, entry in model.manifest.parts.items()}

@@ -3,7 +3,6 @@
 import os
 import platform
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -23,9 +22,8 @@ from langprune_cli.models.skeleton import read_config
 from langprune_cli.models.streamed import StreamedModel
 from langprune_cli.numerics.team import team
 from langprune_cli.stages.run import Reporter
-from langprune_cli.store.artifact import Artifact
+from langprune_cli.store.artifact import Artifact, is_artifact
 from langprune_cli.store.files import need_space
-from langprune_cli.store.manifest import is_artifact
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.types import Windows
 from langprune_cli.walk import HiddenStates
@@ -38,7 +36,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 class Compute:
     """How a model is run."""
 
-    dtype: str = "auto"  # auto: the checkpoint's own
+    dtype: str | None = "auto"  # auto: the checkpoint's own; None: the same, of a command that has no --dtype
     device: str = "auto"  # auto: cuda where there is one
     batch_tokens: int = BATCH_TOKENS
     cache_dir: Path | None = None
@@ -61,7 +59,7 @@ class Compute:
 
     def torch_dtype(self) -> torch.dtype | None:
         """Return the dtype to compute in, None for the checkpoint's own; raises UsageError for an unknown name."""
-        if self.dtype == "auto":
+        if self.dtype is None or self.dtype == "auto":
             return None
         if self.dtype not in _DTYPES:
             raise UsageError(f"--dtype {self.dtype!r} is unknown: {near_matches(self.dtype, [*_DTYPES, 'auto'])}")
@@ -261,7 +259,8 @@ def open_model(workspace: Workspace, choice: ModelChoice, compute: Compute, repo
     if others := team():  # which else would begin a second or two late
         others.tell("open", location, compute)
     model = OpenedModel(location, compute)
-    if model.streamed.dtype == torch.bfloat16 and model.streamed.device.type == "cpu" and _lacks_bfloat16():
+    on_cpu = model.streamed.dtype == torch.bfloat16 and model.streamed.device.type == "cpu"
+    if compute.dtype is not None and on_cpu and _lacks_bfloat16():
         reporter.note("This CPU has no bfloat16 units: --dtype float32 is several times faster here.")
     return model
 
@@ -309,10 +308,8 @@ def model_artifact(workspace: Workspace, name: str) -> Artifact | None:
     """Return the model artifact called `name` (or lying in that folder), None when the name means something else."""
     if name == DEMO:
         return None
-    with suppress(UsageError):  # what cannot be the name of one
-        if is_artifact(workspace.folder("models", name)):
-            return workspace.find("models", name)
-    if is_artifact(Path(name)):
+    known = {entry.name for entry in workspace.entries("models")}
+    if name in known or is_artifact(Path(name)):
         return workspace.find("models", name)
     return None
 

@@ -33,6 +33,7 @@ class Asked:
     pattern: Pattern | None = None  # of single weights, where those go too
     rounding: Rounding = DOWN
     tokens: int | None = None  # that stay; None: all
+    chat: int | None = None  # of these, for chats, Markdown and code alone; None: not known, or none asked for
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Plan:
     axes: tuple[AxisPlan, ...]
     logits_bytes: tuple[int, int]  # float32, of one window: before, after
     costs: Costs
+    chat: tuple[int, int] | None = None  # tokens that stay only for chats, Markdown and code, and their bytes on disk
 
     @property
     def pruning_rate(self) -> float:
@@ -105,6 +107,7 @@ class Plan:
             "seqlen": self.seqlen,
             "logits_bytes_before": self.logits_bytes[0],
             "logits_bytes": self.logits_bytes[1],
+            **({} if self.chat is None else {"chat_tokens": self.chat[0], "chat_bytes": self.chat[1]}),
             "axes": axes,
             "costs": self.costs.document(),
         }
@@ -199,6 +202,7 @@ def plan(
     return Plan(
         location.id, _count(model), _count(smaller), zeros, dtype, peaks(model, windows, length), windows,
         length, tuple(found), (4 * length * rows, 4 * length * tokens), taken,
+        None if asked.chat is None else (asked.chat, asked.chat * _row_bytes(model, rows, dtype)),
     )  # fmt: skip
 
 
@@ -222,6 +226,14 @@ class _Builder:
 def _count(model: torch.nn.Module) -> int:
     """Return the number of parameters; tied ones count once, as they are stored once."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _row_bytes(model: Any, rows: int, dtype: torch.dtype) -> int:  # noqa: ANN401 - transformers is untyped
+    """Return what a token takes on disk: its row of the embedding, and of a head that is not tied to it."""
+    tables = [each for each in (model.get_input_embeddings(), model.get_output_embeddings()) if each is not None]
+    unique = {id(weight): weight for each in tables for weight in each.parameters()}
+    elements: int = sum(weight.numel() for weight in unique.values())
+    return elements // rows * dtype.itemsize
 
 
 def _zeros(model: torch.nn.Module, pattern: Pattern) -> tuple[int, int]:

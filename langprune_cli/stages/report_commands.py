@@ -247,7 +247,10 @@ def _choice(params: dict[str, Any]) -> Words:
         "exclude",
     ):
         words += _option(f"--{name.replace('_', '-')}", params.get(name))
-    return words + (_option("--round-to", params.get("round_to")) if pattern == VOCABULARY else [])
+    if pattern == VOCABULARY:
+        words += _option("--round-to", params.get("round_to"))
+        words += [] if "keep_chat" in params else ["--no-keep-chat"]
+    return words
 
 
 def _names(keys: Sequence[str | None], sources: Sequence[Artifact]) -> Words:

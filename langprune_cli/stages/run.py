@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from langprune_cli.errors import OnlyPlannedError, UsageError
-from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.artifact import Artifact, ArtifactWriter, Manifest, Recipe
 from langprune_cli.store.locks import being_made, remove_stale_lock
-from langprune_cli.store.manifest import Manifest
 from langprune_cli.store.workspace import Planned, Workspace
 
 _INPUT_PARTS = "windows*.safetensors"  # written first, and drawn again in no time

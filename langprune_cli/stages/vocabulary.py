@@ -16,9 +16,10 @@ from langprune_cli.stages.token_counts import needed_token_counts, read_token_co
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import disk_errors
 from langprune_cli.store.workspace import Workspace
+from langprune_cli.text.kept_text import VERSION, frame_ids, kept_ids
 from langprune_cli.text.tokenizer_files import ids_named_in
 from langprune_cli.text.vocabulary import Vocabulary
-from langprune_cli.text.vocabulary_choice import VocabularyChoice, VocabularyTarget, chat_ids, choose_vocabulary, ids_in
+from langprune_cli.text.vocabulary_choice import VocabularyChoice, VocabularyTarget, choose_vocabulary, ids_in
 
 
 def mask_vocabulary(
@@ -49,6 +50,7 @@ def mask_vocabulary(
             "exclude": None,
             **({"coverage": target.coverage} if target.size is None else {"vocab_size": target.size}),
             "round_to": target.round_to,
+            **({"keep_chat": VERSION} if target.keep_chat else {}),
         },
         about={
             "model": model.about,
@@ -81,15 +83,16 @@ def vocabulary_of(
 ) -> VocabularyChoice:
     """Return which of a model's `rows` tokens stay; raises as `choose_vocabulary` does.
 
-    Ids stay that the model's files name, and those that its chat template writes.
+    Ids stay that the model's files name, and those that its chat template writes; those of chats, Markdown and code as
+    the target says.
     """
     folder = model.location.folder
-    always = set(ids_named_in(folder)) | chat_ids(model.tokenizer)
+    always = set(ids_named_in(folder)) | frame_ids(model.tokenizer)
     for file in (CONFIG, GENERATION_CONFIG):
         always |= ids_in(json.loads(_bytes_of(folder / file)))
-    return choose_vocabulary(
-        Vocabulary.opened(model.tokenizer), read_token_counts(stats), target, always=always, rows=rows
-    )
+    vocabulary = Vocabulary.opened(model.tokenizer)
+    chat = kept_ids(model.tokenizer, vocabulary) if target.keep_chat else None
+    return choose_vocabulary(vocabulary, read_token_counts(stats), target, always=always, chat=chat, rows=rows)
 
 
 def _bytes_of(path: Path) -> bytes:

@@ -1,7 +1,6 @@
 """Which tokens stay, by how often each occurs in the user's languages."""
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from math import ceil
@@ -13,10 +12,9 @@ from numpy.typing import NDArray
 from langprune_cli.defaults import COVERAGE
 from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.text.counting import TokenCounts
-from langprune_cli.text.vocabulary import Vocabulary
+from langprune_cli.text.vocabulary import Kind, Vocabulary
 
 ROUND_TO = 64  # rows of embeddings and head; what matrix kernels like
-_ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,7 @@ class VocabularyTarget:
     coverage: float | None = COVERAGE  # None: `size` counts
     size: int | None = None
     round_to: int = ROUND_TO
+    keep_chat: bool = True  # whether tokens of chats, Markdown and code stay, seen or not
 
     def __post_init__(self) -> None:
         """Raise UsageError for values that no vocabulary can have."""
@@ -59,6 +58,8 @@ class VocabularyChoice:
     rows: int  # of the whole vocabulary
     required: int  # ids that stay whatever the text
     languages: tuple[LanguageCoverage, ...]
+    kind: Kind  # of the tokenizer
+    chat: int | None = None  # ids that stay for chats, Markdown and code alone; None: none was to
 
     def record(self) -> dict[str, Any]:
         """Return what an artifact says of it."""
@@ -66,6 +67,7 @@ class VocabularyChoice:
             "rows_before": self.rows,
             "rows_after": len(self.stay),
             "required": self.required,
+            **({} if self.chat is None else {"chat": self.chat}),
             "languages": [asdict(each) for each in self.languages],
         }
 
@@ -76,6 +78,7 @@ def choose_vocabulary(
     target: VocabularyTarget,
     *,
     always: Collection[int] = (),
+    chat: Collection[int] | None = None,
     rows: int,  # of the embedding: it may have more than the tokenizer has tokens
 ) -> VocabularyChoice:
     """Choose the tokens that stay: the most frequent of each language, what they are made of, and what must stay anyway.
@@ -83,7 +86,7 @@ def choose_vocabulary(
     With a coverage each language has the fewest of its tokens that cover it; where several are counted the choice is of all.
     With a size tokens come by their share of the language in which it is largest. The number that stays is rounded up to a
     multiple with the next tokens of that order, or is all that there are. always: ids that others name; those beyond the
-    tokenizer's are rows that stay as they are.
+    tokenizer's are rows that stay as they are. chat: ids of chats, Markdown and code, which stay as well.
     Raises UsageError for a size below what has to stay, LangpruneError for counts of nothing and ids without a row.
     """
     if (last := max([vocabulary.size - 1, *always])) >= rows:
@@ -98,38 +101,34 @@ def choose_vocabulary(
             )
     beyond = {i for i in always if i >= vocabulary.size}
     required = vocabulary.required([i for i in always if i not in beyond])
+    plain = required  # what stays before tokens are added up to the number
+    if target.size is None:
+        wanted = {i for each in counts.values() for i in _covering(each, float(target.coverage or 0))}
+        plain = required | vocabulary.closed(sorted(wanted & vocabulary.tokens.keys()))
+    without_chat = len(required) + len(beyond)
+    required |= vocabulary.closed(chat or ())
+    stay = plain | required
     order = _order(vocabulary, counts)
     least = len(required) + len(beyond)
     if target.size is None:
-        wanted = {i for each in counts.values() for i in _covering(each, float(target.coverage or 0))}
-        stay = required | vocabulary.closed(sorted(wanted & vocabulary.tokens.keys()))
         goal = -(-(len(stay) + len(beyond)) // target.round_to) * target.round_to
     else:
         goal = -(-target.size // target.round_to) * target.round_to
-        stay = required
         if least > goal:
+            of_chat = "" if chat is None else ", those of chats, Markdown and code"
+            instead = "" if chat is None else f", or {without_chat} or more with --no-keep-chat"
             raise UsageError(
                 f"--vocab-size {target.size} is less than the {least} tokens that have to stay (special tokens, bytes or "
-                f"characters, digits, and what they are made of): give {least} or more"
+                f"characters, digits{of_chat}, and what they are made of): give {least} or more{instead}"
             )
     kept = sorted(_filled(vocabulary, set(stay), order, goal - len(beyond)) | beyond)
-    return VocabularyChoice(
-        tuple(kept), rows, least, tuple(_covered(name, each, kept) for name, each in counts.items())
+    covered = tuple(_covered(name, each, kept) for name, each in counts.items())
+    # Of a size, tokens of the text have to go for those of chats.
+    without = (
+        plain if target.size is None or chat is None else _filled(vocabulary, set(plain), order, goal - len(beyond))
     )
-
-
-def chat_ids(tokenizer: Any) -> set[int]:  # noqa: ANN401 - a transformers tokenizer
-    """Return the ids that a tokenizer's chat template writes around what people say; none where it has no template."""
-    found: set[int] = set()
-    if not getattr(tokenizer, "chat_template", None):
-        return found
-    for roles in (_ROLES, _ROLES[1:], _ROLES[1:2]):  # some refuse a system's message, some an answer
-        messages = [{"role": role, "content": ""} for role in roles]
-        for prompt in (True, False):
-            with suppress(Exception):  # templates raise what they like for what they do not take
-                text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
-                found |= set(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return found
+    for_chat = None if chat is None else len((stay & set(kept)) - without)
+    return VocabularyChoice(tuple(kept), rows, least, covered, vocabulary.kind, for_chat)
 
 
 def ids_in(record: dict[str, Any]) -> set[int]:
