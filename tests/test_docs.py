@@ -53,9 +53,10 @@ def _read(document: Path) -> str:
 def _commands() -> dict[str, set[str]]:
     """Return the options of every command; those of the program itself under the empty name."""
     group: Any = typer.main.get_command(app)
-    found = {"": {name for each in group.params for name in each.opts} | {"--help", "-h"}}
+    found = {"": {name for each in group.params for name in (*each.opts, *each.secondary_opts)} | {"--help", "-h"}}
     for name, command in group.commands.items():
-        found[name] = {opt for each in command.params if each.param_type_name == "option" for opt in each.opts}
+        options = [each for each in command.params if each.param_type_name == "option"]
+        found[name] = {opt for each in options for opt in (*each.opts, *each.secondary_opts)}
         found[name] |= {"--help", "-h", "--debug"}
     return found
 
