@@ -197,7 +197,7 @@ def test_stages_before_their_time(tmp_path: Path, words: list[str], says: str) -
         (["show"], "NAME"),
         (["calibrate", "--nsamples", "0"], "--nsamples"),
         (["eval", "--seqlen", "1"], "--seqlen"),
-        ([*MASK, "-s", "half"], "--sparsity"),
+        (["mask", "-s", "half"], "--sparsity"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

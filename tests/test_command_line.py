@@ -278,3 +278,31 @@ def test_the_last_logs_stay(tmp_path: Path) -> None:
     assert [name for name in names if "apply" in name] == names[-3:]
     assert names[0] == "20200101T000013-mask.log"
     assert (tmp_path / "logs/notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["mask", "--method", "wonda"], "--method 'wonda' is unknown: did you mean wanda"),
+        (["prune", "--lang", "uk", "--pattern", "2x4"], "--pattern '2x4' is unknown"),
+        (["apply", "--update", "pgc"], "--update 'pgc' is unknown: did you mean pcg"),
+        (["mask", "--allocation", "owls"], "--allocation 'owls' is unknown: did you mean owl"),
+        (["mask", "--refine", "swaps"], "--refine 'swaps' is unknown"),
+        (["mask", "--stats", "ku"], "no stats artifact is called 'ku': did you mean uk"),
+        (["eval", "--mask", "nothing", "--lang", "uk"], "no masks artifact is called 'nothing'"),
+        (["calibrate", "--lang", "uk", "--model", "./nowhere"], "there is no folder ./nowhere"),
+        (["export", "--model", "nothing", "--out", "x"], "no models artifact is called 'nothing'"),
+    ],
+)
+def test_an_error_about_a_name_comes_before_torch(words: list[str], says: str, workspace: Path) -> None:
+    script = """
+import sys
+from langprune_cli.__main__ import main
+code = main(sys.argv[1:])
+assert "torch" not in sys.modules
+sys.exit(code)
+"""
+    command = [sys.executable, "-c", script, *words, "-w", str(workspace)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode in {1, 2}
+    assert done.stderr.startswith(f"error: {says}")

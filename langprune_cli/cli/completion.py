@@ -41,11 +41,15 @@ def _one_of(*words: str) -> Completion:
 
 
 BLOCK_METHODS = ("search", "influence")
-methods = _one_of(*names_in(langprune_cli.methods), *names_in(langprune_cli.unit_methods), *BLOCK_METHODS)
+METHODS = list(dict.fromkeys([*names_in(langprune_cli.methods), *names_in(langprune_cli.unit_methods), *BLOCK_METHODS]))
+UPDATES = names_in(langprune_cli.updates)
+REFINEMENTS = names_in(langprune_cli.refinements)
+ALLOCATIONS = names_in(langprune_cli.allocations)
+methods = _one_of(*METHODS)
 patterns = _one_of("unstructured", "2:4", "4:8", "N:8", "channels", "kv-groups", "blocks", "vocab")
-updates = _one_of(*names_in(langprune_cli.updates))
-refinements = _one_of(*names_in(langprune_cli.refinements))
-allocations = _one_of(*names_in(langprune_cli.allocations))
+updates = _one_of(*UPDATES)
+refinements = _one_of(*REFINEMENTS)
+allocations = _one_of(*ALLOCATIONS)
 
 
 def languages(incomplete: str) -> list[str]:

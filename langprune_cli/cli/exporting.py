@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from langprune_cli.cli import checks
 from langprune_cli.cli import options as opt
 from langprune_cli.cli.completion import names_of
 from langprune_cli.cli.console import print_json, print_line
@@ -36,6 +37,7 @@ def export(
             "-m",
             help="Model artifact; the newest if left out.",
             autocompletion=names_of("models"),
+            callback=checks.artifact("models"),
             rich_help_panel=_INPUT,
         ),
     ] = None,

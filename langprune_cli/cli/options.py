@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from langprune_cli import defaults
-from langprune_cli.cli import completion
+from langprune_cli.cli import checks, completion
 from langprune_cli.cli.completion import names_of
 
 _INPUT = "What goes in"
@@ -19,6 +19,7 @@ Workspace = Annotated[
         "--workspace",
         "-w",
         envvar="LANGPRUNE_WORKSPACE",
+        is_eager=True,  # what artifacts are called is checked when it is read
         help="Folder that holds all artifacts.",
         rich_help_panel=OUTPUT,
     ),
@@ -49,6 +50,7 @@ Model = Annotated[
         "-m",
         help="Hub id, local folder, `demo`, or a model artifact; remembered by the workspace.",
         autocompletion=names_of("models", also=("demo",)),
+        callback=checks.model,
         rich_help_panel=_INPUT,
     ),
 ]
@@ -160,6 +162,7 @@ Sampling = Annotated[
 ]
 Method = typer.Option(
     autocompletion=completion.methods,
+    callback=checks.one_of("--method", completion.METHODS),
     help="magnitude, wanda, wanda-variant, ria, sparsegpt or admm; of channels and groups osscar, flap, wanda-sp or "
     "magnitude; of blocks search or influence.",
     rich_help_panel=CHOICE,
@@ -169,6 +172,7 @@ Stats = Annotated[
     typer.Option(
         help="Statistics to use: a name, or a folder; the newest that will do if left out.",
         autocompletion=names_of("stats"),
+        callback=checks.artifact("stats"),
         rich_help_panel=_INPUT,
     ),
 ]
@@ -178,6 +182,7 @@ Pattern = Annotated[
         "--pattern",
         "-p",
         autocompletion=completion.patterns,
+        callback=checks.patterns,
         help="unstructured (if left out), N:M = N kept of every M inputs, N:8 (the letter N) for an N of each block's own; or "
         "channels, kv-groups, blocks, as channels:0.1, or vocab, which make the model smaller; several times if need be.",
         rich_help_panel=CHOICE,
@@ -231,6 +236,7 @@ Refine = Annotated[
     str | None,
     typer.Option(
         autocompletion=completion.refinements,
+        callback=checks.one_of("--refine", completion.REFINEMENTS),
         help="Better the mask afterwards: sparseswaps (by Hessians) or dsnot (by norms).",
         rich_help_panel=CHOICE,
     ),
@@ -239,6 +245,7 @@ Allocation = Annotated[
     str,
     typer.Option(
         autocompletion=completion.allocations,
+        callback=checks.one_of("--allocation", completion.ALLOCATIONS),
         help="How sparsity is spread over blocks: uniform, owl, alpha or search.",
         rich_help_panel=CHOICE,
     ),
@@ -293,6 +300,7 @@ Update = Annotated[
     str | None,
     typer.Option(
         autocompletion=completion.updates,
+        callback=checks.one_of("--update", completion.UPDATES),
         help="New values for the weights that stay: none, sparsegpt, pcg, or least-squares for channels and groups; "
         "what belongs to the method if left out.",
         rich_help_panel=CHOICE,

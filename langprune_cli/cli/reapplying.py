@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from langprune_cli.cli.checks import MASK_FILES
 from langprune_cli.cli.console import print_line
 from langprune_cli.cli.session import Session, size_in_bytes
 from langprune_cli.cli.tables import print_table
 from langprune_cli.errors import UsageError
-
-MASK_FILES = ".safetensors"
 
 
 def set_again(

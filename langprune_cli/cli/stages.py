@@ -5,11 +5,11 @@ from typing import Annotated
 import typer
 
 from langprune_cli import defaults
-from langprune_cli.cli import evaluation, pruning
+from langprune_cli.cli import checks, evaluation, pruning
 from langprune_cli.cli import options as opt
 from langprune_cli.cli.completion import names_of
 from langprune_cli.cli.counting import count_tokens
-from langprune_cli.cli.reapplying import MASK_FILES, set_again
+from langprune_cli.cli.reapplying import set_again
 from langprune_cli.cli.session import Session, shard_of
 from langprune_cli.errors import UsageError
 
@@ -139,6 +139,7 @@ def mask(
         typer.Option(
             help="Scores to use instead of statistics and a method.",
             autocompletion=names_of("scores"),
+            callback=checks.artifact("scores"),
             rich_help_panel=_INPUT,
         ),
     ] = None,
@@ -177,6 +178,7 @@ def apply(
             help="Mask to apply; the newest if left out. With --reapply also the mask/keep_masks.safetensors of an exported "
             "model.",
             autocompletion=names_of("masks"),
+            callback=checks.artifact("masks"),
             rich_help_panel=_INPUT,
         ),
     ] = None,
@@ -214,7 +216,7 @@ def apply(
     session = Session(
         workspace, json=json, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code, dry_run=dry_run
     )
-    if reapply or (mask and mask.endswith(MASK_FILES)):
+    if reapply or (mask and mask.endswith(checks.MASK_FILES)):
         without = {"--update": update, "--stats": stats, "--damping": damping, "--tune": tune, "--epochs": epochs,
                    "--learning-rate": learning_rate}  # fmt: skip
         set_again(session, model, revision, mask, reapply=reapply, without=without, max_shard_size=max_shard_size, out=out,
@@ -238,6 +240,7 @@ def evaluate(
             "-m",
             help="Hub id, local folder, `demo`, or a model artifact; several model artifacts of one model are compared.",
             autocompletion=names_of("models", also=("demo",)),
+            callback=checks.model,
             rich_help_panel=_INPUT,
         ),
     ] = None,
@@ -247,6 +250,7 @@ def evaluate(
         typer.Option(
             help="Mask to apply on the fly, no model is written; may be given several times.",
             autocompletion=names_of("masks"),
+            callback=checks.artifact("masks"),
             rich_help_panel=_INPUT,
         ),
     ] = None,

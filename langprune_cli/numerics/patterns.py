@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from langprune_cli.errors import LangpruneError, UsageError
+from langprune_cli.numerics.pattern_names import unknown
 from langprune_cli.numerics.values import count_true
 
 Group = Literal["row", "layer"]
@@ -67,10 +68,7 @@ def parse_pattern(text: str, sparsity: float | None) -> Pattern:
     if (found := re.fullmatch(r"N:(\d{1,4})", text)) and int(found[1]) > 1:
         return Pattern(0.5 if sparsity is None else sparsity, mix_of=int(found[1]))
     if not (found := re.fullmatch(r"(\d{1,4}):(\d{1,4})", text)):
-        raise UsageError(
-            f"--pattern {text!r} is unknown: give unstructured, N:M such as 2:4 or 4:8, N:8 for an N of each block's own, or "
-            "channels, kv-groups, blocks, vocab"
-        )
+        raise unknown(text)
     n, m = int(found[1]), int(found[2])
     if n >= m:
         raise LangpruneError(
