@@ -6,6 +6,7 @@ from typing import Any
 
 import typer
 
+from langprune_cli.cli.completion import one_of
 from langprune_cli.errors import LangpruneError, near_matches
 from langprune_cli.models.location import check_hub_id, local_path
 from langprune_cli.numerics.pattern_names import check_spelling
@@ -15,15 +16,15 @@ Check = Callable[..., Any]
 MASK_FILES = ".safetensors"  # the end of a mask that was exported, in place of a name
 
 
-def one_of(option: str, names: list[str]) -> Check:
-    """Return a callback that refuses a name which is none of `names`, with the nearest ones."""
+def named(option: str, names: list[str]) -> dict[str, Any]:
+    """Return the settings of an option whose value is one of `names`: its completion, and a check with the nearest ones."""
 
     def check(value: str | None) -> str | None:
         if value is not None and value not in names:
             raise LangpruneError(f"{option} {value!r} is unknown: {near_matches(value, names)}")
         return value
 
-    return check
+    return {"autocompletion": one_of(names), "callback": check}
 
 
 def patterns(value: list[str] | None) -> list[str] | None:

@@ -35,9 +35,9 @@ def names_of(
     return complete
 
 
-def _one_of(*words: str) -> Completion:
-    offered = list(dict.fromkeys(words))
-    return lambda incomplete: [word for word in offered if word.startswith(incomplete)]
+def one_of(words: list[str]) -> Completion:
+    """Return a completion with these words."""
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
 
 
 BLOCK_METHODS = ("search", "influence")
@@ -45,11 +45,7 @@ METHODS = list(dict.fromkeys([*names_in(langprune_cli.methods), *names_in(langpr
 UPDATES = names_in(langprune_cli.updates)
 REFINEMENTS = names_in(langprune_cli.refinements)
 ALLOCATIONS = names_in(langprune_cli.allocations)
-methods = _one_of(*METHODS)
-patterns = _one_of("unstructured", "2:4", "4:8", "N:8", "channels", "kv-groups", "blocks", "vocab")
-updates = _one_of(*UPDATES)
-refinements = _one_of(*REFINEMENTS)
-allocations = _one_of(*ALLOCATIONS)
+patterns = one_of(["unstructured", "2:4", "4:8", "N:8", "channels", "kv-groups", "blocks", "vocab"])
 
 
 def languages(incomplete: str) -> list[str]:

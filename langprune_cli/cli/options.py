@@ -161,8 +161,7 @@ Sampling = Annotated[
     ),
 ]
 Method = typer.Option(
-    autocompletion=completion.methods,
-    callback=checks.one_of("--method", completion.METHODS),
+    **checks.named("--method", completion.METHODS),
     help="magnitude, wanda, wanda-variant, ria, sparsegpt or admm; of channels and groups osscar, flap, wanda-sp or "
     "magnitude; of blocks search or influence.",
     rich_help_panel=CHOICE,
@@ -235,8 +234,7 @@ Exclude = Annotated[
 Refine = Annotated[
     str | None,
     typer.Option(
-        autocompletion=completion.refinements,
-        callback=checks.one_of("--refine", completion.REFINEMENTS),
+        **checks.named("--refine", completion.REFINEMENTS),
         help="Better the mask afterwards: sparseswaps (by Hessians) or dsnot (by norms).",
         rich_help_panel=CHOICE,
     ),
@@ -244,8 +242,7 @@ Refine = Annotated[
 Allocation = Annotated[
     str,
     typer.Option(
-        autocompletion=completion.allocations,
-        callback=checks.one_of("--allocation", completion.ALLOCATIONS),
+        **checks.named("--allocation", completion.ALLOCATIONS),
         help="How sparsity is spread over blocks: uniform, owl, alpha or search.",
         rich_help_panel=CHOICE,
     ),
@@ -299,8 +296,7 @@ Damping = Annotated[
 Update = Annotated[
     str | None,
     typer.Option(
-        autocompletion=completion.updates,
-        callback=checks.one_of("--update", completion.UPDATES),
+        **checks.named("--update", completion.UPDATES),
         help="New values for the weights that stay: none, sparsegpt, pcg, or least-squares for channels and groups; "
         "what belongs to the method if left out.",
         rich_help_panel=CHOICE,
