@@ -16,7 +16,7 @@ from tests.power_cut import Disk
 
 FILE_OPERATIONS = ("fsync", "replace", "rename", "unlink", "mkdir", "rmdir", "symlink", "utime")  # of os
 MEETINGS = ("broadcast_object_list", "all_gather_object", "all_reduce", "broadcast")  # of torch.distributed
-POWER = "power cut"  # in the place of a signal: the end of the machine, and what was not synced may be lost
+POWER = "power-cut"  # in the place of a signal: the end of the machine, and what was not synced may be lost
 _LONGEST_SECONDS = 120  # for a command: one that takes longer waits for somebody who is gone
 
 
