@@ -50,6 +50,30 @@ MIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "olmoe": ("OlmoeConfig", _LLAMA | {"num_experts": 4, "num_experts_per_tok": 2}),
     "deepseek_v3": ("DeepseekV3Config", _LLAMA | _DEEPSEEK),
 }
+# those whose blocks compute by their number or by how many there are, and state space models
+_MAMBA2 = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 16}
+_JAMBA = {
+    "attn_layer_period": 4,
+    "attn_layer_offset": 1,
+    "num_experts": 2,
+    "num_experts_per_tok": 1,
+    "mamba_dt_rank": 4,
+}
+_GEMMA3N = {"hidden_size_per_layer_input": 8, "laurel_rank": 4, "altup_num_inputs": 2, "num_kv_shared_layers": 0}
+_RANKS = {key: _DEEPSEEK[key] for key in ("q_lora_rank", "kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim")}
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "minicpm3": ("MiniCPM3Config", _LLAMA | _RANKS | {"v_head_dim": 8, "num_key_value_heads": 4}),
+    "beam": ("BeamConfig", _LLAMA),
+    "diffllama": ("DiffLlamaConfig", _LLAMA),
+    "jamba": ("JambaConfig", _LLAMA | _JAMBA | {"mamba_d_state": 4, "num_hidden_layers": 4}),
+    "gemma3n_text": ("Gemma3nTextConfig", _LLAMA | _HEADS | _GEMMA3N | {"vocab_size_per_layer_input": 97}),
+    "mamba": ("MambaConfig", {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3, "state_size": 4}),
+    "mamba2": (
+        "Mamba2Config",
+        {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3, "num_heads": 8, "head_dim": 8},
+    ),
+    "bamba": ("BambaConfig", _LLAMA | _MAMBA2 | {"attn_layer_indices": [1]}),
+}
 EVERY_FAMILY = FAMILIES | MIXTURES
 
 
@@ -57,7 +81,7 @@ def save_pico(
     family: str, folder: Path, *, dtype: torch.dtype = torch.float32, shard_size: str = "5GB", **settings: Any
 ) -> Any:
     """Make a pico model with seeded random weights, norms and biases included, save it, and return it."""
-    kind, base = EVERY_FAMILY[family]
+    kind, base = (EVERY_FAMILY | OTHERS)[family]
     config = getattr(transformers, kind)(**base | settings)
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval()

@@ -90,12 +90,6 @@ def test_long_contexts_that_depend_on_the_number_of_heads(tmp_path: Path) -> Non
         refused(tmp_path, "phi3", {"kv-groups": 1}, (0, 1, 2), **settings)
 
 
-def test_blocks_that_compute_with_their_number(tmp_path: Path) -> None:
-    with pytest.raises(LangpruneError, match=r"this gpt2 cannot be removed: .* \(scale_attn_by_inverse_layer_idx\)"):
-        refused(tmp_path, "gpt2", {}, (0, 2), scale_attn_by_inverse_layer_idx=True)
-    refused(tmp_path, "gpt2", {"channels": 64}, (0, 1, 2), scale_attn_by_inverse_layer_idx=True)  # it is not
-
-
 def test_tensors_and_masks_that_do_not_fit(tmp_path: Path) -> None:
     save_pico("phi3", tmp_path)
     narrowing = Narrowing(axes_of(AutoConfig.from_pretrained(tmp_path), CHANNELS), CHANNELS, (0, 1, 2), "model.layers")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from langprune_cli.cli.inputs import stats_for
@@ -129,15 +130,19 @@ def without_blocks(
     from langprune_cli.stages.apply import ApplySettings, apply  # noqa: PLC0415
     from langprune_cli.stages.block_mask import mask_blocks  # noqa: PLC0415
     from langprune_cli.stages.calibrate import calibrate  # noqa: PLC0415
-    from langprune_cli.stages.depth import depth_method  # noqa: PLC0415
+    from langprune_cli.stages.depth import blocks_that_stay, depth_method  # noqa: PLC0415
     from langprune_cli.stages.opened import ModelChoice  # noqa: PLC0415
+    from langprune_cli.stages.without_blocks import check_first_run  # noqa: PLC0415
 
     structure, workspace, reporter = options.blocks, session.workspace, session.reporter
     if structure is None:
         return model, []
     method = _BLOCKS if options.method is None or options.units else options.method
     depth_method(method)
-    (stats,) = calibrate(workspace, model, [spec], calibration, reporter, force=force)
+    blocks = len(model.streamed.blocks)
+    leaving = blocks - blocks_that_stay(blocks, structure.sparsity)
+    check = partial(check_first_run, model, leaving)
+    (stats,) = calibrate(workspace, model, [spec], calibration, reporter, force=force, before=check)
     masks = mask_blocks(workspace, model, stats.artifact, structure, method, reporter, force=force)
     settings = ApplySettings(max_shard_bytes=max_shard_bytes)
     made = apply(workspace, model, masks.artifact, reporter, settings, name=name, out=out, force=force)

@@ -1,10 +1,11 @@
 """Read a safetensors checkpoint, one file or sharded, a few tensors at a time; and say exactly which one it is."""
 
+import copy
 import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,6 +77,12 @@ class Checkpoint:
             for start in range(0, rows, step)
         )
         return all(torch.equal(*piece) for piece in pieces)
+
+    def renamed(self, names: Mapping[str, str]) -> "Checkpoint":
+        """Return the same values under other names; what has no new name is left out."""
+        other = copy.copy(self)
+        other.entries = {names[name]: entry for name, entry in self.entries.items() if name in names}
+        return other
 
     def expect(self, names: Iterable[str]) -> None:
         """Ask the system to read tensors from the disk into its cache meanwhile: they will be wanted soon.

@@ -21,11 +21,6 @@ _PER_BLOCK = (
     "num_key_value_heads", "num_query_heads", "num_kv_heads", "num_attention_heads_per_layer",
     "num_key_value_heads_per_layer", "swiglu_limits", "swiglu_limits_shared",
 )  # fmt: skip
-# Settings, where they are on, by which a block computes with its own number or that of another one.
-_BY_NUMBER = (
-    "scale_attn_by_inverse_layer_idx", "num_kv_shared_layers", "cross_attention_layers", "is_heterogeneous",
-    "moe_layer_start_index",
-)  # fmt: skip
 # How many blocks come before the first that looks back over a window (qwen), or the first of experts (deepseek, afmoe).
 _FIRST = ("max_window_layers", "first_k_dense_replace", "num_dense_layers")
 
@@ -106,16 +101,10 @@ class Narrowing:
     def config(self, raw: dict[str, Any], config: Any) -> dict[str, Any]:  # noqa: ANN401 - transformers is untyped
         """Return the smaller model's config.json. raw: the present one, as it is in the file; config: the same, opened.
 
-        Raises LangpruneError where transformers could not open the smaller model, or would compute another one. That hardly
-        depends on which blocks leave: called before any work is done, it spares that work.
+        Raises LangpruneError where transformers could not open the smaller model. That hardly depends on which blocks leave:
+        called before any work is done, it spares that work. Whether the model computes the same, `check_without` measures.
         """
         text = config.get_text_config()
-        if len(self.blocks) < text.num_hidden_layers:
-            for key in _BY_NUMBER:
-                if getattr(text, key, None):
-                    raise LangpruneError(
-                        f"Blocks of this {text.model_type} cannot be removed: what one computes depends on its number ({key})"
-                    )
         smaller = self._written(raw, config)
         problem = self._problem(smaller, config)
         if problem and "kv-groups" in self.kept:
@@ -153,6 +142,8 @@ class Narrowing:
                 part[key] = [values[index] for index in self.blocks]
         if "attention_types" in vars(text):  # gpt_neo: attention_layers as runs of one pattern
             part["attention_types"] = [[[text.attention_layers[index]], 1] for index in self.blocks]
+        if attention := vars(text).get("attn_layer_indices"):  # bamba: the blocks that are no mamba blocks
+            part["attn_layer_indices"] = [new for new, index in enumerate(self.blocks) if index in attention]
         for key in _FIRST:
             if vars(text).get(key) is not None:
                 _state(part, text, key, sum(index < getattr(text, key) for index in self.blocks))
@@ -165,7 +156,7 @@ class Narrowing:
     def _problem(self, smaller: dict[str, Any], config: Any) -> str | None:  # noqa: ANN401 - transformers is untyped
         """Return why transformers could not open the smaller model as what it is, None where it can."""
         try:
-            opened = type(config).from_dict(copy.deepcopy(smaller)).get_text_config()
+            opened = opened_as(config, smaller).get_text_config()
         except (StrictDataclassError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
             return str(error).strip().splitlines()[-1].strip()[:200]
         text = config.get_text_config()
@@ -202,6 +193,16 @@ class Narrowing:
             for cut in axis.slices:
                 found.setdefault(cut.path, []).append((axis, cut))
         return found
+
+
+def opened_as(config: Any, raw: dict[str, Any]) -> Any:  # noqa: ANN401 - transformers is untyped
+    """Return what config.json with these values is, opened: of the class of `config`, as transformers opens it.
+
+    Infinity and NaN stand there as {"__float__": "Infinity"}.
+    """
+    opened = type(config).from_dict(config._decode_special_floats(copy.deepcopy(raw)))  # noqa: SLF001 - its reader's own
+    opened.name_or_path = config.name_or_path
+    return opened
 
 
 def blocks_prefix(paths: Mapping[str, str], index: int) -> str:

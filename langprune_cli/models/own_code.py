@@ -28,7 +28,7 @@ def own_code(folder: Path, kind: str) -> Iterator[None]:
         ) from error
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return what an exception says, on one line of at most 200 characters; its name where it says nothing."""
     said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:200].rstrip(".: ")
     return said or type(error).__name__

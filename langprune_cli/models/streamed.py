@@ -76,15 +76,19 @@ class StreamedModel:
         device: torch.device | str = "cpu",
         trust_remote_code: bool = False,
         all_experts: bool = False,
+        config: Any = None,  # noqa: ANN401 - transformers is untyped
+        checkpoint: Checkpoint | None = None,
     ) -> None:
-        """Build the skeleton; with `all_experts` every expert of a mixture is shown every token (`Experts.every_token`).
+        """Build the skeleton, by default of what `folder` holds.
+
+        all_experts: every expert of a mixture is shown every token (`Experts.every_token`).
 
         Raises LangpruneError for what `Checkpoint` and `read_config` refuse, and for merged experts or shared linears.
         """
         self.folder = folder
         self.device = torch.device(device)
-        self.config = read_config(folder, trust_remote_code=trust_remote_code)
-        self.checkpoint = Checkpoint(folder)
+        self.config = config or read_config(folder, trust_remote_code=trust_remote_code)
+        self.checkpoint = checkpoint or Checkpoint(folder)
         self.dtype = dtype or stated_dtype(self.config) or self.checkpoint.float_dtype()
         self.model = build_skeleton(
             self.config, self.dtype, trust_remote_code=trust_remote_code, tensors=len(self.checkpoint.entries)

@@ -11,7 +11,7 @@ from langprune_cli.methods.method import methods
 from langprune_cli.models.shards import MAX_SHARD_BYTES
 from langprune_cli.numerics.patterns import Pattern, parse_pattern
 from langprune_cli.stages.allocating import allocated_patterns
-from langprune_cli.stages.cutting import cut_of
+from langprune_cli.stages.cutting import blocks_that_stayed, cut_of
 from langprune_cli.stages.keep_masks import MaskReader
 from langprune_cli.stages.model_writing import ModelWriter
 from langprune_cli.stages.opened import OpenedModel
@@ -19,6 +19,7 @@ from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
 from langprune_cli.stages.sites import SOLVING, Solving, block_stats, calibration_text, needed_stats
 from langprune_cli.stages.structures import is_structured
 from langprune_cli.stages.updating import Updated, updated_block
+from langprune_cli.stages.without_blocks import check_without
 from langprune_cli.store.artifact import MANIFEST, PROVENANCE, Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.unit_methods.method import unit_methods
@@ -72,6 +73,8 @@ def apply(
         return updated_block(model, index, masks.block(index), update, known, settings.solving)
 
     def make(writer: ArtifactWriter) -> Artifact:
+        if stay := blocks_that_stayed(mask):
+            check_without(model, stay)
         target = ModelWriter(writer, model, settings.max_shard_bytes, cut)
         target.need_space()
         reporter.begin(f"apply {writer.folder.name}", target.blocks, 0)

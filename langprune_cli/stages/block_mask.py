@@ -1,12 +1,13 @@
 """`mask --pattern blocks`: which whole blocks stay, judged on the windows that the statistics were gathered on."""
 
-from langprune_cli.stages.depth import depth_method
+from langprune_cli.stages.depth import blocks_that_stay, depth_method
 from langprune_cli.stages.opened import OpenedModel, check_same_model
 from langprune_cli.stages.parts import BLOCKS_PART, WINDOWS_PART
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
 from langprune_cli.stages.sites import calibration_text
 from langprune_cli.stages.statistics import need_norms
 from langprune_cli.stages.structures import Structure
+from langprune_cli.stages.without_blocks import check_first_run, check_without
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import readable_json
 from langprune_cli.store.workspace import Workspace
@@ -26,7 +27,8 @@ def mask_blocks(
     """Write which blocks stay, and the figures that it was decided by.
 
     Of the statistics only the windows are used: the figures are of calibration text, never of what is reported later.
-    Raises LangpruneError for an unknown method, token counts, statistics of another model, and a share that removes none or all.
+    Raises LangpruneError for an unknown method, token counts, statistics of another model, a share that removes none or all, and
+    blocks without which the others compute something else.
     """
     need_norms(f"--method {method}", stats)
     check_same_model(stats, model)
@@ -41,7 +43,11 @@ def mask_blocks(
     )
 
     def make(writer: ArtifactWriter) -> Artifact:
+        check_first_run(
+            model, len(model.streamed.blocks) - blocks_that_stay(len(model.streamed.blocks), structure.sparsity)
+        )
         depth = find(model, stats.tensors(WINDOWS_PART)["windows"], structure.sparsity, reporter)
+        check_without(model, depth.blocks)
         writer.write(BLOCKS_PART, readable_json({"stay": list(depth.blocks), **depth.record}))
         sizes = [_weights(model, index) for index in range(len(model.streamed.blocks))]
         return writer.finish(

@@ -1,6 +1,6 @@
 """Stage 1, `calibrate`: run windows of text through the dense model and keep the sums that scores are made of."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -51,9 +51,11 @@ def calibrate(
     name: str | None = None,
     force: bool = False,
     save_after_seconds: float = SAVE_AFTER_SECONDS,
+    before: Callable[[], None] = lambda: None,
 ) -> list[Outcome]:
     """Make one stats artifact for each text: sums of squares and sums in float64, and with `hessian` of x xᵀ in float32.
 
+    before: called before the work on each, where there is any: it raises where that work would be for nothing.
     Raises LangpruneError for text that cannot be read or is too little, and for activations that are not finite.
     """
     texts = draw(model, list(specs), settings, reporter)
@@ -69,6 +71,7 @@ def calibrate(
             name=name,
             force=force,
             save_after_seconds=save_after_seconds,
+            before=before,
         )
         for windows in texts
     ]
@@ -84,9 +87,10 @@ def calibrate_on(
     name: str | None = None,
     force: bool = False,
     save_after_seconds: float = SAVE_AFTER_SECONDS,
+    before: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Make the stats artifact of windows that have been drawn; see `calibrate`."""
-    make = partial(
+    collected = partial(
         _collect,
         model=model,
         windows=windows,
@@ -94,6 +98,11 @@ def calibrate_on(
         reporter=reporter,
         save_after_seconds=save_after_seconds,
     )
+
+    def make(writer: ArtifactWriter) -> Artifact:
+        before()
+        return collected(writer)
+
     to = Destination(workspace, stats_name(windows.spec, collect), name, force=force)
 
     def size() -> int:

@@ -87,6 +87,9 @@ class OpenedModel:
             trust_remote_code=compute.trust_remote_code,
             all_experts=compute.all_experts,
         )
+        self.fit_to_stay: set[tuple[int, ...]] = (
+            set()
+        )  # blocks of which `check_without` has found that they can stay alone
         if compute.all_experts:
             self.require_experts("--all-experts")
 

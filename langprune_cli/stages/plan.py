@@ -12,7 +12,8 @@ from langprune_cli.errors import UsageError
 from langprune_cli.models.config_only import locate_config
 from langprune_cli.models.families import Axis, Kind, axes_of, kinds_of
 from langprune_cli.models.location import ModelLocation
-from langprune_cli.models.narrowing import Narrowing
+from langprune_cli.models.model_files import CONFIG
+from langprune_cli.models.narrowing import Narrowing, opened_as
 from langprune_cli.models.skeleton import build_skeleton, find_blocks, read_config, stated_dtype
 from langprune_cli.models.vocabulary_rows import with_vocab_size
 from langprune_cli.numerics.patterns import Pattern, parse_pattern, prune_count
@@ -21,6 +22,7 @@ from langprune_cli.stages.opened import Compute, ModelChoice, model_artifact, wi
 from langprune_cli.stages.plan_cost import Costs, costs, token_costs
 from langprune_cli.stages.plan_memory import Peaks, linear_shapes, peaks
 from langprune_cli.stages.structures import DOWN, VOCABULARY, Rounding, Structure, parse_structures, split_patterns
+from langprune_cli.stages.without_blocks import check_shapes
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.text.vocabulary_choice import ids_in, replace_ids
 
@@ -169,6 +171,9 @@ def plan(
     for structure in asked.structures:
         if structure.kind == "blocks":
             stay = blocks_that_stay(layers, structure.sparsity)
+            last = tuple(range(layers - stay, layers))
+            without = Narrowing((), {}, last, prefix).config(_raw(location), config)
+            check_shapes(model, build(opened_as(config, without)), last)
             found.append(AxisPlan("blocks", "blocks", layers, stay))
         else:
             here = axes_of(config, kinds_of(config, structure.kind))
@@ -182,12 +187,11 @@ def plan(
         found.append(AxisPlan(VOCABULARY, "tokens", rows, tokens))
     smaller = model
     if found:
-        raw = json.loads((location.folder / "config.json").read_bytes())
-        narrowed = Narrowing(axes, kept, tuple(range(stay)), prefix).config(raw, config)
+        narrowed = Narrowing(axes, kept, tuple(range(stay)), prefix).config(_raw(location), config)
         if tokens < rows:
             narrowed = with_vocab_size(narrowed, config, tokens)
             replace_ids(narrowed, dict.fromkeys(ids_in(narrowed), 0))  # what they become is not known yet
-        smaller = build(type(config).from_dict(narrowed))
+        smaller = build(opened_as(config, narrowed))
     zeros = 0
     if asked.pattern:
         weights, zeros = _zeros(smaller, asked.pattern)
@@ -221,6 +225,11 @@ class _Builder:
     def __call__(self, config: Any) -> Any:  # noqa: ANN401 - transformers is untyped
         with torch.device("meta"):
             return build_skeleton(config, self.dtype, trust_remote_code=self.trust_remote_code)
+
+
+def _raw(location: ModelLocation) -> dict[str, Any]:
+    raw: dict[str, Any] = json.loads((location.folder / CONFIG).read_bytes())
+    return raw
 
 
 def _count(model: torch.nn.Module) -> int:
