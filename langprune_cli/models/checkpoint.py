@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.models.model_files import INDEX, weight_files, weight_map
+from langprune_cli.models.model_files import INDEX, SINGLE, weight_files, weight_map
 from langprune_cli.store.files import canonical_json, disk_errors
 
 # In the order in which safetensors lays tensors out.
@@ -24,6 +25,7 @@ DTYPES = {
     "F16": torch.float16, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 _MOST_HEADER_BYTES = 100_000_000  # the format's own limit
+_MOST_TENSORS = 300_000  # of a model; the largest that are published have half as many
 _PIECE = 1 << 24  # bytes that are compared at a time
 _SAMPLE = 4096  # bytes read at the start, middle and end of each tensor for the digest
 
@@ -47,11 +49,27 @@ class Checkpoint:
     """
 
     def __init__(self, folder: Path) -> None:
+        """Read the headers.
+
+        Raises LangpruneError for files that are missing, damaged or no plain files, for more tensors than a model has, and
+        where two files have different values of one tensor: which of them counts depends on who reads.
+        """
         self.folder = folder
         self.entries: dict[str, TensorEntry] = {}
         files = weight_map(folder)
         for file in weight_files(folder):
-            self.entries |= _read_header(folder, file)
+            found = _read_header(folder, file, _MOST_TENSORS - len(self.entries))
+            for name in sorted(found.keys() & self.entries.keys()):
+                if not self._same_bytes(self.entries[name], found[name]):
+                    raise LangpruneError(
+                        f"{folder} has two tensors {name}, in {self.entries[name].file} and in {file}, which differ: get the "
+                        "checkpoint again"
+                    )
+            self.entries |= found
+        if files and SINGLE not in files.values() and (folder / SINGLE).exists():
+            raise LangpruneError(
+                f"{folder} holds {INDEX} and {SINGLE}, of which transformers reads the latter: remove the one that is not meant"
+            )
         if missing := sorted(set(files) - set(self.entries)):
             raise LangpruneError(
                 f"{folder / INDEX} names the tensor {missing[0]}, which {files[missing[0]]} does not hold; "
@@ -67,7 +85,15 @@ class Checkpoint:
 
     def same_values(self, one: str, other: str, dtype: torch.dtype) -> bool:
         """Return whether two tensors are equal once they are of `dtype`; they are read a few rows at a time."""
-        first, second = self.entries[one], self.entries[other]
+        return self._equal(self.entries[one], self.entries[other], dtype)
+
+    def _same_bytes(self, first: TensorEntry, second: TensorEntry) -> bool:
+        if first.dtype != second.dtype or first.shape != second.shape:
+            return False
+        one, other = (replace(entry, dtype="U8", shape=(entry.size,)) for entry in (first, second))  # NaN equals itself
+        return self._equal(one, other, torch.uint8)
+
+    def _equal(self, first: TensorEntry, second: TensorEntry, dtype: torch.dtype) -> bool:
         if first.shape != second.shape:
             return False
         rows = first.shape[0] if first.shape else 1
@@ -136,14 +162,16 @@ class Checkpoint:
         config = self.folder / "config.json"
         with disk_errors(config, reading=True):
             total = hashlib.sha256(config.read_bytes())
-        for name, entry in sorted(self.entries.items()):
-            total.update(canonical_json([name, entry.dtype, entry.shape]).encode())
-            last = max(0, entry.size - _SAMPLE)
-            path = self.folder / entry.file
+        ordered = sorted(self.entries.items())
+        for shard, entries in groupby(ordered, key=lambda item: item[1].file):  # neighbours mostly lie in one file
+            path = self.folder / shard
             with disk_errors(path, reading=True), path.open("rb") as file:
-                for offset in sorted({0, last // 2, last}):
-                    file.seek(entry.start + offset)
-                    total.update(file.read(min(_SAMPLE, entry.size)))
+                for name, entry in entries:
+                    total.update(canonical_json([name, entry.dtype, entry.shape]).encode())
+                    last = max(0, entry.size - _SAMPLE)
+                    for offset in sorted({0, last // 2, last}):
+                        file.seek(entry.start + offset)
+                        total.update(file.read(min(_SAMPLE, entry.size)))
         return total.hexdigest()
 
 
@@ -156,25 +184,20 @@ def _rows(entry: TensorEntry, start: int, count: int) -> TensorEntry:
     return replace(entry, shape=(count, *entry.shape[1:]), start=entry.start + start * each, size=count * each)
 
 
-def _read_header(folder: Path, file: str) -> dict[str, TensorEntry]:
-    """Read and check one file's header: 8 bytes of length, JSON, then data that must end where the file does."""
+def _read_header(folder: Path, file: str, most: int) -> dict[str, TensorEntry]:
+    """Read and check one file's header: 8 bytes of length, JSON, then data that must end where the file does.
+
+    most: tensors that it may have.
+    """
     path = folder / file
-    with disk_errors(path, reading=True):
-        if not path.is_file():
-            raise LangpruneError(f"{path} is missing: get the checkpoint again")
-    with disk_errors(path, reading=True), path.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        total = path.stat().st_size
-        if total < 8 or length > min(_MOST_HEADER_BYTES, total - 8):
-            raise _corrupt(path, f"{total} bytes are too few for its header")
-        raw = opened.read(length)
+    raw, total = _header_bytes(path, most)
     try:
         header: dict[str, Any] = json.loads(raw)
         header.pop("__metadata__", None)
-        entries = {name: _entry(file, 8 + length, record) for name, record in header.items()}
+        entries = {name: _entry(file, 8 + len(raw), record) for name, record in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _corrupt(path, "its header is not readable") from error
-    end = 8 + length
+    end = 8 + len(raw)
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].size)):
         if entry.start != end:  # the format leaves no holes, and no two tensors share bytes
             raise _corrupt(path, f"{name} begins at byte {entry.start}, where {end} was expected")
@@ -190,6 +213,25 @@ def _read_header(folder: Path, file: str) -> dict[str, TensorEntry]:
         if entry.size != math.prod(entry.shape) * dtype.itemsize:
             raise _corrupt(path, f"{name} has {entry.size} bytes, which do not fit its shape {list(entry.shape)}")
     return entries
+
+
+def _header_bytes(path: Path, most: int) -> tuple[bytes, int]:
+    """Return the JSON of a file's header, of at most so many tensors, and the file's size; raises LangpruneError."""
+    with disk_errors(path, reading=True):
+        if not path.is_file():
+            raise LangpruneError(f"{path} is missing: get the checkpoint again")
+    with disk_errors(path, reading=True), path.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        total = path.stat().st_size
+        if total < 8 or length > min(_MOST_HEADER_BYTES, total - 8):
+            raise _corrupt(path, f"{total} bytes are too few for its header")
+        raw = opened.read(length)
+    # Before it is parsed, which takes seconds and a gigabyte for a million of them.
+    if raw.count(b'"data_offsets"') > most:
+        raise LangpruneError(
+            f"{path}: with it the checkpoint has more than {_MOST_TENSORS:,} tensors, which no model has: get it again"
+        )
+    return raw, total
 
 
 def _entry(file: str, data: int, record: dict[str, Any]) -> TensorEntry:

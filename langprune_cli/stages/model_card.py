@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from langprune_cli.stages.markdown import code, plain, row
+from langprune_cli.stages.markup import Markup, clean
 from langprune_cli.stages.rows import comparable_ppl
 from langprune_cli.stages.structures import VOCABULARY, is_structured
 from langprune_cli.store.artifact import Artifact
@@ -67,10 +69,10 @@ def model_card(
         *front,
         "---",
         "",
-        f"# {title}",
+        f"# {plain(title)}",
         "",
-        f"{base} {_removed(about)}, in one shot, after training,",
-        f"by {model.manifest.tool}. {_unchanged(about)} {_stored(gguf=gguf)}",
+        f"{plain(base)} {_removed(about)}, in one shot, after training,",
+        f"by {plain(model.manifest.tool)}. {_unchanged(about)} {_stored(gguf=gguf)}",
         "",
         "| | |",
         "|---|---|",
@@ -104,24 +106,24 @@ def _facts(model: Artifact, base: str) -> list[str]:
     about = model.manifest.about
     mask = about.get("mask") or {}
     revision = (about.get("model") or {}).get("revision")
-    facts = [_line("base model", f"{base}{f' at {revision}' if revision else ''}")]
+    facts = [row("base model", f"{base}{f' at {revision}' if revision else ''}")]
     if "base" in about:
         before = about["base"].get("mask") or {}
-        facts += [_line("base was itself pruned", f"{before.get('method', _UNKNOWN)}, {_pattern(before)}")]
-    facts += [_line("method", mask.get("method", _UNKNOWN)), _line("pattern", _pattern(mask))]
+        facts += [row("base was itself pruned", f"{before.get('method', _UNKNOWN)}, {_pattern(before)}")]
+    facts += [row("method", mask.get("method", _UNKNOWN)), row("pattern", _pattern(mask))]
     if mask.get("exclude"):
-        facts += [_line("left dense", f"linears whose name matches {_code(mask['exclude'])}")]
+        facts += [row("left dense", Markup(f"linears whose name matches {code(mask['exclude'])}"))]
     if tails := about.get("dense_tail_columns"):
         columns = sorted(set(tails.values()))
         many = f"{columns[0]}" if len(columns) == 1 else f"{columns[0]} to {columns[-1]}"
         facts += [
-            _line("left dense", f"the last columns ({many}) of {len(tails)} linears, whose width M does not divide")
+            row("left dense", f"the last columns ({many}) of {len(tails)} linears, whose width M does not divide")
         ]
-    facts += [_line("update of surviving weights", model.manifest.params.get("update", _UNKNOWN))]
+    facts += [row("update of surviving weights", model.manifest.params.get("update", _UNKNOWN))]
     if trained := about.get("tuned"):
         steps = f"{trained['epochs']} epochs at most"
-        facts += [_line("blocks tuned to the base model's", f"{steps}, on {_text(trained)}")]
-    return [*facts, _line("calibration text", _text(about))]
+        facts += [row("blocks tuned to the base model's", f"{steps}, on {_text(trained)}")]
+    return [*facts, row("calibration text", _text(about))]
 
 
 def _removed(about: dict[str, Any]) -> str:
@@ -205,20 +207,9 @@ def _figures(pruned: dict[str, Any], base: dict[str, Any] | None) -> str:
     pruned = pruned | {"ppl": comparable_ppl(pruned)}
     text = f"{public_name(pruned['source'])}" + (f" ({pruned['language']})" if pruned["language"] else "")
     cells = [text, pruned["dtype"], str(pruned["seqlen"]), f"{pruned['tokens']:,}"]
-    return _line(*cells, *(figure(row, key) for key in ("ppl", "bpb") for row in (base, pruned)))
-
-
-def _line(*cells: str) -> str:
-    """Return a row of a table; a bar inside a cell would end it."""
-    inside = [cell.replace("\n", " ").replace("|", "\\|") for cell in cells]
-    return f"| {' | '.join(inside)} |"
-
-
-def _code(text: str) -> str:
-    """Return text as code, whatever backticks it has."""
-    return f"`` {text} ``" if "`" in text else f"`{text}`"
+    return row(*cells, *(figure(row, key) for key in ("ppl", "bpb") for row in (base, pruned)))
 
 
 def _quoted(text: str) -> str:
     """Return a YAML scalar that is a string to every reader: a bare `no` is a boolean, and Norwegian."""
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(clean(text), ensure_ascii=False)  # of what JSON leaves as it is, YAML forbids control characters

@@ -1,9 +1,9 @@
 """A report as Markdown, for a README: its tables and commands."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
+from langprune_cli.stages.markdown import longest_run, plain, row
 from langprune_cli.stages.markup import clean
 from langprune_cli.stages.report import Report
 from langprune_cli.stages.report_commands import commands
@@ -23,17 +23,15 @@ from langprune_cli.stages.report_tables import (
 )
 from langprune_cli.stages.rows import MARKS
 
-_MEANS = re.compile(r"([\\`*_\[\]<>|#&~$])")  # what Markdown (GitHub's) may take for more than itself
-
 
 def document(report: Report, title: str, sizes: Sequence[dict[str, Any]]) -> str:
     """Return the document. sizes: the rows of smaller models."""
-    lines = [f"# {_plain(title)}", ""]
+    lines = [f"# {plain(title)}", ""]
     of_texts = [each for each in report.matrices if each.texts]
     lines += ["## Languages", ""] if of_texts else []
     for matrix in of_texts:
-        lines += [f"- {_plain(each)}" for each in findings(matrix)]
-        marked = [_plain(MARKS)] if has_marks(matrix) else []
+        lines += [f"- {plain(each)}" for each in findings(matrix)]
+        marked = [plain(MARKS)] if has_marks(matrix) else []
         notes = ["Lower is better. Change of ppl against the dense model.", *marked]
         lines += ["", *_table(matrix_table(matrix)), " ".join(notes), ""]
         lines += _table(texts_table(matrix))
@@ -60,26 +58,17 @@ def document(report: Report, title: str, sizes: Sequence[dict[str, Any]]) -> str
 
 
 def _table(table: Table) -> list[str]:
-    def row(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(_plain(cell) for cell in cells)} |"
-
     return [
-        f"**{_plain(table.title)}**",
+        f"**{plain(table.title)}**",
         "",
-        row(table.columns),
+        row(*table.columns),
         "|" + "---|" * len(table.columns),
-        *map(row, table.rows),
+        *(row(*cells) for cells in table.rows),
         "",
     ]
 
 
-def _plain(text: str) -> str:
-    """Return text that Markdown shows as it is."""
-    return _MEANS.sub(r"\\\1", clean(text))
-
-
 def _code(lines: Sequence[str]) -> list[str]:
     """Return a fenced block, whose fence is longer than any run of backticks in it."""
-    longest = max((len(run) for line in lines for run in re.findall(r"`+", line)), default=0)
-    fence = "`" * max(3, longest + 1)
+    fence = "`" * max(3, 1 + max(map(longest_run, lines), default=0))
     return [f"{fence}sh", *lines, fence]
