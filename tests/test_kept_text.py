@@ -117,7 +117,9 @@ def test_a_plan_says_what_it_costs(here: Path, dense: Path) -> None:
     assert kept["parameters_after"] - less["parameters_after"] == kept["chat_bytes"] // 4  # float32
     assert kept["axes"][0]["after"] - less["axes"][0]["after"] == kept["chat_tokens"] > 0
     assert "chat_tokens" not in less
-    assert f"{kept['chat_tokens']:,} tokens stay only for chats, Markdown and code" in did(*words).out
+    shown = did(*words)
+    assert f"{kept['chat_tokens']:,} tokens stay only for chats, Markdown and code" in shown.out
+    assert "of other text in en is tokens that leave, which the" in " ".join(shown.err.split())  # a short text
 
 
 def test_a_size_that_has_no_room_for_it_says_both_least_sizes(here: Path) -> None:

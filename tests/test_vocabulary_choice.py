@@ -225,3 +225,15 @@ def test_values_that_cannot_be(values: dict[str, Any], says: str) -> None:
 def test_targets_are_spelled() -> None:
     assert str(VocabularyTarget()) == "vocab:0.9999"
     assert str(VocabularyTarget(None, 32_000)) == "vocab:32000"
+
+
+@every_kind
+def test_text_that_was_not_counted_has_about_as_much_of_what_leaves_as_is_said(make: Make) -> None:
+    vocabulary = Vocabulary.of(make())
+    short, rest = of_lines(make, slice(0, 300, 4)), of_lines(make, slice(2, 300, 4))
+    choice = choose_vocabulary(vocabulary, {"a": short}, VocabularyTarget(1.0, round_to=1), rows=vocabulary.size)
+    stay = set(choice.stay)
+    lost = sum(number for i, number in enumerate(rest.counts.tolist()) if i not in stay) / rest.tokens
+    assert choice.new[0] == pytest.approx(lost, rel=0.5)
+    all_of_it = choose_vocabulary(vocabulary, {"a": short}, VocabularyTarget(None, 10**6), rows=vocabulary.size)
+    assert all_of_it.new == (0.0,)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
     from langprune_cli.text.vocabulary_choice import VocabularyChoice, VocabularyTarget
     from langprune_cli.types import TextSpec
 
+_MUCH_NEW = 0.005  # of a text: what a coverage of 0.9999 promises is far from kept
+
 
 def vocabulary_target(
     patterns: list[str],
@@ -127,7 +129,7 @@ def planned_tokens(
     opened = open_tokenizer(session.workspace, choice, session.compute, session.reporter)
     needed_token_counts("--pattern vocab", counts, opened.location)
     chosen = vocabulary_of(opened, counts, target, opened.vocab_size)
-    _note_gguf(session, chosen.kind)
+    _note(session, chosen)
     if not session.json:
         print_vocabulary(chosen.record() | {"chat": None})  # the plan says that with its bytes
         print_line("")
@@ -148,11 +150,22 @@ def _masked(
 
 def _shown(session: Session) -> Callable[[VocabularyChoice], None]:
     def show(choice: VocabularyChoice) -> None:
-        _note_gguf(session, choice.kind)
+        _note(session, choice)
         if not session.json:
             print_vocabulary(choice.record())
 
     return show
+
+
+def _note(session: Session, choice: VocabularyChoice) -> None:
+    """Say before the work what the smaller model would be bad at."""
+    _note_gguf(session, choice.kind)
+    for each, new in zip(choice.languages, choice.new, strict=True):
+        if new > _MUCH_NEW:
+            session.reporter.note(
+                f"About {new:.1%} of other text in {each.language} is tokens that leave, which the {each.tokens:,} counted are "
+                "too few to show: count more text, or keep more tokens with --vocab-size."
+            )
 
 
 def _note_gguf(session: Session, kind: Kind) -> None:

@@ -60,6 +60,7 @@ class VocabularyChoice:
     languages: tuple[LanguageCoverage, ...]
     kind: Kind  # of the tokenizer
     chat: int | None = None  # ids that stay for chats, Markdown and code alone; None: none was to
+    new: tuple[float, ...] = ()  # by language: about what share of other text are tokens that were not counted once
 
     def record(self) -> dict[str, Any]:
         """Return what an artifact says of it."""
@@ -128,7 +129,8 @@ def choose_vocabulary(
         plain if target.size is None or chat is None else _filled(vocabulary, set(plain), order, goal - len(beyond))
     )
     for_chat = None if chat is None else len((stay & set(kept)) - without)
-    return VocabularyChoice(tuple(kept), rows, least, covered, vocabulary.kind, for_chat)
+    new = tuple(_unseen(each, kept) for each in counts.values())
+    return VocabularyChoice(tuple(kept), rows, least, covered, vocabulary.kind, for_chat, new)
 
 
 def ids_in(record: dict[str, Any]) -> set[int]:
@@ -202,6 +204,18 @@ def _filled(vocabulary: Vocabulary, stay: set[int], order: list[int], goal: int)
             if len(stay) + len(parts) <= goal:
                 stay |= parts
     return stay
+
+
+def _unseen(counts: TokenCounts, stay: list[int]) -> float:
+    """Return about what share of other text of the same kind are tokens that were not seen, and leave.
+
+    Good (1953): tokens that were not seen are as frequent together as those that were seen once. Those of the former that
+    stay all the same are taken as no more frequent than the others.
+    """
+    numbers = counts.counts.numpy()
+    unseen = int((numbers == 0).sum())
+    staying = sum(1 for i in stay if i < len(numbers) and not numbers[i])
+    return float((numbers == 1).sum() / counts.tokens) * (1 - staying / unseen if unseen else 0.0)
 
 
 def _covered(language: str, counts: TokenCounts, stay: list[int]) -> LanguageCoverage:
