@@ -21,8 +21,9 @@ from langprune_cli.models.config_only import locate_config
 from langprune_cli.models.model_files import INDEX, SINGLE, tokenizer_digest
 from langprune_cli.models.streamed import StreamedModel
 from langprune_cli.stages.plan import plan, read_patterns
-from langprune_cli.store.artifact import ArtifactWriter, is_artifact, open_artifact
+from langprune_cli.store.artifact import ArtifactWriter, open_artifact
 from langprune_cli.store.files import document_digest, readable_json
+from langprune_cli.store.manifest import is_artifact
 from langprune_cli.store.verifying import places, verify
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.text.sources import read_documents

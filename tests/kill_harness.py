@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from langprune_cli.store.artifact import read_manifest
+from langprune_cli.store.manifest import read_manifest
 from langprune_cli.store.temporary import TEMPORARY
 from langprune_cli.store.verifying import places, verify
 from langprune_cli.store.workspace import Workspace

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.artifact_making import sign
 from tests.conftest import SEQLEN, did
 
 PRUNED = "uk-wanda-2x4"
@@ -66,7 +67,7 @@ def replace_part(folder: Path, part: str, text: str) -> None:
     record = json.loads(path.read_bytes())
     data = (folder / part).read_bytes()
     record["parts"][part] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-    path.write_text(json.dumps(record))
+    sign(path, record)
 
 
 def escaped(text: str) -> str:

@@ -23,6 +23,7 @@ from langprune_cli.stages.opened import Compute, OpenedModel
 from langprune_cli.stages.parts import block_part
 from langprune_cli.store.artifact import ArtifactWriter, open_artifact
 from langprune_cli.store.workspace import Workspace
+from tests.artifact_making import sign
 from tests.conftest import DRAW, SEQLEN, did, langprune, one_sentence, snapshot, tree
 from tests.pico import save_pico
 from tests.reference.quiet import Quiet
@@ -194,7 +195,7 @@ def test_the_check_of_a_model_knows_each_blocks_pattern(make: Make, workspace: P
     data = json.dumps(record).encode()
     manifest["parts"][PART] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
     (folder / PART).write_bytes(data)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    sign(folder / "manifest.json", manifest)
     one_sentence(langprune("apply", "-w", workspace, "--mask", "mix"), 1, r"layers\.1\..* reads back other than")
 
 

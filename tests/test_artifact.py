@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.store.artifact import ArtifactWriter, Recipe, is_artifact, open_artifact, read_manifest
-from langprune_cli.store.files import canonical_json
-from tests.artifact_making import RECIPE, written
+from langprune_cli.store.artifact import ArtifactWriter, Recipe, open_artifact
+from langprune_cli.store.files import canonical_json, readable_json
+from langprune_cli.store.manifest import Manifest, is_artifact, read_manifest
+from langprune_cli.store.workspace import Workspace
+from tests.artifact_making import RECIPE, sign, written
 from tests.conftest import tree
 
 
@@ -147,9 +150,50 @@ def test_missing_and_unknown_parts_are_refused(tmp_path: Path) -> None:
 def test_manifests_that_are_refused(tmp_path: Path, change: dict[str, Any], says: str) -> None:
     written(tmp_path / "x")
     path = tmp_path / "x/manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_bytes()) | change))
+    sign(path, json.loads(path.read_bytes()) | change)
     with pytest.raises(LangpruneError, match=says):
         open_artifact(tmp_path / "x", "masks")
+
+
+@pytest.mark.parametrize("field", [each.name for each in fields(Manifest)])
+def test_a_field_that_was_edited_is_refused_by_every_reader(tmp_path: Path, field: str) -> None:
+    """Whatever the field: by who opens it, who goes on with it, who looks for the newest, and who asks for its name."""
+    workspace = Workspace(tmp_path)
+    folder = written(tmp_path / "masks/x").folder
+    path = folder / "manifest.json"
+    record = json.loads(path.read_bytes())
+    edited = {"complete": False, "schema": True, "parts": {}, "tool": "langprune 9"}.get(
+        field, record[field] | {"x": 1} if isinstance(record[field], dict) else f"{record[field]}0"
+    )
+    path.write_bytes(readable_json(record | {field: edited}))
+    for read in (
+        lambda: read_manifest(folder),
+        lambda: open_artifact(folder, "masks"),
+        lambda: ArtifactWriter(folder, RECIPE),
+        lambda: ArtifactWriter(folder, RECIPE, fresh=True),
+        lambda: workspace.find("masks", "x"),
+        lambda: workspace.newest("masks"),
+        lambda: workspace.free_name("masks", "x", RECIPE.key),
+    ):
+        with pytest.raises(
+            LangpruneError, match=r"manifest\.json is damaged \(its digest .* move .* out of the way and give"
+        ):
+            read()
+    assert workspace.entries() == []
+    assert list(workspace.unreadable("masks")) == ["x"]
+    assert is_artifact(folder)
+
+
+@pytest.mark.parametrize("mask", [1, 16])
+def test_a_manifest_with_a_flipped_bit_is_a_manifest_still(tmp_path: Path, mask: int) -> None:
+    """Else a model's folder would be taken for somebody else's, whose weights nobody can check."""
+    path = written(tmp_path / "x").folder / "manifest.json"
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ mask]) + whole[place + 1 :])
+        assert is_artifact(tmp_path / "x")
+        with pytest.raises(LangpruneError):
+            read_manifest(tmp_path / "x")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "null", "{}", '{"schema": 1}', "\udcff"])

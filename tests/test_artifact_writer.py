@@ -11,8 +11,9 @@ import pytest
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.stages.run import Destination, run_stage
-from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe, read_manifest
+from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import disk_errors, need_space
+from langprune_cli.store.manifest import read_manifest
 from langprune_cli.store.temporary import TEMPORARY
 from langprune_cli.store.workspace import Workspace
 from tests.artifact_making import RECIPE, Fail, written

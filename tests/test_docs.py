@@ -26,7 +26,8 @@ from langprune_cli.models.checkpoint import Checkpoint
 from langprune_cli.models.location import DEMO_FOLDER
 from langprune_cli.numerics.packing import pack_mask
 from langprune_cli.refinements.refinement import refinements
-from langprune_cli.store.artifact import KINDS, SCHEMA, Manifest, Recipe
+from langprune_cli.store.artifact import KINDS, Recipe
+from langprune_cli.store.manifest import SCHEMA, Manifest
 from langprune_cli.store.temporary import TEMPORARY
 from langprune_cli.text.windows import fingerprint
 from langprune_cli.unit_methods.method import unit_methods

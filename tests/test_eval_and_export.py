@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from langprune_cli.stages import evaluate
 from langprune_cli.stages.subjects import Losses
 from langprune_cli.store.artifact import Artifact
+from tests.artifact_making import sign
 from tests.conftest import SEQLEN, did, langprune, snapshot, tree
 from tests.pico import save_pico
 from tests.text_corpora import byte_level
@@ -287,7 +288,7 @@ def test_ls_of_an_empty_workspace(tmp_path: Path) -> None:
 
 def test_an_incomplete_artifact_is_listed_as_such(workspace: Path) -> None:
     path = workspace / "stats/uk/manifest.json"
-    path.write_text(path.read_text().replace('"complete": true', '"complete": false'))
+    sign(path, json.loads(path.read_bytes()) | {"complete": False})
     assert [
         line for line in did("ls", "-w", workspace).out.splitlines() if "not complete: run its command again" in line
     ]

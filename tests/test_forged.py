@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from langprune_cli.store.files import canonical_json, document_digest, readable_json
+from langprune_cli.store.files import canonical_json
+from tests.artifact_making import sign
 from tests.conftest import DRAW, did, langprune, one_sentence
 
 FORGED: dict[str, Callable[[Tensor], Tensor | None]] = {
@@ -144,5 +145,4 @@ def resealed(part: Path) -> None:
         "sha256": hashlib.sha256(part.read_bytes()).hexdigest(),
         "size": part.stat().st_size,
     }
-    manifest["digest"] = document_digest(manifest)
-    (part.parent / "manifest.json").write_bytes(readable_json(manifest))
+    sign(part.parent / "manifest.json", manifest)

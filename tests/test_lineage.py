@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from langprune_cli.store.artifact import read_manifest
+from langprune_cli.store.manifest import read_manifest
+from tests.artifact_making import sign
 from tests.conftest import SEQLEN, did, langprune, one_sentence
 
 MODEL = "uk-wanda-2x4"
@@ -17,7 +18,7 @@ def made_from(workspace: Path, model: str, base: str) -> None:
     record = json.loads((folder / "manifest.json").read_bytes())
     record["about"]["model"]["name"] = base
     record.pop("digest", None)
-    (folder / "manifest.json").write_text(json.dumps(record))
+    sign(folder / "manifest.json", record)
     assert read_manifest(folder).about["model"]["name"] == base
 
 

@@ -18,7 +18,8 @@ import pytest
 from langprune_cli.errors import LangpruneError
 from langprune_cli.stages.run import Destination, Outcome, run_stage
 from langprune_cli.store import locks
-from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe, open_artifact, read_manifest
+from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe, open_artifact
+from langprune_cli.store.manifest import read_manifest
 from langprune_cli.store.temporary import TEMPORARY, sweep
 from langprune_cli.store.verifying import verify
 from langprune_cli.store.workspace import Workspace

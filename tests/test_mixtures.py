@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from langprune_cli.models.families import FAMILIES as CUTTABLE
 from langprune_cli.stages.parts import block_part
-from langprune_cli.store.artifact import Artifact, read_manifest
+from langprune_cli.store.artifact import Artifact
+from langprune_cli.store.manifest import read_manifest
 from tests.conftest import did, langprune, one_sentence
 from tests.narrowed import EXPERTS as LEFT
 from tests.pico import MIXTURES, save_pico

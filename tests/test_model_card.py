@@ -13,10 +13,12 @@ from langprune_cli.stages.apply import apply
 from langprune_cli.stages.model_card import model_card
 from langprune_cli.stages.opened import Compute, ModelChoice, open_model
 from langprune_cli.stages.subjects import Losses
-from langprune_cli.store.artifact import Artifact, Manifest
+from langprune_cli.store.artifact import Artifact
 from langprune_cli.store.locks import being_made
+from langprune_cli.store.manifest import Manifest
 from langprune_cli.store.temporary import TEMPORARY
 from langprune_cli.store.workspace import Workspace
+from tests.artifact_making import sign
 from tests.conftest import SEQLEN, did, langprune, one_sentence
 
 Open = Callable[[str, str], Artifact]
@@ -148,7 +150,7 @@ def test_what_is_for_people_may_be_missing(workspace: Path) -> None:
     for path in (workspace / "masks" / PRUNED / "manifest.json", workspace / "models" / PRUNED / "manifest.json"):
         record = json.loads(path.read_bytes())
         record["about"] = {"mask": record["about"]["mask"]} if "models" in str(path) else {"weights": 1, "removed": 0}
-        path.write_text(json.dumps(record))
+        sign(path, record)
     card = card_of(workspace, "--model", PRUNED)
     assert "A model with weights of its blocks' linears set to zero" in card
     made = Workspace(workspace)
@@ -254,7 +256,7 @@ def test_card_of_a_hub_model_names_it(workspace: Path, tmp_path: Path) -> None:
     record = json.loads(path.read_bytes())
     record["about"]["model"] = {"name": "owner/base", "revision": "0123abc"}
     record["about"]["text"]["source"] = "hf:owner/texts:train"
-    path.write_text(json.dumps(record))
+    sign(path, record)
     did("export", "-w", workspace, "--out", tmp_path / "out")
     card = (tmp_path / "out/README.md").read_text()
     assert yaml.safe_load(card.split("---\n")[1])["base_model"] == "owner/base"

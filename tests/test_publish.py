@@ -15,8 +15,9 @@ import yaml
 
 from langprune_cli.stages.inherited import inherited
 from langprune_cli.stages.model_card import model_card
-from langprune_cli.store.artifact import Artifact, Manifest, open_artifact
+from langprune_cli.store.artifact import Artifact, open_artifact
 from langprune_cli.store.files import document_digest, readable_json, sha256_file
+from langprune_cli.store.manifest import Manifest
 from langprune_cli.store.workspace import Workspace
 from tests.conftest import DRAW, Done, did, langprune, snapshot, tree
 from tests.hub_fixtures import HubSite

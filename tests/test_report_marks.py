@@ -12,6 +12,7 @@ from langprune_cli.stages.evaluate import read_result
 from langprune_cli.stages.rows import MARKS
 from langprune_cli.store.artifact import open_artifact
 from tests import reporting
+from tests.artifact_making import sign
 from tests.conftest import SEQLEN, did
 from tests.reporting import EVALUATION, NAMESPACES, PRUNED, escaped, page, replace_part, table
 from tests.test_eval_and_export import texts
@@ -93,7 +94,7 @@ def add_tasks(folder: Path, *, rows_too: bool) -> None:
     digests = [Checkpoint(folder.parent.parent / "models" / PRUNED).digest()]
     models = [{"model_digest": each, "tokenizer": "0" * 64, "dtype": "float32"} for each in ("0" * 64, *digests)]
     record["inputs"]["tasks"] = {"models": models, "names": ["arc_uk", "ab" * 32], "harness": "0.4.13"}
-    path.write_text(json.dumps(record))
+    sign(path, record)
 
 
 EXPECTED = [

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from langprune_cli.store.artifact import read_manifest
+from langprune_cli.store.manifest import read_manifest
 from tests.conftest import did, langprune, one_sentence
 from tests.pico import save_pico
 

@@ -20,10 +20,11 @@ from langprune_cli.stages.opened import Compute, OpenedModel
 from langprune_cli.stages.run import Outcome
 from langprune_cli.stages.tuning import tune
 from langprune_cli.stages.tuning_run import read_tuned
-from langprune_cli.store.artifact import read_manifest
+from langprune_cli.store.manifest import read_manifest
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.text.windows import fingerprint
 from langprune_cli.types import TextSpec, Windows
+from tests.artifact_making import sign
 from tests.conftest import did, tree
 from tests.pico import save_pico
 from tests.reference.sites import SITES
@@ -279,7 +280,7 @@ def test_what_the_manifest_says(tmp_path: Path) -> None:
     sparse(tmp_path, "llama")
     known = {"mask": {"name": "m", "method": "wanda"}, "text": {"language": "uk"}, "checked": {"pruned_weights": 24576}}
     record = {"tool": "langprune 0", "inputs": {"mask": "abc"}, "params": {"update": "sparsegpt"}, "about": known}
-    (tmp_path / "pruned" / "langprune.json").write_text(json.dumps(record))
+    sign(tmp_path / "pruned" / "langprune.json", record | {"parts": {}})
     manifest = read_manifest(tuned(tmp_path).artifact.folder)
     assert manifest.inputs["model"] == opened(tmp_path / "dense").digest
     assert manifest.inputs["pruned"] == opened(tmp_path / "pruned").digest

@@ -9,11 +9,12 @@ import typer
 
 from langprune_cli.cli import options as opt
 from langprune_cli.cli.completion import names_of
-from langprune_cli.cli.console import print_json, print_line
+from langprune_cli.cli.console import ConsoleReporter, print_json, print_line
 from langprune_cli.cli.results import describe, evaluated, languages_of, model_of
 from langprune_cli.cli.tables import print_table
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
-from langprune_cli.store.artifact import KINDS, Artifact, read_manifest
+from langprune_cli.store.artifact import KINDS, Artifact
+from langprune_cli.store.manifest import read_manifest
 from langprune_cli.store.workspace import Entry, Workspace
 
 _NAME = typer.Argument(
@@ -46,6 +47,9 @@ def list_artifacts(
         raise UsageError(f"{kind!r} is no kind of artifact: {near_matches(kind, KINDS)}")
     if sort is not None and sort not in _ORDERS:
         raise UsageError(f"--sort {sort!r} is unknown: {near_matches(sort, _ORDERS)}")
+    for each in [kind] if kind else KINDS:
+        for error in Workspace(workspace).unreadable(each).values():
+            ConsoleReporter().note(f"Left out: {error}.")
     sized = [(entry, Artifact(entry.folder, entry.manifest).size()) for entry in Workspace(workspace).entries(kind)]
     if sort:
         sized.sort(key=_ORDERS[sort])

@@ -12,7 +12,7 @@ from langprune_cli.cli.console import print_json, print_line
 from langprune_cli.cli.session import Session, one_of
 from langprune_cli.cli.tables import print_table
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
-from langprune_cli.store.artifact import is_artifact, read_manifest
+from langprune_cli.store.manifest import is_artifact, read_manifest
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
     from langprune_cli.numerics.overlap import Figures

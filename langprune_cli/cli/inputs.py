@@ -9,7 +9,8 @@ from langprune_cli.errors import LangpruneError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
     from langprune_cli.numerics.site import Needs
-    from langprune_cli.store.artifact import Artifact, Manifest
+    from langprune_cli.store.artifact import Artifact
+    from langprune_cli.store.manifest import Manifest
 
 
 def stats_for(session: Session, needs: Needs, what: str, named: str | None) -> Artifact | None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from langprune_cli.stages.run import Outcome
     from langprune_cli.stages.updating import Pruned
-    from langprune_cli.store.artifact import Manifest
+    from langprune_cli.store.manifest import Manifest
 
 
 def describe(manifest: Manifest) -> str:

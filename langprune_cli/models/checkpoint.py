@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.model_files import INDEX, SINGLE, weight_files, weight_map
+from langprune_cli.numerics.values import all_finite
 from langprune_cli.store.files import canonical_json, disk_errors
+from langprune_cli.store.written import Written
 
 # In the order in which safetensors lays tensors out.
 DTYPES = {
@@ -55,7 +58,9 @@ class Checkpoint:
         where two files have different values of one tensor: which of them counts depends on who reads.
         """
         self.folder = folder
+        self.written = Written(folder)
         self.entries: dict[str, TensorEntry] = {}
+        self._finite: set[str] = set()  # tensors that were looked through; some are read more than once
         files = weight_map(folder)
         for file in weight_files(folder):
             found = _read_header(folder, file, _MOST_TENSORS - len(self.entries))
@@ -79,9 +84,44 @@ class Checkpoint:
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Return tensors by name, each read to memory of its own.
 
+        A file that langprune wrote is first compared with what it wrote, once in a process: LangpruneError where it differs.
         Pages of a mapping of the file would count as the process's memory once touched, and reading takes less time.
         """
-        return {name: self._read(self.entries[name]) for name in names}
+        wanted = list(names)
+        self.written.check(*{self.entries[name].file for name in wanted})
+        return {name: self._read(self.entries[name]) for name in wanted}
+
+    def read_finite(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Return what `read` does; raises LangpruneError for a tensor in which a value is infinite or NaN."""
+        tensors = self.read(names)
+        for name, tensor in tensors.items():
+            if name not in self._finite and tensor.is_floating_point() and not all_finite(tensor):
+                raise LangpruneError(
+                    f"{self.folder}: {name} holds values that are not finite: get the checkpoint again"
+                )
+            self._finite.add(name)
+        return tensors
+
+    def begin_check(self, names: Iterable[str]) -> None:
+        """Have the files of tensors compared, in a thread, with what langprune wrote: `read` waits for it."""
+        for file in {self.entries[name].file for name in names}:
+            if file in self.written:
+                self.written.begin(file)
+
+    def begin_hashes(self) -> None:
+        """Have all files hashed, in threads, that langprune did not write: `weights_sha256` waits for it."""
+        for file in {entry.file for entry in self.entries.values()}:
+            if file not in self.written:
+                self.written.begin(file)
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """Return a sha256 that every byte of the weights counts in, and no file's name.
+
+        Of what langprune wrote it is on record, and checked when the bytes are read; anything else is read whole for it.
+        """
+        files = {entry.file for entry in self.entries.values()}
+        return hashlib.sha256(canonical_json(sorted(map(self.written.sha256, files))).encode()).hexdigest()
 
     def same_values(self, one: str, other: str, dtype: torch.dtype) -> bool:
         """Return whether two tensors are equal once they are of `dtype`; they are read a few rows at a time."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from langprune_cli.errors import LangpruneError
 from langprune_cli.store.files import canonical_json, disk_errors
 from langprune_cli.store.plain import plain_files
+from langprune_cli.store.written import Written
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -30,9 +31,12 @@ _PICKLES = (".bin", ".pt", ".pth")
 def check_files(folder: Path) -> None:
     """Make sure that a model's files are plain files and lie in its folder: whoever reads one calls this first.
 
-    transformers opens files by names of its own, so every file counts. Raises LangpruneError as `plain_file` does.
+    transformers opens files by names of its own, so every file counts. Configuration and tokenizer files that langprune wrote
+    must be as it wrote them; weights are compared when they are read. Raises LangpruneError as `plain_file` and `Written` do.
     """
     plain_files(folder, _TEMPLATES)
+    if folder.is_dir():
+        Written(folder).check(*(path.name for path in sorted(folder.iterdir()) if SMALL_FILES.fullmatch(path.name)))
 
 
 def weight_map(folder: Path) -> dict[str, str]:

@@ -113,6 +113,7 @@ class StreamedModel:
         for owner in self.model.modules():  # Module.to would try to copy the meta parameters too
             for attr, buffer in owner.named_buffers(recurse=False):
                 setattr(owner, attr, buffer.to(self.device))
+        self.checkpoint.begin_check([*self.outside_names(), *self.tensor_names(0)])
         self.detours = Detours(self.model, self.blocks)
         self._reader = ThreadPoolExecutor(1, "blocks") if self.device.type == "cuda" else None
         self._expected: tuple[list[str], Future[dict[str, Tensor]]] | None = None
@@ -183,17 +184,28 @@ class StreamedModel:
         alone, into its cache, since a second block of memory would be more than the time is worth.
         """
         names = self.tensor_names(index)
+        self.checkpoint.begin_check(names)
         if self._reader is None:
             self.checkpoint.expect(names)
         else:
             self._expected = names, self._reader.submit(self._read_pinned, names)
 
     def _read_pinned(self, names: list[str]) -> dict[str, Tensor]:
-        return {name: _pinned(tensor) for name, tensor in self.checkpoint.read(names).items()}
+        return {name: _pinned(tensor) for name, tensor in self._read_checked(names).items()}
+
+    def _read_checked(self, names: list[str]) -> dict[str, Tensor]:
+        """Read tensors; what a pruning would only copy is looked through, since nobody else does. Linears are by who prunes."""
+        linears = self._linear_names
+        found = self.checkpoint.read_finite([name for name in names if name not in linears])
+        return found | self.checkpoint.read([name for name in names if name in linears])
+
+    @cached_property
+    def _linear_names(self) -> set[str]:
+        return {linear.name for index in range(len(self.blocks)) for linear in self.linears(index)}
 
     def _read(self, names: list[str]) -> dict[str, Tensor]:
         expected, self._expected = self._expected, None
-        return expected[1].result() if expected and expected[0] == names else self.checkpoint.read(names)
+        return expected[1].result() if expected and expected[0] == names else self._read_checked(names)
 
     @contextmanager
     def block(self, index: int) -> Iterator[Block]:

@@ -88,7 +88,7 @@ def _spread(
         shapes = [model.streamed.shape(linear) for linear in linears]
         sizes.append(sum(rows * (columns - pattern.tail(columns)) for rows, columns in shapes))
         known = block_stats(stats, model, index)
-        sites = [each.site for each in block_sites(model, index, linears, known, settings.solving)]
+        sites = [each.site for each in block_sites(model, linears, known, settings.solving)]
         sites = [each for each in sites if each.stats or allocation.needs == "nothing"]
         measures.append(allocation.measure(sites, pruned))
         reporter.tick(index, 0)

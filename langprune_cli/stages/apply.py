@@ -20,7 +20,8 @@ from langprune_cli.stages.sites import SOLVING, Solving, block_stats, calibratio
 from langprune_cli.stages.structures import is_structured
 from langprune_cli.stages.updating import Updated, updated_block
 from langprune_cli.stages.without_blocks import check_without
-from langprune_cli.store.artifact import MANIFEST, PROVENANCE, Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.artifact import PROVENANCE, Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.manifest import MANIFEST
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.unit_methods.method import unit_methods
 from langprune_cli.updates.update import Update, get_update

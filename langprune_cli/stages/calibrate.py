@@ -17,7 +17,7 @@ from langprune_cli.stages.resuming import SAVE_AFTER_SECONDS, SavedStates
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
 from langprune_cli.stages.statistics import StatsCollector
 from langprune_cli.stages.window_cache import kept_windows
-from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.artifact import WEIGHTS, Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import need_space
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.text.budgets import mixed
@@ -58,6 +58,7 @@ def calibrate(
     before: called before the work on each, where there is any: it raises where that work would be for nothing.
     Raises LangpruneError for text that cannot be read or is too little, and for activations that are not finite.
     """
+    model.streamed.checkpoint.begin_hashes()
     texts = draw(model, list(specs), settings, reporter)
     if settings.shard:
         texts = [_shard(windows, *settings.shard) for windows in texts]
@@ -195,6 +196,7 @@ def stats_recipe(
         },
         about={
             "model": model.about,
+            WEIGHTS: model.streamed.checkpoint.weights_sha256,
             "text": text_about(windows),
             "blocks": len(model.streamed.blocks),
         },

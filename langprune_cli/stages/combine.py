@@ -26,8 +26,9 @@ from langprune_cli.stages.token_counts import (
     read_token_counts,
 )
 from langprune_cli.stages.weights import Weights, factors_of, in_order
-from langprune_cli.store.artifact import Artifact, ArtifactWriter, Manifest, Recipe
+from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import need_space
+from langprune_cli.store.manifest import Manifest
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.text.counting import TokenCounts
 from langprune_cli.text.windows import fingerprint

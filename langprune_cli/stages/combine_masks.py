@@ -23,8 +23,9 @@ from langprune_cli.stages.score import block_scores
 from langprune_cli.stages.sites import block_stats
 from langprune_cli.stages.structures import is_structured
 from langprune_cli.stages.unit_choosing import readers_of
-from langprune_cli.store.artifact import Artifact, ArtifactWriter, Manifest, Recipe
+from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import need_space
+from langprune_cli.store.manifest import Manifest
 from langprune_cli.store.workspace import Workspace
 
 
@@ -65,7 +66,7 @@ class _Source:
         else:
             known = block_stats(self.stats, model, index)
             linears = [linear for linear in model.streamed.linears(index) if linear.name in names]
-            scores = block_scores(model, index, linears, self.method, known)
+            scores = block_scores(model, linears, self.method, known)
         group: Group = self.mask.manifest.params.get("group", "row")
         return {name: normalised_ranks(scores[name], group) for name in names}
 
@@ -261,7 +262,7 @@ def _weights(
 
 def _sizes(model: OpenedModel, index: int, names: set[str], group: Group) -> dict[str, Tensor]:
     linears = [linear for linear in model.streamed.linears(index) if linear.name in names]
-    sizes = block_scores(model, index, linears, methods()["magnitude"], None)
+    sizes = block_scores(model, linears, methods()["magnitude"], None)
     return {name: normalised_ranks(size, group) for name, size in sizes.items()}
 
 
@@ -271,7 +272,7 @@ def _columns(
     """Return the keep masks of a block's channels and KV groups: by votes, of equal ones those that are read with more weight."""
     axes = readers_of(model, index, axes_of(model.streamed.config, kept))
     linears = [linear for linear in model.streamed.linears(index) if linear.name in axes]
-    sizes = block_scores(model, index, linears, methods()["magnitude"], None)
+    sizes = block_scores(model, linears, methods()["magnitude"], None)
     keep = {}
     for name, axis in axes.items():
         norms = sizes[name].double().square().sum(dim=0).view(axis.units, axis.size).sum(dim=1)

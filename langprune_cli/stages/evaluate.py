@@ -21,7 +21,7 @@ from langprune_cli.stages.quantized import quantizer_environment
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
 from langprune_cli.stages.subjects import Losses, Subject
 from langprune_cli.stages.tasks import run_tasks, tasks_identity
-from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.artifact import WEIGHTS, Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import canonical_json, readable_json
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.text.token_bytes import predicted_bytes
@@ -58,6 +58,8 @@ def evaluate(
     for subject in subjects:
         subject.check()
     models = [subject.model for subject in subjects]
+    for model in models:
+        model.streamed.checkpoint.begin_hashes()
     texts = [evaluation_text(models, spec, reporter, seqlen=seqlen, max_windows=max_windows) for spec in specs]
     reference, whole = models[0], [subject.model for subject in subjects if not subject.mask]
     cells = [(subject, text) for text in texts for subject in subjects]
@@ -69,6 +71,7 @@ def evaluate(
             "bpb": _has_tokenizer(reference),  # without one bpb is unknown, and is not to stay so when one comes
             "intervals": {"method": METHOD, "level": LEVEL, "resamples": RESAMPLES, "seed": SEED},
         },
+        about={WEIGHTS: {model.digest: model.streamed.checkpoint.weights_sha256 for model in models}},
         environment=reference.environment() | (quantizer_environment() if subjects[-1].bits else {}),
     )
     last = subjects[-1]
@@ -80,7 +83,7 @@ def evaluate(
             *(Path(task).stem for task in tasks),
         ]
     )
-    known = {} if force else _known_cells(workspace)
+    known = {} if force else _known_cells(workspace, recipe.about[WEIGHTS])
 
     def make(writer: ArtifactWriter) -> Artifact:
         for number, text in enumerate(texts):
@@ -116,6 +119,7 @@ def read_result(artifact: Artifact) -> dict[str, list[Row]]:
 
 def complete_evaluations(workspace: Workspace, damaged: list[str]) -> Iterator[tuple[Artifact, list[Row]]]:
     """Yield the complete evaluations that can be read, oldest first, with their rows; add the names of others to `damaged`."""
+    damaged += workspace.unreadable("evals")
     for entry in workspace.entries("evals"):
         if entry.manifest.complete:
             artifact = Artifact(entry.folder, entry.manifest)
@@ -130,11 +134,23 @@ def complete_evaluations(workspace: Workspace, damaged: list[str]) -> Iterator[t
                 damaged.append(entry.name)
 
 
-def _known_cells(workspace: Workspace) -> dict[str, tuple[Row, bytes]]:
-    """Return the rows of all complete evaluations by cell, with the losses of their windows."""
+def has_bytes_of(artifact: Artifact, digest: str, weights: str) -> bool:
+    """Return whether an evaluation's rows of the model `digest` are of the very bytes that `weights` is the sha256 of."""
+    known = artifact.manifest.about.get(WEIGHTS)
+    return isinstance(known, dict) and known.get(digest) == weights
+
+
+def _known_cells(workspace: Workspace, weights: dict[str, str]) -> dict[str, tuple[Row, bytes]]:
+    """Return the rows of all complete evaluations by cell, with the losses of their windows.
+
+    Of models of which all bytes are the same only: `weights`, digest -> sha256.
+    """
     known = {}
     for artifact, rows in complete_evaluations(workspace, damaged=[]):
         for row in rows:
+            digest = row["model_digest"]
+            if digest not in weights or not has_bytes_of(artifact, digest, weights[digest]):
+                continue
             with suppress(LangpruneError):
                 known[row["cell"]] = (row, artifact.read(_losses_part(row["cell"])))
     return known

@@ -11,7 +11,7 @@ from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import Checkpoint, TensorEntry
 from langprune_cli.models.hub_snapshot import CARD
 from langprune_cli.models.shards import plan_shards, write_shard
-from langprune_cli.stages.evaluate import Row, complete_evaluations
+from langprune_cli.stages.evaluate import Row, complete_evaluations, has_bytes_of
 from langprune_cli.stages.exported import GGUF, MASK_FILE
 from langprune_cli.stages.gguf import tokenizer_before, write_gguf
 from langprune_cli.stages.inherited import inherited
@@ -194,7 +194,8 @@ def _staging(out: Path, workspace: Workspace) -> Iterator[Path]:
 def _rows_about(workspace: Workspace, model: Artifact, reporter: Reporter) -> list[dict[str, Row | None]]:
     """Return the newest rows about this model, or about its mask on the fly, each with that of the model it came from."""
     try:
-        digest = Checkpoint(model.folder).digest()
+        checkpoint = Checkpoint(model.folder)
+        digest, weights = checkpoint.digest(), checkpoint.weights_sha256
     except (LangpruneError, OSError) as error:
         raise LangpruneError(
             f"{model.folder} is damaged ({error}): make it again with langprune apply --force"
@@ -207,8 +208,13 @@ def _rows_about(workspace: Workspace, model: Artifact, reporter: Reporter) -> li
         subjects[base_digest, mask_key] = "pruned"
     by_text: dict[tuple[str, str], dict[str, Row]] = {}
     damaged: list[str] = []
-    for _, evaluated in complete_evaluations(workspace, damaged):
+    for artifact, evaluated in complete_evaluations(workspace, damaged):
         rows = [row for row in evaluated if not row.get("bits")]  # the others are of a model that nobody exports
+        if any(row["model_digest"] == digest for row in rows) and not has_bytes_of(artifact, digest, weights):
+            reporter.note(
+                f"left out evaluation {artifact.name}, which is not known to be of these very weights: eval again"
+            )
+            continue
         base_of = {row["text"]: row for row in rows if (row["model_digest"], row["mask_key"]) == (base_digest, None)}
         for row in rows:
             subject = subjects.get((row["model_digest"], row["mask_key"]))

@@ -7,7 +7,8 @@ from langprune_cli.errors import LangpruneError
 from langprune_cli.models.hub_snapshot import CARD
 from langprune_cli.store.artifact import PROVENANCE, Artifact
 from langprune_cli.store.plain import plain_file
-from langprune_cli.store.verifying import damaged_parts, read_provenance
+from langprune_cli.store.verifying import damaged_parts
+from langprune_cli.store.written import read_provenance
 
 GGUF = ".gguf"
 # In a folder of its own: some engines load every .safetensors that lies beside the weights.
@@ -30,7 +31,7 @@ def listed_files(folder: Path, model: Artifact) -> list[str]:
     lists what an export of this model does not have.
     """
     again = "export the model again to a new folder"
-    parts, own = read_provenance(folder / PROVENANCE), model.manifest.parts
+    parts, own = read_provenance(folder / PROVENANCE)["parts"], model.manifest.parts
     for name, part in parts.items():
         if name != MASK_FILE and not _is_gguf(name) and own.get(name) != part:
             raise LangpruneError(f"{folder / PROVENANCE} lists {name!r} other than {model.name} has it: {again}")

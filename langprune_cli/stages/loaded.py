@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import DTYPES, Checkpoint
+from langprune_cli.store.written import Written
 
 _MEMORY = Path("/proc/meminfo")
 
@@ -64,6 +65,7 @@ def load_whole(
 ) -> Any:  # noqa: ANN401 - transformers is untyped
     """Load a model as its users do, tensor by tensor; raises LangpruneError where transformers cannot."""
     quantized = {"quantization_config": quantization, "device_map": {"": str(device)}} if quantization else {}
+    Written(folder).check_all()
     with _no_bars():
         try:
             model = AutoModelForCausalLM.from_pretrained(

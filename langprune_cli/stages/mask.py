@@ -86,7 +86,7 @@ def mask(
                         found.keep[name] = chooser.of_scores(of, pattern)
                 else:
                     known = block_stats(source.stats, model, index)
-                    for site in block_sites(model, index, linears, known, chooser.settings.solving):
+                    for site in block_sites(model, linears, known, chooser.settings.solving):
                         keep = chooser.choose(model, index, site, pattern)[0]
                         masks = {linear.name: part for linear, part in site.split(keep)}
                         found.add(site.name, masks, site.site.damping_used)

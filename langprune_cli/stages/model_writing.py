@@ -24,6 +24,7 @@ from langprune_cli.stages.updating import Pruned, Updated
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
 from langprune_cli.store.files import need_space, readable_json
 from langprune_cli.store.plain import plain_file
+from langprune_cli.store.written import check_written
 
 PRUNING_PART = "pruning.json"  # what became of each linear
 _SPARE_BYTES = 10_000_000  # for the small files beside the weights
@@ -73,6 +74,7 @@ class ModelWriter:
         for path in sorted(self.model.location.folder.iterdir()):
             wanted = SMALL_FILES.fullmatch(path.name) or (self.model.compute.trust_remote_code and path.suffix == ".py")
             if wanted and path.name not in {INDEX, PRUNING_PART} and not self.writer.has(path.name):
+                check_written(path)
                 data = plain_file(path, within=self.model.location.folder).read_bytes()
                 left = self.cut.file(path.name, data) if self.cut else data
                 if left is not None:
@@ -134,7 +136,7 @@ class ModelWriter:
 
     def _left(self, group: int, name: str, updated: Updated | None = None) -> Tensor:
         """Return what is to be written of a tensor of the dense model."""
-        tensor = updated.tensor if updated else self.model.streamed.checkpoint.read([name])[name]
+        tensor = updated.tensor if updated else self.model.streamed.checkpoint.read_finite([name])[name]
         return self.cut.tensor(group, name, tensor) if self.cut else tensor
 
     def check(self, masks: BlocksOfMasks, patterns: Sequence[Pattern], reporter: Reporter) -> dict[str, int | float]:

@@ -3,6 +3,7 @@
 import os
 import platform
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,8 +23,9 @@ from langprune_cli.models.skeleton import read_config
 from langprune_cli.models.streamed import StreamedModel
 from langprune_cli.numerics.team import team
 from langprune_cli.stages.run import Reporter
-from langprune_cli.store.artifact import Artifact, is_artifact
+from langprune_cli.store.artifact import Artifact
 from langprune_cli.store.files import need_space
+from langprune_cli.store.manifest import is_artifact
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.types import Windows
 from langprune_cli.walk import HiddenStates
@@ -309,12 +311,10 @@ def _lacks_bfloat16() -> bool:
 
 def model_artifact(workspace: Workspace, name: str) -> Artifact | None:
     """Return the model artifact called `name` (or lying in that folder), None when the name means something else."""
-    if name == DEMO:
-        return None
-    known = {entry.name for entry in workspace.entries("models")}
-    if name in known or is_artifact(Path(name)):
-        return workspace.find("models", name)
-    return None
+    places = [Path(name)]
+    with suppress(UsageError):  # what cannot be the name of one
+        places.append(workspace.folder("models", name))
+    return workspace.find("models", name) if name != DEMO and any(map(is_artifact, places)) else None
 
 
 def check_same_model(artifact: Artifact, model: OpenedModel, or_else: str = "") -> None:

@@ -27,6 +27,7 @@ from langprune_cli.store.artifact import PROVENANCE, Artifact, ArtifactWriter
 from langprune_cli.store.files import disk_errors, sha256_file
 from langprune_cli.store.plain import plain_file
 from langprune_cli.store.workspace import Workspace
+from langprune_cli.store.written import Written
 from langprune_cli.updates.update import get_update
 
 Record = dict[str, Any]
@@ -79,6 +80,7 @@ def mask_of_file(path: Path) -> SavedMask:
             raise LangpruneError(
                 f"{path} is not there: name an exported model's mask/keep_masks.safetensors with --mask"
             )
+        Written(path.parent.parent).check(f"{path.parent.name}/{path.name}")
         key = sha256_file(path)
     record: Record = {"about": {}, "inputs": {}}
     with suppress(

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from langprune_cli.errors import OnlyPlannedError, UsageError
-from langprune_cli.store.artifact import Artifact, ArtifactWriter, Manifest, Recipe
+from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe, same_bytes
 from langprune_cli.store.locks import being_made, remove_stale_lock
+from langprune_cli.store.manifest import Manifest
 from langprune_cli.store.workspace import Planned, Workspace
 
 _INPUT_PARTS = "windows*.safetensors"  # written first, and drawn again in no time
@@ -111,7 +112,9 @@ def made_before(recipe: Recipe, to: Destination) -> Artifact | None:
 
     Raises UsageError for a name that is not to be had.
     """
-    whole = next((found for found in _complete(recipe, _settled(recipe.kind, to)) if found.is_whole()), None)
+    complete = _complete(recipe, _settled(recipe.kind, to))
+    of_these = (found for found in complete if same_bytes(found.manifest, recipe.about))
+    whole = next((found for found in of_these if found.is_whole()), None)
     if whole:
         remove_stale_lock(whole.folder, recipe.kind, to.workspace)
         to.workspace.touch(whole)

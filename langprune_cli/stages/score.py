@@ -18,12 +18,12 @@ from langprune_cli.store.workspace import Workspace
 
 
 def block_scores(
-    model: OpenedModel, index: int, linears: Sequence[Linear], method: Method, known: BlockStats | None
+    model: OpenedModel, linears: Sequence[Linear], method: Method, known: BlockStats | None
 ) -> dict[str, Tensor]:
     """Return the scores of some linears of a block, float32 [o, i] by name; raises as `block_sites` does."""
     return {
         linear.name: score_of(method, weight, site.site).cpu()
-        for site in block_sites(model, index, linears, known)
+        for site in block_sites(model, linears, known)
         for linear, weight in site.split(site.site.weight)
     }
 
@@ -68,9 +68,7 @@ def score(
         reporter.begin(f"score {writer.folder.name}", blocks, 0)
         for index in todo:
             known = block_stats(stats, model, index)
-            writer.write_tensors(
-                block_part(index), block_scores(model, index, model.streamed.linears(index), method, known)
-            )
+            writer.write_tensors(block_part(index), block_scores(model, model.streamed.linears(index), method, known))
             reporter.tick(index, 0)
         reporter.end()
         return writer.finish()

@@ -13,7 +13,6 @@ from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.memory import LARGEST_KEPT, give_back_freed
 from langprune_cli.numerics.site import Needs, Site
-from langprune_cli.numerics.values import all_finite
 from langprune_cli.stages.opened import OpenedModel, check_same_model
 from langprune_cli.stages.parts import WINDOWS_PART, block_part
 from langprune_cli.stages.statistics import BlockStats, has_hessians, need_norms, read_block_stats
@@ -111,13 +110,9 @@ def prunable(model: OpenedModel, index: int, exclude: str | None) -> list[Linear
     raise UsageError(f"--exclude {exclude!r} {reason}: give one such as mlp, or down_proj$")
 
 
-def _weight(model: OpenedModel, index: int, linear: Linear) -> Tensor:
+def _weight(model: OpenedModel, linear: Linear) -> Tensor:
     """Return a linear's weight [o, i] as the checkpoint has it; raises LangpruneError where it is not finite."""
-    weight = model.streamed.checkpoint.read([linear.name])[linear.name].to(model.streamed.device)
-    if not all_finite(weight):
-        raise LangpruneError(
-            f"{model.location.folder}, block {index}: {linear.name} holds values that are not finite: get the checkpoint again"
-        )
+    weight = model.streamed.checkpoint.read_finite([linear.name])[linear.name].to(model.streamed.device)
     return weight.t() if linear.transposed else weight
 
 
@@ -134,12 +129,11 @@ def block_stats(stats: Artifact | None, model: OpenedModel, index: int) -> Block
 
 def block_sites(
     model: OpenedModel,
-    index: int,
     linears: Sequence[Linear],
     stats: BlockStats | None,
     solving: Solving = SOLVING,
 ) -> Iterator[BlockSite]:
-    """Yield the sites of some linears of block `index`, one in memory at a time; without statistics each is by itself.
+    """Yield the sites of some linears of one block, one in memory at a time; without statistics each is by itself.
 
     So are the linears of experts that too few tokens reached (`Solving`): their sites come without statistics.
     Raises LangpruneError for a linear of no expert that the statistics do not cover.
@@ -159,7 +153,7 @@ def block_sites(
             if stats and f"{name}/hessian" in stats.tensors and _beyond_kept(model, inside):
                 give_back_freed()
             # Not held here: a site is to be gone when the next one is made.
-            yield _site(model, index, name, inside, None if name in alone else stats, solving)
+            yield _site(model, name, inside, None if name in alone else stats, solving)
 
 
 def _beyond_kept(model: OpenedModel, linears: Sequence[Linear]) -> bool:
@@ -169,13 +163,13 @@ def _beyond_kept(model: OpenedModel, linears: Sequence[Linear]) -> bool:
 
 
 def _site(
-    model: OpenedModel, index: int, name: str, linears: tuple[Linear, ...], stats: BlockStats | None, solving: Solving
+    model: OpenedModel, name: str, linears: tuple[Linear, ...], stats: BlockStats | None, solving: Solving
 ) -> BlockSite:
     shapes = [model.streamed.shape(linear) for linear in linears]
     rows, device = tuple(rows for rows, _ in shapes), model.streamed.device
     stacked = torch.empty(sum(rows), shapes[0][1], device=device)
     for linear, part in zip(linears, torch.split(stacked, list(rows)), strict=True):
-        part.copy_(_weight(model, index, linear))
+        part.copy_(_weight(model, linear))
     found = stats.of(name).to(device) if stats else None
     return BlockSite(name, linears, Site(stacked, rows, found, solving.damping))
 

@@ -56,7 +56,7 @@ class Solver:
     ) -> list["Solved"]:
         solving = self.chooser.settings.solving
         # Not a loop, whose variable would hold a site while the next one is made.
-        return list(map(partial(self.site, model, index), block_sites(model, index, linears, known, solving)))
+        return list(map(partial(self.site, model, index), block_sites(model, linears, known, solving)))
 
 
 @dataclass(frozen=True)

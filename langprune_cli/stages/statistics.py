@@ -16,7 +16,8 @@ from langprune_cli.numerics.moments import ColumnMoments
 from langprune_cli.numerics.site import SiteStats
 from langprune_cli.numerics.team import Team, team
 from langprune_cli.stages.parts import fitting
-from langprune_cli.store.artifact import Artifact, Manifest
+from langprune_cli.store.artifact import Artifact
+from langprune_cli.store.manifest import Manifest
 from langprune_cli.walk import EnoughSeen
 
 

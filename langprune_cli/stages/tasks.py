@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
 from langprune_cli.models.model_files import tokenizer_digest
 from langprune_cli.stages.opened import OpenedModel
+from langprune_cli.store.written import Written
 
 Row = dict[str, Any]
 
@@ -80,6 +81,7 @@ def run_tasks(model: OpenedModel, names: Sequence[str]) -> list[Row]:
     device, compute = model.streamed.device, model.compute
     try:
         with redirect_stdout(sys.stderr):  # results of ours go to stdout, and nothing else
+            Written(model.location.folder).check_all()
             loaded = AutoModelForCausalLM.from_pretrained(
                 model.location.folder, dtype=model.streamed.dtype, trust_remote_code=compute.trust_remote_code
             )

@@ -18,7 +18,8 @@ from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.parts import text_about, text_identity
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
 from langprune_cli.stages.tuning_run import Tuning
-from langprune_cli.store.artifact import MANIFEST, PROVENANCE, Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.artifact import PROVENANCE, Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.manifest import MANIFEST
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.types import Windows
 

@@ -56,7 +56,7 @@ def updated_block(
     """Return the new values of block `index`'s linears by name, given their keep masks [o, i]."""
     keep = {linear.name: mask for linear, mask in masks}
     found: dict[str, Updated] = {}
-    for site in block_sites(model, index, [linear for linear, _ in masks], stats, solving):
+    for site in block_sites(model, [linear for linear, _ in masks], stats, solving):
         stacked = torch.cat([keep[linear.name] for linear in site.linears]).to(site.site.weight.device)
         found |= finished(model, index, site, stacked, solution_of(site.site, stacked, update))
     return found

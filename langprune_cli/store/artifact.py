@@ -13,12 +13,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from langprune_cli import __version__
 from langprune_cli.errors import LangpruneError
 from langprune_cli.store.files import (
     HashedFiles,
     canonical_json,
-    check_parts,
     disk_errors,
     document_digest,
     make_folder,
@@ -27,21 +25,19 @@ from langprune_cli.store.files import (
     remove_folder,
     write_bytes,
 )
+from langprune_cli.store.manifest import MANIFEST, SCHEMA, Manifest, Record, read_manifest
 from langprune_cli.store.plain import plain_file
 from langprune_cli.store.temporary import TEMPORARY, sweep
 
 if TYPE_CHECKING:  # torch takes seconds to import, and manifests are read and listed without it
     from torch import Tensor
 
-SCHEMA = 1
-MANIFEST = "manifest.json"
+WEIGHTS = "weights_sha256"  # in `about`: of all bytes of the weights that were run; evaluations have one for each model
 PROVENANCE = "langprune.json"  # what an exported model has in place of a manifest
 SCRATCH = "resume.safetensors"  # hidden states, kept only while a run is not complete
 _RECORD = "langprune"  # metadata key of a safetensors part's record
 MADE_BY = {"stats": "calibrate", "scores": "score", "masks": "mask", "models": "apply", "evals": "eval"}
 KINDS = tuple(MADE_BY)  # in the order of the stages that make them
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -59,23 +55,6 @@ class Recipe:
         """Return sha256 over the canonical JSON of kind, schema, inputs and params."""
         identity = {"kind": self.kind, "schema": SCHEMA, "inputs": self.inputs, "params": self.params}
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
-
-
-@dataclass
-class Manifest:
-    """The contents of manifest.json."""
-
-    kind: str
-    key: str
-    inputs: Record
-    params: Record
-    about: Record
-    environment: Record
-    parts: dict[str, dict[str, Any]]  # file name -> {"sha256": hex, "size": bytes}
-    complete: bool
-    schema: int = SCHEMA
-    tool: str = f"langprune {__version__}"
-    digest: str = ""  # of all of the above, set whenever it is written
 
 
 @dataclass(frozen=True)
@@ -150,43 +129,16 @@ class Artifact:
         return sum(part["size"] for part in self.manifest.parts.values())
 
 
-def is_artifact(folder: Path) -> bool:
-    """Return whether `folder` has a manifest of langprune's; other programs call files manifest.json too."""
-    try:
-        record = json.loads(plain_file(folder / MANIFEST, within=folder).read_bytes())
-    except (LangpruneError, OSError, ValueError, RecursionError):
-        return False
-    return isinstance(record, dict) and {"schema", "kind", "key"} <= record.keys()
+def same_bytes(manifest: Manifest, about: Record) -> bool:
+    """Return whether an artifact was computed on the very weights that `about` speaks of, where that has to be known.
 
-
-def read_manifest(folder: Path) -> Manifest:
-    """Read manifest.json; raises LangpruneError for a missing, unreadable or unknown one."""
-    path = folder / MANIFEST
-    with disk_errors(path, reading=True):
-        if not plain_file(path, within=folder).exists():
-            raise LangpruneError(f"{folder} is no langprune artifact: it has no {MANIFEST}")
-        data = path.read_bytes()
-    try:
-        record = json.loads(data)
-        canonical_json(record)  # NaN and infinity are no JSON, though Python reads them
-        schema = record.pop("schema")
-        tool = record.pop("tool")
-        if schema != SCHEMA:
-            raise LangpruneError(
-                f"{path} has schema {schema}, this langprune {__version__} reads schema {SCHEMA}; "
-                f"use the version that wrote it ({tool})"
-            )
-        manifest = Manifest(**record, schema=schema, tool=tool)
-        records = (manifest.inputs, manifest.params, manifest.about, manifest.environment)
-        if not (all(isinstance(each, dict) for each in records) and isinstance(manifest.key, str)):
-            raise TypeError("a field is not what a manifest has there")
-        check_parts(manifest.parts)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        # Whose folder this is cannot be known any more: it must not be deleted on our advice.
-        raise LangpruneError(
-            f"{path} is not a langprune manifest: name another, or move {folder} out of the way"
-        ) from error
-    return manifest
+    A key tells models apart by samples of their weights; `weights_sha256` covers every byte. Statistics of before it was
+    noted are taken for what they are by their key.
+    """
+    if WEIGHTS not in about:
+        return True
+    found = manifest.about.get(WEIGHTS)
+    return found == about[WEIGHTS] or (found is None and manifest.kind == "stats")
 
 
 def open_artifact(folder: Path, kind: str) -> Artifact:
@@ -233,12 +185,12 @@ class ArtifactWriter:
                 return
             raise LangpruneError(f"{self.folder} is not empty and holds no langprune artifact: choose another folder")
         before = read_manifest(self.folder)
-        same = before.key == self.manifest.key
-        if not same and not fresh:
+        if before.key != self.manifest.key and not fresh:
             raise LangpruneError(
                 f"{self.folder} holds another artifact ({before.kind}, key {before.key[:8]}); "
                 "choose another name or folder, or replace it with --force"
             )
+        same = before.key == self.manifest.key and same_bytes(before, self.manifest.about)
         for name, entry in before.parts.items():
             own = same and not fresh and (self.folder / name).is_file() and not (self.folder / name).is_symlink()
             if own and self._hashed.digest(self.folder / name) == entry["sha256"]:

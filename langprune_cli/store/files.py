@@ -160,6 +160,20 @@ def document_digest(document: dict[str, Any]) -> str:
     return hashlib.sha256(canonical_json(rest).encode()).hexdigest()
 
 
+def check_signed(path: Path, data: bytes, remedy: str) -> None:
+    """Raise LangpruneError where a byte of a document with a digest of its own, read from `path`, is not as it was written.
+
+    The digest covers all values; that the document is spelled as langprune spells it covers the bytes between them.
+    """
+    try:
+        document = json.loads(data)
+        whole = readable_json(document) == data and document["digest"] == document_digest(document)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise LangpruneError(f"{path} is damaged (its digest is not that of what it says): {remedy}")
+
+
 def check_parts(parts: dict[str, dict[str, Any]]) -> None:
     """Raise ValueError, TypeError or AttributeError where `parts` is not what a manifest says of its parts."""
     for name, part in parts.items():

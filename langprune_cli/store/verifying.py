@@ -1,16 +1,17 @@
 """Artifacts and exported models checked against what was written: their manifest, and every byte of their parts."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.store.artifact import KINDS, MANIFEST, PROVENANCE, Recipe, read_manifest
-from langprune_cli.store.files import check_parts, disk_errors, document_digest, readable_json, sha256_file
+from langprune_cli.store.artifact import KINDS, PROVENANCE, Recipe
+from langprune_cli.store.files import disk_errors, sha256_file
+from langprune_cli.store.manifest import MANIFEST, read_manifest
 from langprune_cli.store.plain import plain_file
 from langprune_cli.store.workspace import Workspace
+from langprune_cli.store.written import EXPORT_AGAIN, read_provenance
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,11 @@ def verify(label: str, folder: Path) -> Verified:
     """Check one folder. Files that no manifest lists, such as an exported model's README.md, are left out."""
     exported = not (folder / MANIFEST).exists() and (folder / PROVENANCE).is_file()
     path = folder / (PROVENANCE if exported else MANIFEST)
-    again = "export the model again, or copy it again" if exported else "give the command that made it again"
+    again = EXPORT_AGAIN if exported else "give the command that made it again"
     try:
         if folder.is_symlink() and not folder.exists():
             raise LangpruneError(f"{folder} leads to a folder that is gone: langprune rm {label} forgets it")
-        parts, complete = (read_provenance(path), True) if exported else _manifest_of(label, path)
+        parts, complete = (read_provenance(path)["parts"], True) if exported else _manifest_of(label, path)
     except LangpruneError as error:
         return Verified(label, folder, complete=False, files=1, size=0, damages=[Damage(path, str(error))])
     damages = list(damaged_parts(folder, parts, again))
@@ -77,7 +78,6 @@ def _manifest_of(label: str, path: Path) -> tuple[_Parts, bool]:
     """Return the parts of an artifact, and whether it is complete; raises LangpruneError for a damaged manifest."""
     remedy = f"move {path.parent} out of the way and give the command that made it again"
     manifest = read_manifest(path.parent)
-    _check_record(path, remedy)
     recipe = Recipe(manifest.kind, manifest.inputs, manifest.params)
     if recipe.key != manifest.key:
         raise LangpruneError(f"{path} has a key that does not follow from its inputs and params: {remedy}")
@@ -85,34 +85,6 @@ def _manifest_of(label: str, path: Path) -> tuple[_Parts, bool]:
     if kind in KINDS and kind != manifest.kind:
         raise LangpruneError(f"{path.parent} holds {manifest.kind} and lies among {kind}: {remedy}")
     return manifest.parts, manifest.complete
-
-
-def read_provenance(path: Path) -> _Parts:
-    """Return the parts that a langprune.json lists; raises LangpruneError for a damaged langprune.json."""
-    remedy = "export the model again, or copy it again"
-    parts: _Parts = _check_record(path, remedy)["parts"]
-    try:
-        check_parts(parts)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LangpruneError(f"{path} does not list parts: {remedy}") from error
-    return parts
-
-
-def _check_record(path: Path, remedy: str) -> dict[str, Any]:
-    """Return what a manifest or langprune.json says; raises LangpruneError where a byte of it is not as it was written.
-
-    Its digest covers all values; that it is spelled as langprune spells it covers the bytes between them.
-    """
-    with disk_errors(path, reading=True):
-        data = plain_file(path, within=path.parent).read_bytes()
-    try:
-        record: dict[str, Any] = json.loads(data)
-        whole = readable_json(record) == data and record["digest"] == document_digest(record)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        whole = False
-    if not whole:
-        raise LangpruneError(f"{path} is damaged (its digest is not that of what it says): {remedy}")
-    return record
 
 
 def damaged_parts(folder: Path, parts: _Parts, again: str) -> Iterator[Damage]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
-from langprune_cli.store.artifact import KINDS, MANIFEST, Artifact, Manifest, Recipe, open_artifact, read_manifest
+from langprune_cli.store.artifact import KINDS, Artifact, Recipe, open_artifact
 from langprune_cli.store.files import (
     disk_errors,
     make_folder,
@@ -20,6 +20,7 @@ from langprune_cli.store.files import (
     sync_folder,
     write_bytes,
 )
+from langprune_cli.store.manifest import MANIFEST, Manifest, read_manifest
 from langprune_cli.store.plain import plain_file
 from langprune_cli.store.temporary import sweep
 
@@ -96,6 +97,16 @@ class Workspace:
             found += sorted(here, key=lambda entry: (entry.modified_ns, entry.name))
         return found
 
+    def unreadable(self, kind: str) -> dict[str, LangpruneError]:
+        """Return what `entries` leaves out and has a manifest all the same: name -> what is wrong with it."""
+        found = {}
+        for path in sorted((self.root / kind).glob(f"*/{MANIFEST}")):
+            try:
+                read_manifest(path.parent)
+            except LangpruneError as error:
+                found[path.parent.name] = error
+        return found
+
     def all_by_key(self, kind: str, key: str) -> list[Artifact]:
         """Return the complete artifacts with that key: several where copies were asked for by name or folder."""
         entries = [entry for entry in self.entries(kind) if entry.manifest.key == key and entry.manifest.complete]
@@ -106,11 +117,19 @@ class Workspace:
         return next(iter(self.all_by_key(kind, key)), None)
 
     def newest(self, *kinds: str, where: Callable[[Manifest], bool] = lambda _: True) -> Artifact | None:
-        """Return the complete artifact of those kinds, and such as `where` says, which was made or asked for last."""
+        """Return the complete artifact of those kinds, and such as `where` says, which was made or asked for last.
+
+        Raises LangpruneError where one that cannot be read lies there and is younger: it may be the one that is meant.
+        """
         complete = [
             entry for kind in kinds for entry in self.entries(kind) if entry.manifest.complete and where(entry.manifest)
         ]
         last = max(complete, key=lambda entry: entry.modified_ns, default=None)
+        for kind in kinds:
+            for name, error in self.unreadable(kind).items():
+                changed = (self.folder(kind, name) / MANIFEST).stat().st_mtime_ns
+                if last is None or changed > last.modified_ns:
+                    raise error
         return Artifact(last.folder, last.manifest) if last else None
 
     def find(self, kind: str, name: str) -> Artifact:
@@ -151,11 +170,9 @@ class Workspace:
         return f"{name}-{key[:8]}" if taken else name
 
     def _key_of(self, kind: str, name: str) -> str | None:
-        """Return the key of the artifact of that name, None where there is none that can be read."""
-        try:
-            return read_manifest(self.folder(kind, name)).key
-        except LangpruneError:
-            return None
+        """Return the key of the artifact of that name, None where there is none; raises LangpruneError for a damaged one."""
+        folder = self.folder(kind, name)
+        return read_manifest(folder).key if (folder / MANIFEST).exists() else None
 
     def link_name(self, kind: str, asked: str | None, wanted: str, key: str, *, force: bool = False) -> str:
         """Return the name for a link to a folder of the user's, as asked or one like `wanted`.

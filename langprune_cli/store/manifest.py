@@ -1,0 +1,81 @@
+"""manifest.json of an artifact: what it says, read and checked."""
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from langprune_cli import __version__
+from langprune_cli.errors import LangpruneError
+from langprune_cli.store.files import canonical_json, check_parts, check_signed, disk_errors
+from langprune_cli.store.plain import plain_file
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+_NAMES = (b'"complete"', b'"digest"', b'"inputs"', b'"key"', b'"kind"', b'"params"', b'"parts"', b'"schema"')
+_ENOUGH_NAMES = 5  # of these, by which a manifest is known that no longer reads as JSON
+
+Record = dict[str, Any]
+
+
+@dataclass
+class Manifest:
+    """The contents of manifest.json."""
+
+    kind: str
+    key: str
+    inputs: Record
+    params: Record
+    about: Record
+    environment: Record
+    parts: dict[str, dict[str, Any]]  # file name -> {"sha256": hex, "size": bytes}
+    complete: bool
+    schema: int = SCHEMA
+    tool: str = f"langprune {__version__}"
+    digest: str = ""  # of all of the above, set whenever it is written
+
+
+def is_artifact(folder: Path) -> bool:
+    """Return whether `folder` has a manifest of langprune's; other programs call files manifest.json too.
+
+    A damaged one counts as far as it can be known: who reads it is to be told, not to take the folder for somebody else's.
+    """
+    with suppress(LangpruneError, OSError, ValueError, RecursionError):
+        data = plain_file(folder / MANIFEST, within=folder).read_bytes()
+        if sum(name in data for name in _NAMES) >= _ENOUGH_NAMES:
+            return True
+        record = json.loads(data)
+        return isinstance(record, dict) and {"schema", "kind", "key"} <= record.keys()
+    return False
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read manifest.json; raises LangpruneError for a missing, unreadable, unknown or changed one."""
+    path = folder / MANIFEST
+    with disk_errors(path, reading=True):
+        if not plain_file(path, within=folder).exists():
+            raise LangpruneError(f"{folder} is no langprune artifact: it has no {MANIFEST}")
+        data = path.read_bytes()
+    try:
+        record = json.loads(data)
+        canonical_json(record)  # NaN and infinity are no JSON, though Python reads them
+        schema = record.pop("schema")
+        tool = record.pop("tool")
+        if schema != SCHEMA:
+            raise LangpruneError(
+                f"{path} has schema {schema}, this langprune {__version__} reads schema {SCHEMA}; "
+                f"use the version that wrote it ({tool})"
+            )
+        manifest = Manifest(**record, schema=schema, tool=tool)
+        records = (manifest.inputs, manifest.params, manifest.about, manifest.environment)
+        if not (all(isinstance(each, dict) for each in records) and isinstance(manifest.key, str)):
+            raise TypeError("a field is not what a manifest has there")
+        check_parts(manifest.parts)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        # Whose folder this is cannot be known any more: it must not be deleted on our advice.
+        raise LangpruneError(
+            f"{path} is not a langprune manifest: name another, or move {folder} out of the way"
+        ) from error
+    check_signed(path, data, f"move {folder} out of the way and give the command that made it again")
+    return manifest
