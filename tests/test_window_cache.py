@@ -1,6 +1,7 @@
 """Windows of hub datasets that are kept: the very same ones after a restart, offline, and with files in another order."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -161,8 +162,19 @@ def record_without_a_field(entry: Path) -> None:
     entry.write_text(entry.read_text().replace('"commit"', '"comet"'))
 
 
+def record_that_is_a_pipe(entry: Path) -> None:
+    entry.unlink()
+    os.mkfifo(entry)
+
+
+def windows_that_are_a_pipe(entry: Path) -> None:
+    entry.with_suffix(".safetensors").unlink()
+    os.mkfifo(entry.with_suffix(".safetensors"))
+
+
 DAMAGES: list[Callable[[Path], None]] = [
     cut_short, another_id, no_record, half_a_record, record_of_another_request, record_without_a_field,
+    record_that_is_a_pipe, windows_that_are_a_pipe,
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from langprune_cli.stages.parts import block_part
 from langprune_cli.stages.run import Reporter
 from langprune_cli.stages.sites import Solving
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
+from langprune_cli.store.plain import plain_file
 
 _MOST_SHOWN = 8  # blocks that a note names
 
@@ -23,7 +24,7 @@ def tokens_by_expert(stats: ArtifactWriter, model: OpenedModel) -> dict[int, lis
     for index in range(len(model.streamed.blocks)):
         first = _first_linears(model, index)
         if first:
-            with safe_open(stats.folder / block_part(index), "pt") as part:
+            with safe_open(plain_file(stats.folder / block_part(index), within=stats.folder), "pt") as part:
                 seen = {name: int(part.get_tensor(name)) for name in part.keys() if name.endswith("/tokens")}  # noqa: SIM118 - no mapping
             every = max(seen.values()) if stats.manifest.params.get("experts") == "all" else 0
             found[index] = [seen.get(f"{linear.name}/tokens", every) for linear in first]

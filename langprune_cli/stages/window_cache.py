@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from langprune_cli.errors import LangpruneError
 from langprune_cli.stages.run import Reporter
 from langprune_cli.store.files import canonical_json, make_folder, new_file, readable_json, write_bytes
+from langprune_cli.store.plain import plain_file
 from langprune_cli.text.hub import HUB_PREFIX, HubUnreachableError, hub_commit, parse_hub_source
 from langprune_cli.text.windows import fingerprint
 from langprune_cli.types import TextSpec, Windows
@@ -89,8 +90,8 @@ def _write(entry: Path, asked: dict[str, Any], windows: Windows, commit: str) ->
 def _read(entry: Path, asked: dict[str, Any], spec: TextSpec, reporter: Reporter) -> tuple[Windows, str] | None:
     """Return the windows of an entry and their commit; None where there is none, or it is not what was written."""
     try:
-        record = json.loads(entry.read_bytes())
-        ids = load_file(_tensor_file(entry))["windows"]
+        record = json.loads(plain_file(entry).read_bytes())
+        ids = load_file(plain_file(_tensor_file(entry)))["windows"]
         windows = Windows(
             ids,
             fingerprint(ids),
@@ -105,7 +106,7 @@ def _read(entry: Path, asked: dict[str, Any], spec: TextSpec, reporter: Reporter
         return windows, str(record["commit"])
     except FileNotFoundError:
         return None  # never drawn, or ended before the record was written
-    except (OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
+    except (LangpruneError, OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
         reporter.note(f"The windows kept in {entry} are damaged ({error}) and are drawn again.")
         return None
 
