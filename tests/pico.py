@@ -68,6 +68,10 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "jamba": ("JambaConfig", _LLAMA | _JAMBA | {"mamba_d_state": 4, "num_hidden_layers": 4}),
     "gemma3n_text": ("Gemma3nTextConfig", _LLAMA | _HEADS | _GEMMA3N | {"vocab_size_per_layer_input": 97}),
     "mamba": ("MambaConfig", {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3, "state_size": 4}),
+    "falcon_mamba": (
+        "FalconMambaConfig",
+        {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3, "state_size": 4},
+    ),
     "mamba2": (
         "Mamba2Config",
         {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3, "num_heads": 8, "head_dim": 8},

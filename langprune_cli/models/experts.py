@@ -4,8 +4,10 @@ transformers merges the experts of a block into two parameters of three dimensio
 so that one expert is three linears like any others: hooks see what they read, and artifacts know them by their checkpoint names.
 """
 
+import inspect
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter
 from transformers.pytorch_utils import Conv1D
 
+_OWN_PRODUCT = re.compile(r"self\.(\w+)\.weight @")
 _MERGED = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}  # parameter -> linears of an expert
 # How an experts module of transformers says that its layout is another one than [gate; up] without biases.
 _OTHER_LAYOUTS = {
@@ -93,8 +96,10 @@ def _is_known(module: nn.Module) -> bool:
 def linears_in(block: nn.Module) -> Iterator[tuple[nn.Module, int | None]]:
     """Yield a block's prunable linears in the order of its modules, each with the number of its expert, None outside of one.
 
-    Routers, and gates of shared experts, are not among them: they are small, and decide where each token goes.
+    Routers, and gates of shared experts, are not among them: they are small, and decide where each token goes. Neither are
+    those of `uncalled_in`.
     """
+    uncalled = {id(module) for _, module in uncalled_in(block)}
     experts: dict[int, int] = {}
     routers: set[int] = set()
     for module in block.modules():
@@ -103,8 +108,28 @@ def linears_in(block: nn.Module) -> Iterator[tuple[nn.Module, int | None]]:
         if any(isinstance(child, Experts) for child in module.children()):
             routers |= {id(child) for child in module.children() if isinstance(child, nn.Linear)}
     for module in block.modules():
-        if isinstance(module, (nn.Linear, Conv1D)) and id(module) not in routers:
+        if isinstance(module, (nn.Linear, Conv1D)) and id(module) not in routers | uncalled:
             yield module, experts.get(id(module))
+
+
+def uncalled_in(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the linears of a block, with their paths, that no forward pass calls, so that nothing is known of what they read.
+
+    Their weights are multiplied by the code around them: dt_proj of mamba, falcon_mamba and jamba.
+    """
+    for path, module in block.named_modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.Linear) and name in _multiplied_by(type(module)):  # type: ignore[arg-type] # classes hash
+                yield f"{path}.{name}" if path else name, child
+
+
+@cache
+def _multiplied_by(kind: type[nn.Module]) -> frozenset[str]:
+    """Return the names of the modules whose weights the code of a class multiplies by itself."""
+    try:
+        return frozenset(_OWN_PRODUCT.findall(inspect.getsource(kind)))
+    except (OSError, TypeError):  # there is no source: what is so in it is found missing when statistics are read
+        return frozenset()
 
 
 def expert_path(rules: Iterable[WeightConverter], path: str) -> str:

@@ -174,13 +174,17 @@ class Narrowing:
         units = next(axis.units for axis in self.axes if axis.kind == "kv-groups")
         every = tuple(range(config.get_text_config().num_hidden_layers))
         fewer = [replace(self, kept={"kv-groups": groups}, blocks=every) for groups in range(1, units)]
-        possible = [str(each.kept["kv-groups"]) for each in fewer if each._opens(raw, config)]  # noqa: SLF001 - its own class
-        if str(self.kept["kv-groups"]) in possible:
+        possible = [each.kept["kv-groups"] for each in reversed(fewer) if each._opens(raw, config)]  # noqa: SLF001 - its own class
+        if self.kept["kv-groups"] in possible:
             return
-        what = f"with {' or '.join(possible)}" if possible else "with none less"
+        # Rounded up to four places: a share that is a little less than what was meant would remove one group fewer.
+        shares = [
+            f"--pattern kv-groups:{-(-10_000 * (units - each) // units) / 10_000:g} ({each} stay)" for each in possible
+        ]
+        what = f"give {' or '.join(shares)}, or prune channels or blocks" if shares else "prune channels or blocks"
         raise LangpruneError(
             f"transformers does not open this {config.get_text_config().model_type} with {self.kept['kv-groups']} of its "
-            f"{units} KV groups but {what}: change --sparsity, or prune channels or blocks"
+            f"{units} KV groups{'' if shares else ', nor with any other number'}: {what}"
         )
 
     def _cuts(self, path: str) -> list[tuple[Axis, Slice]]:

@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import Checkpoint
 from langprune_cli.models.detours import Detours
-from langprune_cli.models.experts import Experts, linears_in
+from langprune_cli.models.experts import Experts, linears_in, uncalled_in
 from langprune_cli.models.names import TensorNames
 from langprune_cli.models.skeleton import build_skeleton, find_blocks, read_config, stated_dtype
 
@@ -149,6 +149,11 @@ class StreamedModel:
             Linear(names[id(module)], module, isinstance(module, Conv1D), expert)
             for module, expert in linears_in(self.blocks[index])
         )
+
+    def uncalled(self, index: int) -> list[str]:
+        """Return the checkpoint tensors of a block's linears that no forward pass calls: `uncalled_in`."""
+        paths = self.tensor_paths(index)
+        return [paths[f"{path}.weight"] for path, _ in uncalled_in(self.blocks[index])]
 
     def shape(self, linear: Linear) -> tuple[int, int]:
         """Return (out, in) of a linear without reading it."""

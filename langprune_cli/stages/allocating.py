@@ -45,12 +45,20 @@ def block_patterns(
     """
     pattern, blocks = chooser.settings.pattern, len(model.streamed.blocks)
     allocation = chosen_allocation(chooser)
+    if isinstance(chooser, Chooser):
+        _note_uncalled(model, reporter)
     if not isinstance(chooser, Chooser) or (allocation.name == "uniform" and not pattern.mix_of):
         return [pattern] * blocks
     if not writer.has(ALLOCATION_PART):
         found = _spread(model, chooser, allocation, stats, reporter)
         writer.write(ALLOCATION_PART, readable_json({"allocation": allocation.name, "blocks": found}))
     return _recorded(Artifact(writer.folder, writer.manifest))
+
+
+def _note_uncalled(model: OpenedModel, reporter: Reporter) -> None:
+    names = [name for index in range(len(model.streamed.blocks)) for name in model.streamed.uncalled(index)]
+    if names:
+        reporter.note(f"{len(names)} linears that no forward pass calls, such as {names[0]}, are left dense.")
 
 
 def allocated_patterns(mask: Artifact) -> list[Pattern] | None:

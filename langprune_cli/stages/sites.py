@@ -143,7 +143,7 @@ def block_sites(
     alone = wanted.keys() - {each for names in known.values() for each in names}
     if stats and (unseen := sorted(name for name in alone if wanted[name].expert is None)):
         raise LangpruneError(
-            f"the statistics have none of {unseen[0]}, which no token reached: leave it out with --exclude"
+            f"the statistics have none of {unseen[0]}, which no forward pass called: leave it out with --exclude"
         )
     for name, members in [*known.items(), *((name, [name]) for name in wanted if name in alone)]:
         here = [wanted[each] for each in members if each in wanted]
