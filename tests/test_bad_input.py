@@ -139,11 +139,6 @@ CASES: list[tuple[list[str], int, str]] = [
     (["calibrate", *UK, "--device", "coda"], 1, r"--device coda is not to be had"),
     (["calibrate", *UK, "--device", "meta"], 1, r"--device meta is not to be had"),
     (["calibrate", *UK, "--sampling", "tokens"], 2, r"there is no sampling 'tokens'"),
-    (
-        ["calibrate", *UK, "--lang", "en", "--data", "BAD/uk.jsonl", "--name", "x"],
-        2,
-        r"--name x cannot name 2 artifacts",
-    ),
     (["apply", "--max-shard-size", "lots"], 2, r"--max-shard-size 'lots' is not a size"),
     # names
     ([*MASK, "--name", "../../mine"], 2, r"'\.\./\.\./mine' cannot name an artifact"),

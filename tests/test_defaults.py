@@ -58,6 +58,25 @@ def test_eval_remembers_the_model_that_it_was_given(pico_model: Path, pico_text:
     assert "built-in" not in did("eval", *text).err
 
 
+@pytest.mark.parametrize("collect", ["norms", "tokens"])
+def test_one_name_for_several_texts(pico_model: Path, pico_text: Path, collect: str) -> None:
+    texts = ["--lang", "uk", "--data", pico_text / "uk.jsonl", "--lang", "en", "--data", pico_text / "en.jsonl"]
+    draw = DRAW if collect == "norms" else ()
+    words = ["calibrate", "--model", pico_model, *texts, *draw, "--collect", collect, "--name", "both", "--json"]
+    for cached in (False, True):
+        made = did(*words).json["artifacts"]
+        assert [(each["name"], each["cached"]) for each in made] == [("both-uk", cached), ("both-en", cached)]
+
+
+def test_a_name_is_that_of_all_that_prune_makes(pico_model: Path, pico_text: Path) -> None:
+    words = ["prune", "--model", pico_model, "--data", pico_text / "uk.jsonl", *DRAW, "--name", "mine", "--json"]
+    for cached in (False, True):
+        made = did(*words).json["artifacts"]
+        kinds = {each["kind"]: each["name"] for each in made}
+        assert kinds == {"stats": "mine", "masks": "mine", "models": "mine"}
+        assert made[-1]["cached"] == cached
+
+
 def test_all_texts_are_read_before_the_first_is_run(pico_model: Path, pico_text: Path, tmp_path: Path) -> None:
     words = ["calibrate", "-w", tmp_path / "new", "--model", pico_model, *DRAW]
     words += ["--lang", "uk", "--data", pico_text / "uk.jsonl", "--lang", "en", "--data", tmp_path / "nowhere.jsonl"]

@@ -109,7 +109,18 @@ def test_mistakes_are_found_all_the_same(workspace: Path, pico_text: Path) -> No
     says = "--speed measures, and --dry-run runs nothing"
     one_sentence(langprune("eval", "-w", workspace, "--speed", "--dry-run"), 2, says)
     one_sentence(langprune("mask", "-w", workspace, "--stats", "ukr", "--dry-run"), 1, "did you mean uk")
-    words = ["calibrate", "-w", workspace, "--data", pico_text / "uk.jsonl", "--nsamples", "99999", "--dry-run"]
+    words = [
+        "calibrate",
+        "-w",
+        workspace,
+        "--data",
+        pico_text / "uk.jsonl",
+        "--nsamples",
+        "99999",
+        "--sampling",
+        "document",
+        "--dry-run",
+    ]
     assert langprune(*words).code == 1
 
 

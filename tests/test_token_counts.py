@@ -225,7 +225,6 @@ def test_options_without_effect_are_refused() -> None:
     one_sentence(langprune(*tokens, "--device", "cpu", "--dtype", "auto"), 2, "leave out --dtype, --device$")
     one_sentence(langprune("calibrate", "--lang", "uk", "--max-tokens", "5"), 2, "goes with --collect tokens")
     one_sentence(langprune("calibrate", "--lang", "uk", "--collect", "token"), 2, "did you mean tokens")
-    one_sentence(langprune(*tokens, "--lang", "en", "--name", "x"), 2, "cannot name 2 artifacts")
     assert langprune(*tokens, "--max-tokens", "0").code == 2
 
 

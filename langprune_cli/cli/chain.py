@@ -135,7 +135,7 @@ def prune(
     if max_tokens is not None and not steps.tokens:
         raise UsageError("--max-tokens goes with --pattern vocab only: leave it out")
     model_choice = session.choose(model, revision)
-    specs = session.texts(lang, data, corpus, model_choice, None, given=given)
+    specs = session.texts(lang, data, corpus, model_choice, given=given)
     _check_texts(specs, steps, lang)
     shard = size_in_bytes("--max-shard-size", max_shard_size)
     tune = tune_options(**training, max_shard_bytes=shard)

@@ -37,7 +37,7 @@ def count_tokens(
     if needless:
         raise UsageError(f"--collect tokens runs no model and draws no windows: leave out {', '.join(needless)}")
     choice = session.choose(model, revision)
-    specs = session.texts(lang, data, corpus, choice, name, given=given)
+    specs = session.texts(lang, data, corpus, choice, given=given)
     if specs[0].parts:
         raise UsageError(f"--collect tokens draws no windows, and --lang {lang[0]} says how many: leave out the number")
     opened = open_tokenizer(session.workspace, choice, session.compute, session.reporter)

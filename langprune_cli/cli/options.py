@@ -29,7 +29,11 @@ Json = Annotated[
 ]
 Name = Annotated[
     str | None,
-    typer.Option("--name", help="Name of the artifact; chosen from its settings if left out.", rich_help_panel=OUTPUT),
+    typer.Option(
+        "--name",
+        help="Name of what is made, of several texts with -uk and the like behind it; by the settings if left out.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 Force = Annotated[
     bool, typer.Option("--force", help="Make it again even where it is on disk already.", rich_help_panel=OUTPUT)

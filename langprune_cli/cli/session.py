@@ -138,13 +138,12 @@ class Session:
         return specs
 
     def texts(
-        self, lang: list[str], data: list[str], corpus: str | None, choice: ModelChoice, name: str | None, *,
-        given: Collection[str],
+        self, lang: list[str], data: list[str], corpus: str | None, choice: ModelChoice, *, given: Collection[str]
     ) -> list[TextSpec]:  # fmt: skip
         """Return the texts that an artifact each is to be made of: one where --lang says how many windows of each.
 
         given: the options that stood on the command line.
-        Raises UsageError where one name is for several, and for --nsamples where --lang has the numbers.
+        Raises UsageError for --nsamples where --lang has the numbers.
         """
         from langprune_cli.text.budgets import mixture, split_budgets  # noqa: PLC0415
 
@@ -154,10 +153,6 @@ class Session:
             if "--nsamples" in given:
                 raise UsageError(f"--lang {lang[0]} says how many windows are drawn: leave out --nsamples")
             specs = [mixture(specs, budgets)]
-        if name and len(specs) > 1:
-            raise UsageError(
-                f"--name {name} cannot name {len(specs)} artifacts: calibrate one text at a time, or leave it out"
-            )
         return specs
 
     def calibrate(
@@ -170,7 +165,7 @@ class Session:
 
         one_of("--collect", settings["collect"], ("norms", "hessian", "tokens"))
         choice = self.choose(model, revision)
-        specs = self.texts(lang, data, corpus, choice, name, given=given)
+        specs = self.texts(lang, data, corpus, choice, given=given)
         opened = self.open(choice, remember=True)
         self.show(
             calibrate(

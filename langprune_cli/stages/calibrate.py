@@ -69,7 +69,7 @@ def calibrate(
             windows,
             settings.collect,
             reporter,
-            name=name,
+            name=name_among(name, windows.spec, len(texts)),
             force=force,
             save_after_seconds=save_after_seconds,
             before=before,
@@ -128,6 +128,11 @@ def _shard(windows: Windows, part: int, parts: int) -> Windows:
 def collect_for(needs: Needs) -> Collect:
     """Return what to collect for that: norms at the least."""
     return "hessian" if needs == "hessian" else "norms"
+
+
+def name_among(name: str | None, spec: TextSpec, texts: int) -> str | None:
+    """Return the name of what is made of one of several texts, where the user gave one for all: NAME-uk."""
+    return name if name is None or texts == 1 else f"{name}-{spec.name}"
 
 
 def stats_name(spec: TextSpec, collect: Collect | Literal["tokens"]) -> str:

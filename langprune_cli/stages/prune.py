@@ -134,7 +134,7 @@ def _dense(run: _Run, name: str | None, out: Path | None, *, force: bool) -> Pru
         about={"stats": scored_by.name if scored_by else None, "text": calibration_text(scored_by)},
     )
     model_stats = None if known is None or run.update.needs == "nothing" else known.key
-    to = Destination(run.workspace, label, force=force)
+    to = Destination(run.workspace, name or label, force=force)
     pruning = _Making(run, masks, model_stats, known, None, calibration_text(known), to, name, out).run(known)
     return replace(pruning, parents=[*([calibrated] if calibrated else []), *pruning.parents])
 
@@ -156,7 +156,7 @@ def _pruned(run: _Run, name: str | None, out: Path | None, *, force: bool) -> Pr
         about={"stats": None, "text": text if scored else None},
     )
     model_stats = None if run.update.needs == "nothing" else stats.key
-    to = Destination(run.workspace, label, force=force)
+    to = Destination(run.workspace, name or label, force=force)
     making = _Making(run, masks, model_stats, None, stats, text, to, name, out)
     return making.run(spread_by.artifact if spread_by else None)
 

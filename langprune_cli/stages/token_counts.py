@@ -12,7 +12,7 @@ from langprune_cli.defaults import MAX_TOKENS
 from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.models.location import ModelLocation
 from langprune_cli.models.model_files import tokenizer_digest
-from langprune_cli.stages.calibrate import stats_name
+from langprune_cli.stages.calibrate import name_among, stats_name
 from langprune_cli.stages.opened import OpenedTokenizer
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
@@ -66,7 +66,9 @@ def count_tokens(
     return [
         run_stage(
             _recipe(model, text, max_tokens),
-            Destination(workspace, stats_name(text.spec, "tokens"), name, force=force),
+            Destination(
+                workspace, stats_name(text.spec, "tokens"), name_among(name, text.spec, len(texts)), force=force
+            ),
             partial(_count, model=model, text=text, max_tokens=max_tokens, reporter=reporter),
         )
         for text in texts
