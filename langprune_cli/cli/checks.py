@@ -1,18 +1,16 @@
 """Values of options that are names, checked while the command line is read: before torch is imported, which takes seconds."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from langprune_cli.cli.completion import one_of
+from langprune_cli.cli.completion import names_of, one_of
 from langprune_cli.errors import LangpruneError, near_matches
 from langprune_cli.models.location import check_hub_id, local_path
 from langprune_cli.numerics.pattern_names import check_spelling
 from langprune_cli.store.workspace import Workspace
 
-Check = Callable[..., Any]
 MASK_FILES = ".safetensors"  # the end of a mask that was exported, in place of a name
 
 
@@ -34,8 +32,8 @@ def patterns(value: list[str] | None) -> list[str] | None:
     return value
 
 
-def artifact(kind: str) -> Check:
-    """Return a callback that refuses names which no complete artifact of that kind has in the workspace."""
+def artifact(kind: str) -> dict[str, Any]:
+    """Return the settings of an option that names artifacts: its completion, and a check that each is there, complete."""
 
     def check(context: typer.Context, value: Any) -> Any:  # noqa: ANN401 - one name, several or none
         if context.resilient_parsing:  # the shell completes the line
@@ -45,7 +43,7 @@ def artifact(kind: str) -> Check:
                 _workspace(context).find(kind, name)
         return value
 
-    return check
+    return {"autocompletion": names_of(kind), "callback": check}
 
 
 def model(context: typer.Context, value: Any) -> Any:  # noqa: ANN401 - as above

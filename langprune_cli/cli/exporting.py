@@ -9,7 +9,6 @@ import typer
 
 from langprune_cli.cli import checks
 from langprune_cli.cli import options as opt
-from langprune_cli.cli.completion import names_of
 from langprune_cli.cli.console import print_json, print_line
 from langprune_cli.cli.session import Session, one_of
 from langprune_cli.cli.tables import print_table
@@ -36,8 +35,7 @@ def export(
             "--model",
             "-m",
             help="Model artifact; the newest if left out.",
-            autocompletion=names_of("models"),
-            callback=checks.artifact("models"),
+            **checks.artifact("models"),
             rich_help_panel=_INPUT,
         ),
     ] = None,

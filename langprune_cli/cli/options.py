@@ -29,11 +29,7 @@ Json = Annotated[
 ]
 Name = Annotated[
     str | None,
-    typer.Option(
-        "--name",
-        help="Name of what is made, of several texts with -uk and the like behind it; by the settings if left out.",
-        rich_help_panel=OUTPUT,
-    ),
+    typer.Option("--name", help="Name of all that is made; of several texts NAME-uk, NAME-en.", rich_help_panel=OUTPUT),
 ]
 Force = Annotated[
     bool, typer.Option("--force", help="Make it again even where it is on disk already.", rich_help_panel=OUTPUT)
@@ -174,8 +170,7 @@ Stats = Annotated[
     str | None,
     typer.Option(
         help="Statistics to use: a name, or a folder; the newest that will do if left out.",
-        autocompletion=names_of("stats"),
-        callback=checks.artifact("stats"),
+        **checks.artifact("stats"),
         rich_help_panel=_INPUT,
     ),
 ]

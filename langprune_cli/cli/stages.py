@@ -138,8 +138,7 @@ def mask(
         str | None,
         typer.Option(
             help="Scores to use instead of statistics and a method.",
-            autocompletion=names_of("scores"),
-            callback=checks.artifact("scores"),
+            **checks.artifact("scores"),
             rich_help_panel=_INPUT,
         ),
     ] = None,
@@ -177,8 +176,7 @@ def apply(
         typer.Option(
             help="Mask to apply; the newest if left out. With --reapply also the mask/keep_masks.safetensors of an exported "
             "model.",
-            autocompletion=names_of("masks"),
-            callback=checks.artifact("masks"),
+            **checks.artifact("masks"),
             rich_help_panel=_INPUT,
         ),
     ] = None,
@@ -249,8 +247,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             help="Mask to apply on the fly, no model is written; may be given several times.",
-            autocompletion=names_of("masks"),
-            callback=checks.artifact("masks"),
+            **checks.artifact("masks"),
             rich_help_panel=_INPUT,
         ),
     ] = None,
