@@ -26,6 +26,10 @@ class UsageError(LangpruneError):
     exit_code = 2
 
 
+class UnsolvableError(LangpruneError):
+    """What a linear reads, or its weights, cannot be computed with; who knows the linear says which one it is."""
+
+
 class OnlyPlannedError(Exception):
     """A dry run cannot go on: its next step reads what the step before would have made.
 

@@ -40,6 +40,9 @@ class Windows:
     documents: int  # documents read from the source; 0 for a file of token ids
     notes: tuple[str, ...] = field(default=())  # what a user should know, one sentence each
     parts: tuple["Windows", ...] = ()  # of a mixture: those of each text, in order
+    shard: tuple[int, int, int] | None = (
+        None  # which part of how many these are, counted from 1, and of how many windows
+    )
 
     @property
     def count(self) -> int:

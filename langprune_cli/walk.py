@@ -88,13 +88,15 @@ class HiddenStates:
         piece of a window gives the logits that the whole would.
         """
         vocabulary = self.model.config.get_text_config().vocab_size
-        with torch.no_grad(), self.model.outside(), self._own_code():
+        with self.model.outside(), self._own_code():
             for number, ids in enumerate(self.ids):
                 hidden = self.hidden[number]
                 piece = max(1, _LOGITS_BYTES // (4 * vocabulary * hidden.shape[0]))
                 for start in range(0, hidden.shape[1], piece):
                     part = ids[:, start : start + piece].to(self.model.device)
-                    yield number, start, self.model.detours.head(part, hidden[:, start : start + piece])
+                    with torch.no_grad():  # not around what is yielded: two of these at once would leave it on for good
+                        made = self.model.detours.head(part, hidden[:, start : start + piece])
+                    yield number, start, made
 
     def save(self, path: Path, after: int) -> None:
         """Write the hidden states as block `after` put them out, so that an interrupted walk can go on from there."""

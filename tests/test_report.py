@@ -165,9 +165,9 @@ def test_the_commands_make_the_same_artifacts(reported: Path, pico_model: Path, 
     """Run where the files lie, in an empty workspace, they give every key again."""
     root = page(reported)
     lines = ["".join(each.itertext()) for each in root.iterfind(".//h:pre/h:code", NAMESPACES)]
-    shutil.copytree(pico_model, "pico")
+    shutil.copytree(pico_model, "FOLDER/pico")
     for each in pico_text.iterdir():
-        shutil.copyfile(each, each.name)
+        shutil.copyfile(each, f"FOLDER/{each.name}")
     keys = {}
     for line in lines:
         program, *words = shlex.split(line)
@@ -228,9 +228,9 @@ def test_prune_is_one_command(workspace: Path, pico_model: Path, pico_text: Path
     )
     root = page(workspace)
     pruning, evaluation = ("".join(each.itertext()) for each in root.iterfind(".//h:pre/h:code", NAMESPACES))
-    shutil.copytree(pico_model, "pico")
+    shutil.copytree(pico_model, "FOLDER/pico")
     for each in pico_text.iterdir():
-        shutil.copyfile(each, each.name)
+        shutil.copyfile(each, f"FOLDER/{each.name}")
     done = did(*shlex.split(pruning)[1:], "-w", "again", "--json").json
     keys = {(each["kind"], each["key"]) for each in done["artifacts"]}
     keys.add(("evals", did(*shlex.split(evaluation)[1:], "-w", "again", "--json").json["key"]))

@@ -9,6 +9,7 @@ from langprune_cli.cli import structured, vocabulary
 from langprune_cli.cli.counting import WITHOUT_EFFECT
 from langprune_cli.cli.pruning import (
     method_of,
+    note_cost,
     of_weights,
     settings_of,
     solving_given,
@@ -153,6 +154,8 @@ def prune(
     if steps.tokens:
         chain.without_tokens(steps.tokens, max_tokens, last=steps.tokens_alone)
     pruned = None
+    if weights and (steps.update or weights.method.update) == "none":
+        note_cost(session, weights.method.name, weights.settings)
     if parts:
         chain.without_blocks(parts, last=not parts.units and not weights)
     if parts and parts.units:

@@ -66,6 +66,7 @@ def evaluate(
     speed = speed or semi_structured
     from langprune_cli.stages.evaluate import evaluate as run  # noqa: PLC0415
     from langprune_cli.stages.evaluate import read_result  # noqa: PLC0415
+    from langprune_cli.stages.ruined import ruined_notes  # noqa: PLC0415
 
     if speed and session.workspace.planned is not None:
         named = "--semi-structured" if semi_structured else "--speed"
@@ -95,6 +96,9 @@ def evaluate(
     sizes = size_rows(
         result["rows"], {opened.label: chain for opened, chain in zip(models[1:], manifests, strict=True)}
     )
+    made = {opened.label: chain[0] for opened, chain in zip(models[1:], manifests, strict=True)}
+    for note in ruined_notes(result["rows"], made | {each.name: each.manifest for each in lineup.masks}):
+        session.reporter.note(note)
     if session.json:
         more = ({"sizes": sizes} if manifests else {}) | ({"speed": speeds} if speed else {})
         print_json({"schema": 1, **document(outcome), **result, **more})

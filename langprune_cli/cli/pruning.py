@@ -87,6 +87,7 @@ def mask(
     if choice["min_expert_tokens"] is not None:
         opened.require_experts("--min-expert-tokens")
     chooser = Chooser.of(chosen, settings)
+    note_cost(session, chosen.name, settings)
     session.show([mask(session.workspace, opened, source, chooser, session.reporter, name=name, force=force)])
 
 
@@ -180,6 +181,14 @@ def method_of(name: str, settings: MaskSettings, *, variant: bool) -> Method:
     if variant and (name not in {"wanda", "wanda-variant"} or settings.pattern.m):
         raise UsageError("--variant goes with --method wanda and --pattern unstructured only: leave it out")
     return get_method("wanda-variant" if variant else name)
+
+
+def note_cost(session: Session, method: str, settings: MaskSettings) -> None:
+    """Say what 2:4 by Wanda usually costs."""
+    from langprune_cli.stages.ruined import WANDA_2_4  # noqa: PLC0415
+
+    if method == "wanda" and settings.pattern.keep_of == (2, 4):
+        session.reporter.note(WANDA_2_4)
 
 
 def solving_given(choice: dict[str, Any]) -> bool:

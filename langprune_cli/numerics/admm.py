@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from langprune_cli.numerics.factor import mean_diagonal
 from langprune_cli.numerics.patterns import Pattern, keep_gradually
 from langprune_cli.numerics.precision import whole_inputs
 from langprune_cli.numerics.site import Site
@@ -24,6 +25,7 @@ def admm_mask(site: Site, pattern: Pattern) -> Tensor:  # bool [r, i]
     Of the usual three variables only V = X + U is kept: with Z = V where the mask holds, U = V - Z and
     X = (W0 H + rho (Z - U)) (H + rho I)^-1, so that a step costs one product.
     """
+    mean_diagonal(site.hessian)  # refuses one that nothing can be computed with
     scale = site.hessian.diagonal().sqrt()
     divisor = torch.where(scale > 0, scale, 1.0)
     hessian = site.hessian / divisor[:, None] / divisor

@@ -7,13 +7,16 @@ import torch
 from torch import Tensor
 
 from langprune_cli.defaults import DAMPING
-from langprune_cli.errors import LangpruneError
+from langprune_cli.errors import UnsolvableError
 from langprune_cli.numerics.precision import in_steps, whole_inputs
 
 # A Hessian of few tokens is singular, and rounding may make it worse than that; more damping mends both. Past this much
 # of the mean diagonal nothing of the Hessian would be left.
 _ESCALATION = 10.0
 _MOST_DAMPING = 100.0
+
+# Below this mean of its diagonal a Hessian's entries begin to lose digits: float32 has fewer of what is nearly too small for it.
+_LEAST = torch.finfo(torch.float32).tiny / torch.finfo(torch.float32).eps
 
 # Rows of the factor that are found at a time: of 64 to 256 the fastest for 1024 to 5632 columns.
 _ROWS = 128
@@ -46,12 +49,17 @@ def mean_diagonal(
 ) -> float:
     """Return the mean of the diagonal over the columns that are not dead, 1 where all are.
 
-    Raises LangpruneError for a Hessian that is not finite.
+    Raises UnsolvableError for a Hessian that is not finite, or too small for float32.
     """
     alive = hessian.diagonal()[~dead_columns(hessian)]
     mean = float(alive.double().mean()) if alive.numel() else 1.0
     if not mean > 0 or mean == float("inf"):  # NaN is not above 0 either
-        raise LangpruneError("the Hessian is not finite: calibrate again, with --dtype float32")
+        raise UnsolvableError("the Hessian is not finite: calibrate again, with --dtype float32")
+    if mean < _LEAST:
+        raise UnsolvableError(
+            "what it reads is so small that its squares vanish in float32, and with them the Hessian: choose and update without "
+            "one (--method wanda --update none), or check the checkpoint, its embeddings above all"
+        )
     return mean
 
 
@@ -61,7 +69,7 @@ def dampings(asked: float) -> Iterator[float]:
     while used <= max(_MOST_DAMPING, asked):
         yield used
         used = max(used * _ESCALATION, 1e-4)
-    raise LangpruneError("the Hessian cannot be factored even with heavy damping: calibrate again on more text")
+    raise UnsolvableError("the Hessian cannot be factored even with heavy damping: calibrate again on more text")
 
 
 def damped_factor(

@@ -11,7 +11,7 @@ from langprune_cli.numerics.site import Site
 from langprune_cli.stages.choosing import Chooser
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.run import Reporter
-from langprune_cli.stages.sites import block_sites, block_stats
+from langprune_cli.stages.sites import block_sites, block_stats, named
 from langprune_cli.stages.unit_choosing import AnyChooser
 from langprune_cli.stages.updating import solution_of
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
@@ -98,7 +98,8 @@ def _spread(
         known = block_stats(stats, model, index)
         sites = [each.site for each in block_sites(model, linears, known, settings.solving)]
         sites = [each for each in sites if each.stats or allocation.needs == "nothing"]
-        measures.append(allocation.measure(sites, pruned))
+        with named(f"block {index}, --allocation {allocation.name}"):
+            measures.append(allocation.measure(sites, pruned))
         reporter.tick(index, 0)
     reporter.end()
     if not any(sizes):

@@ -122,7 +122,13 @@ def _shard(windows: Windows, part: int, parts: int) -> Windows:
         raise LangpruneError(f"{windows.count} windows cannot be split into {parts} shards: ask for fewer")
     ids = windows.ids[part - 1 :: parts]
     name = f"{windows.spec.name}-{part}-of-{parts}"
-    return replace(windows, ids=ids, fingerprint=fingerprint(ids), spec=replace(windows.spec, name=name))
+    return replace(
+        windows,
+        ids=ids,
+        fingerprint=fingerprint(ids),
+        spec=replace(windows.spec, name=name),
+        shard=(part, parts, windows.count),
+    )
 
 
 def collect_for(needs: Needs) -> Collect:

@@ -80,6 +80,10 @@ class Chooser:
             **settings.solving.params(self.needs),
         }
 
+    def about(self) -> dict[str, object]:
+        """Return what was asked for beside that: nothing."""
+        return {}
+
     @property
     def label(self) -> str:
         """Return a short name of all this, for artifacts."""

@@ -71,7 +71,10 @@ def evaluate(
             "bpb": _has_tokenizer(reference),  # without one bpb is unknown, and is not to stay so when one comes
             "intervals": {"method": METHOD, "level": LEVEL, "resamples": RESAMPLES, "seed": SEED},
         },
-        about={WEIGHTS: {model.digest: model.streamed.checkpoint.weights_sha256 for model in models}},
+        about={
+            "models": {model.label: model.about for model in models},
+            WEIGHTS: {model.digest: model.streamed.checkpoint.weights_sha256 for model in models},
+        },
         environment=reference.environment() | (quantizer_environment() if subjects[-1].bits else {}),
     )
     last = subjects[-1]

@@ -16,7 +16,7 @@ from langprune_cli.stages.keep_masks import BlockMasks
 from langprune_cli.stages.opened import OpenedModel, check_same_model
 from langprune_cli.stages.parts import block_part, fitting
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
-from langprune_cli.stages.sites import block_sites, block_stats, calibration_text, needed_stats
+from langprune_cli.stages.sites import block_sites, block_stats, calibration_text, named, needed_stats
 from langprune_cli.stages.unit_choosing import AnyChooser
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import need_space
@@ -87,7 +87,8 @@ def mask(
                 else:
                     known = block_stats(source.stats, model, index)
                     for site in block_sites(model, linears, known, chooser.settings.solving):
-                        keep = chooser.choose(model, index, site, pattern)[0]
+                        with named(site.name):
+                            keep = chooser.choose(model, index, site, pattern)[0]
                         masks = {linear.name: part for linear, part in site.split(keep)}
                         found.add(site.name, masks, site.site.damping_used)
                 found.write(writer)
@@ -140,7 +141,7 @@ def mask_recipe(
             **({"allocation_stats": allocation_key} if allocation_key else {}),
         },
         params=chooser.params() | ({"adaptive": False} if of_scores and _is_joint(chooser) else {}),
-        about={"model": model.about, **about},
+        about={"model": model.about, **about, **chooser.about()},
         environment=model.environment(),
     )
 

@@ -56,9 +56,11 @@ def text_identity(windows: Windows) -> dict[str, object]:
 
 def text_about(windows: Windows) -> dict[str, Any]:
     """Return what people may want to know of a text: where its windows come from; of a mixture, that of each of its texts."""
+    shard = {"shard": list(windows.shard)} if windows.shard else {}
     if windows.parts:
-        return {"texts": [text_identity(part) | text_about(part) for part in windows.parts]}
+        return {"texts": [text_identity(part) | text_about(part) for part in windows.parts], **shard}
     return {
+        **shard,
         "source": windows.spec.source,
         "sampling": windows.sampling,
         "seed": windows.seed,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from langprune_cli.errors import LangpruneError
@@ -201,6 +202,7 @@ def _sources(workspace: Workspace, shown: Sequence[Artifact], pruned: dict[str, 
             )  # before its parents: a mask that removes nothing makes the model that it was made for
             inputs = artifact.manifest.inputs
             parents = [workspace.by_key(kind, key) for kind, key in _parents(inputs)]
+            parents += [workspace.by_key("stats", key) for key in _trained_on(artifact, workspace)]
             for each in [*(pruned.get(inputs.get(name, "")) for name in ("model", "pruned")), *parents]:
                 if each:
                     add(each)
@@ -209,6 +211,13 @@ def _sources(workspace: Workspace, shown: Sequence[Artifact], pruned: dict[str, 
     for each in shown:
         add(each)
     return tuple(found.values())
+
+
+def _trained_on(model: Artifact, workspace: Workspace) -> list[str]:
+    """Return the keys of the statistics whose windows a model was tuned on."""
+    text = model.manifest.about.get("tuned", {}).get("text", {})
+    folder = Path(text.get("source") or "").parent
+    return [each.manifest.key for each in workspace.entries("stats") if each.folder.resolve() == folder.resolve()]
 
 
 def _parents(inputs: dict[str, Any]) -> Iterator[tuple[str, str]]:

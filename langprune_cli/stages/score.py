@@ -10,7 +10,7 @@ from langprune_cli.stages.choosing import score_of
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.parts import block_part
 from langprune_cli.stages.run import Destination, Outcome, Reporter, run_stage
-from langprune_cli.stages.sites import block_sites, block_stats, calibration_text, needed_stats
+from langprune_cli.stages.sites import block_sites, block_stats, calibration_text, named, needed_stats
 from langprune_cli.stages.statistics import BlockStats
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.files import need_space
@@ -21,11 +21,14 @@ def block_scores(
     model: OpenedModel, linears: Sequence[Linear], method: Method, known: BlockStats | None
 ) -> dict[str, Tensor]:
     """Return the scores of some linears of a block, float32 [o, i] by name; raises as `block_sites` does."""
-    return {
-        linear.name: score_of(method, weight, site.site).cpu()
-        for site in block_sites(model, linears, known)
-        for linear, weight in site.split(site.site.weight)
-    }
+    found: dict[str, Tensor] = {}
+    for site in block_sites(model, linears, known):
+        with named(site.name):
+            found |= {
+                linear.name: score_of(method, weight, site.site).cpu()
+                for linear, weight in site.split(site.site.weight)
+            }
+    return found
 
 
 def score(

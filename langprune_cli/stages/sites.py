@@ -1,6 +1,7 @@
 """One block's input sites, with the weights of their linears and their statistics: what every solver is given."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from langprune_cli.defaults import DAMPING, MIN_EXPERT_TOKENS
-from langprune_cli.errors import LangpruneError, UsageError
+from langprune_cli.errors import LangpruneError, UnsolvableError, UsageError
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.memory import LARGEST_KEPT, give_back_freed
 from langprune_cli.numerics.site import Needs, Site
@@ -41,6 +42,20 @@ class Solving:
 
 
 SOLVING = Solving()
+
+
+@contextmanager
+def named(what: str) -> Iterator[None]:
+    """Say with what a solver failed; raises LangpruneError for an UnsolvableError and for what torch's linear algebra raises."""
+    try:
+        yield
+    except UnsolvableError as error:
+        raise LangpruneError(f"{what}: {error}") from error
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined] # it is there
+        raise LangpruneError(
+            f"{what}: its matrix cannot be factored ({str(error).strip().splitlines()[0]}): calibrate on more text, or with "
+            "--dtype float32, or choose and update without Hessians (--method wanda --update none)"
+        ) from error
 
 
 @dataclass(frozen=True)

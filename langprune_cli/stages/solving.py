@@ -10,7 +10,7 @@ from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.numerics.team import Team
 from langprune_cli.stages.opened import OpenedModel
-from langprune_cli.stages.sites import BlockSite, block_sites
+from langprune_cli.stages.sites import BlockSite, block_sites, named
 from langprune_cli.stages.statistics import BlockStats
 from langprune_cli.stages.unit_choosing import AnyChooser
 from langprune_cli.stages.updating import Updated, finished, solution_of
@@ -27,10 +27,11 @@ class Solver:
 
     def site(self, model: OpenedModel, index: int, site: BlockSite) -> "Solved":
         """Choose and update the weights of one site of block `index`."""
-        keep, solution = self.chooser.choose(model, index, site, self.pattern)
-        damping = site.site.damping_used  # of the choice: that of the update is on record with the weights
-        if solution is None or self.update.name != self.chooser.method.update:
-            solution = solution_of(site.site, keep, self.update)
+        with named(site.name):
+            keep, solution = self.chooser.choose(model, index, site, self.pattern)
+            damping = site.site.damping_used  # of the choice: that of the update is on record with the weights
+            if solution is None or self.update.name != self.chooser.method.update:
+                solution = solution_of(site.site, keep, self.update)
         masks = {linear.name: part.cpu() for linear, part in site.split(keep)}
         return Solved(site.name, masks, finished(model, index, site, keep, solution), damping)
 

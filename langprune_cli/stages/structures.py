@@ -31,6 +31,11 @@ class Rounding:
     to: int | None = None  # None: what suits the width (`default_rounding`)
     nearest: bool = False  # to the nearest multiple, as AMD Quark does; else never more is removed than asked
 
+    @property
+    def name(self) -> str:
+        """Return what --round says for it."""
+        return "nearest" if self.nearest else "down"
+
     def kept(self, structure: Structure, axis: Axis) -> int:
         """Return how many of a block's units stay; raises UsageError where none would, or for a step that is too wide."""
         step = (None if axis.kind == "kv-groups" else self.to) or default_rounding(axis.kind, axis.units)

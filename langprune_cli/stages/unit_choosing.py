@@ -28,6 +28,7 @@ class UnitChooser:
     axes: tuple[Axis, ...]
     kept: dict[Kind, int]
     settings: MaskSettings
+    rounding: Rounding = DOWN
 
     @classmethod
     def of(
@@ -49,7 +50,12 @@ class UnitChooser:
             axes += here
         narrowing_of(model, kept)  # now, and not when the work is done: what transformers would not open
         return cls(
-            method, structures, tuple(axes), kept, MaskSettings(Pattern(structures[0].sparsity), solving=solving)
+            method,
+            structures,
+            tuple(axes),
+            kept,
+            MaskSettings(Pattern(structures[0].sparsity), solving=solving),
+            rounding,
         )
 
     @property
@@ -77,6 +83,11 @@ class UnitChooser:
             "kept": dict(self.kept),
             **self.settings.solving.params(self.needs),
         }
+
+    def about(self) -> dict[str, object]:
+        """Return what was asked for, and is in a mask's key by what came of it: how the widths were rounded."""
+        rounding = self.rounding
+        return {"rounding": {"round_to": rounding.to, "round": rounding.name}}
 
     def linears(self, model: OpenedModel, index: int) -> list[Linear]:
         """Return the linears of a block that read the units."""

@@ -15,7 +15,7 @@ from langprune_cli.numerics.site import Site, Solution
 from langprune_cli.numerics.threads import over_rows
 from langprune_cli.numerics.values import all_finite, count_true
 from langprune_cli.stages.opened import OpenedModel
-from langprune_cli.stages.sites import BlockSite, Solving, block_sites
+from langprune_cli.stages.sites import BlockSite, Solving, block_sites, named
 from langprune_cli.stages.statistics import BlockStats
 from langprune_cli.updates.update import Update, get_update
 
@@ -58,7 +58,9 @@ def updated_block(
     found: dict[str, Updated] = {}
     for site in block_sites(model, [linear for linear, _ in masks], stats, solving):
         stacked = torch.cat([keep[linear.name] for linear in site.linears]).to(site.site.weight.device)
-        found |= finished(model, index, site, stacked, solution_of(site.site, stacked, update))
+        with named(site.name):
+            solution = solution_of(site.site, stacked, update)
+        found |= finished(model, index, site, stacked, solution)
     return found
 
 
