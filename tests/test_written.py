@@ -10,9 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import Checkpoint
+from langprune_cli.store.workspace import Workspace
 from langprune_cli.store.written import Written
 from tests.artifact_making import sign
 from tests.conftest import DRAW, SEQLEN, did, langprune, one_sentence, tree
+from tests.flips import run_flips
 
 MODEL = "models/uk-wanda-2x4"
 
@@ -179,3 +181,33 @@ def test_a_card_has_no_rows_of_other_bytes(workspace: Path) -> None:
     assert "left out evaluation uk-wanda-2x4-uk-en" in did("export", "-w", workspace, "--out", "two").err
     assert "Perplexity over" in Path("one/README.md").read_text()
     assert "Perplexity over" not in Path("two/README.md").read_text()
+
+
+def test_a_flipped_bit_of_workspace_json(workspace: Path, pico_text: Path) -> None:
+    """Another name might be that of another model; a file of before it had a digest is read as it is."""
+    path = workspace / "workspace.json"
+    whole = path.read_bytes()
+    words = ["calibrate", "--lang", "uk", "--data", pico_text / "uk.jsonl", *DRAW, "-w", workspace]
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 2]) + whole[place + 1 :])
+        with pytest.raises(LangpruneError, match=r"workspace\.json is damaged: remove it and name the model again"):
+            Workspace(workspace).model()
+    one_sentence(langprune(*words), 1, r"workspace\.json is damaged")
+    record = json.loads(whole)
+    del record["digest"]
+    path.write_text(json.dumps(record))
+    assert did(*words, "--json").json["cached"]
+
+
+def test_windows_of_an_artifact_given_as_text_are_checked(workspace: Path) -> None:
+    flip(workspace / "stats/uk/windows.safetensors", 0.9)
+    words = ["--data", workspace / "stats/uk/windows.safetensors", "-w", workspace]
+    for command in ("calibrate", "eval"):
+        one_sentence(langprune(command, *words), 1, r"windows\.safetensors is damaged \(its sha256 is another one\)")
+
+
+def test_flipped_bits_are_not_used(tmp_path: Path) -> None:
+    """Of random files; `python -m tests.flips` flips more of them."""
+    tally = run_flips(tmp_path / "flips", 12, 1)
+    assert tally.failures == []
+    assert tally.flips().total() == 12

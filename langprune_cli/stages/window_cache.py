@@ -19,8 +19,9 @@ from langprune_cli.errors import LangpruneError
 from langprune_cli.stages.run import Reporter
 from langprune_cli.store.files import canonical_json, make_folder, new_file, readable_json, write_bytes
 from langprune_cli.store.plain import plain_file
+from langprune_cli.store.written import check_written
 from langprune_cli.text.hub import HUB_PREFIX, HubUnreachableError, hub_commit, parse_hub_source
-from langprune_cli.text.windows import fingerprint
+from langprune_cli.text.windows import fingerprint, is_given
 from langprune_cli.types import TextSpec, Windows
 
 _SCHEMA = 1  # to be raised when the same request would be drawn in another way
@@ -33,9 +34,12 @@ def kept_windows(spec: TextSpec, request: dict[str, Any], draw: Callable[[], Win
     cannot be reached, windows of an earlier run serve, whatever commit they are of, and a note says so. A damaged entry
     is drawn again. Files on this machine are not kept: they are here already.
 
-    Raises LangpruneError as `draw` does, and where neither the Hub nor the cache has the text.
+    Raises LangpruneError as `draw` does, for a part of an artifact that is not as it was written,
+    and where neither the Hub nor the cache has the text.
     """
     if not spec.source.startswith(HUB_PREFIX):
+        if is_given(spec.source):  # it may be a part of an artifact
+            check_written(Path(spec.source))
         return draw()
     asked = {"schema": _SCHEMA, "source": spec.source, **request}
     entry = cache_folder() / "windows" / f"{hashlib.sha256(canonical_json(asked).encode()).hexdigest()}.json"

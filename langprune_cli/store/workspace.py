@@ -12,7 +12,9 @@ from pathlib import Path
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
 from langprune_cli.store.artifact import KINDS, Artifact, Recipe, open_artifact
 from langprune_cli.store.files import (
+    check_signed,
     disk_errors,
+    document_digest,
     make_folder,
     put_link,
     readable_json,
@@ -241,11 +243,15 @@ class Workspace:
         if not plain_file(path).exists():
             return None
         try:
-            record = json.loads(path.read_bytes())["model"]
+            data = path.read_bytes()
+            whole = json.loads(data)
+            if whole.keys() != {"schema", "model"}:  # as it was once written, without a digest
+                check_signed(path, data, "")
+            record = whole["model"]
             name, revision = record["name"], record["revision"]
             if not isinstance(name, str) or not isinstance(revision, str | None):
                 raise TypeError("a name and a revision are text")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (LangpruneError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise LangpruneError(f"{path} is damaged: remove it and name the model again with --model") from error
         return {"name": name, "revision": revision}
 
@@ -265,4 +271,6 @@ class Workspace:
         if self.planned is None and self.model() != record:
             with disk_errors(self.root):
                 make_folder(self.root)
-            write_bytes(self.root / "workspace.json", readable_json({"schema": 1, "model": record}))
+            document = {"schema": 1, "model": record}
+            signed = document | {"digest": document_digest(document)}
+            write_bytes(self.root / "workspace.json", readable_json(signed))
