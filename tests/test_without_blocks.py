@@ -43,6 +43,7 @@ def test_what_may_leave_gives_the_model_that_was_measured(family: str, tmp_path:
     stay = (1, 3)
     check_first_run(opened(tmp_path / "dense"), 2)
     check_without(opened(tmp_path / "dense"), stay)
+    assert torch.is_grad_enabled()  # for what is tuned afterwards
     small = narrow(tmp_path / "dense", tmp_path / "small", {}, stay)
     windows = some_ids(2).long()
     equal(logits(reopened(small.folder), windows), logits(as_if_narrowed(dense, small), windows))

@@ -99,7 +99,9 @@ def _compare(whole: StreamedModel, smaller: StreamedModel, stay: Sequence[int]) 
             one.forward(block)
         _same(whole.config, one.hidden[0], other.hidden[0], f"what block {index} puts out as block {place}")
     other.hidden = [one.hidden[0]]
-    for (_, _, logits), (_, _, others) in zip(one.logits(), other.logits(), strict=True):
+    # One after the other: each holds torch.no_grad() while it runs.
+    of_whole, of_smaller = ([logits for _, _, logits in each.logits()] for each in (one, other))
+    for logits, others in zip(of_whole, of_smaller, strict=True):
         _same(whole.config, logits, others, "the logits")
 
 
