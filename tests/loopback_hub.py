@@ -3,8 +3,8 @@
 `huggingface_hub` and `datasets` talk to it over real sockets once HF_ENDPOINT names it, so nothing of them
 needs to be replaced in a test. Repositories are copied from folders when they are added; the commit sha of a
 revision is the sha1 of its contents. Faults are asked for with `fail` (a status for a path), `cut` (a connection that
-ends in the middle of a file) and `stall` (one that stays open and sends no more). Every request is kept in `requests`
-as "METHOD /path", and `sent` counts the bytes of the bodies that were sent.
+ends in the middle of a file), `stall` (one that stays open and sends no more) and `trickle` (a byte now and then). Every
+request is kept in `requests` as "METHOD /path", and `sent` counts the bytes of the bodies that were sent.
 """
 
 import json
@@ -37,6 +37,7 @@ class Fault:
     after_bytes: int = 0
     reset: bool = False
     stall: bool = False
+    trickle: bool = False
 
 
 class LoopbackHub:
@@ -110,6 +111,10 @@ class LoopbackHub:
     def stall(self, part: str, *, after_bytes: int, times: int = 1) -> None:
         """Send nothing more to GET requests whose path holds `part` after some bytes of the body, `times` times."""
         self.faults.append(Fault(part, times, after_bytes=after_bytes, stall=True))
+
+    def trickle(self, part: str, *, after_bytes: int, times: int = 1) -> None:
+        """Send a byte now and then to GET requests whose path holds `part` after some bytes of the body, `times` times."""
+        self.faults.append(Fault(part, times, after_bytes=after_bytes, trickle=True))
 
     def count_sent(self, size: int) -> None:
         """Add to the bytes of bodies that were sent."""
@@ -275,6 +280,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             if fault.stall:
                 self.server.hub.ending.wait()
+            for byte in body[fault.after_bytes :] if fault.trickle else b"":
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                if self.server.hub.ending.wait(0.02):
+                    break
             if fault.reset:  # a linger of 0 seconds makes the system send RST instead of FIN
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 socket.close(self.connection.detach())

@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,19 @@ def test_a_download_that_stalls_or_is_reset_goes_on(hub: HubSite, repository: Pa
     hub.cut(f"train.{kind}", after_bytes=40, reset=True)
     assert read(hub, "hf:owner/texts", HF_HUB_DOWNLOAD_TIMEOUT="1") == [ENGLISH]
     assert [fault.times for fault in hub.faults] == [0, 0]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_a_download_that_would_never_end_is_given_up(hub: HubSite, repository: Path, kind: str) -> None:
+    if kind == "parquet":
+        parquet(ENGLISH * 100, repository / "train.parquet")
+    else:
+        (repository / "train.jsonl").write_bytes(lines(ENGLISH * 100))
+    hub.add_dataset("owner/texts", repository)
+    hub.trickle(f"train.{kind}", after_bytes=10, times=1_000)
+    hurried = "from langprune_cli.text import hub_pace\nhub_pace._SECONDS = 0.5\n"
+    (answer,) = json.loads(hub.run(hurried + READ, "hf:owner/texts", cwd=hub.home).stdout)
+    assert re.search("the hub sent [0-9,]+ bytes in [0-9]+ seconds, too little ever to end", answer)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Finding models on the hub, over real HTTP against the loopback hub."""
 
 import json
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -174,6 +175,15 @@ def test_a_connection_that_always_breaks(hub: HubSite, single: Path) -> None:
     hub.cut("model.safetensors", after_bytes=4_000, times=100, reset=True)
     assert "could not download the model owner/pico" in locate(hub, "owner/pico").error
     assert hub.fetched() == ["config.json", *["model.safetensors"] * 3]
+
+
+def test_a_download_that_would_never_end_is_given_up(hub: HubSite, single: Path) -> None:
+    hub.add_model("owner/pico", single)
+    hub.trickle("model.safetensors", after_bytes=100, times=100)
+    hurried = "from langprune_cli.text import hub_pace\nhub_pace._SECONDS = 0.5\n"
+    error = locate(hub, "owner/pico", script=hurried + LOCATE).error
+    assert re.search("the hub sent [0-9,]+ bytes in [0-9]+ seconds, too little ever to end", error)
+    assert hub.fetched() == ["config.json", "model.safetensors"]
 
 
 def test_an_incomplete_snapshot_is_never_used_and_completed_later(hub: HubSite, sharded: Path) -> None:

@@ -26,6 +26,7 @@ from langprune_cli.models.model_files import (
     weight_files,
     why_unfit,
 )
+from langprune_cli.text.hub_pace import paced
 
 WithoutWeights = Literal["config", "tokenizer"]  # config.json alone, or the tokenizer's files as well
 CARD = "README.md"  # says under which licence a model is; not part of it
@@ -84,7 +85,8 @@ def fetch_snapshot(
         note = f"the hub did not give the model {name}: using the copy in the cache, commit {cached.name[:12]}"
         return cached, () if isinstance(error, errors.OfflineModeIsEnabled) else (note,)
     try:
-        return _download_patiently(name, revision, info, cache_dir, with_code=with_code, only=only), ()
+        with paced():
+            return _download_patiently(name, revision, info, cache_dir, with_code=with_code, only=only), ()
     except _DOWNLOAD_ERRORS as error:
         raise _explained(error, name, revision) from error
 

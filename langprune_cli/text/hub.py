@@ -13,6 +13,7 @@ from typing import Any
 
 from langprune_cli.errors import LangpruneError, near_matches
 from langprune_cli.text.files import missing_column, valid_text
+from langprune_cli.text.hub_pace import paced
 from langprune_cli.text.hub_parquet import parquet_values
 
 HUB_PREFIX = "hf:"
@@ -135,7 +136,7 @@ def _values(hub: HubSource) -> Iterator[object]:
         HfApi().dataset_info(hub.dataset, timeout=constants.HF_HUB_ETAG_TIMEOUT)
         # Below it, `huggingface_hub` asks again five times in half a minute; twenty times that is no answer to wait for.
         datasets.config.STREAMING_READ_MAX_RETRIES = datasets.config.STREAMING_OPEN_MAX_RETRIES = 1
-        with _no_progress_bars(datasets.utils):
+        with _no_progress_bars(datasets.utils), paced():
             builder = datasets.load_dataset_builder(hub.dataset, hub.config)
             parts = builder.config.data_files if builder.name == "parquet" else None
             if parts and hub.split in parts:
@@ -146,7 +147,8 @@ def _values(hub: HubSource) -> Iterator[object]:
         raise _unreadable(hub, error) from error
     while True:
         try:
-            value = next(values)
+            with paced():
+                value = next(values)
         except StopIteration:
             return
         except failures as error:
