@@ -19,7 +19,7 @@ WANDA_2_4 = (
 
 
 def ruined_notes(rows: Sequence[Row], made: dict[str, Manifest]) -> Iterator[str]:
-    """Yield what to tell of each model and mask that lost RUINED_NATS or more on a text, beyond noise.
+    """Yield what to tell of each model and mask that lost RUINED_NATS or more on a text; where it may be noise, that too.
 
     made: the manifests of the models and masks in `rows`, by the label that they have there.
     """
@@ -27,11 +27,13 @@ def ruined_notes(rows: Sequence[Row], made: dict[str, Manifest]) -> Iterator[str
     worse: dict[str, list[Row]] = {}
     for row in rows:
         change = change_of(row, dense[row["text"]])
-        if change is not None and change >= exp(RUINED_NATS) - 1 and row.get("significant") is not False:
+        if change is not None and change >= exp(RUINED_NATS) - 1:
             worse.setdefault(row["mask"] or row["model"], []).append(row)
     for label, of in worse.items():
         changes = ", ".join(f"{row['text']} {change_of(row, dense[row['text']]):+.0%}" for row in of)
         said = f"{label} is ruined: its ppl changed by half or more ({changes})."
+        if all(row.get("significant") is False for row in of):
+            said = f"{label} seems ruined, on too few windows to be sure: its ppl changed by half or more ({changes})."
         yield " ".join([said, *_advice(made[label], of)]) if label in made else said
 
 
