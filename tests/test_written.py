@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import Checkpoint
+from langprune_cli.models.model_files import weight_map
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.store.written import Written
 from tests.artifact_making import sign
@@ -47,6 +48,15 @@ def test_a_flipped_bit_of_a_model_is_refused(workspace: Path, pico_text: Path, f
     assert not any(json.loads(path.read_bytes())["complete"] for path in new)  # the dense model's rows may be kept
     (folder / file).write_bytes(whole)
     did(*commands[0], "-w", workspace)
+
+
+def test_a_file_that_a_stage_does_not_read_counts_as_well(workspace: Path) -> None:
+    """The digest has samples of it, and what was made would be of a model that there is not."""
+    did("apply", "--mask", "uk-wanda-2x4", "--max-shard-size", "70KB", "--name", "sharded", "-w", workspace)
+    path = workspace / "models/sharded" / weight_map(workspace / "models/sharded")["model.embed_tokens.weight"]
+    flip(path, 0.99)
+    words = ["mask", "--model", "sharded", "--method", "magnitude", "--name", "new", "-w", workspace]
+    one_sentence(langprune(*words), 1, rf"{path.name} is damaged \(its sha256 is another one\)")
 
 
 def test_an_exported_model_that_was_changed_on_purpose(workspace: Path, pico_text: Path) -> None:

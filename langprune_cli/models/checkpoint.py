@@ -102,17 +102,15 @@ class Checkpoint:
             self._finite.add(name)
         return tensors
 
-    def begin_check(self, names: Iterable[str]) -> None:
-        """Have the files of tensors compared, in a thread, with what langprune wrote: `read` waits for it."""
-        for file in {self.entries[name].file for name in names}:
-            if file in self.written:
+    def begin_hashes(self, *, on_record: bool) -> None:
+        """Have all files hashed, in threads, that langprune wrote, or did not: `check` and `weights_sha256` wait for it."""
+        for file in {entry.file for entry in self.entries.values()}:
+            if (file in self.written) is on_record:
                 self.written.begin(file)
 
-    def begin_hashes(self) -> None:
-        """Have all files hashed, in threads, that langprune did not write: `weights_sha256` waits for it."""
-        for file in {entry.file for entry in self.entries.values()}:
-            if file not in self.written:
-                self.written.begin(file)
+    def check(self) -> None:
+        """Raise LangpruneError where a file of the weights is not as langprune wrote it."""
+        self.written.check(*{entry.file for entry in self.entries.values()})
 
     @cached_property
     def weights_sha256(self) -> str:

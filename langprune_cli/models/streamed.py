@@ -113,7 +113,7 @@ class StreamedModel:
         for owner in self.model.modules():  # Module.to would try to copy the meta parameters too
             for attr, buffer in owner.named_buffers(recurse=False):
                 setattr(owner, attr, buffer.to(self.device))
-        self.checkpoint.begin_check([*self.outside_names(), *self.tensor_names(0)])
+        self.checkpoint.begin_hashes(on_record=True)
         self.detours = Detours(self.model, self.blocks)
         self._reader = ThreadPoolExecutor(1, "blocks") if self.device.type == "cuda" else None
         self._expected: tuple[list[str], Future[dict[str, Tensor]]] | None = None
@@ -139,7 +139,11 @@ class StreamedModel:
 
     @cached_property
     def digest(self) -> str:
-        """Return the checkpoint's digest."""
+        """Return the checkpoint's digest, by which what is made of it is found again.
+
+        Raises LangpruneError for weights that are not as langprune wrote them: what the samples hold would be another model.
+        """
+        self.checkpoint.check()
         return self.checkpoint.digest()
 
     def linears(self, index: int) -> tuple[Linear, ...]:
@@ -189,7 +193,6 @@ class StreamedModel:
         alone, into its cache, since a second block of memory would be more than the time is worth.
         """
         names = self.tensor_names(index)
-        self.checkpoint.begin_check(names)
         if self._reader is None:
             self.checkpoint.expect(names)
         else:

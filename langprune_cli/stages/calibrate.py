@@ -58,7 +58,7 @@ def calibrate(
     before: called before the work on each, where there is any: it raises where that work would be for nothing.
     Raises LangpruneError for text that cannot be read or is too little, and for activations that are not finite.
     """
-    model.streamed.checkpoint.begin_hashes()
+    model.streamed.checkpoint.begin_hashes(on_record=False)
     texts = draw(model, list(specs), settings, reporter)
     if settings.shard:
         texts = [_shard(windows, *settings.shard) for windows in texts]

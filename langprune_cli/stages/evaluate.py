@@ -59,7 +59,7 @@ def evaluate(
         subject.check()
     models = [subject.model for subject in subjects]
     for model in models:
-        model.streamed.checkpoint.begin_hashes()
+        model.streamed.checkpoint.begin_hashes(on_record=False)
     texts = [evaluation_text(models, spec, reporter, seqlen=seqlen, max_windows=max_windows) for spec in specs]
     reference, whole = models[0], [subject.model for subject in subjects if not subject.mask]
     cells = [(subject, text) for text in texts for subject in subjects]
