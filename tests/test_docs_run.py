@@ -67,6 +67,7 @@ REASONS = {
     "eval --lang en --corpus wikitext": NETWORK,
     "torchrun": "starts processes of its own: tests/test_teams.py does",
     "python -m tests.kill_harness": f"{MINUTES}: tests/test_kills.py runs some of its kills",
+    "python -m tests.flips": f"{MINUTES}: tests/test_written.py flips some bits",
     "python -m tests.fuzz": f"{MINUTES}: tests/test_hostile.py runs what it draws from",
     "python -m tests.benchmarks": MINUTES,
     "python tests/benchmarks/quality.py": MINUTES,

@@ -203,15 +203,12 @@ def words_of(words: list[str], text: Path) -> list[str]:
     return [word.replace("TEXT", str(text)) for word in words]
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf], ids=str)
 @pytest.mark.parametrize("command", [["calibrate", "--collect", "hessian"], ["prune"]], ids=lambda words: words[0])
 @pytest.mark.parametrize("block", [0, 2])
-def test_an_activation_that_is_not_finite(
-    block: int, command: list[str], value: float, tmp_path: Path, pico_text: Path
-) -> None:
+def test_an_activation_that_is_not_finite(block: int, command: list[str], tmp_path: Path, pico_text: Path) -> None:
     """Block and site are named; where blocks before it were done they stay, as after any interruption."""
     layer = LAYER.format(block)
-    model = damaged(tmp_path / "model", f"{layer}post_attention_layernorm.weight", value, at=(3,))
+    model = damaged(tmp_path / "model", f"{layer}post_attention_layernorm.weight", 3.4e38, at=(3,))  # it overflows
     site = re.escape(f"{layer}mlp.gate_proj.weight")
     done = langprune(*command, "-m", model, *words_of(UK, pico_text))
     assert (done.code, done.out) == (1, "")
@@ -233,7 +230,7 @@ def test_a_weight_that_is_not_finite(block: int, tmp_path: Path, pico_text: Path
     done = langprune("prune", "-m", model, *words_of(UK, pico_text))
     assert (done.code, done.out) == (1, "")
     last = done.err.splitlines()[-1]
-    assert re.search(rf"block {block}: {re.escape(layer)}mlp\.down_proj\.weight holds values that are not finite", last)
+    assert re.search(rf"{re.escape(layer)}mlp\.down_proj\.weight holds values that are not finite", last)
     done = langprune("calibrate", "-m", model, *words_of(UK, pico_text), "--collect", "hessian", "-w", "other")
     site = re.escape(f"{LAYER.format(block + 1)}self_attn.q_proj.weight")
     assert re.search(rf"block {block + 1}: the inputs of {site} are not finite", done.err.splitlines()[-1])

@@ -209,7 +209,7 @@ def test_models_that_have_no_dense_model_in_common(workspace: Path, pico_text: P
 def test_another_vocabulary_is_compared_where_windows_pair_up(workspace: Path, pico_text: Path) -> None:
     """With the tokens of both texts kept, windows hold the same text; cut for one, the other falls into more tokens."""
     uk = ("--lang", "uk", "--data", pico_text / "uk.jsonl")
-    did("prune", "-w", workspace, *uk, "--pattern", "vocab", "--coverage", "1.0", "--name", "smaller")
+    did("prune", "-w", workspace, *uk, "--pattern", "vocab", "--coverage", "1.0", "--no-keep-chat", "--name", "smaller")
     rows = evaluation(workspace, pico_text, "--model", "smaller")["rows"]
     own = json.loads((workspace / "models/smaller/config.json").read_bytes())["vocab_size"]
     assert own < json.loads((workspace / "models" / PRUNED / "config.json").read_bytes())["vocab_size"]

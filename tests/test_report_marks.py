@@ -115,7 +115,7 @@ def test_tasks_are_shown_beside_texts(reported: Path) -> None:
     assert [each.text for each in root.iterfind(".//h:nav/h:a", NAMESPACES)][:2] == ["Languages", "Benchmark tasks"]
     lines = ["".join(each.itertext()) for each in root.iterfind(".//h:pre/h:code", NAMESPACES)]
     (evaluation,) = [line for line in lines if line.startswith("langprune eval")]
-    assert f" --tasks arc_uk,{'ab' * 8}.yaml " in evaluation
+    assert f" --tasks arc_uk,FOLDER/{'ab' * 8}.yaml " in evaluation
     did("report", "-w", reported, "--format", "md")
     after = Path("report.md").read_text(encoding="utf-8").partition("## Benchmark tasks\n\n")[2]
     shown = [line for line in after.partition("\n## ")[0].splitlines() if line.startswith("|")]

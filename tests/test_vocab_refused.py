@@ -28,7 +28,7 @@ cut, here = vocabulary_trimming.cut, vocabulary_trimming.here
         (["--ties", "exact"], "--ties has no use"), (["--exclude", "x"], "--exclude has no use"),
         (["--refine", "dsnot"], "--refine has no use"), (["--allocation", "owl"], "--allocation has no use"),
         (["--damping", "0.1"], "--damping has no use"), (["--min-expert-tokens", "5"], "--min-expert-tokens has no use"),
-        (["--scores", "x"], "--scores has no use"), (["--round", "nearest"], "--round has no use"),
+        (["--round", "nearest"], "--round has no use"),
         (["--pattern", "2:4"], "tokens are chosen by themselves: .* then for 2:4"),
         (["--pattern", "vocab"], "--pattern vocab is given twice"),
         (["--coverage", "0.9", "--vocab-size", "500"], "--coverage and --vocab-size both say"),

@@ -1,4 +1,4 @@
-"""The bar that shows how far a pass has come: on one line, or on two where the terminal is too narrow for whole figures."""
+"""The bar that shows how far a pass has come: on one line, or on more where the terminal is too narrow for whole figures."""
 
 from collections.abc import Iterable
 from datetime import timedelta
@@ -33,25 +33,25 @@ class Bar(Progress):
             width = self.console.width
             figures = self._figures(task, width)
             room = width - cell_len(self._what) - _GAP
-            beside = room - cell_len(figures) - _GAP >= _LEAST_BAR
-            bar_room = room - cell_len(figures) - _GAP if beside else room
+            beside = len(figures) == 1 and room - cell_len(figures[0]) - _GAP >= _LEAST_BAR
+            bar_room = room - cell_len(figures[0]) - _GAP if beside else room
             bar = ProgressBar(total=task.total, completed=task.completed, width=max(1, min(_MOST_BAR, bar_room)))
             if bar_room >= _LEAST_BAR:
-                yield _side_by_side(self._what, bar, *([figures] if beside else []))
+                yield _side_by_side(self._what, bar, *(figures if beside else []))
             else:
                 yield Text(self._what)
             if not beside:
-                yield Text(figures)
+                yield from map(Text, figures)
 
-    def _figures(self, task: Task, width: int) -> str:
-        """Return block, speed and times; the time that has passed is left out where there is no room for both."""
+    def _figures(self, task: Task, width: int) -> list[str]:
+        """Return block, speed and times; on a line, or the times on one of their own."""
         place = [f"block {task.fields['block']}/{self._blocks}"] if self._blocks else []
         parts = [*place, *filter(None, [task.fields["rate"]])]
         seconds, share = task.elapsed or 0.0, task.completed / (task.total or 1)
         passed = f"{_clock(seconds)} elapsed"
         left = [f"{_clock(seconds * (1 - share) / share)} left"] if share else []
         full = ", ".join([*parts, passed, *left])
-        return full if cell_len(full) <= width or not left else ", ".join([*parts, *left])
+        return [full] if cell_len(full) <= width else [", ".join(parts), ", ".join([passed, *left])]
 
 
 def _clock(seconds: float) -> str:

@@ -72,7 +72,7 @@ def tokenizer_before(workspace: Workspace, model: Artifact, reporter: Reporter) 
     try:
         dense = open_tokenizer(workspace, ModelChoice(name, source.get("revision")), Compute(), reporter)
         _check_same(vocabulary, small.tokenizer, dense.tokenizer)
-    except (LangpruneError, UsageError) as error:
+    except (LangpruneError, UsageError, ValueError) as error:
         raise LangpruneError(
             f"llama.cpp's converter knows the tokenizer of {model.name} only by that of {name}, from which tokens left, and that "
             f"one is not to be had ({error}): put it back, or export --format safetensors"
@@ -91,13 +91,13 @@ def _about(workspace: Workspace, name: str) -> dict[str, Any]:
 
 
 def _check_same(vocabulary: Vocabulary, small: object, dense: object) -> None:
-    """Raise LangpruneError where a tokenizer is not another one without some of its tokens."""
+    """Raise ValueError where a tokenizer is not another one without some of its tokens."""
     ids = {token: i for i, token in Vocabulary.opened(dense).tokens.items()}  # type: ignore[arg-type]
     found = [ids.get(token, -1) for _, token in sorted(vocabulary.tokens.items())]
     parts = [description(each) or {} for each in (small, dense)]  # type: ignore[arg-type]
     same = all(parts[0].get(part) == parts[1].get(part) for part in ("normalizer", "pre_tokenizer"))
     if not same or -1 in found or any(a >= b for a, b in pairwise(found)):
-        raise LangpruneError("its tokenizer is another one today")
+        raise ValueError("its tokenizer is another one today")
 
 
 def write_gguf(converter: Path, model: Path, file: Path, before: Path | None = None) -> None:

@@ -142,7 +142,7 @@ def _of_country(tag: str) -> str | None:
     """Return the main language of a country by its two letters (CLDR's likely subtags), None where they are no country's."""
     from langcodes import Language  # noqa: PLC0415 - see above
 
-    if len(tag) != 2 or not tag.isalpha() or _NO_COUNTRY.fullmatch(tag.upper()):
+    if len(tag) != 2 or not (tag.isascii() and tag.isalpha()) or _NO_COUNTRY.fullmatch(tag.upper()):
         return None
     country = Language.get(f"und-{tag}")
     return str(country.maximize().language) if country.is_valid() else None
