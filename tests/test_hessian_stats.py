@@ -235,9 +235,7 @@ def test_a_weight_that_is_not_finite(block: int, tmp_path: Path, pico_text: Path
     site = re.escape(f"{LAYER.format(block + 1)}self_attn.q_proj.weight")
     assert re.search(rf"block {block + 1}: the inputs of {site} are not finite", done.err.splitlines()[-1])
     done = langprune("mask", "-m", model, "--method", "magnitude")
-    assert re.search(
-        rf"block {block}: {re.escape(layer)}mlp\.down_proj\.weight holds values", done.err.splitlines()[-1]
-    )
+    assert re.search(rf"{re.escape(layer)}mlp\.down_proj\.weight holds values", done.err.splitlines()[-1])
 
 
 NEEDS = [
