@@ -54,6 +54,11 @@ def near_matches(word: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(close)}? {listing}" if close else listing
 
 
+def first_line(error: BaseException, most: int = 200) -> str:
+    """Return the first line of what an exception says, at most so many characters of it; its name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
+
+
 def printable(text: str) -> str:
     r"""Return `text` on one line that does nothing to a terminal: names come from other people's files.
 

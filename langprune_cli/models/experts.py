@@ -99,16 +99,15 @@ def linears_in(block: nn.Module) -> Iterator[tuple[nn.Module, int | None]]:
     Routers, and gates of shared experts, are not among them: they are small, and decide where each token goes. Neither are
     those of `uncalled_in`.
     """
-    uncalled = {id(module) for _, module in uncalled_in(block)}
     experts: dict[int, int] = {}
-    routers: set[int] = set()
+    passed_over = {id(module) for _, module in uncalled_in(block)}
     for module in block.modules():
         if isinstance(module, Experts):
             experts |= {id(linear): number for number, each in enumerate(module) for linear in each.children()}
         if any(isinstance(child, Experts) for child in module.children()):
-            routers |= {id(child) for child in module.children() if isinstance(child, nn.Linear)}
+            passed_over |= {id(child) for child in module.children() if isinstance(child, nn.Linear)}
     for module in block.modules():
-        if isinstance(module, (nn.Linear, Conv1D)) and id(module) not in routers | uncalled:
+        if isinstance(module, (nn.Linear, Conv1D)) and id(module) not in passed_over:
             yield module, experts.get(id(module))
 
 

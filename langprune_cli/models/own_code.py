@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from langprune_cli.errors import LangpruneError
+from langprune_cli.errors import LangpruneError, first_line
 
 
 @contextmanager
@@ -26,9 +26,3 @@ def own_code(folder: Path, kind: str) -> Iterator[None]:
             f"{kind} cannot compute what {folder / 'config.json'} describes ({first_line(error)}): check the values of its "
             "config.json, or get the model again"
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """Return what an exception says, on one line of at most 200 characters; its name where it says nothing."""
-    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:200].rstrip(".: ")
-    return said or type(error).__name__

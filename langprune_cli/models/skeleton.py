@@ -12,10 +12,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from langprune_cli.errors import LangpruneError
+from langprune_cli.errors import LangpruneError, first_line
 from langprune_cli.models.experts import separate_experts
 from langprune_cli.models.model_files import check_files
-from langprune_cli.models.own_code import first_line
 
 _MOST_CONFIG_BYTES = 16 << 20
 # A configuration says how often modules are made: what no model has would take minutes, or all memory, to find out.
@@ -131,6 +130,12 @@ def _numbers(value: dict[str, Any]) -> Iterator[tuple[str, float]]:
             yield from _numbers(each)
         elif isinstance(each, int | float):
             yield name, each
+
+
+def context_of(config: Any) -> int | None:  # noqa: ANN401 - transformers is untyped
+    """Return the longest window that a model was made for, None where its configuration does not say."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
 
 
 def stated_dtype(config: Any) -> torch.dtype | None:  # noqa: ANN401 - transformers is untyped

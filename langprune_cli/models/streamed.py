@@ -17,7 +17,7 @@ from langprune_cli.models.checkpoint import Checkpoint
 from langprune_cli.models.detours import Detours
 from langprune_cli.models.experts import Experts, linears_in, uncalled_in
 from langprune_cli.models.names import TensorNames
-from langprune_cli.models.skeleton import build_skeleton, find_blocks, read_config, stated_dtype
+from langprune_cli.models.skeleton import build_skeleton, context_of, find_blocks, read_config, stated_dtype
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,7 @@ class StreamedModel:
     @property
     def context(self) -> int | None:
         """Return the longest window the model was made for, None where the configuration does not say."""
-        limit = getattr(self.config.get_text_config(), "max_position_embeddings", None)
-        return limit if isinstance(limit, int) and limit > 0 else None
+        return context_of(self.config)
 
     @cached_property
     def digest(self) -> str:

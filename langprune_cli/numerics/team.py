@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from langprune_cli.errors import LangpruneError
+from langprune_cli.errors import LangpruneError, first_line
 
 # Between two orders lies at most the solving of a block by the leader, which may take an hour for very large ones.
 _LONGEST_WAIT = timedelta(hours=6)
@@ -36,7 +36,7 @@ class Team:
             dist.init_process_group(backend, timeout=_LONGEST_WAIT)
         except (RuntimeError, ValueError) as error:
             raise LangpruneError(
-                f"the processes of this run did not meet ({_first_line(error)}): start them with torchrun --nproc-per-node N"
+                f"the processes of this run did not meet ({first_line(error, 150)}): start them with torchrun --nproc-per-node N"
             ) from error
         return cls()
 
@@ -85,15 +85,11 @@ class Team:
             call()
         except RuntimeError as error:  # what torch raises for a peer that is gone
             raise PeerLostError(
-                f"another process of this run has ended ({_first_line(error)}): start the same command again, it goes on where "
-                "it stopped"
+                f"another process of this run has ended ({first_line(error, 150)}): start the same command again, it goes on "
+                "where it stopped"
             ) from error
 
 
 def team() -> Team | None:
     """Return the team that this process is in, None where it works alone."""
     return Team() if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 else None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:150]

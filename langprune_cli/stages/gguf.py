@@ -92,9 +92,9 @@ def _about(workspace: Workspace, name: str) -> dict[str, Any]:
 
 def _check_same(vocabulary: Vocabulary, small: object, dense: object) -> None:
     """Raise ValueError where a tokenizer is not another one without some of its tokens."""
-    ids = {token: i for i, token in Vocabulary.opened(dense).tokens.items()}  # type: ignore[arg-type]
+    ids = {token: i for i, token in Vocabulary.opened(dense).tokens.items()}  # type: ignore[arg-type] # tokenizers of transformers, which is untyped
     found = [ids.get(token, -1) for _, token in sorted(vocabulary.tokens.items())]
-    parts = [description(each) or {} for each in (small, dense)]  # type: ignore[arg-type]
+    parts = [description(each) or {} for each in (small, dense)]  # type: ignore[arg-type] # tokenizers of transformers, which is untyped
     same = all(parts[0].get(part) == parts[1].get(part) for part in ("normalizer", "pre_tokenizer"))
     if not same or -1 in found or any(a >= b for a, b in pairwise(found)):
         raise ValueError("its tokenizer is another one today")

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-from langprune_cli.errors import LangpruneError
+from langprune_cli.errors import LangpruneError, first_line
 from langprune_cli.models.checkpoint import DTYPES, Checkpoint
 from langprune_cli.store.written import Written
 
@@ -77,11 +77,6 @@ def load_whole(
                 f"{folder} does not load in transformers ({first_line(error)}): check the model"
             ) from error
     return model.eval() if quantized else model.eval().to(device)
-
-
-def first_line(error: Exception) -> str:
-    """Return what an exception of another library says, in brackets' length."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 @contextmanager

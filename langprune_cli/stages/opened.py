@@ -15,7 +15,7 @@ import transformers
 from torch import Tensor
 
 from langprune_cli.defaults import BATCH_TOKENS, SEQLEN
-from langprune_cli.errors import LangpruneError, UsageError, near_matches
+from langprune_cli.errors import LangpruneError, UsageError, first_line, near_matches
 from langprune_cli.models.config_only import locate_config
 from langprune_cli.models.location import ModelLocation, locate_model
 from langprune_cli.models.model_files import VOCABULARY, check_files, tokenizer_digest
@@ -223,9 +223,8 @@ def _read_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:  # noqa: A
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
         raise LangpruneError(
-            f"{folder} has no tokenizer that opens ({reason}): add tokenizer.json, or give token windows with "
+            f"{folder} has no tokenizer that opens ({first_line(error)}): add tokenizer.json, or give token windows with "
             "--data FILE.safetensors"
         ) from error
 

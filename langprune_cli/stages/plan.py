@@ -14,7 +14,7 @@ from langprune_cli.models.families import Axis, Kind, axes_of, kinds_of
 from langprune_cli.models.location import ModelLocation
 from langprune_cli.models.model_files import CONFIG
 from langprune_cli.models.narrowing import Narrowing, opened_as
-from langprune_cli.models.skeleton import build_skeleton, find_blocks, read_config, stated_dtype
+from langprune_cli.models.skeleton import build_skeleton, context_of, find_blocks, read_config, stated_dtype
 from langprune_cli.models.vocabulary_rows import with_vocab_size
 from langprune_cli.numerics.patterns import Pattern, parse_pattern, prune_count
 from langprune_cli.stages.depth import blocks_that_stay
@@ -200,7 +200,7 @@ def plan(
         not asked.structures and not asked.pattern
     ):  # tokens are counted by the tokenizer: no window goes through the model
         windows = 0
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    context = context_of(config)
     length = window_length(seqlen, context, location.label)
     taken = costs(model, smaller, windows, length) if windows else token_costs(smaller, rows, tokens)
     return Plan(

@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, HfApi, constants, errors, get_token
 from huggingface_hub import utils as hub_utils
 
-from langprune_cli.errors import LangpruneError, UsageError
+from langprune_cli.errors import LangpruneError, UsageError, first_line
 from langprune_cli.stages.run import Reporter
 
 _AGAIN = "run the same command again: what has arrived is not sent twice"
@@ -87,8 +87,9 @@ def _explained(repo: str) -> Iterator[None]:
     except errors.HfHubHTTPError as error:
         raise LangpruneError(_sentence(repo, error.response.status_code, error.server_message)) from error
     except _FAILURES as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise LangpruneError(f"{repo} could not be sent to {constants.ENDPOINT} ({reason}): {_AGAIN}") from error
+        raise LangpruneError(
+            f"{repo} could not be sent to {constants.ENDPOINT} ({first_line(error)}): {_AGAIN}"
+        ) from error
 
 
 def _sentence(repo: str, status: int, said: str | None) -> str:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import BitsAndBytesConfig
 
-from langprune_cli.errors import LangpruneError
-from langprune_cli.stages.loaded import check_memory, first_line, load_whole
+from langprune_cli.errors import LangpruneError, first_line
+from langprune_cli.stages.loaded import check_memory, load_whole
 from langprune_cli.stages.losses import summed_losses
 from langprune_cli.stages.opened import OpenedModel
 from langprune_cli.stages.rows import with_bits

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.sparse import SparseSemiStructuredTensor, to_sparse_semi_structured
 from transformers.pytorch_utils import Conv1D
 
-from langprune_cli.errors import LangpruneError
-from langprune_cli.stages.loaded import first_line
+from langprune_cli.errors import LangpruneError, first_line
 
 # What both of torch's backends take: `_DTYPE_SHAPE_CONSTRAINTS` of CUTLASS in torch/sparse/semi_structured.py, of which those of
 # cuSPARSELt (16 and 16, no float32) are a part.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from langprune_cli.defaults import DAMPING, MIN_EXPERT_TOKENS
-from langprune_cli.errors import LangpruneError, UnsolvableError, UsageError
+from langprune_cli.errors import LangpruneError, UnsolvableError, UsageError, first_line
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.memory import LARGEST_KEPT, give_back_freed
 from langprune_cli.numerics.site import Needs, Site
@@ -53,7 +53,7 @@ def named(what: str) -> Iterator[None]:
         raise LangpruneError(f"{what}: {error}") from error
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined] # it is there
         raise LangpruneError(
-            f"{what}: its matrix cannot be factored ({str(error).strip().splitlines()[0]}): calibrate on more text, or with "
+            f"{what}: its matrix cannot be factored ({first_line(error)}): calibrate on more text, or with "
             "--dtype float32, or choose and update without Hessians (--method wanda --update none)"
         ) from error
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.model_files import weight_files
-from langprune_cli.models.skeleton import read_config
+from langprune_cli.models.skeleton import context_of, read_config
 from langprune_cli.stages.loaded import check_memory, load_whole, weight_bytes
 from langprune_cli.stages.semi_structured import held_bytes, kernel_errors, semi_structured_twin
 
@@ -129,7 +129,7 @@ def _check_numbers(configs: dict[str, Any], numbers: dict[str, int]) -> None:
             raise LangpruneError(f"{number} {name} leaves nothing to measure: give 1 or more")
     prompt, new_tokens = numbers["prompt"], numbers["new tokens"]
     for label, config in configs.items():
-        context = getattr(config.get_text_config(), "max_position_embeddings", None)
+        context = context_of(config)
         if context and prompt + new_tokens > context:
             raise LangpruneError(
                 f"{prompt} tokens and {new_tokens} new ones are more than the context of {label}, {context}: ask for fewer"

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from langprune_cli.errors import LangpruneError
+from langprune_cli.errors import LangpruneError, first_line
 from langprune_cli.models.model_files import CONFIG
 from langprune_cli.models.narrowing import opened_as
-from langprune_cli.models.own_code import first_line
 from langprune_cli.models.skeleton import find_blocks
 from langprune_cli.models.streamed import StreamedModel
 from langprune_cli.stages.cutting import narrowing_of
