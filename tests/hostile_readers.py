@@ -259,6 +259,8 @@ def _command_lines(draw: st.DrawFn) -> list[str]:
         ["0", "-1", "1e9", "nan", "2:4", "9" * 30]
     )
     words = [command]
+    if command == "calibrate":
+        words += ["--nsamples", "1", "--seqlen", "32"]  # the demo is calibrated where all else is valid
     for _ in range(draw(st.integers(0, 2))):
         if _VALUED[command]:
             words += [draw(st.sampled_from(_VALUED[command])), draw(values)]

@@ -269,3 +269,19 @@ def test_models_that_cannot_be(tmp_path: Path) -> None:
     one_sentence(langprune("plan", "-m", tmp_path / "gone"), 1, "there is no folder")
     (tmp_path / "empty" / "config.json").write_text("{")
     one_sentence(langprune("plan", "-m", tmp_path / "empty"), 1, "not describe a model")
+
+
+def test_memory_of_blocks_counts_the_comparison_in_float32(tmp_path: Path) -> None:
+    """Before blocks leave, embeddings and head are in memory in float32, which for many tokens is the most there is."""
+    size = {"vocab_size": 200_000, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4,
+            "num_attention_heads": 2, "num_key_value_heads": 2}  # fmt: skip
+    folder = config_file(tmp_path / "wide", "llama", size, tie_word_embeddings=False, dtype="bfloat16")
+    location = ModelLocation(folder, "wide", None, "folder")
+    blocks, channels = (
+        plan(location, read_patterns([pattern], None), windows=1, seqlen=8).peaks
+        for pattern in ("blocks:0.5", "channels:0.5")
+    )
+    outside = 2 * 200_000 * 64 + 64
+    block = 4 * 64 * 64 + 3 * 64 * 128 + 2 * 64
+    assert blocks.device - channels.device == 4 * outside - 2 * (outside + block)
+    assert blocks.cpu - channels.cpu == blocks.device - channels.device

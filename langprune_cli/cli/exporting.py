@@ -130,7 +130,11 @@ def _print_sizes(sizes: dict[str, int | None], artifact: "Artifact", repo: str |
         return
     print_table(["file", "bytes"], [[name, "?" if size is None else f"{size:,}"] for name, size in sizes.items()])
     where = f" to {repo}" if repo else ""
-    print_line(f"{artifact.name}: {len(sizes)} files, {total / 1e6:,.2f} MB{where}; nothing was written or sent.")
+    unknown = [name for name, size in sizes.items() if size is None]
+    beside = f" beside {' and '.join(unknown)}" if unknown else ""
+    print_line(
+        f"{artifact.name}: {len(sizes)} files, {total / 1e6:,.2f} MB{beside}{where}; nothing was written or sent."
+    )
 
 
 def _print_done(artifact: "Artifact", out: Path | None, files: list[str], commit: str | None, *, json: bool) -> None:

@@ -203,8 +203,9 @@ def plan(
     context = context_of(config)
     length = window_length(seqlen, context, location.label)
     taken = costs(model, smaller, windows, length) if windows else token_costs(smaller, rows, tokens)
+    memory = peaks(model, windows, length, blocks_leave=stay < layers)
     return Plan(
-        location.id, _count(model), _count(smaller), zeros, dtype, peaks(model, windows, length), windows,
+        location.id, _count(model), _count(smaller), zeros, dtype, memory, windows,
         length, tuple(found), (4 * length * rows, 4 * length * tokens), taken,
         None if asked.chat is None else (asked.chat, asked.chat * _row_bytes(model, rows, dtype)),
     )  # fmt: skip

@@ -33,7 +33,13 @@ class Peaks:
     device: int  # on a GPU, where it computes there
 
 
-def peaks(model: Any, windows: int, seqlen: int) -> Peaks:  # noqa: ANN401 - transformers is untyped
+def peaks(  # transformers is untyped
+    model: Any,  # noqa: ANN401
+    windows: int,
+    seqlen: int,
+    *,
+    blocks_leave: bool = False,
+) -> Peaks:
     """Estimate the peaks for a skeleton in the dtype of the computation.
 
     With c bytes a number of that dtype, the largest block of B bytes, embeddings, final norm and head of O bytes, and hidden
@@ -47,7 +53,8 @@ def peaks(model: Any, windows: int, seqlen: int) -> Peaks:  # noqa: ANN401 - tra
     window that is longer); a site is solved, on a CPU with packed Hessians and new weights of the others in memory: in float32
     there are its Hessian, what `admm` makes of it, and eleven copies of its weights (fitted to measured peaks).
     Linears of a module that read equally many inputs are taken to share a site, but for the one that comes last, which reads
-    what they made (o_proj, down_proj). Other methods take less; the page cache, which gives way, is not counted.
+    what they made (o_proj, down_proj). Other methods take less; the page cache, which gives way, is not counted. Where blocks
+    leave, `check_without` has embeddings and head in float32: O + B is 4 O / c at least.
     """
     _, blocks = find_blocks(model)
     block = max(blocks, key=_bytes)
@@ -61,7 +68,8 @@ def peaks(model: Any, windows: int, seqlen: int) -> Peaks:  # noqa: ANN401 - tra
     packed = sum(2 * i * (i + 1) for _, i in sites)
     solving = max((4 * (3 * i * i + 11 * r * i) for r, i in sites), default=0)
     loaded = _bytes(block)
-    before = outside + loaded, loaded + collecting
+    compared = 4 * (outside // item) if blocks_leave else 0
+    before = max(outside + loaded, compared), loaded + collecting
     return Peaks(
         _PROCESS_BYTES + states + max(*before, 2 * loaded + packed + solving),
         states + max(*before, loaded + solving),
