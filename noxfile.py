@@ -43,14 +43,14 @@ def tests(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Every command, option, link and example in the documentation."""
     install(session, "-e", ".[test]")
-    session.run("pytest", "tests/test_docs.py", *session.posargs)
+    session.run("pytest", "tests/project/test_docs.py", *session.posargs)
 
 
 @nox.session
 def package(session: nox.Session) -> None:
     """Build wheel and sdist, check both, and run the demo from an installed wheel, offline."""
     install(session, "-e", ".[test]", "build", "hatchling", "twine")
-    session.run("pytest", "tests/test_package.py", *session.posargs)
+    session.run("pytest", "tests/project/test_package.py", *session.posargs)
 
 
 @nox.session

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 
 from langprune_cli.errors import LangpruneError, error_document, printable
-from langprune_cli.numerics.memory import keep_freed
+from langprune_cli.machine.memory import keep_freed
 
 JSON = "--json"
 DEBUG = "--debug"  # accepted anywhere on the line: one adds it to the end of a command that has just failed
@@ -39,8 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _as_one_of_several(run: Callable[[list[str]], int], words: list[str]) -> int:
     """Run the command line in the process that leads those which torchrun started; the others do what it tells them."""
-    from langprune_cli.numerics.team import PeerLostError, Team  # noqa: PLC0415 - needs torch
-    from langprune_cli.stages.teamwork import serve  # noqa: PLC0415 - as above
+    from langprune_cli.machine.team import PeerLostError, Team  # noqa: PLC0415 - needs torch
+    from langprune_cli.stages.solving.teamwork import serve  # noqa: PLC0415 - as above
 
     team = Team.join()
     try:

@@ -1,4 +1,3 @@
-# ruff: noqa: INP001 - a folder of scripts, not a package
 """Make docs/report.png: the upper part of a report about the demo model, as a browser shows it.
 
     python -m scripts.make_report_picture
@@ -13,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from langprune_cli.__main__ import main as langprune
-from tests.browsing import CHROMIUM, browser
+from tests.support.browsing import CHROMIUM, browser
 
 PICTURE = Path(__file__).parent.parent / "docs" / "report.png"
 WIDTH = 1000

@@ -1,0 +1,1 @@
+"""Allocations of sparsity over blocks: one file, one record."""

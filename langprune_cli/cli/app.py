@@ -5,22 +5,22 @@ from typing import Annotated, Any
 import typer
 
 from langprune_cli import __version__
-from langprune_cli.cli import (
-    artifacts,
-    combine,
-    compare,
-    demo,
-    doctor,
-    exporting,
-    languages,
-    plan,
-    prune,
-    report,
-    stages,
-    verify,
-)  # fmt: skip
-from langprune_cli.cli.log import logged
-from langprune_cli.cli.planned import print_planned
+from langprune_cli.cli.commands import (
+    artifacts,  # fmt: skip
+    combine,  # fmt: skip
+    compare,  # fmt: skip
+    demo,  # fmt: skip
+    doctor,  # fmt: skip
+    exporting,  # fmt: skip
+    languages,  # fmt: skip
+    plan,  # fmt: skip
+    prune,  # fmt: skip
+    report,  # fmt: skip
+    stages,  # fmt: skip
+    verify,  # fmt: skip
+)
+from langprune_cli.cli.display.log import logged
+from langprune_cli.cli.display.planned import print_planned
 from langprune_cli.errors import OnlyPlannedError, error_document, printable
 
 app = typer.Typer(

@@ -1,0 +1,1 @@
+"""Pruning methods for single weights: one file, one record."""

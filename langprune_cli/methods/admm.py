@@ -4,10 +4,10 @@ from torch import Tensor
 
 from langprune_cli.methods.method import Method
 from langprune_cli.methods.wanda import score
-from langprune_cli.numerics.admm import admm_mask
-from langprune_cli.numerics.conjugate_gradient import least_squares
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.numerics.site import Site, Solution
+from langprune_cli.solvers.admm import admm_mask
+from langprune_cli.solvers.conjugate_gradient import least_squares
 
 
 def solve(site: Site, pattern: Pattern) -> Solution:

@@ -7,7 +7,7 @@ from langprune_cli.methods.method import Method
 from langprune_cli.numerics.factor import dead_columns
 from langprune_cli.numerics.patterns import Pattern, choose_in_steps
 from langprune_cli.numerics.site import Site, Solution
-from langprune_cli.numerics.sweep import Chooser, sweep
+from langprune_cli.solvers.sweep import Chooser, sweep
 
 _BLOCK = 128  # columns among which an unstructured mask is chosen at once (section 3.3)
 

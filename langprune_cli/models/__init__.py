@@ -1,0 +1,1 @@
+"""Checkpoints and the modules that they fill."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from langprune_cli.defaults import DAMPING
 from langprune_cli.errors import UnsolvableError
-from langprune_cli.numerics.precision import in_steps, whole_inputs
+from langprune_cli.machine.precision import in_steps, whole_inputs
 
 # A Hessian of few tokens is singular, and rounding may make it worse than that; more damping mends both. Past this much
 # of the mean diagonal nothing of the Hessian would be left.

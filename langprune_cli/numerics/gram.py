@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from langprune_cli.numerics.precision import low_precision_inputs, whole_inputs
+from langprune_cli.machine.precision import low_precision_inputs, whole_inputs
 
 # The product is made in panels of rows of the upper triangle: narrow ones waste less below the diagonal, and wide ones
 # run nearer to the machine's rate. 128 and 256 take as long (1024 to 3584 columns), little more than half of the full

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from langprune_cli.numerics.threads import one_thread
+from langprune_cli.machine.threads import one_thread
 
 # Activations are widened to float64 so many rows at a time, which stay in a core's cache: the whole matrix would make
 # three trips to memory at four times its size.

@@ -1,0 +1,1 @@
+"""Refinements of a finished mask: one file, one record."""

@@ -4,8 +4,8 @@ from torch import Tensor
 
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.numerics.site import Site
-from langprune_cli.numerics.swaps import swap
 from langprune_cli.refinements.refinement import Refinement
+from langprune_cli.solvers.swaps import swap
 
 
 def refine(

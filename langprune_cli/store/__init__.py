@@ -1,0 +1,1 @@
+"""Artifacts on disk: the workspace, manifests, locks, files that are whole or not there."""

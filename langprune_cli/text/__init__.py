@@ -1,1 +1,1 @@
-"""Texts: which ones there are, how they are read, and the token windows made of them."""
+"""Texts: languages, corpora, sources, and the token windows made of them."""

@@ -1,0 +1,1 @@
+"""Pruning methods for channels and KV groups: one file, one record."""

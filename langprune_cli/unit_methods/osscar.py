@@ -1,6 +1,6 @@
 """OSSCAR: units leave that least squares on the others makes up for best (Meng et al., arXiv 2403.12983)."""
 
-from langprune_cli.numerics.osscar import choose
+from langprune_cli.solvers.osscar import choose
 from langprune_cli.unit_methods.method import UnitMethod
 
 # Backward elimination, then the paper's local search (section 4) by single swaps.

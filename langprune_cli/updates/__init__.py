@@ -1,0 +1,1 @@
+"""Updates of the weights that stay: one file, one record."""

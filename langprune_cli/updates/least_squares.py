@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.numerics.osscar import least_squares
 from langprune_cli.numerics.site import Site, Solution
+from langprune_cli.solvers.osscar import least_squares
 from langprune_cli.updates.update import Update
 
 

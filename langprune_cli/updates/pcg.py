@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from langprune_cli.numerics.conjugate_gradient import least_squares
 from langprune_cli.numerics.site import Site, Solution
+from langprune_cli.solvers.conjugate_gradient import least_squares
 from langprune_cli.updates.update import Update
 
 

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from langprune_cli.numerics.site import Site, Solution
-from langprune_cli.numerics.sweep import sweep
+from langprune_cli.solvers.sweep import sweep
 from langprune_cli.updates.update import Update
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import REPOSITORY, tree
+from tests.support.command import tree
+from tests.support.paths import REPOSITORY
 
 TEXT = ["--lang", "uk", "--seqlen", "128", "--dtype", "float32"]
 COMMANDS = [

@@ -26,9 +26,10 @@ import torch
 from langprune_cli.__main__ import main as langprune
 from langprune_cli.models.streamed import StreamedModel
 from langprune_cli.numerics.moments import ColumnMoments
-from langprune_cli.stages import block_by_block, statistics
-from langprune_cli.stages.plan_cost import measured_rate
-from langprune_cli.walk import HiddenStates
+from langprune_cli.stages.plan.cost import measured_rate
+from langprune_cli.stages.prune import block_by_block
+from langprune_cli.stages.statistics import collecting as statistics
+from langprune_cli.streaming.walk import HiddenStates
 from tests.benchmarks.peers import processor
 from tests.benchmarks.results import HEADINGS, save
 from tests.benchmarks.speed_peers.setting import Setting, make

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from langprune_cli.numerics.precision import low_precision_inputs
+from langprune_cli.machine.precision import low_precision_inputs
 from tests.benchmarks.speed_peers.setting import Setting
 
 MICROBATCH = 2048  # tokens

@@ -1,0 +1,1 @@
+"""The commands: options and help, one call, and what is printed."""

@@ -1,0 +1,165 @@
+"""The commands about artifacts: ls, show, rm."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+
+from langprune_cli.cli.display.console import ConsoleReporter, print_json, print_line
+from langprune_cli.cli.display.results import describe, evaluated, languages_of, model_of
+from langprune_cli.cli.display.tables import print_table
+from langprune_cli.cli.requests import options as opt
+from langprune_cli.cli.requests.completion import names_of
+from langprune_cli.errors import LangpruneError, UsageError, near_matches
+from langprune_cli.store.artifact import KINDS, Artifact
+from langprune_cli.store.manifest import read_manifest
+from langprune_cli.store.workspace import Entry, Workspace
+
+_NAME = typer.Argument(
+    help="Name, or kind/name where several kinds have it.",
+    autocompletion=names_of("stats", "scores", "masks", "models", "evals", with_kind=True),
+    show_default=False,
+)
+
+
+def list_artifacts(
+    *,
+    kind: Annotated[
+        str | None, typer.Argument(help="stats, scores, masks, models or evals.", show_default=False)
+    ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            help="name, date (oldest first, of all kinds together) or size (largest last); by kind and date if left out.",
+            rich_help_panel=opt.OUTPUT,
+        ),
+    ] = None,
+    workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
+    json: opt.Json = False,
+) -> None:
+    """List the artifacts of the workspace; each has the date when it was made, or last asked for by the command that makes it.
+
+    [bold]langprune ls masks[/bold]
+    """
+    if kind is not None and kind not in KINDS:
+        raise UsageError(f"{kind!r} is no kind of artifact: {near_matches(kind, KINDS)}")
+    if sort is not None and sort not in _ORDERS:
+        raise UsageError(f"--sort {sort!r} is unknown: {near_matches(sort, _ORDERS)}")
+    for each in [kind] if kind else KINDS:
+        for error in Workspace(workspace).unreadable(each).values():
+            ConsoleReporter().note(f"Left out: {error}.")
+    sized = [(entry, Artifact(entry.folder, entry.manifest).size()) for entry in Workspace(workspace).entries(kind)]
+    if sort:
+        sized.sort(key=_ORDERS[sort])
+    if json:
+        rows = [
+            {"kind": entry.kind, "name": entry.name, "path": str(entry.folder), "key": entry.manifest.key,
+             "complete": entry.manifest.complete, "bytes": size, "date": _date(entry).isoformat(timespec="seconds"),
+             "model": model_of(entry.manifest), "languages": languages_of(entry.manifest),
+             "evaluated": evaluated(entry.folder, entry.manifest), "what": describe(entry.manifest)}
+            for entry, size in sized
+        ]  # fmt: skip
+        print_json({"schema": 1, "artifacts": rows})
+    elif not sized:
+        print_line(f"{workspace} has no artifacts yet; langprune calibrate --lang LANGUAGE makes the first.")
+    else:
+        lines = [
+            [entry.kind, entry.name, f"{_date(entry):%Y-%m-%d %H:%M}", f"{size / 1e6:,.2f} MB", model_of(entry.manifest) or "",
+             " ".join(languages_of(entry.manifest)),
+             "; ".join([describe(entry.manifest), *filter(None, [", ".join(evaluated(entry.folder, entry.manifest))])])]
+            for entry, size in sized
+        ]  # fmt: skip
+        print_table(["kind", "name", "date", "size", "model", "language", "what"], lines)
+
+
+_ORDERS: dict[str, Callable[[tuple[Entry, int]], Any]] = {
+    "name": lambda each: (each[0].name, each[0].kind),
+    "date": lambda each: each[0].modified_ns,
+    "size": lambda each: each[1],
+}
+
+
+def _date(entry: Entry) -> datetime:
+    return datetime.fromtimestamp(entry.modified_ns / 1e9).astimezone()
+
+
+def _split(name: str, workspace: Workspace) -> tuple[str, str]:
+    """Return (kind, name) of `name` or `kind/name`; raises LangpruneError when none or several kinds have it."""
+    kind, slash, rest = name.partition("/")
+    if slash and kind in KINDS:
+        return kind, rest
+    found = [entry.kind for entry in workspace.entries() if entry.name == name]
+    if len(found) > 1:
+        raise LangpruneError(f"{' and '.join(found)} have {name!r}: write {found[0]}/{name}")
+    if not found:
+        names = {entry.name for entry in workspace.entries()}
+        hint = near_matches(name, names) if names else f"{workspace.root} is empty"
+        raise LangpruneError(f"no artifact is called {name!r}: {hint}")
+    return found[0], name
+
+
+def show(
+    name: Annotated[str, _NAME],
+    *,
+    workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
+    json: opt.Json = False,
+) -> None:
+    """Show what an artifact is, what it was made from and what it holds.
+
+    [bold]langprune show masks/uk-wanda-2x4[/bold]
+    """
+    opened = Workspace(workspace)
+    kind, short = _split(name, opened)
+    folder = opened.folder(kind, short)
+    if not folder.is_dir():
+        opened.find(kind, short)  # says what is called nearly so
+    manifest = read_manifest(folder)
+    if json:
+        print_json(asdict(manifest) | {"name": short, "path": str(folder)})
+        return
+    print_line(f"{kind}/{short}: {describe(manifest)}")
+    size = Artifact(folder, manifest).size()
+    print_line(f"{len(manifest.parts)} files, {size / 1e6:,.2f} MB, in {folder}")
+    sections = {
+        "inputs": manifest.inputs,
+        "params": manifest.params,
+        "about": manifest.about,
+        "environment": manifest.environment,
+    }
+    rows = [["key", manifest.key], ["made by", manifest.tool]]
+    rows += [[f"{section}.{label}", text] for section, record in sections.items() for label, text in _flat(record)]
+    width = max(len(label) for label, _ in rows)
+    for label, text in rows:
+        print_line(f"{label:<{width}}  {text}")
+
+
+def _flat(record: object, prefix: str = "") -> list[tuple[str, str]]:
+    """Return a JSON value as lines of dotted names and values."""
+    if isinstance(record, dict):
+        return [line for key, value in record.items() for line in _flat(value, f"{prefix}.{key}" if prefix else key)]
+    if isinstance(record, list) and record and isinstance(record[0], dict):
+        return [line for number, value in enumerate(record) for line in _flat(value, f"{prefix}.{number}")]
+    return [(prefix, "-" if record is None else str(record))]
+
+
+def remove(
+    names: Annotated[list[str], _NAME],
+    *,
+    workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
+    json: opt.Json = False,
+) -> None:
+    """Delete artifacts. A model that was written with --out stays where it is; only the workspace forgets it.
+
+    [bold]langprune rm masks/uk-wanda-0.5[/bold]
+    """
+    opened = Workspace(workspace)
+    found = [_split(name, opened) for name in names]
+    for kind, short in found:
+        opened.remove(kind, short)
+        if not json:
+            print_line(f"removed {kind}/{short}")
+    if json:
+        removed = [{"kind": kind, "name": short, "path": str(opened.folder(kind, short))} for kind, short in found]
+        print_json({"schema": 1, "removed": removed})

@@ -1,0 +1,151 @@
+"""The command `plan`: what a pruning would leave, before any weight is downloaded."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from langprune_cli import defaults
+from langprune_cli.cli.display.console import print_json, print_line
+from langprune_cli.cli.display.results import parameters
+from langprune_cli.cli.display.tables import print_table
+from langprune_cli.cli.requests import options as opt
+from langprune_cli.cli.requests.session import Session, one_of
+from langprune_cli.cli.requests.vocabulary import planned_tokens, vocabulary_target
+from langprune_cli.errors import UsageError
+
+if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
+    from langprune_cli.stages.plan.plan import Plan
+
+
+def plan(
+    *,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Hub id, local folder, config.json, `demo`, or a model artifact; the workspace's if left out.",
+            rich_help_panel="What goes in",
+        ),
+    ] = None,
+    revision: opt.Revision = None,
+    pattern: opt.Pattern = None,
+    sparsity: opt.Sparsity = None,
+    round_to: opt.RoundTo = None,
+    rounding: opt.Round = "down",
+    coverage: opt.Coverage = None,
+    vocab_size: opt.VocabSize = None,
+    keep_chat: opt.KeepChat = None,
+    stats: Annotated[
+        str | None,
+        typer.Option(help="Token counts for --pattern vocab; the newest if left out.", rich_help_panel="What goes in"),
+    ] = None,
+    nsamples: opt.Nsamples = defaults.NSAMPLES,
+    seqlen: opt.Seqlen = None,
+    cache_dir: opt.CacheDir = None,
+    trust_remote_code: opt.TrustRemoteCode = False,
+    workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
+    json: opt.Json = False,
+) -> None:
+    """Say what a pruning would leave: parameters, disk and memory, from the configuration alone. No weights are fetched.
+
+    [bold]langprune plan --model Qwen/Qwen3-0.6B --pattern channels:0.1 --pattern blocks:0.1[/bold]
+    """
+    nearest = one_of("--round", rounding, ("down", "nearest")) == "nearest"
+    session = Session(workspace, json=json, cache_dir=cache_dir, trust_remote_code=trust_remote_code)
+    from langprune_cli.stages.plan.cost import measured_rate  # noqa: PLC0415
+    from langprune_cli.stages.plan.plan import find_config, plan, read_patterns  # noqa: PLC0415 - needs torch
+    from langprune_cli.stages.structured.structures import Rounding  # noqa: PLC0415
+
+    target, patterns = vocabulary_target(
+        pattern or ["channels"], coverage=coverage, vocab_size=vocab_size, keep_chat=keep_chat, round_to=round_to
+    )
+    if stats and not target:
+        raise UsageError(f"--stats {stats} goes with --pattern vocab only: leave it out")
+    rounding_of = Rounding(None if target and not patterns else round_to, nearest)
+    choice = session.choose(model, revision)
+    asked = read_patterns(patterns, sparsity, rounding_of)
+    if target:
+        tokens, chat = planned_tokens(session, choice, target, stats)
+        asked = replace(asked, tokens=tokens, chat=chat)
+    found = find_config(session.workspace, choice, session.compute)
+    for note in found.notes:
+        session.reporter.note(note)
+    made = plan(found, asked, windows=nsamples, seqlen=seqlen, trust_remote_code=trust_remote_code)
+    device = session.compute.torch_device()
+    rate = measured_rate(made.dtype, device)
+    if json:
+        timed = {"flops_per_second": rate, "seconds": made.costs.flops / rate, "device": str(device)}
+        print_json(made.document() | timed)
+    else:
+        print_plan(made)
+        print_costs(made, rate, str(device))
+
+
+def print_plan(plan: "Plan") -> None:
+    """Print what would be left, axis by axis, and what it takes."""
+    print_table(
+        ["Model", "Size", "Pruning rate", "Pruned size"],
+        [
+            [
+                plan.model,
+                parameters(plan.parameters_before),
+                f"{plan.pruning_rate:.4%}",
+                parameters(plan.parameters_after),
+            ]
+        ],
+    )
+    print_line("")
+    rows = [
+        [each.pattern, each.unit, f"{each.before:,}", f"{each.after:,}", f"{each.removed:.2%}"] for each in plan.axes
+    ]
+    print_table(["pattern", "of", "before", "after", "removed"], rows)
+    print_line("")
+    dtype = str(plan.dtype).removeprefix("torch.")
+    if plan.logits_bytes[0] != plan.logits_bytes[1]:
+        before, after = map(_gigabytes, plan.logits_bytes)
+        print_line(f"Logits of a window of {plan.seqlen} tokens in float32: {before} before, {after} after.")
+    if plan.chat:
+        print_line(
+            f"{plan.chat[0]:,} tokens stay only for chats, Markdown and code: {_gigabytes(plan.chat[1])} on disk "
+            "(--no-keep-chat lets them go)."
+        )
+    print_line(f"On disk, {dtype}: {_gigabytes(plan.disk_bytes_before)} before, {_gigabytes(plan.disk_bytes)} after.")
+    with_windows = f", with {plan.windows} windows of {plan.seqlen} tokens" if plan.windows else ""
+    in_a_file = "; less where --max-memory keeps hidden states in a file" if plan.windows else ""
+    print_line(
+        f"Memory at most{with_windows}: about {_gigabytes(plan.peaks.cpu)} on a CPU, or {_gigabytes(plan.peaks.device)} on a "
+        f"GPU{in_a_file}."
+    )
+
+
+def print_costs(plan: "Plan", rate: float, device: str) -> None:
+    """Print what pruning writes, computes and takes."""
+    costs, print_size = plan.costs, _gigabytes
+    if not plan.windows:
+        print_line(
+            f"Artifacts: token counts {print_size(costs.norms_bytes)}, mask {print_size(costs.mask_bytes)}, model "
+            f"{print_size(costs.model_bytes)}. The tokenizer counts tokens; nothing goes through the model."
+        )
+        return
+    print_line(
+        f"Artifacts: statistics {print_size(costs.hessian_bytes)} (column norms alone {print_size(costs.norms_bytes)}), "
+        f"mask {print_size(costs.mask_bytes)}, model {print_size(costs.model_bytes)}."
+    )
+    parts = [("forward", costs.forward_flops), ("Hessians", costs.hessian_flops), ("solving", costs.solving_flops)]
+    shares = ", ".join(f"{name} {flops / 1e12:,.3g}" for name, flops in parts)
+    print_line(
+        f"Operations of prune with its default method: {costs.flops / 1e12:,.3g} TFLOP ({shares}); at the least "
+        f"{_duration(costs.flops / rate)}, at the {rate / 1e12:,.3g} TFLOP/s that {device} reaches in a large product here."
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:,.0f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.2f} GB" if size >= 1e8 else f"{size / 1e6:,.2f} MB"

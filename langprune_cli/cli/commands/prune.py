@@ -1,0 +1,84 @@
+"""The command `prune`: all stages up to the model, block by block."""
+
+from typing import Annotated
+
+import typer
+
+from langprune_cli import defaults
+from langprune_cli.cli.requests import chain
+from langprune_cli.cli.requests import options as opt
+from langprune_cli.cli.requests.session import Session
+
+
+def prune(
+    context: typer.Context,
+    *,
+    lang: opt.Lang = None,
+    corpus: opt.Corpus = None,
+    data: opt.Data = None,
+    model: opt.Model = None,
+    revision: opt.Revision = None,
+    nsamples: opt.Nsamples = defaults.NSAMPLES,
+    seqlen: opt.Seqlen = None,
+    seed: opt.Seed = 0,
+    sampling: opt.Sampling = None,
+    method: Annotated[str | None, opt.Method] = None,
+    pattern: opt.Pattern = None,
+    sparsity: opt.Sparsity = None,
+    round_to: opt.RoundTo = None,
+    rounding: opt.Round = "down",
+    coverage: opt.Coverage = None,
+    vocab_size: opt.VocabSize = None,
+    keep_chat: opt.KeepChat = None,
+    max_tokens: opt.MaxTokens = None,
+    variant: opt.Variant = False,
+    group: opt.Group = None,
+    ties: opt.Ties = None,
+    exclude: opt.Exclude = None,
+    refine: opt.Refine = None,
+    allocation: opt.Allocation = "uniform",
+    update: opt.Update = None,
+    damping: opt.Damping = None,
+    min_expert_tokens: opt.MinExpertTokens = None,
+    tune: opt.Tune = False,
+    epochs: opt.Epochs = None,
+    learning_rate: opt.LearningRate = None,
+    propagation: Annotated[
+        str,
+        typer.Option(
+            help="pruned: each block is calibrated on what the pruned blocks before it put out; dense: as the single stages do.",
+            rich_help_panel=opt.CHOICE,
+        ),
+    ] = "pruned",
+    dtype: opt.Dtype = "auto",
+    device: opt.Device = "auto",
+    batch_tokens: opt.BatchTokens = defaults.BATCH_TOKENS,
+    cache_dir: opt.CacheDir = None,
+    trust_remote_code: opt.TrustRemoteCode = False,
+    all_experts: opt.AllExperts = False,
+    max_memory: opt.MaxMemory = None,
+    out: opt.Out = None,
+    max_shard_size: opt.MaxShardSize = defaults.MAX_SHARD_SIZE,
+    name: opt.Name = None,
+    force: opt.Force = False,
+    dry_run: opt.DryRun = False,
+    workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
+    json: opt.Json = False,
+) -> None:
+    """Do it all at once, block by block: calibrate, choose, update, write. The defaults are what measured best.
+
+    [bold]langprune prune --model Qwen/Qwen3-0.6B --lang uk --pattern 2:4[/bold]
+    """
+    session = Session(workspace, json=json, dtype=dtype, device=device, batch_tokens=batch_tokens, cache_dir=cache_dir,
+                      trust_remote_code=trust_remote_code, all_experts=all_experts, max_memory=max_memory,
+                      dry_run=dry_run)  # fmt: skip
+    calibration = {"nsamples": nsamples, "seqlen": seqlen, "seed": seed, "sampling": sampling}
+    chain.prune(
+        session, model, revision, lang or [], data or [], corpus, given=opt.given(context), method=method, pattern=pattern,
+        sparsity=sparsity, round_to=round_to, rounding=rounding, coverage=coverage, vocab_size=vocab_size, keep_chat=keep_chat,
+        max_tokens=max_tokens,
+        variant=variant, group=group, ties=ties, exclude=exclude, refine=refine, allocation=allocation, update=update,
+        damping=damping, min_expert_tokens=min_expert_tokens, propagation=propagation, max_shard_size=max_shard_size,
+        calibration=calibration, training={"tune": tune, "epochs": epochs, "learning_rate": learning_rate},
+        to={"name": name, "out": out.expanduser() if out else None, "force": force},
+    )  # fmt: skip

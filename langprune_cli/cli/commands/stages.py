@@ -1,0 +1,296 @@
+"""The commands of the first five stages: parse, call one library function, print. Torch is imported when a command runs."""
+
+from typing import Annotated
+
+import typer
+
+from langprune_cli import defaults
+from langprune_cli.cli.commands import evaluation
+from langprune_cli.cli.requests import checks, pruning
+from langprune_cli.cli.requests import options as opt
+from langprune_cli.cli.requests.completion import names_of
+from langprune_cli.cli.requests.counting import count_tokens
+from langprune_cli.cli.requests.reapplying import set_again
+from langprune_cli.cli.requests.session import Session, shard_of
+from langprune_cli.errors import UsageError
+
+_INPUT = "What goes in"
+_OUTPUT = "What comes out"
+
+
+def calibrate(
+    context: typer.Context,
+    *,
+    lang: opt.Lang = None,
+    corpus: opt.Corpus = None,
+    data: opt.Data = None,
+    model: opt.Model = None,
+    revision: opt.Revision = None,
+    nsamples: opt.Nsamples = defaults.NSAMPLES,
+    seqlen: opt.Seqlen = None,
+    seed: opt.Seed = 0,
+    sampling: opt.Sampling = None,
+    collect: Annotated[
+        str,
+        typer.Option(
+            help="norms; hessian: sums of x x\u1d40 as well, which sparsegpt and the updates need; or tokens: how often each "
+            "token occurs, which takes the tokenizer alone.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = "norms",
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"Of --collect tokens: count documents up to that many tokens; {defaults.MAX_TOKENS:,} if left out.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None,
+    shard: opt.Shard = None,
+    dtype: opt.Dtype = "auto",
+    device: opt.Device = "auto",
+    batch_tokens: opt.BatchTokens = defaults.BATCH_TOKENS,
+    cache_dir: opt.CacheDir = None,
+    trust_remote_code: opt.TrustRemoteCode = False,
+    all_experts: opt.AllExperts = False,
+    max_memory: opt.MaxMemory = None,
+    name: opt.Name = None,
+    force: opt.Force = False,
+    dry_run: opt.DryRun = False,
+    workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
+    json: opt.Json = False,
+) -> None:
+    """Run text through the model and keep the norms of what each layer reads: one artifact per text.
+
+    [bold]langprune calibrate --model Qwen/Qwen3-0.6B --lang uk --data texts.jsonl[/bold]
+    """
+    session = Session(workspace, json=json, dtype=dtype, device=device, batch_tokens=batch_tokens, cache_dir=cache_dir,
+                      trust_remote_code=trust_remote_code, all_experts=all_experts, max_memory=max_memory,
+                      dry_run=dry_run)  # fmt: skip
+    if collect == "tokens":
+        count_tokens(session, model, revision, lang or [], data or [], corpus, given=opt.given(context),
+                     max_tokens=max_tokens, name=name, force=force)  # fmt: skip
+        return
+    if max_tokens is not None:
+        raise UsageError("--max-tokens goes with --collect tokens: add it, or give --nsamples")
+    session.calibrate(
+        model,
+        revision,
+        lang or [],
+        data or [],
+        corpus,
+        given=opt.given(context),
+        nsamples=nsamples,
+        seqlen=seqlen,
+        seed=seed,
+        sampling=sampling,
+        collect=collect,
+        shard=shard_of(shard),
+        name=name,
+        force=force,
+    )
+
+
+def score(
+    *,
+    method: Annotated[str, opt.Method] = "wanda",
+    stats: opt.Stats = None,
+    model: opt.Model = None,
+    revision: opt.Revision = None,
+    device: opt.Device = "auto",
+    cache_dir: opt.CacheDir = None,
+    trust_remote_code: opt.TrustRemoteCode = False,
+    name: opt.Name = None,
+    force: opt.Force = False,
+    dry_run: opt.DryRun = False,
+    workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
+    json: opt.Json = False,
+) -> None:
+    """Write how important each weight is. Optional: `mask` computes the same scores as it goes.
+
+    [bold]langprune score --method ria[/bold]
+    """
+    session = Session(
+        workspace, json=json, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code, dry_run=dry_run
+    )
+    pruning.score(session, model, revision, method, stats, name=name, force=force)
+
+
+def mask(
+    *,
+    pattern: opt.Pattern = None,
+    sparsity: opt.Sparsity = None,
+    method: Annotated[str | None, opt.Method] = None,
+    round_to: opt.RoundTo = None,
+    rounding: opt.Round = "down",
+    coverage: opt.Coverage = None,
+    vocab_size: opt.VocabSize = None,
+    keep_chat: opt.KeepChat = None,
+    variant: opt.Variant = False,
+    group: opt.Group = None,
+    ties: opt.Ties = None,
+    exclude: opt.Exclude = None,
+    refine: opt.Refine = None,
+    allocation: opt.Allocation = "uniform",
+    damping: opt.Damping = None,
+    min_expert_tokens: opt.MinExpertTokens = None,
+    stats: opt.Stats = None,
+    scores: Annotated[
+        str | None,
+        typer.Option(
+            help="Scores to use instead of statistics and a method.",
+            **checks.artifact("scores"),
+            rich_help_panel=_INPUT,
+        ),
+    ] = None,
+    model: opt.Model = None,
+    revision: opt.Revision = None,
+    device: opt.Device = "auto",
+    cache_dir: opt.CacheDir = None,
+    trust_remote_code: opt.TrustRemoteCode = False,
+    name: opt.Name = None,
+    force: opt.Force = False,
+    dry_run: opt.DryRun = False,
+    workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
+    json: opt.Json = False,
+) -> None:
+    """Choose the weights that stay, one bit each. Runs no forward pass: a second pattern takes seconds.
+
+    [bold]langprune mask --pattern 2:4[/bold]
+    """
+    session = Session(
+        workspace, json=json, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code, dry_run=dry_run
+    )
+    pruning.mask(
+        session, model, revision, stats, scores, method=method, variant=variant, pattern=pattern, sparsity=sparsity,
+        round_to=round_to, rounding=rounding, coverage=coverage, vocab_size=vocab_size, keep_chat=keep_chat,
+        group=group, ties=ties,
+        exclude=exclude, refine=refine, allocation=allocation, damping=damping, min_expert_tokens=min_expert_tokens,
+        name=name, force=force,
+    )  # fmt: skip
+
+
+def apply(
+    *,
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            help="Mask to apply; the newest if left out. With --reapply also the mask/keep_masks.safetensors of an exported "
+            "model.",
+            **checks.artifact("masks"),
+            rich_help_panel=_INPUT,
+        ),
+    ] = None,
+    reapply: Annotated[
+        bool,
+        typer.Option(
+            "--reapply",
+            help="Set the mask again on --model, which was trained after pruning, and count what had come back.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = False,
+    update: opt.Update = None,
+    stats: opt.Stats = None,
+    damping: opt.Damping = None,
+    tune: opt.Tune = False,
+    epochs: opt.Epochs = None,
+    learning_rate: opt.LearningRate = None,
+    model: opt.Model = None,
+    revision: opt.Revision = None,
+    out: opt.Out = None,
+    max_shard_size: opt.MaxShardSize = defaults.MAX_SHARD_SIZE,
+    device: opt.Device = "auto",
+    cache_dir: opt.CacheDir = None,
+    trust_remote_code: opt.TrustRemoteCode = False,
+    name: opt.Name = None,
+    force: opt.Force = False,
+    dry_run: opt.DryRun = False,
+    workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
+    json: opt.Json = False,
+) -> None:
+    """Give the weights that stay their new values, write the model as transformers opens it, and check it tensor by tensor.
+
+    [bold]langprune apply --mask uk-wanda-2x4 --update sparsegpt --out ./pruned[/bold]
+    """
+    session = Session(
+        workspace, json=json, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code, dry_run=dry_run
+    )
+    if reapply or (mask and mask.endswith(checks.MASK_FILES)):
+        without = {"--update": update, "--stats": stats, "--damping": damping, "--tune": tune, "--epochs": epochs,
+                   "--learning-rate": learning_rate}  # fmt: skip
+        set_again(session, model, revision, mask, reapply=reapply, without=without, max_shard_size=max_shard_size, out=out,
+                  name=name, force=force)  # fmt: skip
+        return
+    pruning.apply(
+        session, model, revision, mask, stats, update=update, damping=damping, max_shard_size=max_shard_size, out=out,
+        name=name, force=force, tune=tune, epochs=epochs, learning_rate=learning_rate,
+    )  # fmt: skip
+
+
+def evaluate(
+    *,
+    lang: opt.Lang = None,
+    corpus: opt.Corpus = None,
+    data: opt.Data = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Hub id, local folder, `demo`, or a model artifact; several model artifacts of one model are compared.",
+            autocompletion=names_of("models", also=("demo",)),
+            callback=checks.model,
+            rich_help_panel=_INPUT,
+        ),
+    ] = None,
+    revision: opt.Revision = None,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Mask to apply on the fly, no model is written; may be given several times.",
+            **checks.artifact("masks"),
+            rich_help_panel=_INPUT,
+        ),
+    ] = None,
+    seqlen: opt.Seqlen = None,
+    max_windows: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"Evaluate the first windows only; of a dataset on the hub {defaults.HUB_WINDOWS} if left out.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Tasks of lm-evaluation-harness (pip install '.\\[harness]') to run on the models, with commas between: "
+            "names of its own, or .yaml files; without --lang and --data only these.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None,
+    load_bits: evaluation.LoadBits = None,
+    speed: evaluation.Speed = False,
+    semi_structured: evaluation.SemiStructured = False,
+    dtype: opt.Dtype = "auto",
+    device: opt.Device = "auto",
+    batch_tokens: opt.BatchTokens = defaults.BATCH_TOKENS,
+    cache_dir: opt.CacheDir = None,
+    trust_remote_code: opt.TrustRemoteCode = False,
+    max_memory: opt.MaxMemory = None,
+    name: opt.Name = None,
+    force: opt.Force = False,
+    dry_run: opt.DryRun = False,
+    workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
+    json: opt.Json = False,
+) -> None:
+    """Measure perplexity and bits per byte, dense beside pruned: what each mask does to each language, and what of it is noise.
+
+    [bold]langprune eval --lang uk --lang en[/bold]
+    """
+    session = Session(workspace, json=json, dtype=dtype, device=device, batch_tokens=batch_tokens, cache_dir=cache_dir,
+                      trust_remote_code=trust_remote_code, max_memory=max_memory, dry_run=dry_run)  # fmt: skip
+    evaluation.evaluate(
+        session, model or [], revision, mask or [], lang or [], data or [], corpus, tasks=tasks, seqlen=seqlen,
+        max_windows=max_windows, load_bits=load_bits, speed=speed, semi_structured=semi_structured, name=name, force=force,
+    )  # fmt: skip

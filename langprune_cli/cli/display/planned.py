@@ -1,0 +1,43 @@
+"""`--dry-run`: what would be made, and what is there already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from langprune_cli.cli.display.console import print_json, print_line
+from langprune_cli.cli.display.tables import print_table
+
+if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
+    from langprune_cli.store.workspace import Planned
+
+
+def print_planned(planned: Sequence[Planned], *, json: bool, whole: bool = True) -> None:
+    """Print what a dry run found. whole: whether that is all which the command would make."""
+    if json:
+        print_json({"schema": 1, "dry_run": True, "whole": whole, "artifacts": [_document(each) for each in planned]})
+        return
+    rows = [
+        [f"{each.recipe.kind}/{each.name}", "is there already" if each.there else "would be made", _size(each.size),
+         each.recipe.key[:16], str(each.folder)]
+        for each in planned
+    ]  # fmt: skip
+    print_table(["artifact", "", "size", "key", "folder"], rows)
+    if not whole:
+        print_line("What comes after that depends on what these will hold.")
+
+
+def _document(planned: Planned) -> dict[str, Any]:
+    return {
+        "kind": planned.recipe.kind,
+        "name": planned.name,
+        "path": str(planned.folder.absolute()),
+        "key": planned.recipe.key,
+        "cached": planned.there,
+        "bytes": planned.size,
+        "about": planned.recipe.about,
+    }
+
+
+def _size(size: int | None) -> str:
+    return "?" if size is None else f"{size / 1e6:,.2f} MB"

@@ -1,0 +1,183 @@
+"""Tables of results on stdout."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from langprune_cli.cli.display.console import print_line
+from langprune_cli.cli.display.tables import print_table
+from langprune_cli.stages.evaluate.rows import comparable_ppl, model_label, with_bits
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from langprune_cli.stages.solving.updating import Pruned
+    from langprune_cli.store.building import Outcome
+    from langprune_cli.store.manifest import Manifest
+
+
+def describe(manifest: Manifest) -> str:
+    """Say in a few words what an artifact holds; of one that other programs made without saying it, that it does not."""
+    try:
+        return _described(manifest)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError):
+        return "its manifest does not say what it holds: make it again"
+
+
+def _described(manifest: Manifest) -> str:
+    about, params, inputs = manifest.about, manifest.params, manifest.inputs
+    if not manifest.complete:
+        return "not complete: run its command again"
+    if manifest.kind == "stats":
+        return _describe_stats(manifest)
+    if manifest.kind == "scores":
+        return f"{params['method']} from {about['stats'] or 'weights alone'}"
+    if manifest.kind == "masks":
+        removed = f"{about['removed'] / about['weights']:.2%} of {about['weights']:,} weights removed"
+        removed += f", {params['exclude']} left out" if params["exclude"] else ""
+        made_from = about["stats"] or ", ".join(about.get("masks", ())) or "weights alone"
+        return f"{params['method']} {params['pattern']} from {made_from}, {removed}"
+    if manifest.kind == "models":
+        base = about["model"]["name"].rpartition("/")[2]
+        checked = about["checked"]
+        if "parameters_after" in checked:
+            before, after = checked["parameters_before"], checked["parameters_after"]
+            what = f"{before:,} -> {after:,} parameters ({1 - after / before:.4%} removed)"
+        else:
+            what = f"{checked['sparsity']:.2%} zeros"
+        return f"{base} with mask {about['mask']['name']}, {what}, checked"
+    cells, tasks = inputs["cells"], len(inputs.get("tasks", {}).get("names", []))
+    rows = with_bits(f"{len(cells)} rows", cells[0].get("bits") if cells else None)
+    return ", ".join([rows] * (bool(cells) or not tasks) + [f"{tasks} tasks"] * (tasks > 0))
+
+
+def model_of(manifest: Manifest) -> str | None:
+    """Return the name of the model that an artifact is about, without folders; None where its manifest does not say."""
+    try:
+        return str(manifest.about["model"]["name"]).rpartition("/")[2]
+    except (KeyError, TypeError):
+        return None
+
+
+def languages_of(manifest: Manifest) -> list[str]:
+    """Return the languages of the text behind an artifact, those that it was measured on where it is an evaluation."""
+    try:
+        about, inputs = manifest.about, manifest.inputs
+        text = inputs.get("text") or about.get("text") or {}
+        found = [text.get("language"), *(each.get("language") for each in text.get("texts", ()))]
+        return sorted({str(each) for each in [*found, *(cell["language"] for cell in inputs.get("cells", ()))] if each})
+    except (KeyError, TypeError, AttributeError):
+        return []
+
+
+def evaluated(folder: Path, manifest: Manifest) -> list[str]:
+    """Return what an evaluation measured: models and masks, the dense one first; nothing for other artifacts."""
+    if manifest.kind != "evals" or not manifest.complete:
+        return []
+    try:
+        rows = json.loads((folder / "result.json").read_bytes())["rows"]
+        return list(dict.fromkeys(f"mask {row['mask']}" if row["mask"] else model_label(row) for row in rows))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []
+
+
+def _describe_stats(manifest: Manifest) -> str:
+    about, params = manifest.about, manifest.params
+    if "tokens" in params["collect"]:
+        counted = about["counted"]
+        tokens = ", ".join(f"{each['tokens']:,} tokens of {label}" for label, each in counted.items())
+        return f"{tokens}, counted over a vocabulary of {params['vocab_size']:,}"
+    text = manifest.inputs["text"]
+    how = about["text"].get("sampling") or f"of {len(about['text']['texts'])} texts"
+    if "weights" in params:
+        shares = zip(about["stats"], params["weights"], strict=True)
+        how += f" ({', '.join(f'{share:g} {name}' for name, share in shares)} per {params['per']})"
+    return f"{text['windows']} windows of {text['seqlen']} tokens, {how}, {params['dtype']}"
+
+
+def print_outcomes(outcomes: list[Outcome]) -> None:
+    """Print one line per artifact: kind, name, what it holds, and whether it had to be made."""
+    for outcome in outcomes:
+        artifact = outcome.artifact
+        state = "already there, nothing to do" if outcome.cached else f"{outcome.seconds:.1f} s"
+        print_line(f"{artifact.manifest.kind}/{artifact.name}: {describe(artifact.manifest)} ({state})")
+        tails = artifact.manifest.about.get("dense_tail_columns")
+        if tails:
+            print_line(
+                f"  M does not divide the width of {len(tails)} linears; their last columns stay dense: {_some(tails)}"
+            )
+
+
+def _some(tails: dict[str, int]) -> str:
+    shown = [f"{name} ({count})" for name, count in list(tails.items())[:3]]
+    return ", ".join(shown) + (", ..." if len(tails) > 3 else "")
+
+
+def print_pruned(linears: list[Pruned], seconds: dict[int, float]) -> None:
+    """Print what became of each block: its sparsity, the relative error of each linear, and how long it took.
+
+    Linears are named by their last words, which are the same in all blocks.
+    """
+    blocks: dict[int, dict[str, Pruned]] = {}
+    for each in linears:
+        blocks.setdefault(each.block, {})[each.linear.split(".")[-2]] = each
+    columns = list(dict.fromkeys(name for block in blocks.values() for name in block))
+    rows = []
+    for index, block in blocks.items():
+        removed = sum(each.removed for each in block.values()) / sum(each.weights for each in block.values())
+        errors = [_percent(block[name].error) if name in block else "" for name in columns]
+        rows.append([str(index), f"{removed:.2%}", *errors, f"{seconds[index]:.1f}" if index in seconds else ""])
+    print_line("Relative reconstruction error of each linear (squared, on the calibration text):")
+    print_table(["layer", "sparsity", *columns, "seconds"], rows)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.2%}"
+
+
+def size_rows(rows: list[dict[str, Any]], chains: dict[str, list[Manifest]]) -> list[dict[str, Any]]:
+    """Return, for models of which whole parts have left, what each lost in size and in perplexity, text by text.
+
+    chains: by the name in the rows a model, what it was made from, and so on. The columns are those of AMD Quark's published
+    tables. Nothing for models that are as large as they were.
+    """
+    found = []
+    for row in rows:
+        dense, chain = first_of(rows, row["text"]), chains.get(row["model"], [])
+        checked = [each.about["checked"] for each in chain if "parameters_after" in each.about.get("checked", {})]
+        if checked and row is not dense and not row["mask"]:
+            before, after = checked[-1]["parameters_before"], checked[0]["parameters_after"]
+            size = {"parameters_before": before, "pruning_rate": 1 - after / before, "parameters_after": after}
+            ppl = {"text": row["text"], "ppl_before": dense["ppl"], "ppl_after": comparable_ppl(row)}
+            found.append({"model": model_label(dense), "pruned": model_label(row), **size, **ppl})
+    return found
+
+
+def print_sizes(rows: list[dict[str, Any]]) -> None:
+    """Print the rows of `size_rows`, where there are any."""
+    several = len({row["pruned"] for row in rows}) > 1
+    lines = [
+        [
+            row["pruned"] if several else row["model"],
+            parameters(row["parameters_before"]),
+            f"{row['pruning_rate']:.4%}",
+            parameters(row["parameters_after"]),
+            row["text"],
+            *("inf" if row[ppl] is None else f"{row[ppl]:.4f}" for ppl in ("ppl_before", "ppl_after")),
+        ]
+        for row in rows
+    ]
+    if lines:
+        columns = ["model", "size", "pruning rate", "pruned size", "text", "ppl before pruning", "ppl after pruning"]
+        print_table(columns, lines)
+
+
+def parameters(count: int) -> str:
+    """Return a number of parameters as people write it: 6.7384 B."""
+    return f"{count / 1e9:.4f} B" if count >= 1e9 else f"{count / 1e6:.4f} M"
+
+
+def first_of(rows: list[dict[str, Any]], text: str) -> dict[str, Any]:
+    """Return the dense row of a text."""
+    return next(row for row in rows if row["text"] == text)

@@ -1,0 +1,63 @@
+"""Values of options that are names, checked while the command line is read: before torch is imported, which takes seconds."""
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from langprune_cli.cli.requests.completion import names_of, one_of
+from langprune_cli.errors import LangpruneError, near_matches
+from langprune_cli.location.location import check_hub_id, local_path
+from langprune_cli.numerics.pattern_names import check_spelling
+from langprune_cli.store.workspace import Workspace
+
+MASK_FILES = ".safetensors"  # the end of a mask that was exported, in place of a name
+
+
+def named(option: str, names: list[str]) -> dict[str, Any]:
+    """Return the settings of an option whose value is one of `names`: its completion, and a check with the nearest ones."""
+
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in names:
+            raise LangpruneError(f"{option} {value!r} is unknown: {near_matches(value, names)}")
+        return value
+
+    return {"autocompletion": one_of(names), "callback": check}
+
+
+def patterns(value: list[str] | None) -> list[str] | None:
+    """Refuse patterns that are none by their spelling."""
+    for each in value or []:
+        check_spelling(each)
+    return value
+
+
+def artifact(kind: str) -> dict[str, Any]:
+    """Return the settings of an option that names artifacts: its completion, and a check that each is there, complete."""
+
+    def check(context: typer.Context, value: Any) -> Any:  # noqa: ANN401 - one name, several or none
+        if context.resilient_parsing:  # the shell completes the line
+            return value
+        for name in [value] if isinstance(value, str) else value or []:
+            if not (kind == "masks" and name.endswith(MASK_FILES)):
+                _workspace(context).find(kind, name)
+        return value
+
+    return {"autocompletion": names_of(kind), "callback": check}
+
+
+def model(context: typer.Context, value: Any) -> Any:  # noqa: ANN401 - as above
+    """Refuse what is no artifact's name, no path that exists, and cannot be the id of a model on the hub."""
+    if context.resilient_parsing:
+        return value
+    for name in [value] if isinstance(value, str) else value or []:
+        path, is_local = local_path(name, None)
+        if not is_local and not (_workspace(context).root / "models" / path.name).exists():
+            check_hub_id(name, path)
+    return value
+
+
+def _workspace(context: typer.Context) -> Workspace:
+    """Return the workspace of the command; its option is read before all others (`is_eager`)."""
+    root: Path = context.params["workspace"]
+    return Workspace(root.expanduser(), dry=True)

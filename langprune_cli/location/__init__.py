@@ -1,0 +1,1 @@
+"""Where a model lies: built in, in a folder, or on the Hugging Face Hub."""

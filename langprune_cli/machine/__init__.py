@@ -1,0 +1,1 @@
+"""The machine: processes, memory, threads, precision of products, fast attention."""

@@ -1,0 +1,1 @@
+"""Stage 4, `apply`: the pruned model, written and checked."""

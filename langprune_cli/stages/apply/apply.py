@@ -1,0 +1,159 @@
+"""Stage 4, `apply`: give the weights that stay their new values, and write the pruned model as a Hugging Face folder."""
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from langprune_cli.errors import UsageError
+from langprune_cli.methods.method import methods
+from langprune_cli.models.shards import MAX_SHARD_BYTES
+from langprune_cli.numerics.patterns import Pattern, parse_pattern
+from langprune_cli.stages.apply.model_writing import ModelWriter
+from langprune_cli.stages.solving.allocating import allocated_patterns
+from langprune_cli.stages.solving.updating import Updated, updated_block
+from langprune_cli.stages.statistics.sites import SOLVING, Solving, block_stats, calibration_text, needed_stats
+from langprune_cli.stages.structured.cutting import blocks_that_stayed, cut_of
+from langprune_cli.stages.structured.keep_masks import MaskReader
+from langprune_cli.stages.structured.structures import is_structured
+from langprune_cli.stages.structured.without_blocks import check_without
+from langprune_cli.store.artifact import PROVENANCE, Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
+from langprune_cli.store.manifest import MANIFEST
+from langprune_cli.store.workspace import Workspace
+from langprune_cli.streaming.opened import OpenedModel
+from langprune_cli.unit_methods.method import unit_methods
+from langprune_cli.updates.update import Update, get_update
+
+
+@dataclass(frozen=True)
+class ApplySettings:
+    """How a mask becomes a model."""
+
+    update: str = "none"
+    solving: Solving = SOLVING
+    max_shard_bytes: int = MAX_SHARD_BYTES
+
+
+def apply(
+    workspace: Workspace,
+    model: OpenedModel,
+    mask: Artifact,
+    reporter: Reporter,
+    settings: ApplySettings = ApplySettings(),
+    *,
+    stats: Artifact | None = None,
+    name: str | None = None,
+    out: Path | None = None,
+    force: bool = False,
+) -> Outcome:
+    """Write `model` with the weights that `mask` does not keep at +0.0 and the others as the update makes them.
+
+    All other tensors stay as they are, byte by byte.
+    stats: for updates that need some, of any text; and for the errors that are put on record.
+    The folder opens with transformers' from_pretrained. It is read back before it counts as complete.
+    Raises UsageError for the model's own folder, LangpruneError for a mask of another model, statistics without Hessians
+    where the update needs them, a full disk, or a folder that holds other things.
+    """
+    check_target(workspace, model, name, out)
+    update = get_update(settings.update)
+    masks = MaskReader(mask, model)
+    cut = cut_of(model, mask)
+    used = needed_stats(update.needs, f"--update {update.name}", stats, model)
+    about = mask.manifest.about
+    known = {
+        "stats": about.get("stats") or mask.manifest.inputs["stats"] or (used.name if used else None),
+        "text": about.get("text") or calibration_text(used),
+    }
+    made_of = MaskOf(mask.name, mask.key, mask.manifest.params, about | known)
+    recipe = model_recipe(model, made_of, update, settings, used.key if used else None)
+
+    def new_weights(index: int) -> dict[str, Updated]:
+        known = block_stats(stats, model, index)
+        return updated_block(model, index, masks.block(index), update, known, settings.solving)
+
+    def make(writer: ArtifactWriter) -> Artifact:
+        if stay := blocks_that_stayed(mask):
+            check_without(model, stay)
+        target = ModelWriter(writer, model, settings.max_shard_bytes, cut)
+        target.need_space()
+        reporter.begin(f"apply {writer.folder.name}", target.blocks, 0)
+        target.write(new_weights, lambda index: reporter.tick(index, 0))
+        reporter.end()
+        return target.finish(masks, mask_patterns(mask, target.blocks), reporter)
+
+    to = Destination(workspace, model_name(mask.name, own_update(mask.manifest.params), update), name, out, force)
+    return run_stage(recipe, to, make, None if cut else model.streamed.checkpoint.size)
+
+
+def own_update(params: dict[str, Any]) -> str:
+    """Return the update that belongs to the method of a mask with these parameters; none where the method is unknown."""
+    known = unit_methods() if is_structured(params["pattern"]) else methods()
+    method = known.get(params["method"])
+    return method.update if method else "none"
+
+
+def model_name(mask: str, own: str, update: Update) -> str:
+    """Return the name that a model gets where the user gives none; the update that belongs to the method goes without."""
+    return mask if update.name == own else f"{mask}-{update.name}"
+
+
+def check_target(workspace: Workspace, model: OpenedModel, name: str | None, out: Path | None) -> None:
+    """Raise UsageError where the model that is read would be written over."""
+    target = out or (workspace.folder("models", name) if name else None)
+    if target and target.resolve() == model.location.folder.resolve():
+        raise UsageError(f"{target} is the model that is read: choose another --name or --out")
+
+
+def mask_patterns(mask: Artifact, blocks: int) -> list[Pattern]:
+    """Return the pattern that every block of a mask follows."""
+    params = mask.manifest.params
+    if is_structured(params["pattern"]):
+        return [Pattern(params["sparsity"])] * blocks
+    return allocated_patterns(mask) or [parse_pattern(params["pattern"], params["sparsity"])] * blocks
+
+
+@dataclass(frozen=True)
+class MaskOf:
+    """What a model's recipe says of its mask, which may not be complete yet."""
+
+    name: str
+    key: str
+    params: dict[str, Any]
+    about: dict[str, Any]
+
+
+def model_recipe(
+    model: OpenedModel, mask: MaskOf, update: Update, settings: ApplySettings, stats_key: str | None
+) -> Recipe:
+    """Return the recipe of a pruned model; stats_key: of the statistics that the update uses, None where it uses none."""
+    base = _pruned_before(model.location.folder)
+    return Recipe(
+        "models",
+        inputs={"model": model.digest, "mask": mask.key, **({"stats": stats_key} if stats_key else {})},
+        params={
+            "update": update.name,
+            "max_shard_bytes": settings.max_shard_bytes,
+            **settings.solving.params(update.needs),
+        },
+        about={
+            "model": model.about,
+            "mask": {"name": mask.name, **mask.params},
+            "stats": mask.about.get("stats"),
+            "text": mask.about.get("text"),
+            "dense_tail_columns": mask.about.get("dense_tail_columns", {}),
+            **({"base": base} if base else {}),
+        },
+        environment=model.environment(),
+    )
+
+
+def _pruned_before(folder: Path) -> dict[str, Any] | None:
+    """Return {"mask": name and params} where `folder` holds a model that was pruned already, as written or exported."""
+    for name in (MANIFEST, PROVENANCE):
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # somebody else's file of that name
+            record = json.loads((folder / name).read_bytes())
+            if {"model", "mask"} <= record["inputs"].keys() and record["tool"].startswith("langprune"):
+                return {"mask": record["about"].get("mask")}
+    return None

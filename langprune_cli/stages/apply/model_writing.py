@@ -1,0 +1,231 @@
+"""Write a pruned model as a Hugging Face folder, block by block, then read it back and check it: for `apply` and `prune`."""
+
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.machine.threads import over_rows
+from langprune_cli.models.checkpoint import Checkpoint, TensorEntry
+from langprune_cli.models.model_files import INDEX, SMALL_FILES
+from langprune_cli.models.shards import Shard, index_json, plan_shards, write_shard
+from langprune_cli.numerics.patterns import Pattern, follows
+from langprune_cli.numerics.values import count_true
+from langprune_cli.stages.solving.updating import Pruned, Updated
+from langprune_cli.stages.structured.cut import Cut
+from langprune_cli.stages.structured.keep_masks import BlocksOfMasks
+from langprune_cli.store.artifact import Artifact, ArtifactWriter
+from langprune_cli.store.building import Reporter
+from langprune_cli.store.files import need_space, readable_json
+from langprune_cli.store.plain import plain_file
+from langprune_cli.store.written import check_written
+from langprune_cli.streaming.opened import OpenedModel
+
+PRUNING_PART = "pruning.json"  # what became of each linear
+_SPARE_BYTES = 10_000_000  # for the small files beside the weights
+
+NewWeights = Callable[[int], dict[str, Updated]]  # block index -> its pruned linears by name
+
+
+class ModelWriter:
+    """Writes the shards of a pruned model in order; the blocks' new weights are asked for one block at a time."""
+
+    def __init__(
+        self, writer: ArtifactWriter, model: OpenedModel, max_shard_bytes: int, cut: Cut | None = None
+    ) -> None:
+        """Plan the shards; with `cut` those of a smaller model."""
+        self.writer = writer
+        self.model = model
+        self.cut = cut
+        self._groups = (-1, *(cut.blocks if cut else range(self.blocks)))  # by their index in the dense model
+        self.shards = plan_shards([self._entries(group) for group in self._groups], max_shard_bytes)
+        self._checksums: dict[str, int] = {}  # of the tensors that this run has written
+
+    @property
+    def blocks(self) -> int:
+        """Return the number of blocks of the dense model."""
+        return len(self.model.streamed.blocks)
+
+    def todo(self) -> list[Shard]:
+        """Return the shards that are not on disk yet; all of them where the record of what became of their linears is not."""
+        if not self.writer.has(PRUNING_PART):
+            return self.shards
+        return [shard for shard in self.shards if not self.writer.has(shard.file)]
+
+    def need_space(self) -> None:
+        """Raise LangpruneError where the disk has no room for what is still to be written."""
+        need_space(self.writer.folder, sum(shard.size for shard in self.todo()) + _SPARE_BYTES)
+
+    def write(self, new_weights: NewWeights, done: Callable[[int], None]) -> None:
+        """Write the shards that are not there yet, then the small files, then the index: the last makes it a model.
+
+        new_weights is called for the blocks of those shards, in order, and `done` after each.
+        """
+        for shard in self.todo():
+            pruned: list[dict[str, object]] = []
+            with self.writer.part(shard.file) as temporary:
+                write_shard(temporary, shard, self._tensors(shard, new_weights, pruned, done))
+                self.writer.write(PRUNING_PART, readable_json({"linears": self._recorded() + pruned}))
+        for path in sorted(self.model.location.folder.iterdir()):
+            wanted = SMALL_FILES.fullmatch(path.name) or (self.model.compute.trust_remote_code and path.suffix == ".py")
+            if wanted and path.name not in {INDEX, PRUNING_PART} and not self.writer.has(path.name):
+                check_written(path)
+                data = plain_file(path, within=self.model.location.folder).read_bytes()
+                left = self.cut.file(path.name, data) if self.cut else data
+                if left is not None:
+                    self.writer.write(path.name, left)
+        if len(self.shards) > 1 and not self.writer.has(INDEX):
+            self.writer.write(INDEX, index_json(self.shards))
+
+    def finish(
+        self,
+        masks: BlocksOfMasks,
+        patterns: Sequence[Pattern],
+        reporter: Reporter,
+        **about: Any,  # noqa: ANN401 - JSON values
+    ) -> Artifact:
+        """Check what was written (see `check`), add what is known only now to `about`, and mark the artifact complete."""
+        return self.writer.finish(checked=self.check(masks, patterns, reporter), **about)
+
+    def _recorded(self) -> list[dict[str, object]]:
+        """Return what is on record of the shards that are on disk."""
+        if not self.writer.has(PRUNING_PART):
+            return []
+        known = self._known()
+        whole = {name for shard in self.shards if self.writer.has(shard.file) for name in shard.entries}
+        return [asdict(each) for each in known if each.linear in whole]
+
+    def _names(self, group: int) -> dict[str, str]:
+        """Return the tensors of a block, or with -1 those outside of all blocks: dense name -> name that it is written by."""
+        streamed = self.model.streamed
+        names = streamed.outside_names() if group < 0 else streamed.tensor_names(group)
+        new = {name: self.cut.name(group, name) if self.cut else name for name in names}
+        return {name: written for name, written in new.items() if written is not None}
+
+    def _entries(self, group: int) -> dict[str, TensorEntry]:
+        """Return the tensors that are written of a group, by the names that they are written under."""
+        entries, cut = self.model.streamed.checkpoint.entries, self.cut
+        return {
+            written: cut.entry(group, name, entries[name]) if cut else entries[name]
+            for name, written in self._names(group).items()
+        }
+
+    def _tensors(
+        self,
+        shard: Shard,
+        new_weights: NewWeights,
+        pruned: list[dict[str, object]],
+        done: Callable[[int], None],
+    ) -> Iterator[dict[str, Tensor]]:
+        for group in (self._groups[place] for place in shard.groups):
+            updated = new_weights(group) if group >= 0 else {}
+            for name, written in self._names(group).items():
+                tensor = self._left(group, name, updated.get(name))
+                self._checksums[written] = _checksum(tensor)
+                yield {written: tensor}
+            if group >= 0:
+                linears = [linear.name for linear in self.model.streamed.linears(group)]
+                pruned += [asdict(updated[name].pruned) for name in linears if name in updated]
+                done(group)
+            updated.clear()  # before the next block's are made
+
+    def _left(self, group: int, name: str, updated: Updated | None = None) -> Tensor:
+        """Return what is to be written of a tensor of the dense model."""
+        tensor = updated.tensor if updated else self.model.streamed.checkpoint.read_finite([name])[name]
+        return self.cut.tensor(group, name, tensor) if self.cut else tensor
+
+    def check(self, masks: BlocksOfMasks, patterns: Sequence[Pattern], reporter: Reporter) -> dict[str, int | float]:
+        """Open the folder that was written and compare it with what it should be; return counts.
+
+        Every tensor has the bytes that were written (those of an interrupted run were compared when it was taken up), what
+        was not pruned has the dense model's, as far as it was not cut off, and weights that a mask does not keep are +0.0,
+        in the pattern's numbers. A smaller model's tensors are those that its configuration asks for.
+        Raises LangpruneError for a tensor of which this is not so.
+        """
+        written = Checkpoint(self.writer.folder)
+        counts = Counts()
+        readers = {each.linear for each in self._known()} if self.cut else set()
+        reporter.begin(f"check {self.writer.folder.name}", self.blocks, 0)
+        for group in self._groups:
+            kept = {} if self.cut else {linear.name: (linear, keep) for linear, keep in masks.block(group)}
+            names = self._names(group)
+            for dense_name, name in names.items():
+                found = written.read([name])[name]
+                right = self._checksums.get(name) in {None, _checksum(found)}
+                if dense_name in kept:
+                    linear, keep = kept[dense_name]
+                    zeros, follows_mask = _zeros(found.t() if linear.transposed else found, keep, patterns[group])
+                    right &= follows_mask
+                    counts.zeros += zeros
+                    counts.pruned_weights += found.numel()
+                elif dense_name not in readers:
+                    right &= torch.equal(_bits(found), _bits(self._left(group, dense_name)))
+                    counts.untouched_tensors += 1
+                if not right:
+                    raise LangpruneError(
+                        f"{self.writer.folder}: {name} reads back other than it was written: check the disk, then run the "
+                        "command again with --force"
+                    )
+            if group >= 0:
+                linears = self.model.streamed.linears(group)
+                counts.linear_weights += sum(written.elements(names[linear.name]) for linear in linears)
+                reporter.tick(group, 0)
+        reporter.end()
+        if self.cut:
+            return asdict(counts) | {"sparsity": 0.0} | self.cut.check(self.writer.folder)
+        return asdict(counts) | {"sparsity": counts.zeros / counts.pruned_weights if counts.pruned_weights else 0.0}
+
+    def _known(self) -> list[Pruned]:
+        return read_pruned(Artifact(self.writer.folder, self.writer.manifest))
+
+
+@dataclass
+class Counts:
+    """What a model that was written holds."""
+
+    linear_weights: int = 0
+    pruned_weights: int = 0  # of linears that have a mask
+    zeros: int = 0  # among them
+    untouched_tensors: int = 0
+
+
+def read_pruned(artifact: Artifact) -> list[Pruned]:
+    """Return what became of each linear of a model, in the order of the blocks."""
+    return [Pruned(**each) for each in json.loads(artifact.read(PRUNING_PART))["linears"]]
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """Return the bytes of a tensor, so that -0.0 differs from 0.0 and NaN equals itself."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def _words(tensor: Tensor) -> Tensor:
+    """Return the bits of each value of a tensor, as integers."""
+    return tensor.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
+
+
+def _checksum(tensor: Tensor) -> int:
+    data = _bits(tensor).numpy().data
+    pieces = over_rows(lambda part: zlib.crc32(data[part]).to_bytes(4, "big"), (len(data), 1), tensor.device)
+    return zlib.crc32(b"".join(pieces))
+
+
+def _zeros(
+    weight: Tensor,  # [o, i]
+    keep: Tensor,  # bool [o, i]
+    pattern: Pattern,
+) -> tuple[int, bool]:
+    """Return how many weights are zero, and whether those that do not stay are +0.0, in the pattern's numbers."""
+
+    def look(rows: slice) -> tuple[int, bool]:
+        part = weight[rows]
+        right = bool((_words(part) == 0).logical_or_(keep[rows]).all()) and follows(part, pattern)
+        return count_true(part == 0), right
+
+    found = over_rows(look, weight.shape, weight.device)
+    return sum(zeros for zeros, _ in found), all(right for _, right in found)

@@ -1,0 +1,1 @@
+"""Stage 1, `calibrate`: statistics of a text."""

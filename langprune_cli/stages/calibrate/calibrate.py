@@ -1,0 +1,259 @@
+"""Stage 1, `calibrate`: run windows of text through the dense model and keep the sums that scores are made of."""
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+from langprune_cli.defaults import NSAMPLES
+from langprune_cli.errors import LangpruneError
+from langprune_cli.models.streamed import Block
+from langprune_cli.numerics.site import Needs
+from langprune_cli.stages.solving.resuming import SAVE_AFTER_SECONDS, SavedStates
+from langprune_cli.stages.statistics.collecting import StatsCollector
+from langprune_cli.stages.statistics.experts import finish_stats
+from langprune_cli.stages.statistics.parts import WINDOWS_PART, block_part, text_about, text_identity
+from langprune_cli.store.artifact import WEIGHTS, Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
+from langprune_cli.store.files import need_space
+from langprune_cli.store.workspace import Workspace
+from langprune_cli.streaming.opened import OpenedModel
+from langprune_cli.streaming.walk import walk
+from langprune_cli.text.budgets import mixed
+from langprune_cli.text.sampling import TooFewDocumentsError
+from langprune_cli.text.window_cache import kept_windows
+from langprune_cli.text.windows import calibration_windows, fingerprint, is_given
+from langprune_cli.types import TextSpec, Windows
+
+Collect = Literal["norms", "hessian"]  # Hessians come with the norms, never without
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """What text to draw."""
+
+    nsamples: int = NSAMPLES
+    seqlen: int | None = None  # None: 2048, or the model's context where that is shorter
+    seed: int = 0
+    sampling: str | None = None  # None: "document" where the text has enough long documents, else "concat"
+    collect: Collect = "norms"
+    shard: tuple[int, int] | None = None  # the i-th of n parts of the windows, counted from 1
+
+
+def calibrate(
+    workspace: Workspace,
+    model: OpenedModel,
+    specs: Iterable[TextSpec],
+    settings: CalibrationSettings,
+    reporter: Reporter,
+    *,
+    name: str | None = None,
+    force: bool = False,
+    save_after_seconds: float = SAVE_AFTER_SECONDS,
+    before: Callable[[], None] = lambda: None,
+) -> list[Outcome]:
+    """Make one stats artifact for each text: sums of squares and sums in float64, and with `hessian` of x xᵀ in float32.
+
+    before: called before the work on each, where there is any: it raises where that work would be for nothing.
+    Raises LangpruneError for text that cannot be read or is too little, and for activations that are not finite.
+    """
+    model.streamed.checkpoint.begin_hashes(on_record=False)
+    texts = draw(model, list(specs), settings, reporter)
+    if settings.shard:
+        texts = [_shard(windows, *settings.shard) for windows in texts]
+    return [
+        calibrate_on(
+            workspace,
+            model,
+            windows,
+            settings.collect,
+            reporter,
+            name=name_among(name, windows.spec, len(texts)),
+            force=force,
+            save_after_seconds=save_after_seconds,
+            before=before,
+        )
+        for windows in texts
+    ]
+
+
+def calibrate_on(
+    workspace: Workspace,
+    model: OpenedModel,
+    windows: Windows,
+    collect: Collect,
+    reporter: Reporter,
+    *,
+    name: str | None = None,
+    force: bool = False,
+    save_after_seconds: float = SAVE_AFTER_SECONDS,
+    before: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Make the stats artifact of windows that have been drawn; see `calibrate`."""
+    collected = partial(
+        _collect,
+        model=model,
+        windows=windows,
+        hessian=collect == "hessian",
+        reporter=reporter,
+        save_after_seconds=save_after_seconds,
+    )
+
+    def make(writer: ArtifactWriter) -> Artifact:
+        before()
+        return collected(writer)
+
+    to = Destination(workspace, stats_name(windows.spec, collect), name, force=force)
+
+    def size() -> int:
+        blocks = range(len(model.streamed.blocks))
+        return windows.ids.numel() * 4 + stats_bytes(model, blocks, hessian=collect == "hessian")
+
+    return run_stage(stats_recipe(model, windows, collect), to, make, size)
+
+
+def _shard(windows: Windows, part: int, parts: int) -> Windows:
+    """Return every `parts`-th window from the `part`-th on, for a process of a machine that knows of no other.
+
+    Statistics of all parts add up to those of all windows (`combine stats`). Raises LangpruneError where a part would be empty.
+    """
+    if windows.count < parts:
+        raise LangpruneError(f"{windows.count} windows cannot be split into {parts} shards: ask for fewer")
+    ids = windows.ids[part - 1 :: parts]
+    name = f"{windows.spec.name}-{part}-of-{parts}"
+    return replace(
+        windows,
+        ids=ids,
+        fingerprint=fingerprint(ids),
+        spec=replace(windows.spec, name=name),
+        shard=(part, parts, windows.count),
+    )
+
+
+def collect_for(needs: Needs) -> Collect:
+    """Return what to collect for that: norms at the least."""
+    return "hessian" if needs == "hessian" else "norms"
+
+
+def name_among(name: str | None, spec: TextSpec, texts: int) -> str | None:
+    """Return the name of what is made of one of several texts, where the user gave one for all: NAME-uk."""
+    return name if name is None or texts == 1 else f"{name}-{spec.name}"
+
+
+def stats_name(spec: TextSpec, collect: Collect | Literal["tokens"]) -> str:
+    """Return the name that statistics get where the user gives none."""
+    return spec.name if collect == "norms" else f"{spec.name}-{collect}"
+
+
+def draw(model: OpenedModel, specs: list[TextSpec], settings: CalibrationSettings, reporter: Reporter) -> list[Windows]:
+    """Return the windows of all texts, before any is run: a mistake in the last one is not to cost the work on the first."""
+    drawn = [each for spec in specs for each in spec.singles if not is_given(each.source)]
+    seqlen = model.seqlen(settings.seqlen, reporter) if drawn else 0
+    vocab_size = model.streamed.config.get_text_config().vocab_size
+
+    def draw_one(spec: TextSpec, nsamples: int) -> Windows:
+        if settings.sampling is not None:
+            return draw_by(settings.sampling, spec, nsamples)
+        try:
+            return draw_by("document", spec, nsamples)
+        except TooFewDocumentsError as error:
+            reporter.note(
+                f"{spec.source} has {error.documents} document{'s' * (error.documents != 1)}, {error.found} of them longer than "
+                f"{seqlen} tokens, for {nsamples} windows: they are drawn from all of it, joined (--sampling concat)."
+            )
+            return draw_by("concat", spec, nsamples)
+
+    def draw_by(sampling: str, spec: TextSpec, nsamples: int) -> Windows:
+        settled = {
+            "nsamples": nsamples, "seqlen": seqlen, "seed": settings.seed, "sampling": sampling,
+            "vocab_size": vocab_size,
+        }  # fmt: skip
+        tokenizer = model.tokenizer if spec in drawn else None
+        return kept_windows(
+            spec,
+            {"for": "calibration", "tokenizer": model.vocabulary, **settled},
+            partial(calibration_windows, spec, tokenizer, **settled),
+            reporter,
+        )
+
+    texts = []
+    for spec in specs:
+        parts = [draw_one(budget.spec, budget.windows) for budget in spec.parts]
+        windows = mixed(spec, parts) if parts else draw_one(spec, settings.nsamples)
+        model.check_windows(windows)
+        for note in windows.notes:
+            reporter.note(note)
+        texts.append(windows)
+    return texts
+
+
+def stats_recipe(
+    model: OpenedModel, windows: Windows, collect: Collect, pruned_with: dict[str, Any] | None = None
+) -> Recipe:
+    """Return the recipe of statistics of these windows: of the dense model, or of one that is pruned block by block.
+
+    pruned_with: the settings of that pruning, on which the inputs of every block but the first depend.
+    """
+    return Recipe(
+        "stats",
+        inputs={"model": model.digest, "text": text_identity(windows)},
+        params={
+            "collect": ["norms"] if collect == "norms" else ["norms", collect],
+            "propagation": "pruned" if pruned_with else "dense",
+            "dtype": str(model.streamed.dtype).removeprefix("torch."),
+            **({"pruned_with": pruned_with} if pruned_with else {}),
+            **({"experts": "all"} if model.compute.all_experts else {}),
+        },
+        about={
+            "model": model.about,
+            WEIGHTS: model.streamed.checkpoint.weights_sha256,
+            "text": text_about(windows),
+            "blocks": len(model.streamed.blocks),
+        },
+        environment=model.environment(),
+    )
+
+
+def _collect(
+    writer: ArtifactWriter,
+    *,
+    model: OpenedModel,
+    windows: Windows,
+    hessian: bool,
+    reporter: Reporter,
+    save_after_seconds: float,
+) -> Artifact:
+    blocks = len(model.streamed.blocks)
+    done = next((i for i in range(blocks) if not writer.has(block_part(i))), blocks)
+    need_space(writer.folder, windows.ids.numel() * 4 + stats_bytes(model, range(done, blocks), hessian=hessian))
+    if not writer.has(WINDOWS_PART):
+        writer.write_tensors(WINDOWS_PART, {"windows": windows.ids})
+    if done == blocks:
+        return finish_stats(writer, model, reporter)
+    saved = SavedStates(writer, model, windows, save_after_seconds)
+    states, first = saved.start(done)
+    if done:
+        reporter.note(f"Going on with {writer.folder.name}: {done} of {blocks} blocks are on disk.")
+    collector = StatsCollector(hessian=hessian)
+
+    def observe(block: Block) -> AbstractContextManager[object] | None:
+        return collector.watch(block, inputs_only=block.index + 1 == blocks) if block.index >= done else None
+
+    reporter.begin(f"calibrate {writer.folder.name}", blocks, windows.ids.numel() * (blocks - first))
+    for block in walk(states, first=first, observe=observe, tick=reporter.tick, last_output=False):
+        if block.index >= done:
+            tensors, sites = collector.tensors(block)
+            writer.write_tensors(block_part(block.index), tensors, {"sites": sites})
+        saved.keep(states, block.index)
+    reporter.end()
+    return finish_stats(writer, model, reporter)
+
+
+def stats_bytes(model: OpenedModel, blocks: Iterable[int], *, hessian: bool) -> int:
+    """Return how many bytes the statistics of some blocks take at least: which linears share a site is not known yet."""
+    found = 0
+    for index in blocks:
+        sites = {(linear.expert, model.streamed.shape(linear)[1]) for linear in model.streamed.linears(index)}
+        found += sum(16 * width + (2 * width * (width + 1) if hessian else 0) for _, width in sites)
+    return found

@@ -1,0 +1,212 @@
+"""`calibrate --collect tokens`: how often each token occurs in a text, from the tokenizer alone; and the counts read back."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from langprune_cli.defaults import MAX_TOKENS
+from langprune_cli.errors import LangpruneError, UsageError
+from langprune_cli.location.location import ModelLocation
+from langprune_cli.models.model_files import tokenizer_digest
+from langprune_cli.stages.calibrate.calibrate import name_among, stats_name
+from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
+from langprune_cli.store.files import need_space
+from langprune_cli.store.workspace import Workspace
+from langprune_cli.streaming.opened import OpenedTokenizer
+from langprune_cli.text.corpora import source_name
+from langprune_cli.text.sources import read_documents, source_fingerprint, source_for
+from langprune_cli.text.windows import calibration_windows, hub_note, is_given
+from langprune_cli.tokens.counting import TokenCounts, batches, count_batch, count_windows
+from langprune_cli.types import TextSpec, Windows
+
+_FINGERPRINTED = (
+    64  # bytes of files for each token asked for: a token takes 3 to 6, and a record may hold more than its text
+)
+
+
+def counts_part(number: int) -> str:
+    """Return the file that holds the counts of part `number` of a text."""
+    return f"counts-{number:03d}.safetensors"
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A text to count: what it is called inside an artifact, and what identifies it."""
+
+    spec: TextSpec
+    source: str
+    fingerprint: str
+    windows: Windows | None  # of a file of token ids
+
+    @property
+    def label(self) -> str:
+        return self.spec.language or source_name(self.spec.source)
+
+
+def count_tokens(
+    workspace: Workspace,
+    model: OpenedTokenizer,
+    specs: Sequence[TextSpec],
+    reporter: Reporter,
+    *,
+    max_tokens: int = MAX_TOKENS,
+    name: str | None = None,
+    force: bool = False,
+) -> list[Outcome]:
+    """Make one stats artifact for each text: the counts of its documents, up to the one with which there are `max_tokens`.
+
+    Raises LangpruneError for text that cannot be read, before any is counted where it can be told.
+    """
+    texts = [_identified(spec, model, max_tokens, reporter) for spec in specs]
+    return [
+        run_stage(
+            _recipe(model, text, max_tokens),
+            Destination(
+                workspace, stats_name(text.spec, "tokens"), name_among(name, text.spec, len(texts)), force=force
+            ),
+            partial(_count, model=model, text=text, max_tokens=max_tokens, reporter=reporter),
+        )
+        for text in texts
+    ]
+
+
+def has_token_counts(stats: Artifact) -> bool:
+    """Return whether statistics are counts of tokens."""
+    return "tokens" in stats.manifest.params["collect"]
+
+
+def read_token_counts(stats: Artifact) -> dict[str, TokenCounts]:
+    """Return the counts by language, or by the text's name where it is of no known language; sorted by that.
+
+    Raises LangpruneError as `Artifact.read` does.
+    """
+    found: dict[str, TokenCounts] = {}
+    for part in stats.manifest.parts:
+        for label, counts in _read_part(stats, part).items():
+            found[label] = found[label] + counts if label in found else counts
+    return dict(sorted(found.items()))  # safetensors gives tensors in no order
+
+
+def needed_token_counts(what: str, stats: Artifact | None, location: ModelLocation) -> Artifact:
+    """Return the statistics, where they are what `what` ("--pattern vocab:0.5") needs: counts made with a model's tokenizer.
+
+    Raises UsageError when they are missing, LangpruneError when they hold no counts or those of another tokenizer.
+    """
+    make = "run langprune calibrate --lang LANGUAGE --collect tokens"
+    if stats is None:
+        raise UsageError(f"{what} needs token counts: {make} first, or name some with --stats")
+    if not has_token_counts(stats):
+        raise LangpruneError(f"{what} needs token counts, and stats {stats.name} hold none: {make}")
+    if stats.manifest.inputs["tokenizer"] != tokenizer_digest(location.folder):
+        raise LangpruneError(
+            f"stats {stats.name} hold counts made with another tokenizer ({stats.manifest.about['model']['name']}) than that "
+            f"of {location.about['name']}: {make} for this model"
+        )
+    return stats
+
+
+def counts_tensors(label: str, counts: TokenCounts) -> dict[str, Tensor]:
+    """Return counts as they are kept in a part, by "<label>/<what>"."""
+    return {
+        f"{label}/counts": counts.counts,
+        f"{label}/tokens": torch.tensor(counts.tokens),
+        f"{label}/bytes": torch.tensor(counts.bytes),
+        f"{label}/documents": torch.tensor(counts.documents),
+    }
+
+
+def counts_record(counts: TokenCounts) -> dict[str, int]:
+    """Return what an artifact's `about` says of one language."""
+    return {"tokens": counts.tokens, "bytes": counts.bytes, "documents": counts.documents}
+
+
+def _read_part(stats: Artifact, part: str) -> dict[str, TokenCounts]:
+    tensors = stats.tensors(part)
+    labels = [name.removesuffix("/counts") for name in tensors if name.endswith("/counts")]
+    return {
+        label: TokenCounts(
+            tensors[f"{label}/counts"], *(int(tensors[f"{label}/{what}"]) for what in ("tokens", "bytes", "documents"))
+        )
+        for label in labels
+    }
+
+
+def _identified(spec: TextSpec, model: OpenedTokenizer, max_tokens: int, reporter: Reporter) -> _Text:
+    if is_given(spec.source):
+        windows = calibration_windows(
+            spec, None, nsamples=1, seqlen=2, seed=0, sampling="document", vocab_size=model.vocab_size
+        )
+        for note in windows.notes:
+            reporter.note(note)
+        return _Text(spec, spec.source, windows.fingerprint, windows)
+    source = source_for(spec.source, evaluation=False)
+    return _Text(spec, source, source_fingerprint(source, _FINGERPRINTED * max_tokens), None)
+
+
+def _recipe(model: OpenedTokenizer, text: _Text, max_tokens: int) -> Recipe:
+    return Recipe(
+        "stats",
+        inputs={
+            "tokenizer": model.digest,
+            "text": {"language": text.spec.language, "name": text.label, "fingerprint": text.fingerprint},
+        },
+        params={"collect": ["tokens"], "max_tokens": max_tokens, "vocab_size": model.vocab_size},
+        about={"model": model.location.about, "text": {"source": text.spec.source}},
+        environment=model.environment(),
+    )
+
+
+def _count(
+    writer: ArtifactWriter, *, model: OpenedTokenizer, text: _Text, max_tokens: int, reporter: Reporter
+) -> Artifact:
+    need_space(writer.folder, 8 * model.vocab_size)
+    if writer.manifest.parts:
+        reporter.note(f"Going on with {writer.folder.name}: {len(writer.manifest.parts)} parts are on disk.")
+    reporter.begin(f"count {writer.folder.name}", 0, max_tokens)
+    whole = TokenCounts.zeros(model.vocab_size)
+    for counted in _parts(writer, model, text, max_tokens, reporter):
+        whole += counted
+    reporter.end()
+    if whole.tokens < max_tokens:
+        reporter.note(f"The text {text.label} ends after {whole.tokens:,} of {max_tokens:,} tokens.")
+        for note in hub_note(text.source, whole.documents, whole.bytes):
+            reporter.note(note)
+    return writer.finish(counted={text.label: counts_record(whole)})
+
+
+def _parts(
+    writer: ArtifactWriter, model: OpenedTokenizer, text: _Text, max_tokens: int, reporter: Reporter
+) -> Iterator[TokenCounts]:
+    """Yield the counts of each part: as it lies on disk, where an interrupted run left it, else counted and written now.
+
+    Parts begin and end at the same documents in every run, so text that is counted already is passed over.
+    """
+    if text.windows:
+        if not writer.has(counts_part(0)):
+            counted = count_windows(model.tokenizer, text.windows.ids, model.vocab_size, max_tokens)
+            writer.write_tensors(counts_part(0), counts_tensors(text.label, counted))
+        yield _read_part(Artifact(writer.folder, writer.manifest), counts_part(0))[text.label]
+        return
+    left = max_tokens
+    for number, part in groupby(batches(read_documents(text.source)), key=lambda batch: batch.part):
+        if writer.has(counts_part(number)):
+            counted = _read_part(Artifact(writer.folder, writer.manifest), counts_part(number))[text.label]
+            reporter.tick(0, counted.tokens)
+        else:
+            counted = TokenCounts.zeros(model.vocab_size)
+            for batch in part:
+                new = count_batch(model.tokenizer, batch, model.vocab_size, left - counted.tokens)
+                counted += new
+                reporter.tick(0, new.tokens)
+                if counted.tokens >= left:
+                    break
+            writer.write_tensors(counts_part(number), counts_tensors(text.label, counted))
+        yield counted
+        left -= counted.tokens
+        if left <= 0:
+            return

@@ -1,0 +1,1 @@
+"""`combine` and `compare`: several artifacts of one kind."""

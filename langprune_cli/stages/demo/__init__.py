@@ -1,0 +1,1 @@
+"""`demo`: all stages on the built-in model."""

@@ -1,0 +1,1 @@
+"""`doctor`: what this machine has for pruning."""

@@ -1,0 +1,1 @@
+"""Stage 5, `eval`: losses, benchmark tasks, speed, and what they say."""

@@ -1,0 +1,246 @@
+"""Stage 5, `eval`: perplexity and bits per byte of the dense and the pruned model on the same windows."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.numerics.bootstrap import LEVEL, METHOD, RESAMPLES, SEED
+from langprune_cli.numerics.nats import bits_per_byte, perplexity
+from langprune_cli.stages.evaluate.comparing import Measured, compared
+from langprune_cli.stages.evaluate.evaluation_text import EvaluationText, evaluation_text, per_original_token
+from langprune_cli.stages.evaluate.quantized import quantizer_environment
+from langprune_cli.stages.evaluate.subjects import Losses, Subject
+from langprune_cli.stages.evaluate.tasks import run_tasks, tasks_identity
+from langprune_cli.stages.statistics.parts import text_identity
+from langprune_cli.store.artifact import WEIGHTS, Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
+from langprune_cli.store.files import canonical_json, readable_json
+from langprune_cli.store.workspace import Workspace
+from langprune_cli.streaming.opened import OpenedModel
+from langprune_cli.tokens.token_bytes import predicted_bytes
+from langprune_cli.types import TextSpec, Windows
+
+RESULT = "result.json"
+
+_FIELDS = (  # of a row that follow from its cell and labels alone
+    "model", "mask", "text", "source", "model_digest", "mask_key", "dtype", "language", "fingerprint", "windows", "seqlen",
+    "cell", "tokens", "nats", "ppl", "bpb",
+)  # fmt: skip
+
+Row = dict[str, Any]
+
+
+def evaluate(
+    workspace: Workspace,
+    subjects: Sequence[Subject],
+    specs: Sequence[TextSpec],
+    reporter: Reporter,
+    *,
+    tasks: Sequence[str] = (),
+    seqlen: int | None = None,
+    max_windows: int | None = None,
+    name: str | None = None,
+    force: bool = False,
+) -> Outcome:
+    """Evaluate every subject on every text, the published protocol: texts joined, consecutive windows, tail dropped.
+
+    `tasks` of lm-evaluation-harness are run on the models of the subjects, without masks.
+    A row that an earlier evaluation in this workspace has (same checkpoint, mask, dtype, bits and token ids) is taken from it.
+    Raises LangpruneError for text that cannot be read or is shorter than a window, and what `Subject.check` refuses.
+    """
+    for subject in subjects:
+        subject.check()
+    models = [subject.model for subject in subjects]
+    for model in models:
+        model.streamed.checkpoint.begin_hashes(on_record=False)
+    texts = [evaluation_text(models, spec, reporter, seqlen=seqlen, max_windows=max_windows) for spec in specs]
+    reference, whole = models[0], [subject.model for subject in subjects if not subject.mask]
+    cells = [(subject, text) for text in texts for subject in subjects]
+    recipe = Recipe(
+        "evals",
+        inputs={"cells": [subject.identity | text_identity(text.of(subject.model)) for subject, text in cells]}
+        | ({"tasks": tasks_identity(whole, tasks)} if tasks else {}),
+        params={
+            "bpb": _has_tokenizer(reference),  # without one bpb is unknown, and is not to stay so when one comes
+            "intervals": {"method": METHOD, "level": LEVEL, "resamples": RESAMPLES, "seed": SEED},
+        },
+        about={
+            "models": {model.label: model.about for model in models},
+            WEIGHTS: {model.digest: model.streamed.checkpoint.weights_sha256 for model in models},
+        },
+        environment=reference.environment() | (quantizer_environment() if subjects[-1].bits else {}),
+    )
+    last = subjects[-1]
+    default = "-".join(
+        [
+            last.mask.name if last.mask else last.model.label.replace("/", "-"),
+            *([f"{last.bits}bit"] if last.bits else []),
+            *(text.reference.spec.name for text in texts),
+            *(Path(task).stem for task in tasks),
+        ]
+    )
+    known = {} if force else _known_cells(workspace, recipe.about[WEIGHTS])
+
+    def make(writer: ArtifactWriter) -> Artifact:
+        for number, text in enumerate(texts):
+            for other, windows in enumerate(text.windows.values()):
+                name = f"windows-{number}-{other}.safetensors" if other else f"windows-{number}.safetensors"
+                writer.write_tensors(name, {"windows": windows.ids})
+        rows, pairs = [], []
+        one_by_one = (Losses(subject, reporter) for subject in subjects)  # quantized, one is in memory at a time
+        measured = [[_measured(writer, losses, text, known) for text in texts] for losses in one_by_one]
+        for of_subjects in zip(*measured, strict=True):
+            of_text, among = compared(of_subjects)
+            rows += of_text
+            pairs += among
+        result = {"schema": 1, "rows": rows, "compare": pairs}
+        if tasks:
+            result["tasks"] = [row for model in whole for row in run_tasks(model, tasks)]
+        writer.write(RESULT, readable_json(result))
+        return writer.finish(rows=len(rows))
+
+    return run_stage(recipe, Destination(workspace, default, name, force=force), make)
+
+
+def read_rows(artifact: Artifact) -> list[Row]:
+    """Return the rows of an evaluation."""
+    return read_result(artifact)["rows"]
+
+
+def read_result(artifact: Artifact) -> dict[str, list[Row]]:
+    """Return an evaluation's "rows" of models on texts, "compare", pairs of pruned ones, and "tasks", where some were run."""
+    result: dict[str, list[Row]] = json.loads(artifact.read(RESULT))
+    return {name: result[name] for name in ("rows", "compare", "tasks") if name in result}
+
+
+def complete_evaluations(workspace: Workspace, damaged: list[str]) -> Iterator[tuple[Artifact, list[Row]]]:
+    """Yield the complete evaluations that can be read, oldest first, with their rows; add the names of others to `damaged`."""
+    damaged += workspace.unreadable("evals")
+    for entry in workspace.entries("evals"):
+        if entry.manifest.complete:
+            artifact = Artifact(entry.folder, entry.manifest)
+            try:
+                rows = read_rows(artifact)
+                sound = all(row.keys() >= set(_FIELDS) for row in rows)
+            except (LangpruneError, ValueError, KeyError, TypeError, AttributeError):
+                sound = False
+            if sound:
+                yield artifact, rows
+            else:
+                damaged.append(entry.name)
+
+
+def has_bytes_of(artifact: Artifact, digest: str, weights: str) -> bool:
+    """Return whether an evaluation's rows of the model `digest` are of the very bytes that `weights` is the sha256 of."""
+    known = artifact.manifest.about.get(WEIGHTS)
+    return isinstance(known, dict) and known.get(digest) == weights
+
+
+def _known_cells(workspace: Workspace, weights: dict[str, str]) -> dict[str, tuple[Row, bytes]]:
+    """Return the rows of all complete evaluations by cell, with the losses of their windows.
+
+    Of models of which all bytes are the same only: `weights`, digest -> sha256.
+    """
+    known = {}
+    for artifact, rows in complete_evaluations(workspace, damaged=[]):
+        for row in rows:
+            digest = row["model_digest"]
+            if digest not in weights or not has_bytes_of(artifact, digest, weights[digest]):
+                continue
+            with suppress(LangpruneError):
+                known[row["cell"]] = (row, artifact.read(_losses_part(row["cell"])))
+    return known
+
+
+def _cell_of(subject: Subject, windows: Windows) -> str:
+    identity = subject.identity | text_identity(windows)
+    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
+
+
+def _known_bpb(subject: Subject, windows: Windows, row: Row, losses: bytes) -> float | None:
+    """Return a known row's bpb, computed now where there was no tokenizer then."""
+    if row["bpb"] is not None:
+        return float(row["bpb"])
+    return _bits_per_byte(subject.model, windows, float(load(losses)["nats"].sum()))
+
+
+def _losses_part(cell: str) -> str:
+    return f"nats-{cell}.safetensors"
+
+
+def _measured(
+    writer: ArtifactWriter,
+    losses: Losses,
+    text: EvaluationText,
+    known: dict[str, tuple[Row, bytes]],
+) -> Measured:
+    """Return one row with its losses per window, which become a part."""
+    subject = losses.subject
+    windows = text.of(subject.model)
+    row = _cell(writer, losses, windows, known)
+    nats = Artifact(writer.folder, writer.manifest).tensors(_losses_part(row["cell"]))["nats"]
+    return Measured(row | per_original_token(text, subject.model, row), subject.model, windows, nats)
+
+
+def _cell(
+    writer: ArtifactWriter,
+    losses: Losses,
+    windows: Windows,
+    known: dict[str, tuple[Row, bytes]],
+) -> Row:
+    """Return one row; its losses per window become a part."""
+    subject = losses.subject
+    cell = _cell_of(subject, windows)
+    labels = {
+        "model": subject.model.label,
+        "mask": subject.mask.name if subject.mask else None,
+        "text": windows.spec.name,
+        "source": windows.spec.source,
+    }
+    part = _losses_part(cell)
+    if cell in known and not writer.has(part):
+        row, nats_part = known[cell]
+        writer.write(part, nats_part)
+        found = {field: row[field] for field in _FIELDS} | subject.identity | labels
+        return found | {"bpb": _known_bpb(subject, windows, row, nats_part)}
+    if writer.has(part):
+        nats = Artifact(writer.folder, writer.manifest).tensors(part)["nats"]
+    else:
+        nats = losses.on(windows, writer.folder)
+        writer.write_tensors(part, {"nats": nats})
+    total, tokens = float(nats.sum()), windows.count * (windows.seqlen - 1)
+    ppl = perplexity(total, tokens)
+    return {
+        **labels,
+        **subject.identity,
+        **text_identity(windows),
+        "cell": cell,
+        "tokens": tokens,
+        "nats": total / tokens,
+        "ppl": ppl if math.isfinite(ppl) else None,  # JSON has no infinity
+        "bpb": _bits_per_byte(subject.model, windows, total),
+    }
+
+
+def _has_tokenizer(model: OpenedModel) -> bool:
+    """Return whether the model's tokenizer opens; token ids that were given can be evaluated without."""
+    try:
+        return model.tokenizer is not None
+    except LangpruneError:
+        return False
+
+
+def _bits_per_byte(model: OpenedModel, windows: Windows, nats: float) -> float | None:
+    """Return bpb, None for token ids without a tokenizer to say what text they are, or which are no text."""
+    try:
+        text_bytes = predicted_bytes(model.tokenizer, windows.ids)
+    except LangpruneError:
+        return None
+    return bits_per_byte(nats, text_bytes) if text_bytes else None

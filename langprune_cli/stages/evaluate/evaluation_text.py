@@ -1,0 +1,89 @@
+"""The text that models are evaluated on, in the tokens of each: a model with fewer tokens cuts it in its own way."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from langprune_cli.defaults import HUB_WINDOWS
+from langprune_cli.numerics.nats import perplexity
+from langprune_cli.store.building import Reporter
+from langprune_cli.streaming.opened import OpenedModel
+from langprune_cli.text.hub import HUB_PREFIX
+from langprune_cli.text.window_cache import kept_windows
+from langprune_cli.text.windows import evaluation_windows, is_given, retokenized
+from langprune_cli.tokens.token_bytes import predicted_bytes
+from langprune_cli.types import TextSpec, Windows
+
+# A corpus of the hub has millions of tokens; the published evaluation on C4 takes its first 256 windows.
+
+
+@dataclass(frozen=True)
+class EvaluationText:
+    """One text in windows of tokens, for each vocabulary that it is evaluated with."""
+
+    original: OpenedModel  # whose tokens figures of other vocabularies are counted by
+    windows: Mapping[str, Windows]  # by vocabulary, the original's first
+
+    @property
+    def reference(self) -> Windows:
+        """Return the windows in the original's tokens."""
+        return next(iter(self.windows.values()))
+
+    def of(self, model: OpenedModel) -> Windows:
+        """Return the windows that a model reads."""
+        return self.windows[model.vocabulary]
+
+
+def evaluation_text(
+    models: Sequence[OpenedModel], spec: TextSpec, reporter: Reporter, *, seqlen: int | None, max_windows: int | None
+) -> EvaluationText:
+    """Return a text's windows in the tokens of each model; the first model is the original.
+
+    Ids that were given are the original's: for another vocabulary their text is tokenised anew.
+    Raises LangpruneError for text that cannot be read or is shorter than a window, and windows longer than a context.
+    """
+    original, given = models[0], is_given(spec.source)
+    length = 0 if given else original.seqlen(seqlen, reporter)
+    most = max_windows or (HUB_WINDOWS if spec.source.startswith(HUB_PREFIX) else None)
+    found: dict[str, Windows] = {}
+    for model in models:
+        vocabulary = model.vocabulary
+        if vocabulary not in found:
+            if given and found:
+                windows = retokenized(found[original.vocabulary], original.tokenizer, model.tokenizer)
+            else:
+                settled = {
+                    "seqlen": length, "max_windows": most,
+                    "vocab_size": model.streamed.config.get_text_config().vocab_size,
+                }  # fmt: skip
+                windows = kept_windows(
+                    spec,
+                    {"for": "evaluation", "tokenizer": vocabulary, **settled},
+                    partial(evaluation_windows, spec, None if given else model.tokenizer, **settled),
+                    reporter,
+                )
+            found[vocabulary] = windows
+            for note in windows.notes:
+                reporter.note(note)
+        model.check_windows(found[vocabulary])
+    return EvaluationText(original, found)
+
+
+def per_original_token(text: EvaluationText, model: OpenedModel, row: dict[str, Any]) -> dict[str, float | None]:
+    """Return {"ppl_per_original_token"} of a model with another vocabulary than the original's; {} for others.
+
+    exp(nats a byte x bytes a token of the original's): what compares, where a text falls into other tokens. None where it is
+    not known how much text tokens stand for.
+    """
+    windows = text.of(model)
+    if windows is text.reference:
+        return {}
+    tokens = text.reference.count * (text.reference.seqlen - 1)
+    original = predicted_bytes(text.original.tokenizer, text.reference.ids)
+    own = predicted_bytes(model.tokenizer, windows.ids)
+    if not own or not original:
+        return {"ppl_per_original_token": None}
+    ppl = perplexity(row["nats"] * row["tokens"] * original / own, tokens)
+    return {"ppl_per_original_token": ppl if math.isfinite(ppl) else None}

@@ -1,0 +1,82 @@
+"""When pruning has ruined a model, and what would help that was not done already: by what its manifest says."""
+
+from collections.abc import Iterator, Sequence
+from math import exp, log
+from typing import Any
+
+from langprune_cli.stages.evaluate.rows import Row, change_of
+from langprune_cli.stages.structured.structures import VOCABULARY, is_structured
+from langprune_cli.store.manifest import Manifest
+
+# From which loss on a model counts as ruined: a perplexity that is half as high again, which readers notice at once.
+RUINED_NATS = log(1.5)
+
+WANDA_2_4 = (
+    "2:4 by Wanda alone usually costs much: a small bilingual model loses 0.156 nats a token by it, and 0.036 by langprune prune "
+    "with its default method; the ppl of SmolLM2-135M goes from 21.3 to 106, and to 38.9. langprune prune --pattern 2:4, without "
+    "--method, takes the same text."
+)
+
+
+def ruined_notes(rows: Sequence[Row], made: dict[str, Manifest]) -> Iterator[str]:
+    """Yield what to tell of each model and mask that lost RUINED_NATS or more on a text; where it may be noise, that too.
+
+    made: the manifests of the models and masks in `rows`, by the label that they have there.
+    """
+    dense = {row["text"]: row for row in reversed(rows)}
+    worse: dict[str, list[Row]] = {}
+    for row in rows:
+        change = change_of(row, dense[row["text"]])
+        if change is not None and change >= exp(RUINED_NATS) - 1:
+            worse.setdefault(row["mask"] or row["model"], []).append(row)
+    for label, of in worse.items():
+        changes = ", ".join(f"{row['text']} {change_of(row, dense[row['text']]):+.0%}" for row in of)
+        said = f"{label} is ruined: its ppl changed by half or more ({changes})."
+        if all(row.get("significant") is False for row in of):
+            said = f"{label} seems ruined, on too few windows to be sure: its ppl changed by half or more ({changes})."
+        yield " ".join([said, *_advice(made[label], of)]) if label in made else said
+
+
+def _advice(manifest: Manifest, rows: Sequence[Row]) -> Iterator[str]:
+    languages = _calibrated_on(manifest)
+    others = list(
+        dict.fromkeys(row["language"] for row in rows if row["language"] and row["language"] not in languages)
+    )
+    if languages and others:
+        both = " ".join(f"--lang {each}:64" for each in [*sorted(languages), *others])
+        yield (
+            f"It was calibrated on {' and '.join(sorted(languages))} and not on {' or '.join(others)}: calibrate on both where "
+            f"both count ({both})."
+        )
+    if helps := _what_helps(manifest):
+        yield f"What helps: {'; '.join(helps)}."
+
+
+def _calibrated_on(manifest: Manifest) -> set[str]:
+    text = manifest.about.get("text") or {}
+    return {each["language"] for each in text.get("texts") or [text] if each.get("language")}
+
+
+def _what_helps(manifest: Manifest) -> list[str]:
+    """Return what a user can do that was not done."""
+    about, params = manifest.about, manifest.params
+    mask: dict[str, Any] = params if manifest.kind == "masks" else about.get("mask") or {}
+    pattern, update = mask.get("pattern", "unstructured"), params.get("update", "none")
+    if pattern == VOCABULARY:
+        return ["a higher --coverage, and text of every language that is to stay"]
+    found = []
+    if not is_structured(pattern) and not (mask.get("method") == "admm" and "pcg" in update):
+        found.append(
+            f"langprune prune, whose default method (admm, update pcg) loses far less than {mask.get('method')} with "
+            + ("no update" if update == "none" else f"update {update}")
+        )
+    elif is_structured(pattern) and not pattern.startswith("blocks") and update.startswith(("none", "tune")):
+        found.append("--update least-squares")
+    if "tuned" not in about:
+        found.append("--tune of prune or apply")
+    if ":" in pattern and not is_structured(pattern):
+        found.append(
+            f"--pattern channels:0.1 instead of {pattern}, which makes the model smaller and faster everywhere"
+        )
+        return found
+    return [*found, f"less than {mask.get('sparsity') or 0.5:.0%} removed"]

@@ -1,0 +1,203 @@
+"""How fast models run in stock transformers, and what they take: `eval --speed`."""
+
+import inspect
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.models.model_files import weight_files
+from langprune_cli.models.skeleton import context_of, read_config
+from langprune_cli.stages.evaluate.loaded import check_memory, load_whole, weight_bytes
+from langprune_cli.stages.evaluate.semi_structured import held_bytes, kernel_errors, semi_structured_twin
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One model's speed and size; the seconds of every repeat, so that their spread can be seen."""
+
+    parameters: int  # tied ones once
+    weight_bytes: int  # of the parameters in memory
+    file_bytes: int  # of the safetensors files on disk
+    dtype: str
+    device: str
+    batch: int  # sequences at a time
+    prompt: int  # tokens of each that are read at once
+    new_tokens: int  # tokens of each that are made one by one
+    prefill_seconds: tuple[float, ...]
+    decode_seconds: tuple[float, ...]
+    semi_structured: tuple[int, int] | None = None  # linears held so, of how many 2:4 ones; None: the model as it is
+
+    @property
+    def prefill(self) -> float:
+        """Return the tokens of prompts that were read in a second, of all sequences together."""
+        return self.batch * self.prompt / median(self.prefill_seconds)
+
+    @property
+    def decode(self) -> float:
+        """Return the tokens that were made in a second, of all sequences together."""
+        return self.batch * self.new_tokens / median(self.decode_seconds)
+
+
+@dataclass
+class _Run:
+    """A loaded model, and what was measured of it."""
+
+    label: str
+    folder: Path
+    model: Any  # transformers is untyped
+    semi_structured: tuple[int, int] | None = None
+    seconds: list[tuple[float, float]] = field(default_factory=list)  # of every repeat, the warm-up too
+
+
+def compare(
+    folders: dict[str, Path],
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    batch: int = 1,
+    prompt: int = 512,
+    new_tokens: int = 32,
+    repeats: int = 5,
+    trust_remote_code: bool = False,
+    semi_structured: bool = False,
+) -> dict[str, Speed]:
+    """Measure models, all of them in memory, turn by turn, so that a machine that slows down meanwhile slows all alike.
+
+    folders: label -> folder. dtype: to compute in, None for each checkpoint's own. One repeat reads `batch` prompts of
+    `prompt` random tokens, the same for all models, and then makes `new_tokens` more of each, the likeliest one every time,
+    from the cache of keys and values; a token that ends a text does not end this. The first repeat is a warm-up and does
+    not count. What is run is `AutoModelForCausalLM.from_pretrained`, and of a prompt only the last position's logits are
+    made, as `generate` does.
+
+    semi_structured: measure each model that has 2:4 linears once more, right after itself, with these held as torch's
+    semi-structured tensors; what it shares with itself is in memory once.
+
+    Raises LangpruneError for what `Checkpoint` and `read_config` refuse, numbers below 1, more tokens than a model's
+    context, a model that does not load, and models that do not fit in memory together.
+    """
+    device = torch.device(device)
+    configs = {label: read_config(each, trust_remote_code=trust_remote_code) for label, each in folders.items()}
+    _check_numbers(configs, {"batch": batch, "prompt": prompt, "new tokens": new_tokens, "repeats": repeats})
+    sizes = {label: weight_bytes(each, dtype) for label, each in folders.items()}
+    check_memory(sizes, device)
+    for label, size in sizes.items():  # each is read into the memory of the CPU, and moved from there
+        check_memory({label: size}, torch.device("cpu"))
+    vocabulary = min((config.get_text_config().vocab_size for config in configs.values()), default=1)
+    ids = torch.randint(0, vocabulary, (batch, prompt), generator=torch.Generator().manual_seed(0)).to(device)
+    runs = []
+    for label, folder in folders.items():
+        model = load_whole(folder, device, dtype, trust=trust_remote_code)
+        runs.append(_Run(label, folder, model))
+        if semi_structured:
+            with kernel_errors(label):
+                twin = semi_structured_twin(model)
+                if twin:
+                    timed_run(twin.model, ids, 1)  # what the kernels refuse is known before anything is measured
+                    name = f"{label}, {twin.converted} of {twin.linears} linears semi-structured"
+                    runs.append(_Run(name, folder, twin.model, (twin.converted, twin.linears)))
+    for _ in range(1 + repeats):
+        for run in runs:
+            run.seconds.append(timed_run(run.model, ids, new_tokens)[1])
+    return {
+        run.label: Speed(
+            parameters=sum(parameter.numel() for parameter in run.model.parameters()),
+            weight_bytes=sum(held_bytes(parameter) for parameter in run.model.parameters()),
+            file_bytes=sum((run.folder / file).stat().st_size for file in weight_files(run.folder)),
+            dtype=str(run.model.dtype).removeprefix("torch."),
+            device=device.type,
+            batch=batch,
+            prompt=prompt,
+            new_tokens=new_tokens,
+            prefill_seconds=tuple(prefill for prefill, _ in run.seconds[1:]),
+            decode_seconds=tuple(decode for _, decode in run.seconds[1:]),
+            semi_structured=run.semi_structured,
+        )
+        for run in runs
+    }
+
+
+def _check_numbers(configs: dict[str, Any], numbers: dict[str, int]) -> None:
+    """Raise LangpruneError for numbers below 1, and more tokens than the context of a model."""
+    for name, number in numbers.items():
+        if number < 1:
+            raise LangpruneError(f"{number} {name} leaves nothing to measure: give 1 or more")
+    prompt, new_tokens = numbers["prompt"], numbers["new tokens"]
+    for label, config in configs.items():
+        context = context_of(config)
+        if context and prompt + new_tokens > context:
+            raise LangpruneError(
+                f"{prompt} tokens and {new_tokens} new ones are more than the context of {label}, {context}: ask for fewer"
+            )
+
+
+def speed_rows(speeds: dict[str, Speed]) -> list[dict[str, Any]]:
+    """Return one row per model, ready for JSON.
+
+    The factors are how many times as fast as the first model it is, the median over repeats: the two turns of one repeat
+    were taken side by side, and share what else the machine was doing.
+    """
+    rows, first = [], None
+    for label, speed in speeds.items():
+        first = first or speed
+        rows.append(
+            {
+                "model": label,
+                "parameters": speed.parameters,
+                "weight_bytes": speed.weight_bytes,
+                "file_bytes": speed.file_bytes,
+                "prefill": speed.prefill,
+                "prefill_factor": _factor(first.prefill_seconds, speed.prefill_seconds),
+                "decode": speed.decode,
+                "decode_factor": _factor(first.decode_seconds, speed.decode_seconds),
+                "dtype": speed.dtype,
+                "device": speed.device,
+                "batch": speed.batch,
+                "prompt": speed.prompt,
+                "new_tokens": speed.new_tokens,
+                "semi_structured": speed.semi_structured
+                and dict(zip(("converted", "linears"), speed.semi_structured, strict=True)),
+                "prefill_seconds": list(speed.prefill_seconds),
+                "decode_seconds": list(speed.decode_seconds),
+            }
+        )
+    return rows
+
+
+def _factor(first: tuple[float, ...], seconds: tuple[float, ...]) -> float:
+    return median(a / b for a, b in zip(first, seconds, strict=True))
+
+
+def timed_run(
+    model: Any,  # noqa: ANN401 - transformers is untyped
+    ids: Tensor,  # int64 [b, p], on the model's device
+    new_tokens: int,
+) -> tuple[Tensor, tuple[float, float]]:  # int64 [b, 1 + new_tokens]; seconds
+    """Read prompts and go on from them; return what was made, and the seconds of reading and of making.
+
+    Reading gives the first token after the prompts; each step that follows reads one and gives the next.
+    """
+    only_last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    made = []
+    with torch.inference_mode():
+        begun = _now(ids.device)
+        output = model(input_ids=ids, use_cache=True, **only_last)
+        made.append(output.logits[:, -1:].argmax(-1))
+        read = _now(ids.device)
+        for _ in range(new_tokens):
+            output = model(input_ids=made[-1], past_key_values=output.past_key_values, use_cache=True)
+            made.append(output.logits[:, -1:].argmax(-1))
+        done = _now(ids.device)
+    return torch.cat(made, dim=1), (read - begun, done - read)
+
+
+def _now(device: torch.device) -> float:
+    """Return the time once the device has done all that it was told to."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()

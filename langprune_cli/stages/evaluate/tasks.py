@@ -1,0 +1,127 @@
+"""Benchmark tasks of EleutherAI's lm-evaluation-harness, run on models as they lie on disk: `eval --tasks`."""
+
+import gc
+import hashlib
+import logging
+import math
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModelForCausalLM
+
+from langprune_cli.errors import LangpruneError, UsageError, near_matches
+from langprune_cli.models.model_files import tokenizer_digest
+from langprune_cli.store.written import Written
+from langprune_cli.streaming.opened import OpenedModel
+
+Row = dict[str, Any]
+
+# HFLM pads a batch; one by one a task's figures do not depend on what else is in the batch, nor on the machine's memory.
+_BATCH = 1
+
+
+def check_tasks(names: Sequence[str]) -> None:
+    """Raise LangpruneError where the harness is not installed, and UsageError for a task that it does not know."""
+    harness_version()
+    builtin = [name for name in names if not _is_file(name)]
+    if not builtin:
+        return
+    from lm_eval.tasks import TaskManager  # noqa: PLC0415 - optional, and takes seconds
+
+    with redirect_stdout(sys.stderr):
+        known = TaskManager().all_tasks
+    for name in builtin:
+        if name not in known:
+            raise UsageError(
+                f"lm-evaluation-harness {harness_version()} has no task {name!r} ({near_matches(name, known)}): "
+                "name one of its own, or the .yaml file of yours"
+            )
+
+
+def harness_version() -> str:
+    """Return the version of the harness; raises LangpruneError where it is not installed."""
+    try:
+        return version("lm_eval")
+    except PackageNotFoundError as error:
+        raise LangpruneError(
+            "--tasks needs lm-evaluation-harness: pip install '.[harness]' from the root of a clone"
+        ) from error
+
+
+def tasks_identity(models: Sequence[OpenedModel], names: Sequence[str]) -> Row:
+    """Return what decides the results: checkpoints, tokenizers, dtypes, tasks, and the harness that defines these."""
+    return {
+        "models": [
+            {
+                "model_digest": model.digest,
+                "tokenizer": tokenizer_digest(model.location.folder),
+                "dtype": str(model.streamed.dtype).removeprefix("torch."),
+            }
+            for model in models
+        ],
+        "names": [hashlib.sha256(Path(name).read_bytes()).hexdigest() if _is_file(name) else name for name in names],
+        "harness": harness_version(),
+    }
+
+
+def run_tasks(model: OpenedModel, names: Sequence[str]) -> list[Row]:
+    """Return a row for each task and metric, groups of tasks after their own.
+
+    The model is loaded whole, by transformers. Examples in the prompt and their number are the tasks' own; seeds are the
+    harness's. Raises LangpruneError where a task cannot be run, such as for data that is not there.
+    """
+    from lm_eval import simple_evaluate  # noqa: PLC0415 - optional, and takes seconds
+    from lm_eval.models.huggingface import HFLM  # noqa: PLC0415
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    device, compute = model.streamed.device, model.compute
+    try:
+        with redirect_stdout(sys.stderr):  # results of ours go to stdout, and nothing else
+            Written(model.location.folder).check_all()
+            loaded = AutoModelForCausalLM.from_pretrained(
+                model.location.folder, dtype=model.streamed.dtype, trust_remote_code=compute.trust_remote_code
+            )
+            adapter = HFLM(pretrained=loaded.to(device).eval(), tokenizer=model.tokenizer, batch_size=_BATCH)
+            results: Any = simple_evaluate(model=adapter, tasks=list(names), log_samples=False)
+    except (LangpruneError, MemoryError):
+        raise
+    except Exception as error:  # tasks run code of their own, and fail in ways of their own
+        raise LangpruneError(
+            f"lm-evaluation-harness could not run {', '.join(names)} on {model.label}: {error}"
+        ) from error
+    finally:
+        loaded = adapter = None
+        gc.collect()  # the next model is loaded whole too
+    return _rows(model, results)
+
+
+def _rows(model: OpenedModel, results: Row) -> list[Row]:
+    """Return the harness's {"acc,none": value, "acc_stderr,none": error} of each task as rows."""
+    rows = []
+    for task, figures in results["results"].items():
+        for key, value in figures.items():
+            metric, comma, filtered = key.partition(",")
+            if comma and not metric.endswith("_stderr"):
+                error = figures.get(f"{metric}_stderr,{filtered}")
+                rows.append(
+                    {
+                        "model": model.label,
+                        "task": task,
+                        "metric": metric,
+                        "filter": filtered,
+                        "value": value if isinstance(value, (int, float)) and math.isfinite(value) else None,
+                        "stderr": error if isinstance(error, float) else None,  # else "N/A"
+                        "examples": results["n-samples"].get(task, {}).get("effective"),
+                        "shots": results["n-shot"].get(task),
+                        "higher_is_better": results["higher_is_better"].get(task, {}).get(metric),
+                    }
+                )
+    return rows
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml")) and Path(name).is_file()

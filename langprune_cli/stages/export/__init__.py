@@ -1,0 +1,1 @@
+"""Stage 6, `export`: a folder to share, its model card, GGUF, the hub."""

@@ -1,0 +1,35 @@
+"""What a pruned model was made from, model by model."""
+
+from collections.abc import Sequence
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.store.artifact import Artifact
+from langprune_cli.store.workspace import Workspace
+from langprune_cli.streaming.opened import DEMO, model_artifact
+
+
+def lineage(workspace: Workspace, model: Artifact) -> list[Artifact]:
+    """Return a pruned model, the one that it was made from where the workspace has that too, and so on.
+
+    Names are followed, and a name can come to mean another model, or the very one that it stands in: each model comes once.
+    """
+    found = {model.folder.resolve(): model}
+    while base := model_artifact(workspace, _base_name(model)):
+        if base.folder.resolve() in found:
+            break
+        found[base.folder.resolve()] = model = base
+    return list(found.values())
+
+
+def _base_name(model: Artifact) -> str:
+    return (model.manifest.about.get("model") or {}).get("name") or DEMO
+
+
+def check_own_base(workspace: Workspace, chain: Sequence[Artifact]) -> None:
+    """Raise LangpruneError where the first model of a lineage is named like one that was made from it."""
+    name = _base_name(chain[-1])
+    if model_artifact(workspace, name):
+        raise LangpruneError(
+            f"model {chain[-1].name} was made from {name}, and models/{name} is now made from it, or is it itself: name the "
+            "dense model with --model as well"
+        )

@@ -1,0 +1,187 @@
+"""Stage 3, `mask`: choose the weights that stay, one bit each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from langprune_cli.errors import LangpruneError, UsageError
+from langprune_cli.numerics.packing import unpack_mask
+from langprune_cli.numerics.patterns import Pattern
+from langprune_cli.numerics.values import count_true
+from langprune_cli.stages.solving.allocating import block_patterns, chosen_allocation
+from langprune_cli.stages.solving.choosing import Chooser
+from langprune_cli.stages.solving.unit_choosing import AnyChooser
+from langprune_cli.stages.statistics.experts import without_statistics
+from langprune_cli.stages.statistics.parts import block_part, fitting
+from langprune_cli.stages.statistics.sites import block_sites, block_stats, calibration_text, named, needed_stats
+from langprune_cli.stages.structured.keep_masks import BlockMasks
+from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
+from langprune_cli.store.files import need_space
+from langprune_cli.store.workspace import Workspace
+from langprune_cli.streaming.opened import OpenedModel, check_same_model
+
+
+@dataclass(frozen=True)
+class MaskSource:
+    """What the scores come from: statistics, or a scores artifact, which was made from the same."""
+
+    stats: Artifact | None
+    scores: Artifact | None = None
+    allocation_stats: Artifact | None = None  # of the dense model, where `stats` are not; None: `stats`
+
+
+def source_of_scores(workspace: Workspace, scores: Artifact) -> MaskSource:
+    """Return the source that a scores artifact stands for; the statistics themselves need not be there any more."""
+    key = scores.manifest.inputs["stats"]
+    return MaskSource(workspace.by_key("stats", key) if key else None, scores)
+
+
+def mask(
+    workspace: Workspace,
+    model: OpenedModel,
+    source: MaskSource,
+    chooser: AnyChooser,
+    reporter: Reporter,
+    *,
+    name: str | None = None,
+    force: bool = False,
+) -> Outcome:
+    """Write the keep mask of every prunable linear, packed to bits, one part per block.
+
+    A mask from scores has the same key as one from the statistics that the scores were made from: they are the same. Not
+    so for a joint method, whose own choice depends on the choices before it.
+    Raises UsageError and LangpruneError as `needed_stats` and `block_sites` do, and when nothing is left to prune.
+    """
+    source = _settled(source, chooser, model)
+    stats_name = source.stats.name if source.stats else None
+    stats_key, text = source.stats.key if source.stats else None, calibration_text(source.stats)
+    if source.scores:
+        stats_key, known = source.scores.manifest.inputs["stats"], source.scores.manifest.about
+        stats_name, text = known.get("stats"), known.get("text")
+    recipe = mask_recipe(
+        model,
+        chooser,
+        stats_key=stats_key,
+        allocation_key=source.allocation_stats.key if source.allocation_stats else None,
+        about={"stats": stats_name, "text": text},
+        of_scores=source.scores is not None,
+    )
+
+    def make(writer: ArtifactWriter) -> Artifact:
+        shapes = prunable_shapes(model, chooser)
+        need_space(writer.folder, _packed_bytes(shapes))
+        patterns = block_patterns(writer, model, chooser, source.allocation_stats or source.stats, reporter)
+        reporter.begin(f"mask {writer.folder.name}", len(patterns), 0)
+        for index, pattern in enumerate(patterns):
+            if not writer.has(block_part(index)):
+                found = BlockMasks(index)
+                linears = chooser.linears(model, index)
+                if source.scores and isinstance(chooser, Chooser):
+                    scores = source.scores.tensors(block_part(index))
+                    for linear in linears:
+                        name, shape = linear.name, model.streamed.shape(linear)
+                        of = fitting(source.scores, block_part(index), scores, name, torch.float32, shape)
+                        found.keep[name] = chooser.of_scores(of, pattern)
+                else:
+                    known = block_stats(source.stats, model, index)
+                    for site in block_sites(model, linears, known, chooser.settings.solving):
+                        with named(site.name):
+                            keep = chooser.choose(model, index, site, pattern)[0]
+                        masks = {linear.name: part for linear, part in site.split(keep)}
+                        found.add(site.name, masks, site.site.damping_used)
+                found.write(writer)
+            reporter.tick(index, 0)
+        reporter.end()
+        few = without_statistics(source.stats, chooser.settings.solving, reporter)
+        return writer.finish(**mask_summary(writer, shapes, patterns), **few)
+
+    default = f"{stats_name}-{chooser.label}" if stats_name else chooser.label
+    to = Destination(workspace, default, name, force=force)
+    whole_rows = isinstance(chooser, Chooser)  # of units one row stands for all
+    return run_stage(recipe, to, make, (lambda: _packed_bytes(prunable_shapes(model, chooser))) if whole_rows else None)
+
+
+def _packed_bytes(shapes: dict[str, tuple[int, int]]) -> int:
+    return sum(o * -(-i // 8) for o, i in shapes.values())
+
+
+def _settled(source: MaskSource, chooser: AnyChooser, model: OpenedModel) -> MaskSource:
+    """Return the source with the statistics that are used, and no others; raises LangpruneError for what does not fit."""
+    allocation = chosen_allocation(chooser)
+    if source.scores:
+        check_same_model(source.scores, model)
+        if not isinstance(chooser, Chooser):
+            raise UsageError("--scores are of single weights: give --stats for patterns of channels and groups")
+        if chooser.settings.refinement or chooser.settings.allocation != "uniform":
+            raise UsageError("--refine and --allocation work on statistics, not on scores: give --stats and --method")
+        return source
+    stats = needed_stats(chooser.needs, chooser.what, source.stats, model)
+    others = source.allocation_stats or source.stats
+    spread_by = needed_stats(allocation.needs, f"--allocation {allocation.name}", others, model)
+    return replace(source, stats=stats, allocation_stats=None if spread_by is stats else spread_by)
+
+
+def mask_recipe(
+    model: OpenedModel,
+    chooser: AnyChooser,
+    *,
+    stats_key: str | None,
+    allocation_key: str | None,
+    about: dict[str, object],
+    of_scores: bool = False,
+) -> Recipe:
+    """Return the recipe of a mask; allocation_key: of other statistics than `stats_key`, which decide the allocation."""
+    return Recipe(
+        "masks",
+        inputs={
+            "model": model.digest,
+            "stats": stats_key,
+            **({"allocation_stats": allocation_key} if allocation_key else {}),
+        },
+        params=chooser.params() | ({"adaptive": False} if of_scores and _is_joint(chooser) else {}),
+        about={"model": model.about, **about, **chooser.about()},
+        environment=model.environment(),
+    )
+
+
+def _is_joint(chooser: AnyChooser) -> bool:
+    return isinstance(chooser, Chooser) and chooser.method.solve is not None
+
+
+def prunable_shapes(model: OpenedModel, chooser: AnyChooser) -> dict[str, tuple[int, int]]:
+    """Return (out, in) of every linear that is to be pruned; raises LangpruneError when there is none."""
+    linears = [linear for index in range(len(model.streamed.blocks)) for linear in chooser.linears(model, index)]
+    if not linears:
+        raise LangpruneError(f"--exclude {chooser.settings.exclude!r} leaves nothing to prune: give a narrower pattern")
+    return {linear.name: model.streamed.shape(linear) for linear in linears}
+
+
+def dense_tails(shapes: dict[str, tuple[int, int]], pattern: Pattern) -> dict[str, int]:
+    """Return how many last columns stay dense in the linears whose width M does not divide."""
+    return {name: pattern.tail(columns) for name, (_, columns) in shapes.items() if pattern.tail(columns)}
+
+
+def mask_summary(
+    writer: ArtifactWriter, shapes: dict[str, tuple[int, int]], patterns: Sequence[Pattern]
+) -> dict[str, object]:
+    """Count what the finished parts say, resumed ones included."""
+    artifact = Artifact(writer.folder, writer.manifest)
+    kept = 0
+    damping: dict[str, float] = {}
+    for index in range(len(patterns)):
+        masks, record = artifact.tensors_and_record(block_part(index))
+        for name, packed in masks.items():
+            rows, columns = shapes[name]
+            kept += count_true(unpack_mask(packed, columns)) * (rows // len(packed))  # one row stands for all
+        damping |= record.get("damping", {})
+    weights = sum(o * i for o, i in shapes.values())
+    asked = artifact.manifest.params.get("damping", 0.0)
+    return {
+        "weights": weights,
+        "removed": weights - kept,
+        "linears": len(shapes),
+        "dense_tail_columns": dense_tails(shapes, patterns[0]),
+        **({"more_damping": more} if (more := {site: used for site, used in damping.items() if used > asked}) else {}),
+    }

@@ -1,0 +1,100 @@
+"""`mask --pattern vocab`: which tokens stay, by how often each occurs in the user's languages."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from langprune_cli.models.model_files import CONFIG, tokenizer_digest
+from langprune_cli.models.vocabulary_rows import VocabularyRows
+from langprune_cli.stages.calibrate.token_counts import needed_token_counts, read_token_counts
+from langprune_cli.stages.statistics.parts import GENERATION_CONFIG, VOCABULARY_PART
+from langprune_cli.stages.structured.structures import VOCABULARY
+from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.building import Destination, Outcome, run_stage
+from langprune_cli.store.files import disk_errors
+from langprune_cli.store.workspace import Workspace
+from langprune_cli.streaming.opened import OpenedModel, OpenedTokenizer
+from langprune_cli.tokens.choice import VocabularyChoice, VocabularyTarget, choose_vocabulary, ids_in
+from langprune_cli.tokens.kept_text import VERSION, frame_ids, kept_ids
+from langprune_cli.tokens.tokenizer_files import ids_named_in
+from langprune_cli.tokens.vocabulary import Vocabulary
+
+
+def mask_vocabulary(
+    workspace: Workspace,
+    model: OpenedModel,
+    stats: Artifact | None,
+    target: VocabularyTarget,
+    show: Callable[[VocabularyChoice], None],
+    *,
+    name: str | None = None,
+    force: bool = False,
+) -> Outcome:
+    """Write which tokens stay. show: is told of the choice, what it covers and what is lost, before anything is written.
+
+    Raises UsageError for a size below what has to stay, LangpruneError for statistics that are no counts or another
+    tokenizer's, and for tokenizers and families whose vocabulary cannot be trimmed.
+    """
+    stats = needed_token_counts(f"--pattern {VOCABULARY}", stats, model.location)
+    rows = VocabularyRows(model.streamed, ())
+    rows.names  # noqa: B018 - a family that cannot be trimmed is refused now
+    recipe = Recipe(
+        "masks",
+        inputs={"model": model.digest, "stats": stats.key, "tokenizer": tokenizer_digest(model.location.folder)},
+        params={
+            "method": "frequency",
+            "pattern": VOCABULARY,
+            "sparsity": 0.0,
+            "exclude": None,
+            **({"coverage": target.coverage} if target.size is None else {"vocab_size": target.size}),
+            "round_to": target.round_to,
+            **({"keep_chat": VERSION} if target.keep_chat else {}),
+        },
+        about={
+            "model": model.about,
+            "stats": stats.name,
+            # Counts of several texts name each of them instead of one language.
+            "text": stats.manifest.inputs.get("text", {}) | stats.manifest.about["text"],
+        },
+        environment=model.environment(),
+    )
+
+    def make(writer: ArtifactWriter) -> Artifact:
+        choice = vocabulary_of(model, stats, target, rows.rows)
+        show(choice)
+        writer.write_tensors(VOCABULARY_PART, {"stay": torch.tensor(choice.stay)})
+        streamed = model.streamed
+        weights = sum(map(streamed.checkpoint.elements, rows.names))
+        return writer.finish(
+            weights=weights,
+            removed=weights // rows.rows * (rows.rows - len(choice.stay)),
+            linears=0,
+            dense_tail_columns={},
+            vocabulary=choice.record(),
+        )
+
+    return run_stage(recipe, Destination(workspace, f"{stats.name}-{VOCABULARY}", name, force=force), make)
+
+
+def vocabulary_of(
+    model: OpenedModel | OpenedTokenizer, stats: Artifact, target: VocabularyTarget, rows: int
+) -> VocabularyChoice:
+    """Return which of a model's `rows` tokens stay; raises as `choose_vocabulary` does.
+
+    Ids stay that the model's files name, and those that its chat template writes; those of chats, Markdown and code as
+    the target says.
+    """
+    folder = model.location.folder
+    always = set(ids_named_in(folder)) | frame_ids(model.tokenizer)
+    for file in (CONFIG, GENERATION_CONFIG):
+        always |= ids_in(json.loads(_bytes_of(folder / file)))
+    vocabulary = Vocabulary.opened(model.tokenizer)
+    chat = kept_ids(model.tokenizer, vocabulary) if target.keep_chat else None
+    return choose_vocabulary(vocabulary, read_token_counts(stats), target, always=always, chat=chat, rows=rows)
+
+
+def _bytes_of(path: Path) -> bytes:
+    with disk_errors(path, reading=True):
+        return path.read_bytes() if path.is_file() else b"{}"

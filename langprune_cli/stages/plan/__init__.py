@@ -1,0 +1,1 @@
+"""`plan`: what a pruning would leave and take, from a configuration alone."""

@@ -1,0 +1,270 @@
+"""`plan`: what a pruning would leave, from a model's configuration alone."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from langprune_cli.defaults import NSAMPLES
+from langprune_cli.errors import UsageError
+from langprune_cli.location.config_only import locate_config
+from langprune_cli.location.location import ModelLocation
+from langprune_cli.models.families import Axis, Kind, axes_of, kinds_of
+from langprune_cli.models.model_files import CONFIG
+from langprune_cli.models.narrowing import Narrowing, opened_as
+from langprune_cli.models.skeleton import build_skeleton, context_of, find_blocks, read_config, stated_dtype
+from langprune_cli.models.vocabulary_rows import with_vocab_size
+from langprune_cli.numerics.patterns import Pattern, parse_pattern, prune_count
+from langprune_cli.stages.plan.cost import Costs, costs, token_costs
+from langprune_cli.stages.plan.memory import Peaks, linear_shapes, peaks
+from langprune_cli.stages.structured.depth import blocks_that_stay
+from langprune_cli.stages.structured.structures import (
+    DOWN,
+    VOCABULARY,
+    Rounding,
+    Structure,
+    parse_structures,
+    split_patterns,
+)
+from langprune_cli.stages.structured.without_blocks import check_shapes
+from langprune_cli.store.workspace import Workspace
+from langprune_cli.streaming.opened import Compute, ModelChoice, model_artifact, window_length
+from langprune_cli.tokens.choice import ids_in, replace_ids
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be removed."""
+
+    structures: tuple[Structure, ...]
+    pattern: Pattern | None = None  # of single weights, where those go too
+    rounding: Rounding = DOWN
+    tokens: int | None = None  # that stay; None: all
+    chat: int | None = None  # of these, for chats, Markdown and code alone; None: not known, or none asked for
+
+
+@dataclass(frozen=True)
+class AxisPlan:
+    """What one pattern leaves."""
+
+    pattern: str
+    unit: str  # what is counted
+    before: int
+    after: int
+
+    @property
+    def removed(self) -> float:
+        """Return the fraction removed."""
+        return 1 - self.after / self.before if self.before else 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a pruning would leave, and what it takes."""
+
+    model: str
+    parameters_before: int
+    parameters_after: int
+    zeros: int  # of those that stay
+    dtype: torch.dtype  # of the checkpoint
+    peaks: Peaks  # of memory
+    windows: int  # that go through the model; 0 where tokens alone leave
+    seqlen: int
+    axes: tuple[AxisPlan, ...]
+    logits_bytes: tuple[int, int]  # float32, of one window: before, after
+    costs: Costs
+    chat: tuple[int, int] | None = None  # tokens that stay only for chats, Markdown and code, and their bytes on disk
+
+    @property
+    def pruning_rate(self) -> float:
+        """Return the fraction of all parameters that is no longer there; zeros are."""
+        return 1 - self.parameters_after / self.parameters_before
+
+    @property
+    def disk_bytes(self) -> int:
+        """Return the size of the weights afterwards; zeros take as much room as other weights."""
+        return self.parameters_after * self.dtype.itemsize
+
+    @property
+    def disk_bytes_before(self) -> int:
+        """Return the size of the weights as they are."""
+        return self.parameters_before * self.dtype.itemsize
+
+    def document(self) -> dict[str, Any]:
+        """Return the plan as --json shows it."""
+        axes = [
+            {"pattern": each.pattern, "unit": each.unit, "before": each.before, "after": each.after,
+             "removed": each.removed}
+            for each in self.axes
+        ]  # fmt: skip
+        return {
+            "schema": 1,
+            "kind": "plan",
+            "model": self.model,
+            "parameters_before": self.parameters_before,
+            "parameters_after": self.parameters_after,
+            "pruning_rate": self.pruning_rate,
+            "zeros": self.zeros,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "disk_bytes": self.disk_bytes,
+            "disk_bytes_before": self.disk_bytes_before,
+            "peak_ram_bytes": self.peaks.cpu,
+            "peak_device_bytes": self.peaks.device,
+            "windows": self.windows,
+            "seqlen": self.seqlen,
+            "logits_bytes_before": self.logits_bytes[0],
+            "logits_bytes": self.logits_bytes[1],
+            **({} if self.chat is None else {"chat_tokens": self.chat[0], "chat_bytes": self.chat[1]}),
+            "axes": axes,
+            "costs": self.costs.document(),
+        }
+
+
+def read_patterns(texts: Sequence[str], sparsity: float | None, rounding: Rounding = DOWN) -> Asked:
+    """Read --pattern options such as `channels`, `kv-groups:0.125`, `blocks:0.1`, `unstructured` and `2:4`.
+
+    `sparsity` is the share of parts that carry none, and of single weights.
+    Raises UsageError for patterns that are unknown or do not go together, LangpruneError for shares out of range.
+    """
+    structured, single = split_patterns(texts)
+    if len(single) > 1:
+        raise UsageError(f"--pattern {' and --pattern '.join(single)} are both about single weights: give one of them")
+    structures = parse_structures(structured, None if single else sparsity)
+    if not texts and sparsity is not None:
+        raise UsageError(f"--sparsity {sparsity:g} has no use where tokens alone leave: leave it out")
+    if not any(each.kind == "channels" for each in structures) and (rounding.to is not None or rounding.nearest):
+        option = "--round nearest" if rounding.to is None else f"--round-to {rounding.to}"
+        raise UsageError(f"{option} is about channels: add --pattern channels, or leave it out")
+    return Asked(structures, parse_pattern(single[0], sparsity) if single else None, rounding)
+
+
+def find_config(workspace: Workspace, choice: ModelChoice, compute: Compute) -> ModelLocation:
+    """Return where the configuration of a model lies: an artifact's name, or what `locate_config` takes.
+
+    Raises LangpruneError as `locate_config` does.
+    """
+    artifact = model_artifact(workspace, choice.name)
+    if artifact:
+        return ModelLocation(artifact.folder, artifact.name, None, "folder")
+    return locate_config(
+        choice.name, revision=choice.revision, cache_dir=compute.cache_dir, with_code=compute.trust_remote_code
+    )
+
+
+def plan(
+    location: ModelLocation,
+    asked: Asked,
+    *,
+    windows: int = NSAMPLES,
+    seqlen: int | None = None,  # None: 2048, or the model's context where that is shorter
+    trust_remote_code: bool = False,
+) -> Plan:
+    """Count what a pruning would leave: the modules are built without weights, as they are and as they would be.
+
+    Which blocks would go is not known yet, and does not matter where all are alike: the last ones are counted as gone.
+    Raises LangpruneError as `read_config` and `axis_of` do, and where nothing would stay.
+    """
+    config = read_config(location.folder, trust_remote_code=trust_remote_code)
+    dtype = stated_dtype(config) or torch.bfloat16
+    build = _Builder(dtype, trust_remote_code=trust_remote_code)
+    model = build(config)
+    prefix, blocks = find_blocks(model)
+    layers = len(blocks)
+    kept: dict[Kind, int] = {}
+    axes: tuple[Axis, ...] = ()
+    stay, found = layers, []
+    for structure in asked.structures:
+        if structure.kind == "blocks":
+            stay = blocks_that_stay(layers, structure.sparsity)
+            last = tuple(range(layers - stay, layers))
+            without = Narrowing((), {}, last, prefix).config(_raw(location), config)
+            check_shapes(model, build(opened_as(config, without)), last)
+            found.append(AxisPlan("blocks", "blocks", layers, stay))
+        else:
+            here = axes_of(config, kinds_of(config, structure.kind))
+            axes += here
+            for axis in {axis.kind: axis for axis in here}.values():
+                kept[axis.kind] = asked.rounding.kept(structure, axis)
+                found.append(AxisPlan(structure.kind, _per(axis.kind), axis.units, kept[axis.kind]))
+    rows: int = config.get_text_config().vocab_size
+    tokens = rows if asked.tokens is None else min(rows, asked.tokens)
+    if asked.tokens is not None:
+        found.append(AxisPlan(VOCABULARY, "tokens", rows, tokens))
+    smaller = model
+    if found:
+        narrowed = Narrowing(axes, kept, tuple(range(stay)), prefix).config(_raw(location), config)
+        if tokens < rows:
+            narrowed = with_vocab_size(narrowed, config, tokens)
+            replace_ids(narrowed, dict.fromkeys(ids_in(narrowed), 0))  # what they become is not known yet
+        smaller = build(opened_as(config, narrowed))
+    zeros = 0
+    if asked.pattern:
+        weights, zeros = _zeros(smaller, asked.pattern)
+        found.append(AxisPlan(str(asked.pattern), "weights of linears, not zero", weights, weights - zeros))
+    if (
+        not asked.structures and not asked.pattern
+    ):  # tokens are counted by the tokenizer: no window goes through the model
+        windows = 0
+    context = context_of(config)
+    length = window_length(seqlen, context, location.label)
+    taken = costs(model, smaller, windows, length) if windows else token_costs(smaller, rows, tokens)
+    memory = peaks(model, windows, length, blocks_leave=stay < layers)
+    return Plan(
+        location.id, _count(model), _count(smaller), zeros, dtype, memory, windows,
+        length, tuple(found), (4 * length * rows, 4 * length * tokens), taken,
+        None if asked.chat is None else (asked.chat, asked.chat * _row_bytes(model, rows, dtype)),
+    )  # fmt: skip
+
+
+def _per(kind: Kind) -> str:
+    """Return what a number of units counts: channels per block, or per expert of it."""
+    return "channels per expert" if kind == "expert-channels" else f"{kind} per block"
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """Builds skeletons of which not even the buffers are in memory."""
+
+    dtype: torch.dtype
+    trust_remote_code: bool
+
+    def __call__(self, config: Any) -> Any:  # noqa: ANN401 - transformers is untyped
+        with torch.device("meta"):
+            return build_skeleton(config, self.dtype, trust_remote_code=self.trust_remote_code)
+
+
+def _raw(location: ModelLocation) -> dict[str, Any]:
+    raw: dict[str, Any] = json.loads((location.folder / CONFIG).read_bytes())
+    return raw
+
+
+def _count(model: torch.nn.Module) -> int:
+    """Return the number of parameters; tied ones count once, as they are stored once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _row_bytes(model: Any, rows: int, dtype: torch.dtype) -> int:  # noqa: ANN401 - transformers is untyped
+    """Return what a token takes on disk: its row of the embedding, and of a head that is not tied to it."""
+    tables = [each for each in (model.get_input_embeddings(), model.get_output_embeddings()) if each is not None]
+    unique = {id(weight): weight for each in tables for weight in each.parameters()}
+    elements: int = sum(weight.numel() for weight in unique.values())
+    return elements // rows * dtype.itemsize
+
+
+def _zeros(model: torch.nn.Module, pattern: Pattern) -> tuple[int, int]:
+    """Return how many weights the linears of all blocks have, and how many of them a pattern would make zero.
+
+    Columns beyond the last whole group of M stay dense; the rest is exact for N:M, and within one weight a row else.
+    """
+    weights = zeros = 0
+    for block in find_blocks(model)[1]:
+        for rows, columns in (shape for _, shapes in linear_shapes(block) for shape in shapes):
+            weights += rows * columns
+            if pattern.keep_of:
+                n, m = pattern.keep_of
+                zeros += rows * (columns // m) * (m - n)
+            else:
+                zeros += prune_count(rows * columns, pattern.sparsity)
+    return weights, zeros

@@ -1,0 +1,210 @@
+"""The walk of blockwise tuning through both models, and the shards that are written on the way."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.models.checkpoint import Checkpoint
+from langprune_cli.models.streamed import Block
+from langprune_cli.stages.apply.model_writing import ModelWriter
+from langprune_cli.stages.recover.block_tuning import (
+    Lesson,
+    TunableStates,
+    TunedBlock,
+    TuneSettings,
+    held_out,
+    tune_block,
+)
+from langprune_cli.stages.solving.updating import Pruned, Updated
+from langprune_cli.stages.structured.cut import sizes
+from langprune_cli.store.artifact import Artifact, ArtifactWriter
+from langprune_cli.store.building import Reporter
+from langprune_cli.store.files import disk_errors, need_space, readable_json
+from langprune_cli.streaming.opened import OpenedModel
+from langprune_cli.types import Windows
+
+TUNING_PART = "tuning.json"  # what tuning did to each block
+
+
+class Tuning:
+    """One run, which goes on from the blocks that are on disk: each in a part of its own until its shard is written."""
+
+    def __init__(
+        self,
+        writer: ArtifactWriter,
+        dense: OpenedModel,
+        pruned: OpenedModel,
+        windows: Windows,
+        settings: TuneSettings,
+        stayed: Sequence[int],
+        reporter: Reporter,
+    ) -> None:
+        self._writer = writer
+        self._dense = dense.streamed
+        self._pruned = pruned.streamed
+        self._windows = windows
+        self._settings = settings
+        # The last dense block before the next one that stayed.
+        self._imitated = [*(index - 1 for index in stayed[1:]), len(dense.streamed.blocks) - 1]
+        self._reporter = reporter
+        self._target = ModelWriter(writer, pruned, settings.max_shard_bytes)
+        self._shards = {name: shard.file for shard in self._target.shards for name in shard.entries}
+        self._known: dict[int, dict[str, Any]] = {}  # what tuning did, by block
+        if writer.has(TUNING_PART):
+            self._known = {each["block"]: each for each in read_tuned(Artifact(writer.folder, writer.manifest))}
+
+    def run(self) -> Artifact:
+        """Tune the blocks that are not tuned yet, and write the shards as their blocks are done."""
+        largest = max(shard.size for shard in self._target.shards)
+        need_space(self._writer.folder, sum(shard.size for shard in self._target.todo()) + largest)
+        what, blocks = self._writer.folder.name, range(self._target.blocks)
+        if done := sum(map(self._is_done, blocks)):
+            self._reporter.note(f"Going on with {what}: {done} of {len(blocks)} blocks are done.")
+        self._reporter.begin(f"tune {what}", len(blocks), 0)
+        self._walk = self._walked()
+        self._target.write(self._new_weights, lambda _: None)
+        while not all(map(self._is_done, blocks)):  # what the shards on disk did not ask for
+            next(self._walk)
+        self._reporter.end()
+        self._drop_parts()
+        return self._writer.finish(checked=self._check())
+
+    def _is_done(self, index: int) -> bool:
+        """Return whether a block's new weights are on disk."""
+        whole = self._writer.has(_tuned_part(index)) or self._writer.has(self._shard(index))
+        return index in self._known and whole
+
+    def _shard(self, index: int) -> str:
+        """Return the file that a block is written to."""
+        return self._shards[self._pruned.tensor_names(index)[0]]
+
+    def _tensors(self, index: int) -> dict[str, Tensor]:
+        """Return the new parameters of a block that is done, by checkpoint name."""
+        if not self._writer.has(_tuned_part(index)):
+            return self._written(index)
+        found = Artifact(self._writer.folder, self._writer.manifest).tensors(_tuned_part(index))
+        return {name: found[name] for name in self._pruned.tensor_names(index)}
+
+    def _written(self, index: int) -> dict[str, Tensor]:
+        with safe_open(self._writer.folder / self._shard(index), framework="pt") as shard:
+            return {name: shard.get_tensor(name) for name in self._pruned.tensor_names(index)}
+
+    def _new_weights(self, index: int) -> dict[str, Updated]:
+        self._drop_parts()
+        while not self._is_done(index):
+            next(self._walk)
+        return {
+            name: Updated(tensor, Pruned(index, name, tensor.numel(), int((tensor == 0).sum()), None, None))
+            for name, tensor in self._tensors(index).items()
+        }
+
+    def _drop_parts(self) -> None:
+        """Remove the parts of blocks whose shards are written, once these have been read back.
+
+        Raises LangpruneError for a shard that holds something else.
+        """
+        for index in range(self._target.blocks):
+            part = _tuned_part(index)
+            if self._writer.has(part) and self._writer.has(self._shard(index)):
+                written = self._written(index)
+                for name, tensor in self._tensors(index).items():
+                    if not _same(tensor, written[name]):
+                        raise self._damaged(name)
+                with disk_errors(self._writer.folder / part):
+                    (self._writer.folder / part).unlink()
+                del self._writer.manifest.parts[part]
+
+    def _walked(self) -> Iterator[None]:
+        """Run windows through both models, and tune the blocks that are not done yet as they are passed; yield after each."""
+        held = held_out(self._windows.count)
+        texts = self._windows.ids[~held], self._windows.ids[held]
+        size = self._settings.step_windows * self._windows.seqlen
+        dense, pruned = ([TunableStates(model, ids, size) for ids in texts] for model in (self._dense, self._pruned))
+        passed = 0
+        for index, last in enumerate(self._imitated):
+            for number in range(passed, last + 1):
+                with self._dense.block(number) as block:
+                    for states in dense:
+                        states.forward(block)
+            passed = last + 1
+            with self._pruned.block(index) as block:
+                if not self._is_done(index):
+                    train, test = (Lesson(p, d.hidden) for p, d in zip(pruned, dense, strict=True))
+                    self._keep(index, self._tune(block, train, test))
+                parameters = block.module.parameters()
+                for parameter, tensor in zip(parameters, self._tensors(index).values(), strict=True):
+                    parameter.data.copy_(tensor)
+                for states in pruned if index + 1 < self._target.blocks else []:
+                    states.forward(block)
+            self._reporter.tick(index, 0)
+            yield
+
+    def _tune(self, block: Block, train: Lesson, held: Lesson) -> TunedBlock:
+        stored = self._pruned.checkpoint.read(self._pruned.tensor_names(block.index))
+        tuned = tune_block(block, stored, train, held, self._settings)
+        came = f"{tuned.before:.3%} -> {tuned.after:.3%} on windows held out"
+        same = "" if tuned.epoch else ", kept as it was"
+        self._reporter.note(f"Block {block.index + 1} of {self._target.blocks}: error {came}{same}")
+        return tuned
+
+    def _keep(self, index: int, tuned: TunedBlock) -> None:
+        """Write what came of a block."""
+        self._writer.write_tensors(_tuned_part(index), tuned.tensors)
+        self._known[index] = {"block": index, "before": tuned.before, "after": tuned.after, "epoch": tuned.epoch}
+        blocks = [self._known[each] for each in sorted(self._known)]
+        self._writer.write(TUNING_PART, readable_json({"blocks": blocks}))
+
+    def _check(self) -> dict[str, Any]:
+        """Read back what was written, and return counts.
+
+        Raises LangpruneError where something outside of the blocks, or a zero of their linears, is not what it was.
+        """
+        written, before = Checkpoint(self._writer.folder), self._pruned.checkpoint
+        weights = zeros = unchanged = 0
+        for name in self._pruned.outside_names():
+            if not _same(written.read([name])[name], before.read([name])[name]):
+                raise self._damaged(name)
+            unchanged += 1
+        for index in range(self._target.blocks):
+            linears = {linear.name for linear in self._pruned.linears(index)}
+            for name in self._pruned.tensor_names(index):
+                found, was = written.read([name])[name], before.read([name])[name]
+                unchanged += _same(found, was)
+                if name in linears:
+                    if not _same(found[was == 0], was[was == 0]):
+                        raise self._damaged(name)
+                    weights += found.numel()
+                    zeros += int((found == 0).sum())
+        known = self._writer.manifest.about.get("checked") or {}
+        counted = known.get("pruned_weights") or weights  # linears that were not pruned are not counted in
+        found_now = {"linear_weights": weights, "zeros": zeros, "untouched_tensors": unchanged}
+        if (now := sizes(self._dense, self._pruned))["parameters_before"] != now["parameters_after"]:
+            found_now |= now
+        return known | found_now | {"pruned_weights": counted, "sparsity": zeros / counted if counted else 0.0}
+
+    def _damaged(self, name: str) -> LangpruneError:
+        return LangpruneError(
+            f"{self._writer.folder}: {name} reads back other than it was written: check the disk, then run the command again "
+            "with --force"
+        )
+
+
+def _tuned_part(index: int) -> str:
+    """Return the file that holds block `index` until its shard is written."""
+    return f"tuned-{index:03d}.safetensors"
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors have the same bits."""
+    return torch.equal(*(each.contiguous().reshape(-1).view(torch.uint8) for each in (a, b)))
+
+
+def read_tuned(artifact: Artifact) -> list[dict[str, Any]]:
+    """Return what tuning did to each block: {"before", "after", "epoch"}, see `TunedBlock`."""
+    blocks: list[dict[str, Any]] = json.loads(artifact.read(TUNING_PART))["blocks"]
+    return blocks

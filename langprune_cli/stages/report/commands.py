@@ -1,0 +1,234 @@
+"""The commands that would make artifacts again, put together from their manifests."""
+
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from langprune_cli.defaults import HUB_WINDOWS
+from langprune_cli.stages.evaluate.evaluate import read_result
+from langprune_cli.stages.export.markup import clean
+from langprune_cli.stages.export.model_card import public_name
+from langprune_cli.stages.report.options import Words, option, words_of
+from langprune_cli.store.artifact import Artifact
+from langprune_cli.streaming.opened import DEMO
+from langprune_cli.text.hub import HUB_PREFIX
+from langprune_cli.text.sources import BUILTIN_PREFIX
+from langprune_cli.text.windows import is_given
+
+HIDDEN = "FOLDER"  # stands for a folder that is not to be shown
+
+
+def commands(sources: Sequence[Artifact]) -> list[tuple[str, str]]:
+    """Return (kind/name, command) of artifacts, in their order; the command is "" where `prune` makes it with its model.
+
+    A folder that a file or model lies in is not shown: FOLDER stands for it. Names are given with --name, and several patterns
+    of one `prune` are a command each. Devices, and what else changes no result, are left out.
+    """
+    made = _Commands(sources)
+    return [(f"{each.manifest.kind}/{each.name}", made.of(each)) for each in sources]
+
+
+class _Commands:
+    """What makes each of some artifacts, which may be made from one another."""
+
+    def __init__(self, sources: Sequence[Artifact]) -> None:
+        self._sources = sources
+        self._names = {each.key: each.name for each in sources}
+        self._models = [each for each in sources if each.manifest.kind == "models"]
+        self._propagated = {each.key: each for each in sources if each.manifest.params.get("propagation") == "pruned"}
+        self._together = self._made_together()
+
+    def of(self, artifact: Artifact) -> str:
+        """Return the command that makes an artifact, "" where another one does on its way."""
+        if artifact.key in self._together:
+            return ""
+        if artifact.manifest.kind == "models" and self._tuned_after_several(artifact):
+            return clean(f"# {artifact.name}: one langprune prune of the patterns above, with --tune")
+        make = {
+            "stats": self._stats, "scores": self._scores, "masks": self._mask, "models": self._model, "evals": self._eval,
+        }[artifact.manifest.kind]  # fmt: skip
+        steps = [[*words, "--name", artifact.name] for words in make(artifact)]
+        return " && ".join(shlex.join(["langprune", *each]) for each in steps)
+
+    def _tuned_after_several(self, model: Artifact) -> bool:
+        """Return whether a model was tuned to another than the one that its last mask was made for: no single steps do that."""
+        inputs, mask = model.manifest.inputs, self._mask_of(model)
+        return "tuned" in model.manifest.about and mask is not None and mask.manifest.inputs["model"] != inputs["model"]
+
+    def _mask_of(self, model: Artifact) -> Artifact | None:
+        return next((each for each in self._sources if each.key == model.manifest.inputs.get("mask")), None)
+
+    def _gathered_for(self, model: Artifact) -> Artifact | None:
+        """Return the statistics that a pruning block by block left on its way to a model, None where it was no such pruning."""
+        mask = self._mask_of(model)
+        keys = [model.manifest.inputs.get("stats"), mask.manifest.inputs["stats"] if mask else None]
+        return next((self._propagated[key] for key in keys if key in self._propagated), None)
+
+    def _made_together(self) -> set[str]:
+        """Return the keys of statistics and masks that a pruning block by block left on its way to a model."""
+        found = set()
+        for model in self._models:
+            if stats := self._gathered_for(model):
+                found |= {stats.key, model.manifest.inputs["mask"]}
+        return found
+
+    def _stats(self, stats: Artifact) -> list[Words]:
+        manifest = stats.manifest
+        inputs, params, about = manifest.inputs, manifest.params, manifest.about
+        if isinstance(inputs.get("stats"), list):
+            shares = words_of("stats", {each: params.get(each) for each in ("weights", "per")})
+            return [["combine", "stats", *self._named(inputs["stats"]), *shares]]
+        texts = [inputs["text"] | about["text"]]
+        drawn = _text(texts) if "tokens" in params["collect"] else _drawn(inputs["text"], about["text"])
+        return [["calibrate", *self._of_model(about["model"]), *drawn, *words_of("stats", params)]]
+
+    def _scores(self, scores: Artifact) -> list[Words]:
+        manifest = scores.manifest
+        used = option("--stats", *self._named([manifest.inputs["stats"]]))
+        return [["score", *words_of("scores", manifest.params), *used, *self._of_model(manifest.about["model"])]]
+
+    def _mask(self, mask: Artifact) -> list[Words]:
+        inputs, params, about = mask.manifest.inputs, mask.manifest.params, mask.manifest.about
+        if "masks" in inputs:
+            ranked = "ranked_by" in params and params["pattern"] == "unstructured"
+            how = [
+                "--how",
+                params["method"].partition(" of ")[0],
+                *option("--sparsity", params["sparsity"] if ranked else None),
+            ]
+            return [["combine", "masks", *self._named(inputs["masks"]), *how]]
+        model = self._of_model(about["model"])
+        used = option("--stats", *self._named([inputs["stats"] or inputs.get("allocation_stats")]))
+        if "adaptive" in params:  # a joint method's mask that was chosen by its scores, and not as it solves
+            score = ["score", *words_of("scores", params), *used, *model]
+            of_scores = words_of("masks", params, without=("--method", "--damping", "--min-expert-tokens"))
+            return [score, ["mask", *model, "--scores", mask.name, *of_scores]]
+        return [["mask", *model, *used, *words_of("masks", params | about.get("rounding", {}))]]
+
+    def _model(self, model: Artifact) -> list[Words]:
+        """Return what makes a model: `prune` where its statistics are of pruned blocks, else `apply`."""
+        params, about = model.manifest.params, model.manifest.about
+        mask, gathered = self._mask_of(model), self._gathered_for(model)
+        if "reapplied" in about:
+            named = mask.name if mask else f"{HIDDEN}/keep_masks.safetensors"
+            words = words_of("models", params, without=("--update", "--damping"))
+            return [["apply", "--reapply", *self._of_model(about["model"]), "--mask", named, *words]]
+        of_mask = about["mask"] | (mask.manifest.params if mask else {})
+        trained = about.get("tuned", {})
+        before = self._before_tuning(model)
+        settings = (
+            {**before.manifest.params, **params, "of_mask": of_mask} if before else {**params, "of_mask": of_mask}
+        )
+        training = {each: trained.get(each) for each in ("epochs", "learning_rate")}
+        own = words_of("models", settings | training)
+        tune = ["--tune"] if trained else []
+        if mask and gathered:
+            of_stats = gathered.manifest
+            drawn = _drawn(of_stats.inputs["text"], of_stats.about["text"])
+            chosen = of_stats.params["pruned_with"] | mask.manifest.params | mask.manifest.about.get("rounding", {})
+            own = words_of("models", settings | training, without=("--damping",))
+            of_run = words_of("stats", of_stats.params, without=("--collect",))
+            choice = words_of("masks", chosen)
+            return [["prune", *self._of_model(about["model"]), *drawn, *choice, *tune, *own, *of_run]]
+        used = (before or model).manifest.inputs.get("stats") or (self._trained_on(model) if trained else None)
+        named = mask.name if mask else about["mask"]["name"]
+        return [["apply", "--mask", named, *option("--stats", *self._named([used])), *tune, *own]]
+
+    def _before_tuning(self, model: Artifact) -> Artifact | None:
+        """Return the model that was tuned to make another one, where it is at hand."""
+        trained = model.manifest.about.get("tuned")
+        return self._called(trained["model"]["name"]) if trained else None
+
+    def _trained_on(self, model: Artifact) -> str | None:
+        """Return the key of statistics of the very windows that a model was tuned on."""
+        stats = [each for each in self._sources if each.manifest.kind == "stats"]
+        text = model.manifest.inputs["text"]
+        return next((each.key for each in stats if each.manifest.inputs.get("text") == text), None)
+
+    def _eval(self, evaluation: Artifact) -> list[Words]:
+        result, inputs = read_result(evaluation), evaluation.manifest.inputs
+        rows, tasks = result["rows"], inputs.get("tasks", {})
+        texts = list({row["text"]: row for row in rows}.values())
+        masks = dict.fromkeys(row["mask"] for row in rows if row["mask"])
+        dense, *others = dict.fromkeys(row["model"] for row in [*rows, *result.get("tasks", [])])
+        known = evaluation.manifest.about.get("models", {})
+        # Pruned models and masks say themselves which one is dense.
+        asked = others or ([] if masks else [dense])
+        words = ["eval", *(word for each in asked for word in self._of_model(known.get(each) or {"name": each}))]
+        words += [word for each in masks for word in ("--mask", each)]
+        if texts:
+            words += [*_text(texts), *_windows(texts), *option("--load-bits", texts[0].get("bits"))]
+        if tasks:
+            words += ["--tasks", ",".join(_task(each) for each in tasks["names"])]
+        dtype = texts[0]["dtype"] if texts else tasks["models"][0]["dtype"]
+        return [[*words, "--dtype", dtype]]
+
+    def _of_model(self, about: dict[str, Any]) -> Words:
+        """Return --model, by its name where a command above makes it, and --revision."""
+        name, revision = about["name"], about.get("revision")
+        if made := self._called(name):
+            return ["--model", made.name]
+        public = revision is not None or name == DEMO
+        return ["--model", name if public else _hidden(name), *option("--revision", revision)]
+
+    def _called(self, name: str) -> Artifact | None:
+        """Return the model that is called so, or lies there."""
+        return next(
+            (each for each in self._models if each.name == name or each.folder.resolve() == Path(name).resolve()), None
+        )
+
+    def _named(self, keys: Iterable[str | None]) -> Words:
+        """Return the names of artifacts by their keys: the first digits of the key where they are gone."""
+        return [self._names.get(key, key[:16]) for key in keys if key]
+
+
+def _windows(texts: Sequence[dict[str, Any]]) -> Words:
+    """Return --seqlen and --max-windows of rows of an evaluation."""
+    read = [each for each in texts if not is_given(each["source"])]
+    most = max(each["windows"] for each in texts)
+    # Of a text on the hub so many are read of themselves, and of the others all.
+    of_themselves = any(
+        each["source"].startswith(HUB_PREFIX) and each["windows"] == HUB_WINDOWS < most for each in texts
+    )
+    return [
+        *option("--seqlen", read[0]["seqlen"] if read else None),
+        *option("--max-windows", None if of_themselves else most),
+    ]
+
+
+def _task(name: str) -> str:
+    """Return a task's name; a file, of which a manifest has the sha256 alone, by the first digits of that."""
+    return f"{HIDDEN}/{name[:16]}.yaml" if re.fullmatch("[0-9a-f]{64}", name) else name
+
+
+def _drawn(identity: dict[str, Any], about: dict[str, Any]) -> Words:
+    """Return the options of a text, or of a mixture, and of the windows drawn of it."""
+    texts = about.get("texts") or [identity | about]
+    mixed = "texts" in about
+    part, parts, whole = about.get("shard") or (1, 1, identity["windows"])
+    words = _text(texts, windows=mixed) + option("--shard", f"{part}/{parts}" if parts > 1 else None)
+    drawn = [each for each in texts if each["sampling"] != "given"]
+    if not drawn:
+        return words
+    first = drawn[0]
+    number = [] if mixed else ["--nsamples", str(whole)]
+    seed = option("--seed", first.get("seed"))
+    return [*words, *number, "--seqlen", str(identity["seqlen"]), *seed, "--sampling", first["sampling"]]
+
+
+def _text(texts: Sequence[dict[str, Any]], *, windows: bool = False) -> Words:
+    """Return --lang and --data of texts; windows: with how many are drawn of each."""
+    tags = [each["language"] + (f":{each['windows']}" if windows else "") for each in texts if each["language"]]
+    sources = [each["source"] for each in texts]
+    public = (HUB_PREFIX, BUILTIN_PREFIX)
+    return [word for tag in tags for word in ("--lang", tag)] + [
+        word for each in sources for word in ("--data", each if each.startswith(public) else _hidden(each))
+    ]
+
+
+def _hidden(path: str) -> str:
+    """Return a path with FOLDER for the folders that it lies in."""
+    name = public_name(path)
+    return name if name == path else f"{HIDDEN}/{name}"

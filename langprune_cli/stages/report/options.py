@@ -1,0 +1,146 @@
+"""Which option asks for which parameter of a manifest: one table, so that a command can be put together from any manifest."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from langprune_cli.defaults import COVERAGE, DAMPING, MAX_TOKENS, MIN_EXPERT_TOKENS
+from langprune_cli.methods.method import methods
+from langprune_cli.models.shards import MAX_SHARD_BYTES
+from langprune_cli.stages.apply.apply import own_update
+from langprune_cli.stages.recover.block_tuning import TuneSettings
+from langprune_cli.stages.structured.structures import VOCABULARY, is_structured
+from langprune_cli.tokens.choice import ROUND_TO
+
+Words = list[str]
+
+# By kind: parameter -> option. None: no option has it, it follows from other parameters, or from what goes in.
+OPTIONS: dict[str, dict[str, str | None]] = {
+    "stats": {
+        "collect": "--collect", "dtype": "--dtype", "experts": "--all-experts", "max_tokens": "--max-tokens",
+        "weights": "--weights", "per": "--per", "propagation": None, "pruned_with": None, "vocab_size": None,
+    },
+    "scores": {"method": "--method"},
+    "masks": {
+        "method": "--method", "pattern": "--pattern", "sparsity": "--sparsity", "coverage": "--coverage",
+        "vocab_size": "--vocab-size", "group": "--group", "ties": "--ties", "allocation": "--allocation", "refine": "--refine",
+        "damping": "--damping", "min_expert_tokens": "--min-expert-tokens", "exclude": "--exclude", "round_to": "--round-to",
+        "round": "--round", "keep_chat": "--keep-chat", "kept": None, "adaptive": None, "ranked_by": None,
+    },
+    "models": {
+        "update": "--update", "damping": "--damping", "epochs": "--epochs", "learning_rate": "--learning-rate",
+        "max_shard_bytes": "--max-shard-size", "min_expert_tokens": None, "step_windows": None, "seed": None, "blocks": None,
+        "dtype": None,
+    },
+    "evals": {"bpb": None, "intervals": None},
+}  # fmt: skip
+
+# What is asked for without an option.
+_DEFAULTS = {
+    "--damping": DAMPING, "--min-expert-tokens": MIN_EXPERT_TOKENS, "--coverage": COVERAGE, "--max-tokens": MAX_TOKENS,
+    "--round": "down", "--epochs": TuneSettings.epochs, "--allocation": "uniform",
+}  # fmt: skip
+
+
+def words_of(kind: str, params: dict[str, Any], *, without: Iterable[str] = ()) -> Words:
+    """Return the options that ask for the parameters of an artifact of `kind`; those of its defaults are left out.
+
+    without: options that a command does not take.
+    """
+    words: Words = []
+    for param, option in OPTIONS[kind].items():
+        if option and option not in without and params.get(param) is not None:
+            words += _SPECIAL.get((kind, param), _plainly)(option, param, params)
+    return words
+
+
+def option(name: str, value: object = None) -> Words:
+    """Return an option with its value as the command line reads it back to the last digit; nothing without a value."""
+    return [] if value is None else [name, str(value)]
+
+
+def _plainly(name: str, param: str, params: dict[str, Any]) -> Words:
+    return [] if _DEFAULTS.get(name) == params[param] else option(name, params[param])
+
+
+def _collect(name: str, _param: str, params: dict[str, Any]) -> Words:
+    return option(name, next((each for each in params["collect"] if each != "norms"), None))
+
+
+def _all_experts(name: str, _param: str, _params: dict[str, Any]) -> Words:
+    return [name]
+
+
+def _weights(name: str, _param: str, params: dict[str, Any]) -> Words:
+    return [name, ",".join(map(str, params["weights"]))]
+
+
+def _method(name: str, _param: str, params: dict[str, Any]) -> Words:
+    return [] if params["pattern"] == VOCABULARY else [name, params["method"]]
+
+
+def _pattern(name: str, _param: str, params: dict[str, Any]) -> Words:
+    """Return every pattern; the first of parts with its share to the last digit."""
+    first, *others = params["pattern"].split("+")
+    if is_structured(first) and first != VOCABULARY:
+        first = f"{first.partition(':')[0]}:{params['sparsity']}"
+    words = [word for each in (first, *others) for word in (name, each)]
+    return [*words, "--no-keep-chat"] if first == VOCABULARY and "keep_chat" not in params else words
+
+
+def _sparsity(name: str, _param: str, params: dict[str, Any]) -> Words:
+    spread = params["pattern"] == "unstructured" or params["pattern"].startswith("N:")
+    return option(name, params["sparsity"]) if spread else []
+
+
+def _group(name: str, _param: str, params: dict[str, Any]) -> Words:
+    known = methods().get(params["method"])
+    return [] if known and known.group == params["group"] else [name, params["group"]]
+
+
+def _ties(name: str, _param: str, params: dict[str, Any]) -> Words:
+    known = methods().get(params["method"])
+    usual = params["group"] == "row" or (known and known.ties == params["ties"])
+    return [] if usual else [name, params["ties"]]
+
+
+def _round_to(name: str, _param: str, params: dict[str, Any]) -> Words:
+    tokens_alone = params["pattern"] == VOCABULARY and params["round_to"] == ROUND_TO
+    return [] if tokens_alone else [name, str(params["round_to"])]
+
+
+def _update(name: str, _param: str, params: dict[str, Any]) -> Words:
+    """Return the update where it is not the mask's own; `of_mask`: the parameters of that mask."""
+    update = params["update"].removesuffix("tune").removesuffix(", ") or "none"
+    own = own_update(params["of_mask"]) if params.get("of_mask") else None
+    return [] if update == own else [name, update]
+
+
+def _by_itself(_name: str, _param: str, _params: dict[str, Any]) -> Words:
+    """Return nothing: that is on unless the command line turns it off, which the pattern says."""
+    return []
+
+
+def _shards(name: str, param: str, params: dict[str, Any]) -> Words:
+    size = params[param]
+    if size == MAX_SHARD_BYTES:
+        return []
+    number, unit = next(
+        (size // each, unit) for each, unit in ((10**9, "GB"), (10**6, "MB"), (1, "")) if size % each == 0
+    )
+    return [name, f"{number}{unit}" if unit else f"{size / 1000!r}KB"]
+
+
+_SPECIAL: dict[tuple[str, str], Callable[[str, str, dict[str, Any]], Words]] = {
+    ("stats", "collect"): _collect,
+    ("stats", "experts"): _all_experts,
+    ("stats", "weights"): _weights,
+    ("masks", "method"): _method,
+    ("masks", "pattern"): _pattern,
+    ("masks", "sparsity"): _sparsity,
+    ("masks", "group"): _group,
+    ("masks", "ties"): _ties,
+    ("masks", "round_to"): _round_to,
+    ("masks", "keep_chat"): _by_itself,
+    ("models", "update"): _update,
+    ("models", "max_shard_bytes"): _shards,
+}

@@ -1,0 +1,255 @@
+"""`report`: what is known of evaluations, pruned models, masks and statistics, collected to be shown side by side."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.models.checkpoint import Checkpoint
+from langprune_cli.stages.apply.model_writing import PRUNING_PART, read_pruned
+from langprune_cli.stages.combine.compare import Comparison, compare_artifacts, linear_kind
+from langprune_cli.stages.evaluate.evaluate import Row, read_result
+from langprune_cli.stages.evaluate.rows import change_of, comparable_ppl, interval_of, marks, model_label
+from langprune_cli.stages.solving.updating import Pruned
+from langprune_cli.stages.statistics.parts import BLOCKS_PART, VOCABULARY_PART
+from langprune_cli.store.artifact import Artifact
+from langprune_cli.store.building import Reporter
+from langprune_cli.store.workspace import Workspace
+from langprune_cli.streaming.opened import OpenedModel
+
+Open = Callable[[Artifact], OpenedModel]  # the model that an artifact was made of
+
+
+@dataclass(frozen=True)
+class Figure:
+    """How one model, with or without a mask, does on one text."""
+
+    ppl: float | None  # per token of the dense model's tokenizer; None: infinite, or not known
+    bpb: float | None
+    change: float | None = None  # of ppl, as a fraction of the dense model's; None of the dense model itself
+    low: float | None = None  # its interval, where the evaluation has one
+    high: float | None = None
+    significant: bool | None = None  # None where there is no interval
+    mark: str = ""  # "*" of the best pruned one on this text, "=" of what the windows do not tell from it
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was evaluated."""
+
+    name: str
+    of: Artifact | None  # the mask or the pruned model; None of the dense model, and of what is no longer there
+    dense: bool
+
+    @property
+    def languages(self) -> set[str]:
+        """Return the languages of the text that it was pruned on, as far as they are known."""
+        text = self.of.manifest.about.get("text") or {} if self.of else {}
+        return {each["language"] for each in text.get("texts") or [text] if each.get("language")}
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """An evaluation: models and masks by texts, and results of benchmark tasks; either may be empty."""
+
+    evaluation: Artifact
+    texts: tuple[Row, ...]  # the dense model's row of each
+    subjects: tuple[Subject, ...]  # the dense one first
+    figures: tuple[tuple[Figure | None, ...], ...]  # [subject][text]
+    tasks: tuple[Row, ...]  # a row for each model, task and metric
+    tasks_of: tuple[Artifact, ...]  # the pruned models that the tasks were run on
+
+    @property
+    def dense(self) -> str:
+        """Return what the dense model is called."""
+        names = [each.name for each in self.subjects] or [str(row["model"]) for row in self.tasks]
+        return names[0] if names else ""
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What became of the linears of a pruned model."""
+
+    model: Artifact
+    linears: tuple[Pruned, ...]
+
+    @property
+    def kinds(self) -> dict[str, dict[int, list[Pruned]]]:
+        """Return the linears by kind and block: one each, but of experts."""
+        found: dict[str, dict[int, list[Pruned]]] = {}
+        for each in self.linears:
+            found.setdefault(linear_kind(each.linear), {}).setdefault(each.block, []).append(each)
+        return found
+
+
+def sparsity_of(linears: Sequence[Pruned]) -> float:
+    """Return the fraction removed of several linears together."""
+    return sum(each.removed for each in linears) / sum(each.weights for each in linears)
+
+
+def error_of(linears: Sequence[Pruned]) -> float | None:
+    """Return the mean relative squared error of those whose error is known, None where none is."""
+    known = [each.error for each in linears if each.error is not None]
+    return sum(known) / len(known) if known else None
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that is shown."""
+
+    matrices: tuple[Matrix, ...]
+    reconstructions: tuple[Reconstruction, ...]
+    comparisons: tuple[Comparison, ...]
+    sources: tuple[
+        Artifact, ...
+    ]  # every artifact that stands behind it: statistics, scores, masks, models, evaluations
+
+    def of_kind(self, kind: str) -> list[Artifact]:
+        """Return the sources of one kind."""
+        return [each for each in self.sources if each.manifest.kind == kind]
+
+
+def collect(
+    workspace: Workspace,
+    evaluations: Sequence[Artifact],
+    models: Sequence[Artifact],
+    compared: Sequence[Artifact],
+    open_model: Open,
+    reporter: Reporter,
+) -> Report:
+    """Collect what a report shows. models, compared: what was named; where nothing was, what the evaluations lead to.
+
+    Raises LangpruneError for artifacts that are damaged, and for named ones that cannot be compared.
+    """
+    pruned = _models_by_digest(workspace, reporter)
+    matrices = tuple(_matrix(workspace, each, pruned) for each in evaluations)
+    subjects = [subject.of for matrix in matrices for subject in matrix.subjects if subject.of]
+    subjects += [each for matrix in matrices for each in matrix.tasks_of]
+    masks = [each for each in subjects if each.manifest.kind == "masks"]
+    shown = list(models) or [
+        *(each for each in subjects if each.manifest.kind == "models"),
+        *(each for each in pruned.values() if each.manifest.inputs.get("mask") in {mask.key for mask in masks}),
+    ]
+    sources = _sources(workspace, [*shown, *compared, *subjects, *evaluations], pruned)
+    reconstructions = tuple(
+        Reconstruction(each, tuple(read_pruned(each)))
+        for each in _distinct(shown)
+        if PRUNING_PART in each.manifest.parts
+    )
+    if compared:
+        opened = open_model(compared[0]) if compared[0].manifest.kind == "masks" else None
+        comparisons = [compare_artifacts(compared, opened, reporter)]
+    else:
+        comparisons = list(_comparisons(sources, open_model, reporter))
+    return Report(matrices, tuple(each for each in reconstructions if each.linears), tuple(comparisons), sources)
+
+
+def _models_by_digest(workspace: Workspace, reporter: Reporter) -> dict[str, Artifact]:
+    """Return the workspace's models by the digest of their checkpoints, which is what rows of evaluations name."""
+    found = {}
+    for entry in workspace.entries("models"):
+        if entry.manifest.complete:
+            try:
+                found[Checkpoint(entry.folder).digest()] = Artifact(entry.folder, entry.manifest)
+            except (LangpruneError, OSError):
+                reporter.note(f"skipped damaged model {entry.name}")
+    return found
+
+
+def _matrix(workspace: Workspace, evaluation: Artifact, pruned: dict[str, Artifact]) -> Matrix:
+    result = read_result(evaluation)
+    texts = [list(rows) for _, rows in groupby(result["rows"], key=lambda row: row["text"])]
+    marked = [marks(rows, result.get("compare", [])) for rows in texts]
+    subjects, figures = [], []
+    for place, row in enumerate(texts[0] if texts else []):
+        mask = workspace.by_key("masks", row["mask_key"]) if row["mask_key"] else None
+        of = mask or (None if row["mask_key"] else pruned.get(row["model_digest"]))
+        subjects.append(Subject(row["mask"] or model_label(row), of, dense=place == 0))
+        figures.append(
+            tuple(
+                _figure(rows[place], rows[0], of_text[place]) if place < len(rows) else None
+                for rows, of_text in zip(texts, marked, strict=True)
+            )
+        )
+    run_on = evaluation.manifest.inputs.get("tasks", {}).get("models", [])
+    return Matrix(
+        evaluation,
+        tuple(rows[0] for rows in texts),
+        tuple(subjects),
+        tuple(figures),
+        tuple(result.get("tasks", [])),
+        tuple(pruned[each["model_digest"]] for each in run_on if each["model_digest"] in pruned),
+    )
+
+
+def _figure(row: Row, dense: Row, mark: str) -> Figure:
+    low, high = (row is not dense and interval_of(row)) or (None, None)
+    significant = row.get("significant") if row is not dense else None
+    return Figure(comparable_ppl(row), row["bpb"], change_of(row, dense), low, high, significant, mark)
+
+
+def _sources(workspace: Workspace, shown: Sequence[Artifact], pruned: dict[str, Artifact]) -> tuple[Artifact, ...]:
+    """Return artifacts and all that they were made from, as far as it is there, what something was made from before it."""
+    found: dict[str, Artifact] = {}
+    seen: set[str] = set()
+
+    def add(artifact: Artifact) -> None:
+        if artifact.key not in seen:
+            seen.add(
+                artifact.key
+            )  # before its parents: a mask that removes nothing makes the model that it was made for
+            inputs = artifact.manifest.inputs
+            parents = [workspace.by_key(kind, key) for kind, key in _parents(inputs)]
+            parents += [workspace.by_key("stats", key) for key in _trained_on(artifact, workspace)]
+            for each in [*(pruned.get(inputs.get(name, "")) for name in ("model", "pruned")), *parents]:
+                if each:
+                    add(each)
+            found[artifact.key] = artifact
+
+    for each in shown:
+        add(each)
+    return tuple(found.values())
+
+
+def _trained_on(model: Artifact, workspace: Workspace) -> list[str]:
+    """Return the keys of the statistics whose windows a model was tuned on."""
+    text = model.manifest.about.get("tuned", {}).get("text", {})
+    folder = Path(text.get("source") or "").parent
+    return [each.manifest.key for each in workspace.entries("stats") if each.folder.resolve() == folder.resolve()]
+
+
+def _parents(inputs: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield kind and key of what an artifact was made from."""
+    for name, kind in (("stats", "stats"), ("allocation_stats", "stats"), ("masks", "masks"), ("mask", "masks")):
+        keys = inputs.get(name) or []
+        for key in [keys] if isinstance(keys, str) else keys:
+            yield kind, key
+
+
+def _comparisons(sources: Sequence[Artifact], open_model: Open, reporter: Reporter) -> Iterator[Comparison]:
+    """Yield a comparison of the masks, and one of the statistics, of each model that has two or more of them."""
+    for kind, comparable in (("masks", _has_weights), ("stats", _has_norms)):
+        groups: dict[str, list[Artifact]] = {}
+        for each in sources:
+            if each.manifest.kind == kind and comparable(each):
+                groups.setdefault(each.manifest.inputs["model"], []).append(each)
+        for artifacts in groups.values():
+            if len(artifacts) > 1:
+                try:
+                    yield compare_artifacts(artifacts, open_model(artifacts[0]) if kind == "masks" else None, reporter)
+                except LangpruneError as error:  # the model may be gone; the rest of the report does not need it
+                    reporter.note(f"No comparison of {kind}: {error}")
+
+
+def _has_weights(mask: Artifact) -> bool:
+    return mask.manifest.parts.keys().isdisjoint({BLOCKS_PART, VOCABULARY_PART})
+
+
+def _has_norms(stats: Artifact) -> bool:
+    return "norms" in stats.manifest.params["collect"]
+
+
+def _distinct(artifacts: Sequence[Artifact]) -> list[Artifact]:
+    return list({each.key: each for each in artifacts}.values())

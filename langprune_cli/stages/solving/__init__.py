@@ -1,0 +1,1 @@
+"""One block solved: which weights stay, and their new values."""

@@ -1,0 +1,58 @@
+"""Hidden states kept beside an artifact's parts, so that an interrupted walk goes on where it stopped."""
+
+import time
+from contextlib import suppress
+
+from safetensors import SafetensorError
+
+from langprune_cli.machine.team import team
+from langprune_cli.stages.solving.teamwork import SharedStates
+from langprune_cli.store.artifact import ArtifactWriter
+from langprune_cli.store.files import new_file
+from langprune_cli.streaming.opened import OpenedModel
+from langprune_cli.streaming.walk import HiddenStates
+from langprune_cli.types import Windows
+
+# Hidden states are written when at least this much work would be lost without them.
+SAVE_AFTER_SECONDS = 120.0
+
+
+class SavedStates:
+    """The scratch file of one walk over the blocks."""
+
+    def __init__(self, writer: ArtifactWriter, model: OpenedModel, windows: Windows, save_after_seconds: float) -> None:
+        self._writer = writer
+        self._model = model
+        self._windows = windows
+        self._after = save_after_seconds
+        self._saved = time.monotonic()
+
+    def start(self, done: int) -> tuple[HiddenStates, int]:
+        """Return hidden states and the block that reads them, as far on as were saved, but not beyond block `done`."""
+        states = self._embedded()
+        first = 0
+        if self._writer.scratch.exists() and not team():
+            with suppress(
+                SafetensorError, KeyError, RuntimeError, StopIteration
+            ):  # damaged: the blocks before are run again
+                first = states.restore(self._writer.scratch) + 1
+            if first > done:  # a part that was finished then is damaged now
+                states, first = self._embedded(), 0
+        self._saved = time.monotonic()
+        return states, first
+
+    def keep(self, states: HiddenStates, after: int) -> None:
+        """Write what block `after` put out, where enough work would be lost without it."""
+        if team():  # each process has a share; what is on disk is gone on with, its blocks being run again
+            return
+        last = len(self._model.streamed.blocks) - 1
+        if time.monotonic() - self._saved > self._after and after < last:
+            with new_file(self._writer.scratch) as temporary:
+                states.save(temporary, after)
+            self._saved = time.monotonic()
+
+    def _embedded(self) -> HiddenStates:
+        others = team()
+        if others:
+            return SharedStates(self._model, self._windows.ids, self._writer.folder, others)
+        return self._model.hidden_states(self._windows.ids, self._writer.folder, fast=True)

@@ -1,0 +1,1 @@
+"""What a block's linears read: its statistics, collected and read back."""

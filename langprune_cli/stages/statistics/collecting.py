@@ -1,0 +1,214 @@
+"""Watch what a block's linears read, and sum its column moments and Hessian, once per input site."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.machine.team import Team, team
+from langprune_cli.models.streamed import Block, Linear
+from langprune_cli.numerics.gram import add_gram, pack_upper, unpack_upper
+from langprune_cli.numerics.moments import ColumnMoments
+from langprune_cli.numerics.site import SiteStats
+from langprune_cli.stages.statistics.parts import fitting
+from langprune_cli.store.artifact import Artifact
+from langprune_cli.store.manifest import Manifest
+from langprune_cli.streaming.walk import EnoughSeen
+
+
+@dataclass
+class _Sums:
+    moments: ColumnMoments
+    hessian: Tensor | None  # float32 [i, i], upper triangle; None once it is packed
+    linears: list[str] = field(default_factory=list)
+    packed: Tensor | None = None  # float32 [i (i + 1) / 2]: of a block's large Hessians one form is enough
+
+    @classmethod
+    def zeros(cls, width: int, device: torch.device, *, hessian: bool) -> "_Sums":
+        return cls(ColumnMoments.zeros(width, device), torch.zeros(width, width, device=device) if hessian else None)
+
+    def add(self, x: Tensor) -> None:  # [t, i]
+        self.moments.add(x)
+        if self.hessian is not None:
+            add_gram(self.hessian, x)
+
+    def pack(self) -> None:
+        if self.hessian is not None:
+            self.packed, self.hessian = pack_upper(self.hessian), None
+
+
+class StatsCollector:
+    """Sums statistics of every input site of the blocks that it watches, one block at a time.
+
+    Linears that are given the very same tensor (q, k and v; gate and up) share a site, named after the first of them.
+    """
+
+    def __init__(self, *, hessian: bool) -> None:
+        """Take sums of squares and sums, and with `hessian` those of x xᵀ."""
+        self._with_hessian = hessian
+        self._sums: dict[str, _Sums] = {}
+        self._seen: list[tuple[Tensor, _Sums]] = []  # tensors of the current forward, held so that none is reused
+        self._calls = 0  # of linears, in the current forward
+        self._calls_in_all: int | None = None  # in a forward that was let run to its end
+
+    @contextmanager
+    def watch(self, block: Block, *, inputs_only: bool = False) -> Iterator[None]:
+        """Collect while the block's forwards run inside this context.
+
+        With `inputs_only` their outputs are of no use to anyone: once a first forward has shown how many calls of linears
+        there are, the others end with EnoughSeen at the last one, whose product is then never made.
+        """
+        self._sums, self._calls_in_all = {}, None
+        others = team()
+        if others and others.leads:
+            others.tell("watch", block.index, self._with_hessian, inputs_only)
+        handles = [block.module.register_forward_pre_hook(self._new_forward)]
+        handles += [linear.module.register_forward_pre_hook(self._hook(linear)) for linear in block.linears]
+        if inputs_only and all(linear.expert is None for linear in block.linears):  # which experts are called differs
+            handles.append(block.module.register_forward_hook(self._count))
+        try:
+            yield
+        finally:
+            self._seen = []
+            for handle in handles:
+                handle.remove()
+
+    def _new_forward(self, _module: Any, _args: Any) -> None:  # noqa: ANN401 - a hook's signature
+        self._seen, self._calls = [], 0
+
+    def _count(self, _module: Any, _args: Any, _output: Any) -> None:  # noqa: ANN401 - a hook's signature
+        self._calls_in_all = self._calls
+
+    def _hook(self, linear: Linear) -> Any:  # noqa: ANN401 - a hook
+        def see(_module: Any, args: tuple[Tensor, ...]) -> None:  # noqa: ANN401 - a hook's signature
+            x = args[0]
+            sums = next((sums for tensor, sums in self._seen if tensor is x), None)
+            if sums is None:
+                sums = self._sums.get(linear.name)
+                if sums is None:
+                    sums = self._sums[linear.name] = _Sums.zeros(x.shape[-1], x.device, hessian=self._with_hessian)
+                sums.add(x.reshape(-1, x.shape[-1]))
+                self._seen.append((x, sums))
+            if linear.name not in sums.linears:
+                sums.linears.append(linear.name)
+            self._calls += 1
+            if self._calls == self._calls_in_all:
+                raise EnoughSeen
+
+        return see
+
+    def tensors(self, block: Block) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+        """Return the block's sums by "<site>/<statistic>" and each site's linears.
+
+        Those of other processes that share the windows are added. Raises LangpruneError when an activation was not finite.
+        """
+        if others := team():
+            others.tell("sums")
+            self.add_to(others)
+        return self.finished(block)
+
+    def finished(self, block: Block) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+        """Return what `tensors` does, once the sums of all processes have been added."""
+        tensors = {}
+        for name, sums in self._sums.items():
+            if not torch.isfinite(sums.moments.sum_sq).all():
+                raise LangpruneError(
+                    f"block {block.index}: the inputs of {name} are not finite: compute in another dtype, such as "
+                    "--dtype float32, and check the checkpoint"
+                )
+            tensors[f"{name}/sum_sq"] = sums.moments.sum_sq.cpu()
+            tensors[f"{name}/sum_x"] = sums.moments.sum_x.cpu()
+            tensors[f"{name}/tokens"] = torch.tensor(sums.moments.tokens)
+            sums.pack()
+            if sums.packed is not None:
+                tensors[f"{name}/hessian"] = sums.packed.cpu()
+                sums.packed = None
+        return tensors, {name: sums.linears for name, sums in self._sums.items()}
+
+    def add_to(self, others: Team) -> None:
+        """Add the sums of all processes up; an expert that a process's tokens did not reach has none there."""
+        mine = {
+            name: (len(sums.moments.sum_sq), sums.moments.tokens, sums.linears) for name, sums in self._sums.items()
+        }
+        for name, width, tokens, linears in _all_sites(others.all_know(mine)):
+            device = next((sums.moments.sum_sq.device for sums in self._sums.values()), torch.device("cpu"))
+            sums = self._sums.setdefault(name, _Sums.zeros(width, device, hessian=self._with_hessian))
+            sums.pack()
+            packed = [] if sums.packed is None else [sums.packed]
+            others.add_up([sums.moments.sum_sq, sums.moments.sum_x, *packed])
+            sums.moments.tokens, sums.linears = tokens, linears
+
+
+def _all_sites(known: list[dict[str, tuple[int, int, list[str]]]]) -> Iterator[tuple[str, int, int, list[str]]]:
+    """Yield (name, width, tokens of all processes, linears) of every site that some process has seen, in one order for all."""
+    names = dict.fromkeys(name for sites in known for name in sites)
+    for name in names:
+        seen = [sites[name] for sites in known if name in sites]
+        yield name, seen[0][0], sum(tokens for _, tokens, _ in seen), seen[0][2]
+
+
+@dataclass(frozen=True)
+class BlockStats:
+    """One block's statistics: a part of a stats artifact, in memory."""
+
+    tensors: dict[str, Tensor]  # by "<site>/<statistic>"
+    sites: dict[str, list[str]]  # linears by site
+    windows: int
+
+    def tokens(self, site: str) -> int:
+        """Return how many tokens a site has seen."""
+        return int(self.tensors[f"{site}/tokens"])
+
+    def of(self, site: str) -> SiteStats:
+        """Return the statistics of one site; its Hessian is unpacked now."""
+        packed = self.tensors.get(f"{site}/hessian")
+        return SiteStats(
+            self.tensors[f"{site}/sum_sq"],
+            self.tensors[f"{site}/sum_x"],
+            self.tokens(site),
+            self.windows,
+            None if packed is None else unpack_upper(packed),
+        )
+
+
+def read_block_stats(stats: Artifact, part: str, widths: Mapping[str, int] = MappingProxyType({})) -> BlockStats:
+    """Return the statistics of one block from an artifact.
+
+    widths: columns of the model's linears, where it is known: their sites are to have as many.
+    Raises LangpruneError as `Artifact.read` and `fitting` do.
+    """
+    tensors, record = stats.tensors_and_record(part)
+    for site, linears in record.get("sites", {}).items():
+        squares = tensors.get(f"{site}/sum_sq")
+        own = squares.numel() if squares is not None else 0
+        for i in dict.fromkeys(widths.get(linear, own) for linear in linears):
+            fitting(stats, part, tensors, f"{site}/sum_sq", torch.float64, (i,))
+            fitting(stats, part, tensors, f"{site}/sum_x", torch.float64, (i,))
+            fitting(stats, part, tensors, f"{site}/tokens", torch.int64, ())
+            if has_hessians(stats):
+                fitting(stats, part, tensors, f"{site}/hessian", torch.float32, (i * (i + 1) // 2,))
+    return BlockStats(tensors, record.get("sites", {}), stats.manifest.inputs["text"]["windows"])
+
+
+def of_norms(manifest: Manifest) -> bool:
+    """Return whether statistics hold column norms, not counts of tokens."""
+    return "norms" in manifest.params["collect"]
+
+
+def need_norms(what: str, stats: Artifact) -> None:
+    """Raise LangpruneError when `what` ("--method wanda") is given statistics that are counts of tokens."""
+    if not of_norms(stats.manifest):
+        raise LangpruneError(
+            f"{what} needs statistics of the model, and stats {stats.name} hold token counts, no norms: run langprune "
+            "calibrate without --collect tokens, or name others with --stats"
+        )
+
+
+def has_hessians(stats: Artifact) -> bool:
+    """Return whether Hessians were collected, beside the norms that always are."""
+    return "hessian" in stats.manifest.params["collect"]

@@ -1,0 +1,199 @@
+"""One block's input sites, with the weights of their linears and their statistics: what every solver is given."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import regex
+import torch
+from torch import Tensor
+
+from langprune_cli.defaults import DAMPING, MIN_EXPERT_TOKENS
+from langprune_cli.errors import LangpruneError, UnsolvableError, UsageError, first_line
+from langprune_cli.machine.memory import LARGEST_KEPT, give_back_freed
+from langprune_cli.models.streamed import Linear
+from langprune_cli.numerics.site import Needs, Site
+from langprune_cli.stages.statistics.collecting import BlockStats, has_hessians, need_norms, read_block_stats
+from langprune_cli.stages.statistics.parts import WINDOWS_PART, block_part
+from langprune_cli.store.artifact import Artifact
+from langprune_cli.streaming.opened import OpenedModel, check_same_model
+
+_MOST_SECONDS = (
+    1.0  # for --exclude to match one name: nested repetitions can take for ever, and Python's re has no limit
+)
+
+
+@dataclass(frozen=True)
+class Solving:
+    """What every solver is told beside statistics, weights and pattern."""
+
+    damping: float = DAMPING  # share of the Hessian's mean diagonal; of no effect where no Hessian is used
+    # An expert that fewer tokens reached is pruned by magnitude, and not updated: what so few show of its inputs is chance.
+    min_expert_tokens: int = MIN_EXPERT_TOKENS
+
+    def params(self, needs: Needs) -> dict[str, object]:
+        """Return what of this changes what is made by something with these needs, for its key."""
+        given = self.min_expert_tokens != Solving.min_expert_tokens and needs != "nothing"
+        return {
+            **({"damping": self.damping} if needs == "hessian" else {}),
+            **({"min_expert_tokens": self.min_expert_tokens} if given else {}),
+        }
+
+
+SOLVING = Solving()
+
+
+@contextmanager
+def named(what: str) -> Iterator[None]:
+    """Say with what a solver failed; raises LangpruneError for an UnsolvableError and for what torch's linear algebra raises."""
+    try:
+        yield
+    except UnsolvableError as error:
+        raise LangpruneError(f"{what}: {error}") from error
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined] # it is there
+        raise LangpruneError(
+            f"{what}: its matrix cannot be factored ({first_line(error)}): calibrate on more text, or with "
+            "--dtype float32, or choose and update without Hessians (--method wanda --update none)"
+        ) from error
+
+
+@dataclass(frozen=True)
+class BlockSite:
+    """A site of a model's block, and the linears whose rows are stacked in it."""
+
+    name: str  # checkpoint name of the first linear that reads it
+    linears: tuple[Linear, ...]
+    site: Site
+
+    def split(self, stacked: Tensor) -> Iterator[tuple[Linear, Tensor]]:
+        """Yield each linear with its rows of a tensor [r, ...]."""
+        yield from zip(self.linears, self.site.split(stacked), strict=True)
+
+
+def needed_stats(needs: Needs, what: str, stats: Artifact | None, model: OpenedModel) -> Artifact | None:
+    """Return the statistics that `what` ("--method wanda") needs, None where it needs none.
+
+    Raises UsageError when they are missing, LangpruneError when they are token counts, were made from another model or
+    lack Hessians.
+    """
+    if needs == "nothing":
+        return None
+    if stats is None:
+        raise UsageError(f"{what} needs statistics: run langprune calibrate first, or name some with --stats")
+    need_norms(what, stats)
+    check_same_model(stats, model)
+    if needs == "hessian" and not has_hessians(stats):
+        raise LangpruneError(
+            f"{what} needs Hessians, and stats {stats.name} have column norms only: run langprune calibrate "
+            f"{_same_text(stats)} --collect hessian"
+        )
+    return stats
+
+
+def _same_text(stats: Artifact) -> str:
+    """Return the options of calibrate that give the windows of `stats` again: they are kept with them."""
+    language = stats.manifest.inputs["text"]["language"]
+    return " ".join([*([f"--lang {language}"] if language else []), f"--data {stats.folder / WINDOWS_PART}"])
+
+
+def calibration_text(stats: Artifact | None) -> dict[str, object] | None:
+    """Return what is known of the text behind statistics, for artifacts made from them to carry along."""
+    return text_record(stats.manifest.inputs, stats.manifest.about) if stats else None
+
+
+def text_record(inputs: dict[str, Any], about: dict[str, Any]) -> dict[str, object]:
+    """Return the same from the inputs of statistics and what is known about them."""
+    return {**inputs["text"], **about["text"]}
+
+
+def prunable(model: OpenedModel, index: int, exclude: str | None) -> list[Linear]:
+    """Return a block's linears whose checkpoint names the pattern `exclude` does not match anywhere.
+
+    Raises UsageError for a pattern that is no regular expression, or one that takes seconds to match a name.
+    """
+    linears = model.streamed.linears(index)
+    if not exclude:
+        return list(linears)
+    try:
+        pattern = regex.compile(exclude)
+        return [linear for linear in linears if not pattern.search(linear.name, timeout=_MOST_SECONDS)]
+    except (regex.error, RecursionError) as error:
+        reason = f"is not a regular expression ({error})"
+    except TimeoutError:
+        reason = f"takes more than {_MOST_SECONDS:g} second to match one name"
+    raise UsageError(f"--exclude {exclude!r} {reason}: give one such as mlp, or down_proj$")
+
+
+def _weight(model: OpenedModel, linear: Linear) -> Tensor:
+    """Return a linear's weight [o, i] as the checkpoint has it; raises LangpruneError where it is not finite."""
+    weight = model.streamed.checkpoint.read_finite([linear.name])[linear.name].to(model.streamed.device)
+    return weight.t() if linear.transposed else weight
+
+
+def block_stats(stats: Artifact | None, model: OpenedModel, index: int) -> BlockStats | None:
+    """Return the statistics of block `index`, where there are any, as wide as the model's linears.
+
+    Raises LangpruneError as `read_block_stats` does.
+    """
+    if stats is None:
+        return None
+    widths = {linear.name: model.streamed.shape(linear)[1] for linear in model.streamed.linears(index)}
+    return read_block_stats(stats, block_part(index), widths)
+
+
+def block_sites(
+    model: OpenedModel,
+    linears: Sequence[Linear],
+    stats: BlockStats | None,
+    solving: Solving = SOLVING,
+) -> Iterator[BlockSite]:
+    """Yield the sites of some linears of one block, one in memory at a time; without statistics each is by itself.
+
+    So are the linears of experts that too few tokens reached (`Solving`): their sites come without statistics.
+    Raises LangpruneError for a linear of no expert that the statistics do not cover.
+    """
+    wanted = {linear.name: linear for linear in linears}
+    known = known_sites(stats, linears, solving.min_expert_tokens) if stats else {}
+    alone = wanted.keys() - {each for names in known.values() for each in names}
+    if stats and (unseen := sorted(name for name in alone if wanted[name].expert is None)):
+        raise LangpruneError(
+            f"the statistics have none of {unseen[0]}, which no forward pass called: leave it out with --exclude"
+        )
+    for name, members in [*known.items(), *((name, [name]) for name in wanted if name in alone)]:
+        here = [wanted[each] for each in members if each in wanted]
+        # Experts that were all shown the same tokens share a site: together their rows would be far too many.
+        for expert in dict.fromkeys(linear.expert for linear in here):
+            inside = tuple(linear for linear in here if linear.expert == expert)
+            if stats and f"{name}/hessian" in stats.tensors and _beyond_kept(model, inside):
+                give_back_freed()
+            # Not held here: a site is to be gone when the next one is made.
+            yield _site(model, name, inside, None if name in alone else stats, solving)
+
+
+def _beyond_kept(model: OpenedModel, linears: Sequence[Linear]) -> bool:
+    """Return whether a site has matrices that memory kept from others is of no use to: it would only lie about."""
+    rows, columns = sum(model.streamed.shape(linear)[0] for linear in linears), model.streamed.shape(linears[0])[1]
+    return torch.float32.itemsize * columns * max(rows, columns) > LARGEST_KEPT
+
+
+def _site(
+    model: OpenedModel, name: str, linears: tuple[Linear, ...], stats: BlockStats | None, solving: Solving
+) -> BlockSite:
+    shapes = [model.streamed.shape(linear) for linear in linears]
+    rows, device = tuple(rows for rows, _ in shapes), model.streamed.device
+    stacked = torch.empty(sum(rows), shapes[0][1], device=device)
+    for linear, part in zip(linears, torch.split(stacked, list(rows)), strict=True):
+        part.copy_(_weight(model, linear))
+    found = stats.of(name).to(device) if stats else None
+    return BlockSite(name, linears, Site(stacked, rows, found, solving.damping))
+
+
+def known_sites(stats: BlockStats, linears: Sequence[Linear], min_expert_tokens: int) -> dict[str, list[str]]:
+    """Return the linears by site whose statistics count: all but those of experts that fewer tokens reached."""
+    experts = {linear.name for linear in linears if linear.expert is not None}
+    return {
+        name: members
+        for name, members in stats.sites.items()
+        if experts.isdisjoint(members) or stats.tokens(name) >= min_expert_tokens
+    }

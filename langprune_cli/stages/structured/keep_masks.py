@@ -1,0 +1,100 @@
+"""Keep masks written to their artifact and read from it, and what they do to a weight: for `apply` and `eval --mask`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.models.streamed import Linear
+from langprune_cli.numerics.packing import pack_mask, unpack_mask
+from langprune_cli.stages.statistics.parts import BLOCKS_PART, VOCABULARY_PART, block_part, fitting
+from langprune_cli.stages.structured.structures import is_structured
+from langprune_cli.store.artifact import Artifact, ArtifactWriter
+from langprune_cli.streaming.opened import OpenedModel, check_same_model
+
+TRAINED = "; where it was trained after pruning, apply --reapply sets the mask again"
+
+
+@dataclass
+class BlockMasks:
+    """The keep masks of one block, as they are found."""
+
+    index: int
+    keep: dict[str, Tensor] = field(default_factory=dict)  # by linear, bool [o, i]
+    damping: dict[str, float] = field(default_factory=dict)  # by site, where a Hessian was factored
+
+    def add(self, site: str, keep: Mapping[str, Tensor], damping: float | None) -> None:
+        """Take the masks [o, i] of a site's linears."""
+        self.keep |= keep
+        if damping is not None:
+            self.damping[site] = damping
+
+    def write(self, writer: ArtifactWriter) -> None:
+        """Write them as the block's part, one bit a weight, with the damping that was used.
+
+        Of a mask whose columns stay or leave whole (a view of one row, expanded) that row is enough.
+        """
+        rows = {name: keep[:1] if keep.stride(0) == 0 else keep for name, keep in self.keep.items()}
+        packed = {name: pack_mask(keep.cpu()) for name, keep in rows.items()}
+        writer.write_tensors(block_part(self.index), packed, {"damping": self.damping} if self.damping else None)
+
+
+class BlocksOfMasks(Protocol):
+    """Where the keep masks of a model's linears are read from."""
+
+    def block(self, index: int) -> list[tuple[Linear, Tensor]]:
+        """Return the pruned linears of block `index` with their keep masks [o, i]; none for -1, outside of all blocks."""
+
+
+class MaskReader:
+    """Reads the keep masks of a complete artifact for the linears of a model."""
+
+    def __init__(self, artifact: Artifact, model: OpenedModel) -> None:
+        """Take an artifact's masks; raises LangpruneError when they were made for another model."""
+        trained = "" if is_structured(artifact.manifest.params["pattern"]) else TRAINED
+        check_same_model(artifact, model, trained)
+        self.artifact = artifact
+        self._model = model
+
+    def block(self, index: int) -> list[tuple[Linear, Tensor]]:
+        """Return the pruned linears of block `index` with their keep masks [o, i]; none for -1, outside of all blocks.
+
+        None either where whole blocks leave, or tokens.
+        """
+        if index < 0 or not self.artifact.manifest.parts.keys().isdisjoint({BLOCKS_PART, VOCABULARY_PART}):
+            return []
+        packed = self.artifact.tensors(block_part(index))
+        found = []
+        for linear in self._model.streamed.linears(index):
+            if linear.name in packed:
+                rows, columns = self._model.streamed.shape(linear)
+                width = -(-columns // 8)
+                shapes = (rows, width), (1, width)
+                bits = fitting(self.artifact, block_part(index), packed, linear.name, torch.uint8, *shapes)
+                found.append((linear, unpack_mask(bits, columns).expand(rows, columns)))
+        return found
+
+    def by_name(self, index: int) -> dict[str, Tensor]:
+        """Return the same by the linears' names: a linear that was left dense is not among them."""
+        return {linear.name: keep for linear, keep in self.block(index)}
+
+
+def need_weights(what: str, mask: Artifact) -> None:
+    """Raise LangpruneError when `what` ("compare") is given a mask of whole blocks or of tokens, which has no bits of weights."""
+    parts = mask.manifest.parts
+    leaves = "whole blocks" if BLOCKS_PART in parts else "tokens" if VOCABULARY_PART in parts else None
+    if leaves:
+        raise LangpruneError(
+            f"mask {mask.name} is of {leaves}, and {what} looks at single weights: name masks of weights or channels"
+        )
+
+
+def remove_pruned(
+    weight: Tensor,  # [o, i]
+    keep: Tensor,  # bool [o, i]
+) -> None:
+    """Set the weights that do not stay to +0.0, in place (a product with the mask would leave -0.0 and NaN behind)."""
+    weight.masked_fill_(~keep.to(weight.device), 0.0)

@@ -1,0 +1,77 @@
+"""What a mask of tokens cuts from a model: rows of embeddings and head, and every id that its files name."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import transformers
+from torch import Tensor
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.models.checkpoint import TensorEntry
+from langprune_cli.models.model_files import CONFIG
+from langprune_cli.models.vocabulary_rows import VocabularyRows, with_default_ids
+from langprune_cli.stages.statistics.parts import GENERATION_CONFIG
+from langprune_cli.stages.structured.cut import Cut, as_json
+from langprune_cli.streaming.opened import OpenedModel
+from langprune_cli.tokens.choice import replace_ids
+from langprune_cli.tokens.tokenizer_files import trim_files
+
+
+@dataclass(frozen=True)
+class VocabularyCut(Cut):
+    """The tokens that stay; their new ids are their places among them."""
+
+    model: OpenedModel
+    rows: VocabularyRows
+
+    def entry(self, group: int, name: str, entry: TensorEntry) -> TensorEntry:
+        """Return the entry with as many rows as tokens stay."""
+        return self.rows.entry(name, entry) if group < 0 else entry
+
+    def tensor(self, group: int, name: str, tensor: Tensor) -> Tensor:
+        """Return the rows that stay."""
+        return self.rows.tensor(name, tensor) if group < 0 else tensor
+
+    def file(self, name: str, data: bytes) -> bytes | None:
+        """Return the configurations and the tokenizer's files with new ids; vocabularies in other formats leave."""
+        if name in self._tokenizer_files:
+            return self._tokenizer_files[name]
+        if name not in {CONFIG, GENERATION_CONFIG}:
+            return data
+        record = json.loads(data)
+        if name == CONFIG:
+            record = with_default_ids(record, self.model.streamed.config, self._new)
+        try:
+            replace_ids(record, self._new)
+        except KeyError as error:
+            raise LangpruneError(
+                f"{self.model.location.folder / name} names the token id {error}, which the mask does not keep, since it did not "
+                "then: make the mask again"
+            ) from error
+        return as_json(self.rows.config(record) if name == CONFIG else record)
+
+    def check(self, folder: Path) -> dict[str, int]:
+        """Open model and tokenizer of the smaller model, and compare every token with what it was called before.
+
+        Raises LangpruneError where its tensors are not those that its configuration asks for, or a token is another.
+        """
+        trusted = self.model.compute.trust_remote_code
+        opened = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
+        before = self.model.tokenizer.get_vocab()
+        expected = {token: self._new[old] for token, old in before.items() if old in self._new}
+        if opened.get_vocab() != expected:
+            raise LangpruneError(
+                f"the tokenizer in {folder} does not open with the tokens that were to stay: its class "
+                f"({type(opened).__name__}) makes others of its files, and cannot be trimmed"
+            )
+        return super().check(folder)
+
+    @cached_property
+    def _new(self) -> dict[int, int]:
+        return {old: new for new, old in enumerate(self.rows.stay)}
+
+    @cached_property
+    def _tokenizer_files(self) -> dict[str, bytes | None]:
+        return trim_files(self.model.location.folder, self.rows.stay)

@@ -1,0 +1,130 @@
+"""Whether a model without some of its blocks computes what it computes with these blocks doing nothing: measured."""
+
+import copy
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from langprune_cli.errors import LangpruneError, first_line
+from langprune_cli.models.model_files import CONFIG
+from langprune_cli.models.narrowing import opened_as
+from langprune_cli.models.skeleton import find_blocks
+from langprune_cli.models.streamed import StreamedModel
+from langprune_cli.stages.structured.cutting import narrowing_of
+from langprune_cli.streaming.opened import OpenedModel
+from langprune_cli.streaming.walk import HiddenStates
+
+_TOKENS = 24
+_WINDOW = 8  # tokens that a block looks back over, where it is one that looks over some: fewer than there are
+_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
+_ROUNDING = 1e-5  # largest difference over largest value, float32: the same operations mostly give the same bits
+
+
+def check_first_run(model: OpenedModel, count: int) -> None:
+    """Raise LangpruneError where the first `count` blocks cannot leave, as `check_without` has it.
+
+    What depends on a block's number, or on how many there are, shows by it: all that stay get another number.
+    """
+    check_without(model, tuple(range(count, len(model.streamed.blocks))))
+
+
+def check_without(model: OpenedModel, stay: Sequence[int]) -> None:
+    """Raise LangpruneError where the model of the blocks `stay` is not the dense one with all others passing on their input.
+
+    Two dozen tokens go through both, in float32, with the checkpoint's weights; each block of the smaller model is given what
+    its original is given. Reads the blocks that stay twice; memory: one block, or embeddings and head, in float32.
+    A model is looked at once for the same blocks.
+    """
+    stay = tuple(stay)
+    if stay in model.fit_to_stay:
+        return
+    narrowing = narrowing_of(model, {}, stay)
+    folder, dense = model.location.folder, model.streamed
+    config = opened_as(dense.config, narrowing.config(json.loads((folder / CONFIG).read_bytes()), dense.config))
+    names = {name: narrowing.leftover(name) for name in dense.outside_names()}
+    names |= {name: narrowing.name(name, index) for index in stay for name in dense.tensor_names(index)}
+    checkpoint = dense.checkpoint.renamed({old: new for old, new in names.items() if new})
+    options: dict[str, Any] = {
+        "dtype": torch.float32,
+        "device": dense.device,
+        "trust_remote_code": model.compute.trust_remote_code,
+    }
+    try:
+        whole = StreamedModel(folder, config=_looking_back_less(dense.config), checkpoint=dense.checkpoint, **options)
+        smaller = StreamedModel(folder, config=_looking_back_less(config), checkpoint=checkpoint, **options)
+        check_shapes(whole.model, smaller.model, stay)
+        _compare(whole, smaller, stay)
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, LangpruneError) else error
+        if cause is None or isinstance(cause, OSError):
+            raise
+        raise _refusal(dense.config, f"without some it does not run: {first_line(cause)}") from error
+    model.fit_to_stay.add(stay)
+
+
+def check_shapes(dense: Any, smaller: Any, stay: Sequence[int]) -> None:  # noqa: ANN401 - models of transformers
+    """Raise LangpruneError where the smaller of two skeletons has other parameters than what is left of the dense one."""
+    here, wanted = _shapes(dense), _shapes(smaller)
+    expected = [here[-1], *(here[index] for index in stay)]
+    for place, (one, other) in enumerate(zip(expected, [wanted[-1], *wanted[:-1]], strict=True)):
+        differs = next((path for path in one | other if one.get(path) != other.get(path)), None)
+        if differs:
+            where = f"of block {stay[place - 1]} " if place else ""
+            was, would = (str(list(each[differs])) if differs in each else "none" for each in (one, other))
+            raise _refusal(dense.config, f"the smaller model would want {differs} {where}as {would}, and it is {was}")
+
+
+def _shapes(model: Any) -> list[dict[str, tuple[int, ...]]]:  # noqa: ANN401 - a model of transformers
+    """Return the shapes of the parameters by path: of each block, and last of what is outside of them."""
+    prefix, blocks = find_blocks(model)
+    found = [{path: tuple(each.shape) for path, each in block.named_parameters()} for block in blocks]
+    outside = ((path, each) for path, each in model.named_parameters() if not path.startswith(f"{prefix}."))
+    return [*found, {path: tuple(each.shape) for path, each in outside}]
+
+
+def _compare(whole: StreamedModel, smaller: StreamedModel, stay: Sequence[int]) -> None:
+    size = whole.config.get_text_config().vocab_size
+    ids = ((torch.arange(1, _TOKENS + 1) * 7919) % size)[None]  # tokens from everywhere
+    one, other = (HiddenStates(each, ids, _TOKENS) for each in (whole, smaller))
+    _same(whole.config, one.hidden[0], other.hidden[0], "what the first block is given")
+    for place, index in enumerate(stay):
+        other.hidden = [one.hidden[0]]
+        with smaller.block(place) as block:
+            other.forward(block)
+        with whole.block(index) as block:
+            one.forward(block)
+        _same(whole.config, one.hidden[0], other.hidden[0], f"what block {index} puts out as block {place}")
+    other.hidden = [one.hidden[0]]
+    # One after the other: each holds torch.no_grad() while it runs.
+    of_whole, of_smaller = ([logits for _, _, logits in each.logits()] for each in (one, other))
+    for logits, others in zip(of_whole, of_smaller, strict=True):
+        _same(whole.config, logits, others, "the logits")
+
+
+def _same(config: Any, x: Tensor, y: Tensor, what: str) -> None:  # noqa: ANN401 - transformers is untyped
+    finite = torch.isfinite(x)
+    difference = float((x - y)[finite].abs().max()) if finite.any() else 0.0
+    largest = float(x[finite].abs().max()) if finite.any() else 0.0
+    if not torch.equal(finite, torch.isfinite(y)) or difference > _ROUNDING * largest:
+        share = f"by {difference / largest:.2g} of its largest value" if largest else "from nothing"
+        raise _refusal(config, f"{what} differs {share} from what it is with these blocks doing nothing")
+
+
+def _refusal(config: Any, what: str) -> LangpruneError:  # noqa: ANN401 - transformers is untyped
+    return LangpruneError(
+        f"Blocks of this {config.get_text_config().model_type} cannot be removed: what others compute depends on their "
+        f"number or on how many there are ({what}): prune it with another pattern"
+    )
+
+
+def _looking_back_less(config: Any) -> Any:  # noqa: ANN401 - transformers is untyped
+    """Return a configuration whose windows are shorter than the text that is run: else blocks with and without look alike."""
+    config = copy.deepcopy(config)
+    text = config.get_text_config()
+    for key in _WINDOWS:
+        if (getattr(text, key, None) or 0) > _WINDOW:
+            setattr(text, key, _WINDOW)
+    return config

@@ -1,0 +1,1 @@
+"""A model streamed block by block over windows of text."""

@@ -1,0 +1,329 @@
+"""Open a model for a stage: which one is meant, where it lies, its streamed skeleton and its tokenizer."""
+
+import os
+import platform
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+import transformers
+from torch import Tensor
+
+from langprune_cli.defaults import BATCH_TOKENS, SEQLEN
+from langprune_cli.errors import LangpruneError, UsageError, first_line, near_matches
+from langprune_cli.location.config_only import locate_config
+from langprune_cli.location.location import ModelLocation, locate_model
+from langprune_cli.machine.team import team
+from langprune_cli.models.model_files import VOCABULARY, check_files, tokenizer_digest
+from langprune_cli.models.skeleton import read_config
+from langprune_cli.models.streamed import StreamedModel
+from langprune_cli.store.artifact import Artifact
+from langprune_cli.store.building import Reporter
+from langprune_cli.store.files import need_space
+from langprune_cli.store.manifest import is_artifact
+from langprune_cli.store.workspace import Workspace
+from langprune_cli.streaming.walk import HiddenStates
+from langprune_cli.types import Windows
+
+DEMO = "demo"
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a model is run."""
+
+    dtype: str | None = "auto"  # auto: the checkpoint's own; None: the same, of a command that has no --dtype
+    device: str = "auto"  # auto: cuda where there is one
+    batch_tokens: int = BATCH_TOKENS
+    cache_dir: Path | None = None
+    trust_remote_code: bool = False
+    all_experts: bool = False  # whether every expert of a mixture sees every token
+    fetch: bool = True  # whether what is not on this machine is fetched from the hub
+    max_memory: int | None = None  # bytes that hidden states may take in memory; more of them are kept in a file
+
+    def torch_device(self) -> torch.device:
+        """Return the device; raises LangpruneError for one that this machine lacks."""
+        if self.device == "auto":
+            own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # each of several processes that torchrun starts has its own
+            return torch.device(own if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+            torch.empty(0, device=device).cpu()  # meta has no data to give back
+        except (RuntimeError, AssertionError) as error:
+            raise LangpruneError(f"--device {self.device} is not to be had on this machine: use cpu or auto") from error
+        return device
+
+    def torch_dtype(self) -> torch.dtype | None:
+        """Return the dtype to compute in, None for the checkpoint's own; raises UsageError for an unknown name."""
+        if self.dtype is None or self.dtype == "auto":
+            return None
+        if self.dtype not in _DTYPES:
+            raise UsageError(f"--dtype {self.dtype!r} is unknown: {near_matches(self.dtype, [*_DTYPES, 'auto'])}")
+        return _DTYPES[self.dtype]
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """The model that a user named, or that the workspace remembers."""
+
+    name: str
+    revision: str | None = None
+
+
+class OpenedModel:
+    """A model located and opened for streaming."""
+
+    def __init__(self, location: ModelLocation, compute: Compute) -> None:
+        self.location = location
+        self.compute = compute
+        self.streamed = StreamedModel(
+            location.folder,
+            dtype=compute.torch_dtype(),
+            device=compute.torch_device(),
+            trust_remote_code=compute.trust_remote_code,
+            all_experts=compute.all_experts,
+        )
+        self.fit_to_stay: set[tuple[int, ...]] = (
+            set()
+        )  # blocks of which `check_without` has found that they can stay alone
+        if compute.all_experts:
+            self.require_experts("--all-experts")
+
+    def require_experts(self, option: str) -> None:
+        """Raise UsageError where an option about experts has no use."""
+        if not self.streamed.has_experts:
+            raise UsageError(f"{option} has no use for {self.label}, which has no experts: leave it out")
+
+    @property
+    def about(self) -> dict[str, str | None]:
+        """Return how people name this model: hub id and revision, or the folder."""
+        return self.location.about
+
+    @property
+    def label(self) -> str:
+        """Return a short name for tables."""
+        return self.location.label
+
+    @property
+    def digest(self) -> str:
+        """Return the checkpoint's digest."""
+        return self.streamed.digest
+
+    @cached_property
+    def tokenizer(self) -> Any:  # noqa: ANN401 - transformers is untyped
+        """Return the model's own tokenizer; raises LangpruneError when its files are missing or unreadable."""
+        return _read_tokenizer(self.location.folder, trust_remote_code=self.compute.trust_remote_code)
+
+    @property
+    def vocabulary(self) -> str:
+        """Return what tells a model's vocabulary from others: its tokenizer, else the number of its ids."""
+        try:
+            return tokenizer_digest(self.location.folder)
+        except LangpruneError:
+            return str(self.streamed.config.get_text_config().vocab_size)
+
+    def seqlen(self, asked: int | None, reporter: Reporter) -> int:
+        """Return the window length: as asked, else 2048 or the model's context where that is shorter.
+
+        Raises LangpruneError for a window longer than the context.
+        """
+        chosen = window_length(asked, self.streamed.context, self.label)
+        if asked is None and chosen < SEQLEN:
+            reporter.note(f"Windows of {chosen} tokens, which is all the context of {self.label}.")
+        return chosen
+
+    def check_windows(self, windows: Windows) -> None:
+        """Raise LangpruneError where windows that were given are longer than the context."""
+        context = self.streamed.context
+        if context and windows.seqlen > context:
+            raise LangpruneError(
+                f"{windows.spec.source} has windows of {windows.seqlen} tokens, and the context of {self.label} is {context}: "
+                "give shorter ones"
+            )
+
+    def hidden_states(self, ids: Tensor, folder: Path, *, fast: bool = False) -> HiddenStates:
+        """Return the embedded windows `ids` [n, t], in a file of `folder` where memory is not to hold them.
+
+        fast: as `HiddenStates` takes it.
+
+        Raises LangpruneError where that folder has no room for them.
+        """
+        return HiddenStates(self.streamed, ids, self.compute.batch_tokens, self.spill(ids, folder), fast=fast)
+
+    def spill(self, ids: Tensor, folder: Path) -> Path | None:
+        """Return `folder` where the hidden states of `ids` [n, t] go to a file, None where memory holds them.
+
+        Raises LangpruneError where that folder has no room for them.
+        """
+        size = ids.numel() * self.streamed.config.get_text_config().hidden_size * self.streamed.dtype.itemsize
+        if self.compute.max_memory is None or size <= self.compute.max_memory:
+            return None
+        need_space(folder, size)
+        return folder
+
+    def environment(self) -> dict[str, str]:
+        """Return what may change the last bits of a result but is not part of its key."""
+        return {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "device": self.streamed.device.type,
+            "machine": platform.machine(),
+        }
+
+
+class OpenedTokenizer:
+    """A model of which only the configuration and the tokenizer are opened; its weights need not even be there."""
+
+    def __init__(self, location: ModelLocation, *, trust_remote_code: bool) -> None:
+        """Open both; raises LangpruneError for files that are missing or unreadable."""
+        self.location = location
+        self.digest = tokenizer_digest(location.folder)
+        self.tokenizer: Any = _read_tokenizer(location.folder, trust_remote_code=trust_remote_code)
+        config = read_config(location.folder, trust_remote_code=trust_remote_code)
+        # A model may have more ids than its tokenizer (padding), and a tokenizer ids that lie apart from the others.
+        highest = max(self.tokenizer.get_vocab().values(), default=-1)
+        self.vocab_size = max(config.get_text_config().vocab_size, len(self.tokenizer), highest + 1)
+
+    def environment(self) -> dict[str, str]:
+        """Return what may change how a text is tokenised but is not part of a key."""
+        return {
+            "tokenizers": tokenizers.__version__,
+            "transformers": transformers.__version__,
+            "machine": platform.machine(),
+        }
+
+
+def window_length(asked: int | None, context: int | None, label: str) -> int:
+    """Return the tokens of a window: as asked, else 2048 or the context of the model `label` where that is shorter.
+
+    Raises LangpruneError for a window longer than the context.
+    """
+    if asked is None:
+        return min(SEQLEN, context or SEQLEN)
+    if context and asked > context:
+        raise LangpruneError(
+            f"--seqlen {asked} is longer than the context of {label}, {context} tokens: ask for {context} or less"
+        )
+    return asked
+
+
+def _read_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:  # noqa: ANN401 - transformers is untyped
+    check_files(folder)
+    try:
+        # For some families transformers would make one of an empty vocabulary, and say nothing.
+        if not any(VOCABULARY.fullmatch(path.name) for path in folder.iterdir()):
+            raise ValueError("there is no vocabulary file")
+        return transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
+        raise LangpruneError(
+            f"{folder} has no tokenizer that opens ({first_line(error)}): add tokenizer.json, or give token windows with "
+            "--data FILE.safetensors"
+        ) from error
+
+
+def choose_model(workspace: Workspace, named: str | None, revision: str | None, reporter: Reporter) -> ModelChoice:
+    """Return the model named, else the one that the workspace remembers or has artifacts of, else the built-in demo model.
+
+    Raises LangpruneError where nothing is remembered and artifacts are of several models.
+    """
+    if named:
+        return ModelChoice(named, revision)
+    remembered = workspace.model()
+    if remembered and remembered["name"]:
+        return ModelChoice(remembered["name"], revision or remembered["revision"])
+    models = {
+        (about["name"], about["revision"])
+        for entry in workspace.entries()
+        if (about := entry.manifest.about.get("model")) and not model_artifact(workspace, about["name"])
+    }
+    if len(models) > 1:
+        names = " and ".join(sorted(name for name, _ in models))
+        raise LangpruneError(f"the workspace {workspace.root} has artifacts of {names}: name one of them with --model")
+    for name, commit in models - {(DEMO, None)}:
+        reporter.note(f"No model was named: using {name}, which this workspace has artifacts of.")
+        return ModelChoice(name, revision or commit)
+    reporter.note("No model was named: using the built-in demo model (--model names another).")
+    return ModelChoice(DEMO, revision)
+
+
+def open_model(workspace: Workspace, choice: ModelChoice, compute: Compute, reporter: Reporter) -> OpenedModel:
+    """Locate a model (an artifact's name, a folder, a hub id or `demo`) and open it.
+
+    Raises LangpruneError as `locate_model`, `Checkpoint` and `read_config` do.
+    """
+    location = _located(workspace, choice, compute, locate_model, reporter)
+    if others := team():  # which else would begin a second or two late
+        others.tell("open", location, compute)
+    model = OpenedModel(location, compute)
+    on_cpu = model.streamed.dtype == torch.bfloat16 and model.streamed.device.type == "cpu"
+    if compute.dtype is not None and on_cpu and _lacks_bfloat16():
+        reporter.note("This CPU has no bfloat16 units: --dtype float32 is several times faster here.")
+    return model
+
+
+def open_tokenizer(workspace: Workspace, choice: ModelChoice, compute: Compute, reporter: Reporter) -> OpenedTokenizer:
+    """Locate a model as `open_model` does and open its configuration and tokenizer; no weights are fetched or read.
+
+    Raises LangpruneError as `locate_config`, `read_config` and `tokenizer_digest` do.
+    """
+    location = _located(workspace, choice, compute, partial(locate_config, only="tokenizer"), reporter)
+    return OpenedTokenizer(location, trust_remote_code=compute.trust_remote_code)
+
+
+def _located(
+    workspace: Workspace,
+    choice: ModelChoice,
+    compute: Compute,
+    locate: Callable[..., ModelLocation],
+    reporter: Reporter,
+) -> ModelLocation:
+    """Return where a model lies: an artifact's folder, or what `locate` finds; its notes are shown."""
+    artifact = model_artifact(workspace, choice.name)
+    if artifact:
+        # By its name where that is enough: the workspace may move.
+        own = artifact.folder.absolute().parent == (workspace.root / "models").absolute()
+        return ModelLocation(artifact.folder, artifact.name, None, "artifact" if own else "folder")
+    location = locate(
+        choice.name,
+        revision=choice.revision,
+        cache_dir=compute.cache_dir,
+        with_code=compute.trust_remote_code,
+        fetch=compute.fetch,
+    )
+    for note in location.notes:
+        reporter.note(note)
+    return location
+
+
+def _lacks_bfloat16() -> bool:
+    """Return whether products of bfloat16 matrices are emulated, as on x86 CPUs without AVX-512."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
+def model_artifact(workspace: Workspace, name: str) -> Artifact | None:
+    """Return the model artifact called `name` (or lying in that folder), None when the name means something else."""
+    places = [Path(name)]
+    with suppress(UsageError):  # what cannot be the name of one
+        places.append(workspace.folder("models", name))
+    return workspace.find("models", name) if name != DEMO and any(map(is_artifact, places)) else None
+
+
+def check_same_model(artifact: Artifact, model: OpenedModel, or_else: str = "") -> None:
+    """Raise LangpruneError when `artifact` was made from another checkpoint than `model`.
+
+    or_else: the end of its message, where there is one thing more to do.
+    """
+    if artifact.manifest.inputs["model"] != model.digest:
+        made_for = artifact.manifest.about.get("model", {}).get("name", "another model")
+        raise LangpruneError(
+            f"{artifact.manifest.kind} {artifact.name} was made for another model ({made_for}), not for "
+            f"{model.about['name']}: name that model with --model, or make it again for this one{or_else}"
+        )

@@ -1,0 +1,119 @@
+"""Windows of hub datasets, kept on this machine: the next run has the very same ones, offline too, and fetches nothing.
+
+An entry is named by what the windows depend on beside the dataset's content: source, tokenizer, and the settings of the
+draw. It remembers the commit that the dataset stood at, and is drawn again, and replaced, where that has moved on.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.store.building import Reporter
+from langprune_cli.store.files import canonical_json, make_folder, new_file, readable_json, write_bytes
+from langprune_cli.store.plain import plain_file
+from langprune_cli.store.written import check_written
+from langprune_cli.text.hub import HUB_PREFIX, HubUnreachableError, hub_commit, parse_hub_source
+from langprune_cli.text.windows import fingerprint, is_given
+from langprune_cli.types import TextSpec, Windows
+
+_SCHEMA = 1  # to be raised when the same request would be drawn in another way
+
+
+def kept_windows(spec: TextSpec, request: dict[str, Any], draw: Callable[[], Windows], reporter: Reporter) -> Windows:
+    """Return the windows that `draw` makes of a text, or made in an earlier run where the text is a hub dataset.
+
+    request: what they depend on beside the text, as JSON values. The dataset's commit is asked for first; where the Hub
+    cannot be reached, windows of an earlier run serve, whatever commit they are of, and a note says so. A damaged entry
+    is drawn again. Files on this machine are not kept: they are here already.
+
+    Raises LangpruneError as `draw` does, for a part of an artifact that is not as it was written,
+    and where neither the Hub nor the cache has the text.
+    """
+    if not spec.source.startswith(HUB_PREFIX):
+        if is_given(spec.source):  # it may be a part of an artifact
+            check_written(Path(spec.source))
+        return draw()
+    asked = {"schema": _SCHEMA, "source": spec.source, **request}
+    entry = cache_folder() / "windows" / f"{hashlib.sha256(canonical_json(asked).encode()).hexdigest()}.json"
+    known = _read(entry, asked, spec, reporter)
+    try:
+        commit = hub_commit(parse_hub_source(spec.source))
+    except HubUnreachableError as error:
+        if known is None:
+            raise
+        reporter.note(f"The windows of an earlier run are used, kept in {entry.parent}: {error}.")
+        return known[0]
+    if known and known[1] == commit:
+        reporter.note(f"The windows of {spec.source} are those of an earlier run, kept in {entry.parent}.")
+        return known[0]
+    windows = draw()
+    try:
+        _write(entry, asked, windows, commit)
+    except LangpruneError as error:
+        reporter.note(f"The windows of {spec.source} are not kept for another run: {error}.")
+    return windows
+
+
+def cache_folder() -> Path:
+    """Return where langprune keeps what can be made again: $LANGPRUNE_CACHE, else its folder in the user's cache."""
+    if named := os.environ.get("LANGPRUNE_CACHE"):
+        return Path(named).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "langprune"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "langprune"
+
+
+def _write(entry: Path, asked: dict[str, Any], windows: Windows, commit: str) -> None:
+    """Write the tensor, then the record that vouches for it."""
+    try:
+        make_folder(entry.parent)
+    except OSError as error:
+        raise LangpruneError(f"{entry.parent}: {error.strerror}") from error
+    with new_file(_tensor_file(entry)) as temporary:
+        save_file({"windows": windows.ids}, temporary)
+    record = {
+        "asked": asked,
+        "commit": commit,
+        "fingerprint": windows.fingerprint,
+        "sampling": windows.sampling,
+        "seed": windows.seed,
+        "documents": windows.documents,
+        "notes": list(windows.notes),
+    }
+    write_bytes(entry, readable_json(record))
+
+
+def _read(entry: Path, asked: dict[str, Any], spec: TextSpec, reporter: Reporter) -> tuple[Windows, str] | None:
+    """Return the windows of an entry and their commit; None where there is none, or it is not what was written."""
+    try:
+        record = json.loads(plain_file(entry).read_bytes())
+        ids = load_file(plain_file(_tensor_file(entry)))["windows"]
+        windows = Windows(
+            ids,
+            fingerprint(ids),
+            spec,
+            record["sampling"],
+            record["seed"],
+            record["documents"],
+            tuple(record["notes"]),
+        )
+        if windows.fingerprint != record["fingerprint"] or record["asked"] != asked:
+            raise ValueError("its contents have changed")
+        return windows, str(record["commit"])
+    except FileNotFoundError:
+        return None  # never drawn, or ended before the record was written
+    except (LangpruneError, OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
+        reporter.note(f"The windows kept in {entry} are damaged ({error}) and are drawn again.")
+        return None
+
+
+def _tensor_file(entry: Path) -> Path:
+    return entry.with_suffix(".safetensors")

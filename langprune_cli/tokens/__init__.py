@@ -1,0 +1,1 @@
+"""Tokenizers: encoding, counting, the vocabulary, and tokenizers with fewer tokens."""

@@ -1,0 +1,121 @@
+"""Count how often each token occurs in a text: what tells the tokens that a language needs from those it never uses.
+
+Documents are tokenised as they are, without the special tokens that a tokenizer would put around them. They are streamed:
+memory holds a few megabytes of text, whatever the corpus's size.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from langprune_cli.tokens.encoding import Tokenizer, encode_bare
+from langprune_cli.tokens.token_bytes import decoded_bytes
+
+_PIECE = 2**18  # characters tokenised as one text: all cores have work, and none holds a whole book in tokens
+_BATCH_BYTES = 2 * 2**20  # text tokenised in one call
+_PART_BYTES = 16 * 2**20  # text of the first parts: what takes a few seconds
+_PART_SHARE = 8  # a part has at least this fraction of all text before it, so that large texts have few parts
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """How often each token occurs in some text, and how much text that is; all are sums, so they add."""
+
+    counts: Tensor  # int64 [v]
+    tokens: int  # sum of `counts`
+    bytes: int  # UTF-8 bytes of the text
+    documents: int
+
+    @classmethod
+    def zeros(cls, size: int) -> "TokenCounts":
+        """Return the counts of no text, for a vocabulary of `size`."""
+        return cls(torch.zeros(size, dtype=torch.int64), 0, 0, 0)
+
+    def __add__(self, other: "TokenCounts") -> "TokenCounts":
+        """Return the counts of both texts; a smaller vocabulary has none of the ids that only the larger one has."""
+        counts = torch.zeros(max(len(self.counts), len(other.counts)), dtype=torch.int64)
+        for each in (self, other):
+            counts[: len(each.counts)] += each.counts
+        return TokenCounts(
+            counts, self.tokens + other.tokens, self.bytes + other.bytes, self.documents + other.documents
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Text for one call of a tokenizer. Which text is in which batch and part depends on the text alone."""
+
+    part: int  # counted from 0
+    texts: list[str]  # documents, and pieces of long ones
+    sizes: list[int]  # UTF-8 bytes of each
+    first: list[bool]  # whether it begins a document
+
+
+def batches(documents: Iterator[str]) -> Iterator[Batch]:
+    """Group documents into batches, and these into parts: what is counted and kept in one go.
+
+    A document of more than 2^18 characters is cut into pieces behind a line's end, or before a blank where a line is
+    longer than that; the tokens next to a cut may differ from those of the whole.
+    """
+    part = size = in_part = before = 0
+    batch = Batch(part, [], [], [])
+    for document in documents:
+        for number, piece in enumerate(_pieces(document)):
+            batch.texts.append(piece)
+            batch.sizes.append(len(piece.encode()))
+            batch.first.append(number == 0)
+            size += batch.sizes[-1]
+            if size >= _BATCH_BYTES:
+                yield batch
+                size, in_part = 0, in_part + size
+                if in_part >= max(_PART_BYTES, before // _PART_SHARE):
+                    part, in_part, before = part + 1, 0, before + in_part
+                batch = Batch(part, [], [], [])
+    if batch.texts:
+        yield batch
+
+
+def count_batch(
+    tokenizer: Tokenizer,
+    batch: Batch,
+    size: int,  # v
+    most: int,  # at least 1
+) -> TokenCounts:
+    """Count the tokens of a batch: of its first texts, up to the one with which there are `most` tokens."""
+    ids = encode_bare(tokenizer, batch.texts)
+    lengths = np.cumsum([len(each) for each in ids])
+    texts = min(int(np.searchsorted(lengths, most)) + 1, len(ids))
+    tokens = int(lengths[texts - 1])
+    counts = _bincount(np.fromiter(chain.from_iterable(ids[:texts]), np.int64, tokens), size)
+    return TokenCounts(counts, tokens, sum(batch.sizes[:texts]), sum(batch.first[:texts]))
+
+
+def count_windows(
+    tokenizer: Tokenizer,
+    ids: Tensor,  # int32 [n, t], below `size`
+    size: int,  # v
+    most: int,  # at least 1
+) -> TokenCounts:
+    """Count the tokens of the first windows, up to the one with which there are `most`; of how many documents is not known."""
+    counted = ids[: -(-most // ids.shape[1])]
+    counts = _bincount(counted.flatten().numpy(), size)
+    return TokenCounts(counts, counted.numel(), decoded_bytes(tokenizer, counted), 0)
+
+
+def _pieces(document: str) -> Iterator[str]:
+    start = 0
+    while len(document) - start > _PIECE:
+        end = start + _PIECE
+        cut = max(document.rfind("\n", start, end) + 1 or document.rfind(" ", start + 1, end), 0) or end
+        yield document[start:cut]
+        start = cut
+    yield document[start:]
+
+
+def _bincount(ids: np.ndarray[Any, Any], size: int) -> Tensor:
+    return torch.from_numpy(np.bincount(ids, minlength=size))

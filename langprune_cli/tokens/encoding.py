@@ -1,0 +1,82 @@
+"""What this layer asks of a tokenizer, and how it is called: in batches, with its own defaults."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from langprune_cli.tokens import pieces
+from langprune_cli.tokens.pieces import encode_long, says_places
+
+_BATCH_BYTES = 2 * 2**20  # text tokenised in one call: a fast tokenizer needs about 125 bytes of memory for each
+_BATCH_DOCUMENTS = 256
+
+
+class Tokenizer(Protocol):
+    """The part of a `transformers` tokenizer that is used here; fast ones use all cores for a batch."""
+
+    def __call__(self, text: str | list[str], **options: Any) -> Any:  # noqa: ANN401  (transformers is untyped here)
+        """Return a mapping with `input_ids`, with the special tokens that are added by default."""
+
+    def __len__(self) -> int:
+        """Return the size of the vocabulary, added tokens included."""
+
+    def decode(self, token_ids: Any, **options: Any) -> Any:  # noqa: ANN401
+        """Return the text of a list of ids."""
+
+
+def encode(tokenizer: Tokenizer, text: str) -> Tensor:  # int32 [t]
+    """Return the token ids of one text, special tokens as the tokenizer's defaults have them."""
+    (ids,) = encode_batch(tokenizer, [text])
+    return torch.tensor(ids, dtype=torch.int32)
+
+
+def encode_batch(tokenizer: Tokenizer, texts: list[str]) -> list[Sequence[int]]:
+    """Return the token ids of each text, in one call, but for long ones, which are encoded in pieces with the same result.
+
+    Raises LangpruneError for a long text that has no place to cut it.
+    """
+    long = [says_places(tokenizer) and len(text) > pieces.PIECE for text in texts]
+    short = [text for text, apart in zip(texts, long, strict=True) if not apart]
+    ids = iter(_ids(tokenizer, short) if short else [])
+    return [encode_long(tokenizer, text) if apart else next(ids) for text, apart in zip(texts, long, strict=True)]
+
+
+def encode_bare(tokenizer: Tokenizer, texts: list[str]) -> list[Sequence[int]]:
+    """Return the token ids of each text in one call, without the special tokens that would be added.
+
+    A fast tokenizer's own library is asked, which takes two thirds of the time: offsets and attention masks are not made.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        ids: list[Sequence[int]] = _ids(tokenizer, texts, add_special_tokens=False)
+        return ids
+    backend.no_truncation()  # as tokenizer.json may have them; `transformers` sets both anew in every call
+    backend.no_padding()
+    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def batches(sizes: Iterator[tuple[int, bytes]], first: int) -> Iterator[list[tuple[int, bytes]]]:
+    """Group ranked documents into batches worth one call: bounded in bytes, `first` documents to begin with.
+
+    The first batch is as small as the caller may need at the least; where that is not enough, larger ones
+    follow.
+    """
+    batch: list[tuple[int, bytes]] = []
+    size, most = 0, min(max(first, 1), _BATCH_DOCUMENTS)
+    for ranked in sizes:
+        batch.append(ranked)
+        size += len(ranked[1])
+        if size >= _BATCH_BYTES or len(batch) >= most:
+            yield batch
+            batch, size, most = [], 0, _BATCH_DOCUMENTS
+    if batch:
+        yield batch
+
+
+def _ids(tokenizer: Tokenizer, text: str | list[str], **options: Any) -> Any:  # noqa: ANN401  (ids, or a list for each text)
+    # verbose=False: a text longer than the context is meant here, and no reason for the library's warning.
+    return tokenizer(text, verbose=False, return_attention_mask=False, return_token_type_ids=False, **options)[
+        "input_ids"
+    ]

@@ -1,0 +1,170 @@
+"""Several processes share the windows of one run: the same sums to rounding, the same files, and a clean end when one dies."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from langprune_cli.store.manifest import read_manifest
+from tests.support.command import did, langprune, one_sentence
+from tests.support.pico import save_pico
+
+
+def torchrun(*words: object, processes: int = 2) -> subprocess.Popen[str]:
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    line += ["-m", "langprune_cli", *map(str, words)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+
+def ran(*words: object, processes: int = 2) -> str:
+    process = torchrun(*words, processes=processes)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    return out
+
+
+def alone(*words: object) -> None:
+    subprocess.run([sys.executable, "-m", "langprune_cli", *map(str, words)], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("windows") / "windows.safetensors"
+    torch.manual_seed(1)
+    save_file({"windows": torch.randint(3, 97, (7, 24), dtype=torch.int32)}, file)  # not a multiple of the processes
+    return file
+
+
+@pytest.mark.parametrize(("family", "processes"), [("llama", 2), ("qwen3_moe", 3)])
+def test_statistics_are_those_of_one_process(family: str, processes: int, tmp_path: Path, windows: Path) -> None:
+    save_pico(family, tmp_path / "model")
+    words = ["calibrate", "-m", tmp_path / "model", "--data", windows, "--collect", "hessian", "--batch-tokens", "24"]
+    ran(*words, "-w", tmp_path / "team", processes=processes)
+    alone(*words, "-w", tmp_path / "alone")
+    (folder,) = (tmp_path / "alone" / "stats").iterdir()
+    other = tmp_path / "team" / "stats" / folder.name
+    one, several = read_manifest(folder), read_manifest(other)
+    assert several.key == one.key
+    assert several.about.get("expert_tokens") == one.about.get("expert_tokens")
+    for part in one.parts:
+        expected, found = load_file(folder / part), load_file(other / part)
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            if name.endswith("/hessian"):
+                torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6 * float(tensor.abs().max()))
+            elif name.endswith("/sum_sq"):
+                torch.testing.assert_close(found[name], tensor, rtol=1e-12, atol=0)
+            elif name.endswith("/sum_x"):
+                scale = float(expected[name.replace("sum_x", "sum_sq")].max())
+                torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-12 * scale)
+            else:
+                assert torch.equal(found[name], tensor)
+
+
+@pytest.mark.parametrize("words", [
+    ["--method", "wanda", "--pattern", "2:4"],
+    ["--method", "sparsegpt", "--sparsity", "0.5"],
+    ["--pattern", "channels:0.34", "--pattern", "kv-groups:0.5"],
+])  # fmt: skip
+def test_models_are_those_of_one_process_but_for_rounding(words: list[str], tmp_path: Path, windows: Path) -> None:
+    save_pico("llama", tmp_path / "model")
+    options = ["prune", "-m", tmp_path / "model", "--data", windows, *words]
+    ran(*options, "-w", tmp_path / "team")
+    alone(*options, "-w", tmp_path / "alone")
+    (folder,) = (tmp_path / "alone" / "models").iterdir()
+    expected = load_file(folder / "model.safetensors")
+    found = load_file(tmp_path / "team" / "models" / folder.name / "model.safetensors")
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].shape == tensor.shape
+        same = ((found[name] == 0) == (tensor == 0)).float().mean()
+        assert same > 0.995, name  # sums differ in their last bits, and with them a choice between near equals
+        close = (found[name] - tensor).abs() <= 1e-3 * tensor.abs().max()
+        assert close.float().mean() > 0.98, name
+
+
+def test_an_interrupted_team_is_gone_on_with_by_one_process_and_the_other_way_round(
+    tmp_path: Path, windows: Path
+) -> None:
+    save_pico("llama", tmp_path / "model")
+    words = ["prune", "-m", tmp_path / "model", "--data", windows, "--method", "sparsegpt", "-w", tmp_path / "w"]
+    alone(*words)
+    (stats,) = (tmp_path / "w" / "stats").iterdir()
+    (model,) = (tmp_path / "w" / "models").iterdir()
+    before = load_file(model / "model.safetensors")
+    (stats / "block-002.safetensors").unlink()
+    (model / "model.safetensors").unlink()
+    ran(*words)
+    after = load_file(model / "model.safetensors")
+    for name, tensor in before.items():
+        assert (after[name] - tensor).abs().max() <= 0.05 * tensor.abs().max()
+
+
+def test_more_processes_than_windows(tmp_path: Path, windows: Path) -> None:
+    save_pico("llama", tmp_path / "model")
+    save_file({"windows": load_file(windows)["windows"][:1]}, tmp_path / "one.safetensors")
+    process = torchrun(
+        "calibrate", "-m", tmp_path / "model", "--data", tmp_path / "one.safetensors", "-w", tmp_path / "w"
+    )
+    _, err = process.communicate(timeout=240)
+    assert process.returncode != 0
+    assert err.count("error: 1 windows cannot be shared by 2 processes: start fewer of them") == 1
+    assert not (tmp_path / "w" / "stats").exists() or not list((tmp_path / "w" / "stats").iterdir())
+
+
+def _opened_by(process: psutil.Process) -> list[str]:
+    return [str(each.readlink()) for each in Path(f"/proc/{process.pid}/fd").iterdir() if each.is_symlink()]
+
+
+def _is_without_a_name(file: str, folder: Path) -> bool:
+    return Path(file).parent == folder and file.endswith("(deleted)")
+
+
+def test_a_process_that_dies_ends_the_run_and_what_is_on_disk_is_gone_on_with(tmp_path: Path) -> None:
+    save_pico("llama", tmp_path / "model", num_hidden_layers=24, hidden_size=256, intermediate_size=1024)
+    torch.manual_seed(1)
+    file = tmp_path / "windows.safetensors"
+    save_file({"windows": torch.randint(3, 97, (64, 64), dtype=torch.int32)}, file)
+    words = ["calibrate", "-m", tmp_path / "model", "--data", file, "--collect", "hessian", "-w", tmp_path / "w"]
+    process = torchrun(*words, "--max-memory", "1KB")
+    part = tmp_path / "w" / "stats" / "windows-hessian" / "block-002.safetensors"
+    while not part.exists():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+    both = psutil.Process(process.pid).children()
+    assert [sum(_is_without_a_name(fd, part.parent) for fd in _opened_by(each)) for each in both] == [1, 1]
+    followers = [child for child in both if child.environ().get("RANK") == "1"]
+    followers[0].send_signal(signal.SIGKILL)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode != 0
+    assert err.count("error:") <= 1, err  # torchrun may end the other one before it can say so
+    assert "langprune_cli/" not in err  # torchrun shows a traceback of its own, we none
+    assert not read_manifest(part.parent).complete
+    alone(*words)
+    assert read_manifest(part.parent).complete
+
+
+def test_shards_of_machines_that_know_of_no_other_add_up(tmp_path: Path, windows: Path) -> None:
+    save_pico("llama", tmp_path / "model")
+    words = ["calibrate", "-m", tmp_path / "model", "--data", windows, "--collect", "hessian", "--batch-tokens", "24"]
+    words += ["-w", tmp_path / "w"]
+    did(*words)
+    names = [did(*words, "--shard", f"{part}/3", "--json").json["name"] for part in (1, 2, 3)]
+    assert names == [f"windows-{part}-of-3-hessian" for part in (1, 2, 3)]
+    made = did("combine", "stats", *names, "-w", tmp_path / "w", "--json").json
+    whole = tmp_path / "w" / "stats" / "windows-hessian"
+    for part in sorted(whole.glob("block-*")):
+        expected, found = load_file(part), load_file(Path(made["path"]) / part.name)
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            tolerance = 1e-6 if name.endswith("/hessian") else 1e-12
+            torch.testing.assert_close(found[name], tensor, rtol=0, atol=tolerance * float(tensor.abs().max()) * 24 * 7)
+    for wrong in ("0/3", "4/3", "x", "1", "1/0"):
+        one_sentence(langprune(*words, "--shard", wrong), 2, "is none: write 1/4")
+    one_sentence(langprune(*words, "--shard", "1/8"), 1, "7 windows cannot be split into 8 shards")

@@ -1,0 +1,149 @@
+"""Models that cannot be pruned as they should be are refused with one sentence, before any work."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.models.skeleton import build_skeleton, find_blocks
+from langprune_cli.models.streamed import StreamedModel
+from langprune_cli.streaming.walk import HiddenStates, walk
+from tests.support.pico import save_pico
+
+SMALL = {
+    "vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+EXPERTS: dict[str, dict[str, Any]] = {
+    "GptOssConfig": {"num_local_experts": 2},
+    "GraniteMoeConfig": {"num_local_experts": 2},
+}
+
+
+@pytest.mark.parametrize("kind", EXPERTS)
+def test_checkpoints_with_merged_experts(kind: str, tmp_path: Path) -> None:
+    config = getattr(transformers, kind)(**SMALL | EXPERTS[kind])
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(LangpruneError, match="matrices of several experts in one tensor"):
+        StreamedModel(tmp_path)
+
+
+def changed_model(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
+    """Let the skeleton be built as a family would that lays out its blocks in another way."""
+    from langprune_cli.models import streamed  # noqa: PLC0415
+
+    build = streamed.build_skeleton
+
+    def build_changed(*args: Any, **options: Any) -> Any:
+        model = build(*args, **options)
+        change(model.model.layers)
+        return model
+
+    monkeypatch.setattr(streamed, "build_skeleton", build_changed)
+
+
+def test_linears_that_blocks_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_pico("llama", tmp_path)
+
+    def share(layers: nn.ModuleList) -> None:
+        layers[1].mlp = layers[0].mlp
+
+    changed_model(monkeypatch, share)
+    with pytest.raises(LangpruneError, match="shares linears between blocks"):
+        StreamedModel(tmp_path)
+
+
+def test_matrices_that_are_stacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_pico("llama", tmp_path)
+    stacked = nn.Parameter(torch.empty(4, 32, device="meta"))
+
+    def stack(layers: nn.ModuleList) -> None:
+        layers[2].mlp.up_proj.weight = nn.Parameter(stacked.view(2, 2, 32))
+
+    changed_model(monkeypatch, stack)
+    with pytest.raises(LangpruneError, match="several experts in one tensor"):
+        StreamedModel(tmp_path)
+
+
+def test_code_of_the_models_own_is_asked_for(tmp_path: Path) -> None:
+    save_pico("llama", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"model_type": "its_own", "auto_map": {"AutoConfig": "its_own.Config"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(LangpruneError, match=r"add --trust-remote-code$"):
+        StreamedModel(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_without_a_stated_dtype_the_weights_decide(tmp_path: Path, dtype: torch.dtype) -> None:
+    save_pico("llama", tmp_path, dtype=dtype)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "dtype"}))
+    assert StreamedModel(tmp_path).dtype == dtype
+
+
+def test_blocks_are_the_outermost_list_of_their_length() -> None:
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = transformers.LlamaConfig(num_hidden_layers=2)
+            self.adapter = nn.Module()
+            self.adapter.inner = nn.Module()
+            self.adapter.inner.heads = nn.ModuleList([nn.Linear(1, 1) for _ in range(2)])
+            self.layers = nn.ModuleList([nn.Linear(1, 1) for _ in range(2)])
+
+    assert find_blocks(Holder())[0] == "layers"
+
+
+def reconfigured(folder: Path, **values: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | values))
+
+
+@pytest.mark.parametrize("wanted", ["nobody/attention-kernel", "flash_attention_2", "flex_attention", 3])
+def test_attention_code_that_a_configuration_names_is_not_fetched(wanted: object, tmp_path: Path) -> None:
+    model = save_pico("llama", tmp_path)
+    reconfigured(
+        tmp_path, _attn_implementation=wanted, attn_implementation=wanted, _attn_implementation_internal=wanted
+    )
+    ids = torch.arange(12).reshape(2, 6)
+    states = HiddenStates(StreamedModel(tmp_path), ids, batch_tokens=12)
+    for _ in walk(states):
+        pass
+    with torch.no_grad():
+        assert torch.equal(torch.cat([logits for _, _, logits in states.logits()]), model(ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("family", "values", "says"),
+    [
+        ("llama", {"num_hidden_layers": 10**9}, "num_hidden_layers = 1e[+]09, which no model has"),
+        ("qwen3_moe", {"num_experts": -(10**6)}, "num_experts = -1e[+]06, which no model has"),
+        ("llama", {"num_hidden_layers": 1900}, "can be built [(]more than .* parameters"),
+        ("llama", {"num_hidden_layers": 0}, "can be built [(]num_hidden_layers = 0"),
+        ("llama", {"num_attention_heads": 0}, "does not describe a model"),
+        ("llama", {"hidden_act": "none such"}, "can be built [(].*none such"),
+        ("bloom", {"n_head": 0}, "describes no bloom model"),
+        ("mixtral", {"num_experts_per_tok": 5}, "MixtralForCausalLM cannot compute what .*config.json describes"),
+    ],
+)  # fmt: skip
+def test_a_configuration_that_describes_no_model(
+    family: str, values: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    save_pico(family, tmp_path)
+    reconfigured(tmp_path, **values)
+    with pytest.raises(LangpruneError, match=says):
+        for _ in walk(HiddenStates(StreamedModel(tmp_path), torch.arange(12).reshape(2, 6), batch_tokens=12)):
+            pass
+
+
+def test_a_buffer_larger_than_any_models_is_refused_before_it_is_made() -> None:
+    config = transformers.GPTNeoConfig(hidden_size=16, num_layers=2, attention_types=[[["global"], 2]], num_heads=2)
+    config.max_position_embeddings = 10**5  # of a mask of positions by positions
+    with pytest.raises(LangpruneError, match=r"a buffer of [\d.]+ GB"):
+        build_skeleton(config, torch.float32)

@@ -1,0 +1,63 @@
+"""What `plan` says of disk and operations, against what a run writes and against counts by hand."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from langprune_cli.solvers import admm, conjugate_gradient
+from tests.support.command import did
+from tests.support.pico import save_pico
+
+
+def parts(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("block-*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("llama", {"hidden_size": 256, "intermediate_size": 704, "vocab_size": 512}),
+        ("gemma2", {"hidden_size": 192, "intermediate_size": 512, "head_dim": 48}),
+        ("qwen3_moe", {"hidden_size": 128, "moe_intermediate_size": 192, "head_dim": 32}),
+    ],
+)
+def test_disk_is_what_is_written(family: str, settings: dict[str, int], tmp_path: Path) -> None:
+    save_pico(family, tmp_path / "model", **settings)
+    torch.manual_seed(0)
+    save_file({"windows": torch.randint(3, 97, (16, 32), dtype=torch.int32)}, tmp_path / "windows.safetensors")
+    words = ["-m", tmp_path / "model", "-w", tmp_path / "w", "--json"]
+    plan = did("plan", *words[:2], "-p", "2:4", "--nsamples", 16, "--seqlen", 32, "--json").json["costs"]
+    made = did(
+        "prune", *words, "--data", tmp_path / "windows.safetensors", "--method", "sparsegpt", "--pattern", "2:4"
+    ).json
+    folders = {each["kind"]: Path(each["path"]) for each in made["artifacts"]}
+    assert parts(folders["stats"]) == pytest.approx(plan["hessian_bytes"], rel=0.01)
+    assert parts(folders["masks"]) == pytest.approx(plan["mask_bytes"], rel=0.05)  # headers, in so small a mask
+    assert (folders["models"] / "model.safetensors").stat().st_size == pytest.approx(plan["model_bytes"], rel=0.01)
+    windows = folders["stats"] / "windows.safetensors"
+    assert windows.stat().st_size == pytest.approx(plan["windows_bytes"], rel=0.05)
+
+
+def test_operations_are_those_counted_by_hand(tmp_path: Path) -> None:
+    save_pico("llama", tmp_path / "model")
+    plan = did("plan", "-m", tmp_path / "model", "-p", "2:4", "--nsamples", 4, "--seqlen", 10, "--json").json
+    tokens, hidden, ffn, blocks = 40, 32, 48, 3
+    linears = (32 + 16 + 16) * hidden + hidden * 32 + 2 * ffn * hidden + hidden * ffn
+    attention = 2 * tokens * 10 * hidden
+    assert plan["costs"]["forward_flops"] == 2 * blocks * (2 * tokens * linears + attention)
+    products = 3 * hidden * (hidden + 1) + ffn * (ffn + 1)
+    assert plan["costs"]["hessian_flops"] == blocks * tokens * products
+    sites = [(64, hidden), (32, hidden), (96, hidden), (32, ffn)]
+    steps = admm.STEPS + conjugate_gradient.STEPS
+    assert plan["costs"]["solving_flops"] == blocks * sum(i**3 + 2 * steps * r * i * i for r, i in sites)
+    assert plan["seconds"] == pytest.approx(plan["costs"]["flops"] / plan["flops_per_second"])
+
+
+def test_experts_see_the_tokens_that_are_routed_to_them(tmp_path: Path) -> None:
+    for name, chosen in (("two", 2), ("four", 4)):
+        save_pico("mixtral", tmp_path / name, num_experts_per_tok=chosen)
+    two, four = (did("plan", "-m", tmp_path / name, "-p", "2:4", "--json").json["costs"] for name in ("two", "four"))
+    assert four["hessian_bytes"] == two["hessian_bytes"]
+    assert two["forward_flops"] < four["forward_flops"] < 2 * two["forward_flops"]
