@@ -90,7 +90,7 @@ def _sites(block: nn.Module, routed: float) -> Iterator[tuple[int, int, float]]:
 
 def _share_of_an_expert(text: Any) -> float:  # noqa: ANN401 - transformers is untyped
     experts = experts_in(text)
-    return getattr(text, "num_experts_per_tok", 1) / experts if experts else 1.0
+    return (getattr(text, "num_experts_per_tok", None) or 1) / experts if experts else 1.0
 
 
 def measured_rate(dtype: torch.dtype, device: torch.device) -> float:

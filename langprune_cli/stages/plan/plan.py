@@ -14,6 +14,7 @@ from langprune_cli.location.location import ModelLocation
 from langprune_cli.models.families import Axis, Kind, axes_of, kinds_of
 from langprune_cli.models.model_files import CONFIG
 from langprune_cli.models.narrowing import Narrowing, opened_as
+from langprune_cli.models.own_code import own_code
 from langprune_cli.models.skeleton import build_skeleton, context_of, find_blocks, read_config, stated_dtype
 from langprune_cli.models.vocabulary_rows import with_vocab_size
 from langprune_cli.numerics.patterns import Pattern, parse_pattern, prune_count
@@ -164,9 +165,23 @@ def plan(
     """Count what a pruning would leave: the modules are built without weights, as they are and as they would be.
 
     Which blocks would go is not known yet, and does not matter where all are alike: the last ones are counted as gone.
-    Raises LangpruneError as `read_config` and `axis_of` do, and where nothing would stay.
+    Raises LangpruneError as `read_config` and `axis_of` do, for values that no model can be built of, and where nothing would
+    stay.
     """
     config = read_config(location.folder, trust_remote_code=trust_remote_code)
+    with own_code(location.folder, config.model_type):
+        return _planned(location, config, asked, windows, seqlen, trust_remote_code=trust_remote_code)
+
+
+def _planned(
+    location: ModelLocation,
+    config: Any,  # noqa: ANN401 - transformers is untyped
+    asked: Asked,
+    windows: int,
+    seqlen: int | None,
+    *,
+    trust_remote_code: bool,
+) -> Plan:
     dtype = stated_dtype(config) or torch.bfloat16
     build = _Builder(dtype, trust_remote_code=trust_remote_code)
     model = build(config)

@@ -1,5 +1,6 @@
 """`plan`: what a pruning would leave, counted from config.json alone."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -285,3 +286,15 @@ def test_memory_of_blocks_counts_the_comparison_in_float32(tmp_path: Path) -> No
     block = 4 * 64 * 64 + 3 * 64 * 128 + 2 * 64
     assert blocks.device - channels.device == 4 * outside - 2 * (outside + block)
     assert blocks.cpu - channels.cpu == blocks.device - channels.device
+
+
+@pytest.mark.parametrize("name", ["num_experts_per_tok", "n_shared_experts"])
+@pytest.mark.parametrize("value", [None, "two", [], 0.5, -1])
+def test_counts_of_experts_that_are_none(tmp_path: Path, name: str, value: object) -> None:
+    """A mixture's counts are read as numbers; transformers takes any value for some of them."""
+    save_pico("deepseek_v3", tmp_path / "mine")
+    path = tmp_path / "mine" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {name: value}))
+    done = langprune("plan", "-m", tmp_path / "mine", "-p", "2:4")
+    if done.code:
+        one_sentence(done, 1, "config.json")
