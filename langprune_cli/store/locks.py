@@ -1,12 +1,13 @@
 """One process at a time makes an artifact: a lock beside its folder, which the system drops when the process ends."""
 
 import errno
-import fcntl
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.store.files import disk_errors, make_folder
@@ -14,6 +15,8 @@ from langprune_cli.store.workspace import Workspace
 
 # Where nothing can be written beside the folder there is no lock; whether inside of it, its writer finds out and says.
 _NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS}
+# A holder that ends removes its file, and whoever had opened that file must try again: not a lock that is taken.
+_PATIENCE, _POLL = 0.5, 0.02  # seconds
 
 
 @contextmanager
@@ -26,32 +29,29 @@ def being_made(folder: Path, kind: str, workspace: Workspace) -> Iterator[bool]:
     path, own = _lock_of(folder, kind, workspace)
     what, option = (f"{kind}/{own}", "--name") if own else (str(folder), "--out")
     try:
-        descriptor = _locked(path, folder)
-    except BlockingIOError as error:
+        lock = _locked(path, folder, _PATIENCE)
+    except Timeout as error:
         raise LangpruneError(
             f"another langprune{_owner(path)} is making {what}: wait for it, or choose another {option}"
         ) from error
-    if descriptor is None:
+    if lock is None:
         workspace.note(f"No lock can be had beside {what}: let no other process make it at the same time.")
         yield False
         return
     with suppress(OSError):  # on a full disk the lock holds all the same
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
     try:
         yield True
     finally:
-        with suppress(OSError):
-            path.unlink()  # before the lock is dropped, lest it be another process's by then
-        os.close(descriptor)
+        _remove(path, lock)
 
 
 def remove_stale_lock(folder: Path, kind: str, workspace: Workspace) -> None:
     """Remove the lock's file of an artifact that is made already, where a process was killed just before it would have."""
     path, _ = _lock_of(folder, kind, workspace)
     with suppress(OSError, LangpruneError):  # another process holds it, or nothing can be written there
-        if path.is_file() and (descriptor := _locked(path, folder)) is not None:
-            path.unlink()
-            os.close(descriptor)
+        if path.is_file() and (lock := _locked(path, folder)):
+            _remove(path, lock)
 
 
 def _lock_of(folder: Path, kind: str, workspace: Workspace) -> tuple[Path, str | None]:
@@ -69,28 +69,31 @@ def _owner(path: Path) -> str:
     return ""
 
 
-def _locked(path: Path, folder: Path) -> int | None:
-    """Return the open, locked file `path`, None where there can be none; raises BlockingIOError when it is taken."""
-    while True:
-        with disk_errors(folder):
-            try:
-                make_folder(path.parent)
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            except OSError as error:
-                if error.errno in _NO_PLACE:
-                    return None
-                raise
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            raise
-        except FileNotFoundError:  # as below
-            pass
-        except OSError:  # a file system without locks
-            path.unlink(missing_ok=True)
-            os.close(descriptor)
+def _remove(path: Path, lock: FileLock) -> None:
+    """Remove a lock's file, then drop the lock: the other way round it might be another process's file by then."""
+    with suppress(OSError):
+        path.unlink()
+    with suppress(OSError):  # the end of the process drops it
+        lock.release()
+
+
+def _locked(path: Path, folder: Path, patience: float = 0) -> FileLock | None:
+    """Return the lock on the file `path`, held, None where there can be none; raises Timeout when it stays taken.
+
+    Where flock is missing there is none: what filelock would put in its place, a file that is there, outlives a killed process.
+    """
+    lock = FileLock(path, patience, poll_interval=_POLL, fallback_to_soft=False)
+    try:
+        make_folder(path.parent)
+        lock.acquire()
+    except Timeout:
+        raise
+    except OSError as error:
+        if error.errno in _NO_PLACE:
             return None
-        os.close(descriptor)  # who held it has removed the file between our opening and locking it: once more
+        if error.filename is None:  # of flock, which is given no name: a file system without locks
+            path.unlink(missing_ok=True)
+            return None
+        with disk_errors(folder):
+            raise
+    return lock

@@ -30,7 +30,6 @@ RECIPE = Recipe("stats", {"model": "1"}, {})
 
 # Makes the artifact in another process, which says when it has begun and goes on when it is told to.
 OTHER = """
-import errno
 import fcntl
 import os
 import sys
@@ -55,7 +54,7 @@ def make(writer):
     return writer.finish()
 
 def without_locks(*_):
-    raise OSError(errno.ENOLCK, "No locks available")
+    raise OSError(int(os.environ["WITHOUT_LOCKS"]), "no locks")
 
 root, name, out, half = sys.argv[1:]
 if "WITHOUT_LOCKS" in os.environ:
@@ -152,6 +151,14 @@ def test_a_lock_that_outlived_its_finished_artifact_is_removed_by_the_next_look(
         assert locks_in(tmp_path) == ["stats/.busy.lock"]
 
 
+def test_the_owner_stands_alone_in_a_lock_that_another_left(tmp_path: Path) -> None:
+    lock = tmp_path / "stats/.uk.lock"
+    lock.parent.mkdir()
+    lock.write_text("process 1 on a machine of a longer name than any other has\n" * 4)
+    with other(tmp_path) as process:
+        assert lock.read_text() == f"process {process.pid} on {socket.gethostname()}\n"
+
+
 @pytest.mark.parametrize("error", [LangpruneError, ValueError, KeyboardInterrupt])
 @pytest.mark.parametrize("out", [False, True])
 def test_a_failure_leaves_no_lock(tmp_path: Path, error: type[BaseException], out: bool) -> None:  # noqa: FBT001 - a parameter
@@ -188,12 +195,13 @@ def test_a_lock_on_a_file_that_was_just_removed_does_not_count(tmp_path: Path, m
     lock, calls = fcntl.flock, []
 
     def flock(descriptor: int, how: int) -> None:
-        calls.append(descriptor)
-        path = tmp_path / "stats/.uk.lock"
-        if len(calls) < 3:
-            path.unlink()
-        if len(calls) == 2:
-            path.touch()
+        if how != fcntl.LOCK_UN:
+            calls.append(descriptor)
+            path = tmp_path / "stats/.uk.lock"
+            if len(calls) < 3:
+                path.unlink()
+            if len(calls) == 2:
+                path.touch()
         lock(descriptor, how)
 
     monkeypatch.setattr(fcntl, "flock", flock)
@@ -202,15 +210,15 @@ def test_a_lock_on_a_file_that_was_just_removed_does_not_count(tmp_path: Path, m
     assert locks_in(tmp_path) == []
 
 
-@pytest.fixture
-def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=[errno.ENOLCK, errno.ENOSYS], ids=errno.errorcode.get)
+def no_locks(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Have a file system without locks, as some network file systems are: the error is injected."""
 
     def flock(*_: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(request.param, os.strerror(request.param))
 
     monkeypatch.setattr("fcntl.flock", flock)
-    monkeypatch.setenv("WITHOUT_LOCKS", "1")  # of other processes
+    monkeypatch.setenv("WITHOUT_LOCKS", str(request.param))  # of other processes
 
 
 @pytest.mark.usefixtures("no_locks")
