@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("solvers", "allocations", "models"),
     ("methods", "unit_methods", "updates", "refinements", "location"),
     ("streaming",),
+    ("depth_methods",),
     ("stages.statistics",),
     ("stages.structured",),
     ("stages.solving", "stages.evaluate", "stages.plan"),

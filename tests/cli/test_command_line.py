@@ -13,6 +13,7 @@ import pytest
 import typer
 
 import langprune_cli.allocations
+import langprune_cli.depth_methods
 import langprune_cli.methods
 import langprune_cli.refinements
 import langprune_cli.unit_methods
@@ -21,11 +22,10 @@ from langprune_cli import __version__
 from langprune_cli.allocations.allocation import Allocation
 from langprune_cli.cli.app import app
 from langprune_cli.cli.display.log import MOST_LOGS, logged, running_log
-from langprune_cli.cli.requests.completion import BLOCK_METHODS
+from langprune_cli.depth_methods.method import depth_methods
 from langprune_cli.methods.method import methods
 from langprune_cli.refinements.refinement import Refinement
 from langprune_cli.registry import names_in, records
-from langprune_cli.stages.structured.depth import DEPTH_METHODS
 from langprune_cli.unit_methods.method import unit_methods
 from langprune_cli.updates.update import Update
 from tests.support.command import DRAW, did, langprune, one_sentence
@@ -82,7 +82,7 @@ def test_names_by_files_are_those_of_records() -> None:
     assert names_in(langprune_cli.updates) == list(records(langprune_cli.updates, Update))
     assert names_in(langprune_cli.refinements) == list(records(langprune_cli.refinements, Refinement))
     assert names_in(langprune_cli.allocations) == list(records(langprune_cli.allocations, Allocation))
-    assert set(BLOCK_METHODS) == set(DEPTH_METHODS)
+    assert names_in(langprune_cli.depth_methods) == list(depth_methods())
 
 
 def test_names_of_artifacts_are_completed(workspace: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from langprune_cli.models.families import kept_units
-from tests.stages.structured.test_depth import some_ids
+from tests.methods.test_depth_methods import some_ids
 from tests.support.command import did
 from tests.support.pico import save_pico
 

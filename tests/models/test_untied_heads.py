@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
+from langprune_cli.depth_methods.search import search_windows
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models import checkpoint
 from langprune_cli.models.streamed import StreamedModel
-from langprune_cli.stages.structured.depth import search_windows
+from tests.methods.test_depth_methods import opened, some_ids
 from tests.reference.quiet import Quiet
-from tests.stages.structured.test_depth import opened, some_ids
 from tests.support.command import did
 from tests.support.pico import save_pico
 from tests.support.text.vocabulary_trimming import english, save_model, write_texts

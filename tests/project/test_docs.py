@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 import langprune_cli
 from langprune_cli.allocations.allocation import allocations
 from langprune_cli.cli.app import app
+from langprune_cli.depth_methods.method import depth_methods
 from langprune_cli.location.location import DEMO_FOLDER
 from langprune_cli.methods.method import methods
 from langprune_cli.models.checkpoint import Checkpoint
@@ -203,6 +204,14 @@ def test_table_of_unit_methods_agrees_with_them() -> None:
     for name, method in unit_methods().items():
         assert cells[name][1:3] == [method.needs, method.update]
         assert method.paper in "".join(cells[name]) or name == "wanda-sp"
+        assert f"`{name}`" in _read(README)
+
+
+def test_table_of_depth_methods_agrees_with_them() -> None:
+    cells = _table("Whole blocks")
+    assert cells.keys() == depth_methods().keys()
+    for name, method in depth_methods().items():
+        assert method.paper in "".join(cells[name])
         assert f"`{name}`" in _read(README)
 
 

@@ -158,7 +158,7 @@ STRIKES: list[tuple[str, str, int, str, float | None]] = [
     ("prune", TENSORS, 6, "after", 0.0),  # block 2 has statistics, the states before it are there
     ("prune", CHECK, 1, "before", 0.0),  # statistics and masks are complete, the model is not checked
     ("cut", BYTES, 12, "half", None),  # in the first model, from which a block leaves
-    ("cut", "langprune_cli.stages.structured.depth:search_windows", 1, "after", None),
+    ("cut", "langprune_cli.depth_methods.search:search_windows", 1, "after", None),
     ("cut", SHARD, 1, "after", None),
     ("cut", CHECK, 1, "before", None),
     ("cut", TENSORS, 3, "before", None),  # block 0 has statistics and no masks

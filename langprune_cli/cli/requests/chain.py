@@ -225,13 +225,13 @@ def _refuse_for_tokens(options: dict[str, Any]) -> None:
 
 def _methods(method: str | None, structures: list[str], singles: list[str]) -> tuple[str | None, str | None]:
     """Return the methods for parts and for single weights: a name that only one of them has is for that one."""
+    from langprune_cli.depth_methods.method import depth_methods  # noqa: PLC0415
     from langprune_cli.methods.method import methods  # noqa: PLC0415
-    from langprune_cli.stages.structured.depth import DEPTH_METHODS  # noqa: PLC0415
     from langprune_cli.unit_methods.method import unit_methods  # noqa: PLC0415
 
     if not (structures and singles):
         return method, method
-    of_parts = method in unit_methods() or method in DEPTH_METHODS
+    of_parts = method in unit_methods() or method in depth_methods()
     return (method if of_parts else None), (method if method in methods() or not of_parts else None)
 
 

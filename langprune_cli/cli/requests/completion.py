@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 import langprune_cli.allocations
+import langprune_cli.depth_methods
 import langprune_cli.methods
 import langprune_cli.refinements
 import langprune_cli.unit_methods
@@ -35,13 +36,20 @@ def names_of(
     return complete
 
 
+def listed(words: list[str]) -> str:
+    """Return words as a help text has them: a, b or c."""
+    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
 def one_of(words: list[str]) -> Completion:
     """Return a completion with these words."""
     return lambda incomplete: [word for word in words if word.startswith(incomplete)]
 
 
-BLOCK_METHODS = ("search", "influence")
-METHODS = list(dict.fromkeys([*names_in(langprune_cli.methods), *names_in(langprune_cli.unit_methods), *BLOCK_METHODS]))
+WEIGHT_METHODS = names_in(langprune_cli.methods)
+UNIT_METHODS = names_in(langprune_cli.unit_methods)
+DEPTH_METHODS = names_in(langprune_cli.depth_methods)
+METHODS = list(dict.fromkeys([*WEIGHT_METHODS, *UNIT_METHODS, *DEPTH_METHODS]))
 UPDATES = names_in(langprune_cli.updates)
 REFINEMENTS = names_in(langprune_cli.refinements)
 ALLOCATIONS = names_in(langprune_cli.allocations)

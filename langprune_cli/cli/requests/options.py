@@ -162,8 +162,8 @@ Sampling = Annotated[
 ]
 Method = typer.Option(
     **checks.named("--method", completion.METHODS),
-    help="magnitude, wanda, wanda-variant, ria, sparsegpt or admm; of channels and groups osscar, flap, wanda-sp or "
-    "magnitude; of blocks search or influence.",
+    help=f"{completion.listed(completion.WEIGHT_METHODS)}; of channels and groups {completion.listed(completion.UNIT_METHODS)}; "
+    f"of blocks {completion.listed(completion.DEPTH_METHODS)}.",
     rich_help_panel=CHOICE,
 )  # with a type of each command's own
 Stats = Annotated[

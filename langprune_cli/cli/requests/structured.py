@@ -127,10 +127,10 @@ def without_blocks(
 
     The same model and nothing where all blocks stay.
     """
+    from langprune_cli.depth_methods.method import blocks_that_stay, get_depth_method  # noqa: PLC0415
     from langprune_cli.stages.apply.apply import ApplySettings, apply  # noqa: PLC0415
     from langprune_cli.stages.calibrate.calibrate import calibrate  # noqa: PLC0415
     from langprune_cli.stages.mask.block_mask import mask_blocks  # noqa: PLC0415
-    from langprune_cli.stages.structured.depth import blocks_that_stay, depth_method  # noqa: PLC0415
     from langprune_cli.stages.structured.without_blocks import check_first_run  # noqa: PLC0415
     from langprune_cli.streaming.opened import ModelChoice  # noqa: PLC0415
 
@@ -138,7 +138,7 @@ def without_blocks(
     if structure is None:
         return model, []
     method = _BLOCKS if options.method is None or options.units else options.method
-    depth_method(method)
+    get_depth_method(method)
     blocks = len(model.streamed.blocks)
     leaving = blocks - blocks_that_stay(blocks, structure.sparsity)
     check = partial(check_first_run, model, leaving)

@@ -1,9 +1,9 @@
 """`mask --pattern blocks`: which whole blocks stay, judged on the windows that the statistics were gathered on."""
 
+from langprune_cli.depth_methods.method import blocks_that_stay, get_depth_method
 from langprune_cli.stages.statistics.collecting import need_norms
 from langprune_cli.stages.statistics.parts import BLOCKS_PART, WINDOWS_PART
 from langprune_cli.stages.statistics.sites import calibration_text
-from langprune_cli.stages.structured.depth import blocks_that_stay, depth_method
 from langprune_cli.stages.structured.structures import Structure
 from langprune_cli.stages.structured.without_blocks import check_first_run, check_without
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
@@ -32,12 +32,12 @@ def mask_blocks(
     """
     need_norms(f"--method {method}", stats)
     check_same_model(stats, model)
-    find = depth_method(method)
+    found = get_depth_method(method)
     recipe = Recipe(
         "masks",
         inputs={"model": model.digest, "stats": stats.key},
         params={"method": method, "pattern": str(structure), "sparsity": structure.sparsity, "exclude": None}
-        | ({"untied": True} if method == "search" and model.streamed.untied else {}),  # see Subject.identity
+        | ({"untied": True} if found.by_losses and model.streamed.untied else {}),  # see Subject.identity
         about={"model": model.about, "stats": stats.name, "text": calibration_text(stats)},
         environment=model.environment(),
     )
@@ -46,7 +46,7 @@ def mask_blocks(
         check_first_run(
             model, len(model.streamed.blocks) - blocks_that_stay(len(model.streamed.blocks), structure.sparsity)
         )
-        depth = find(model, stats.tensors(WINDOWS_PART)["windows"], structure.sparsity, reporter)
+        depth = found.choose(model, stats.tensors(WINDOWS_PART)["windows"], structure.sparsity, reporter)
         check_without(model, depth.blocks)
         writer.write(BLOCKS_PART, readable_json({"stay": list(depth.blocks), **depth.record}))
         sizes = [_weights(model, index) for index in range(len(model.streamed.blocks))]

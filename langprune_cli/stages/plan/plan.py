@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from langprune_cli.defaults import NSAMPLES
+from langprune_cli.depth_methods.method import blocks_that_stay
 from langprune_cli.errors import UsageError
 from langprune_cli.location.config_only import locate_config
 from langprune_cli.location.location import ModelLocation
@@ -20,7 +21,6 @@ from langprune_cli.models.vocabulary_rows import with_vocab_size
 from langprune_cli.numerics.patterns import Pattern, parse_pattern, prune_count
 from langprune_cli.stages.plan.cost import Costs, costs, token_costs
 from langprune_cli.stages.plan.memory import Peaks, linear_shapes, peaks
-from langprune_cli.stages.structured.depth import blocks_that_stay
 from langprune_cli.stages.structured.structures import (
     DOWN,
     VOCABULARY,

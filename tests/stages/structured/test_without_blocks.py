@@ -1,6 +1,7 @@
 """Blocks leave only where the others compute what they did: measured before any work, family by family."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from langprune_cli.depth_methods.method import depth_methods, get_depth_method
 from langprune_cli.errors import LangpruneError
-from langprune_cli.stages.structured.depth import DEPTH_METHODS
 from langprune_cli.stages.structured.without_blocks import check_first_run, check_without
-from tests.stages.structured.test_depth import opened, some_ids
+from tests.methods.test_depth_methods import opened, some_ids
 from tests.support.command import langprune, one_sentence
 from tests.support.narrowed import as_if_narrowed, equal, logits, narrow
 from tests.support.narrowed import opened as reopened
@@ -86,7 +87,7 @@ def test_nothing_is_begun_that_cannot_be_finished(
     langprune("calibrate", *here, *model, "--data", ids, "--name", "of-dense")
     monkeypatch.setattr("langprune_cli.stages.calibrate.calibrate._collect", looked_at_only)
     for method in ("search", "influence"):
-        monkeypatch.setitem(DEPTH_METHODS, method, looked_at_only)
+        monkeypatch.setitem(depth_methods(), method, replace(get_depth_method(method), choose=looked_at_only))
         refused(langprune("mask", *here, *model, "--stats", "of-dense", "--pattern", "blocks:0.34", "--method", method))
     save_file({"windows": some_ids(6)}, ids)  # not what was calibrated on
     refused(langprune("prune", *here, *model, "--data", ids, "--pattern", "blocks:0.34"))

@@ -9,19 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from langprune_cli.depth_methods import influence as influences
+from langprune_cli.depth_methods import search
+from langprune_cli.depth_methods.influence import block_influence
+from langprune_cli.depth_methods.method import blocks_that_stay, depth_methods, get_depth_method
+from langprune_cli.depth_methods.search import search_windows
 from langprune_cli.errors import LangpruneError
 from langprune_cli.location.location import ModelLocation
 from langprune_cli.models.skeleton import find_blocks
-from langprune_cli.stages.structured import depth
-from langprune_cli.stages.structured.depth import (
-    DEPTH_METHODS,
-    block_influence,
-    blocks_that_stay,
-    by_influence,
-    by_search,
-    depth_method,
-    search_windows,
-)
 from langprune_cli.streaming.opened import Compute, OpenedModel
 from tests.reference.depth import blocks_of, literal_influence, literal_nats, remove
 from tests.reference.quiet import Quiet
@@ -84,7 +79,7 @@ def test_influence_of_a_bf16_checkpoint(dtype: str, tmp_path: Path) -> None:
 def test_vectors_of_zeros_have_a_cosine() -> None:
     x = torch.tensor([[[0.0, 0.0], [0.0, 0.0], [3.0, 4.0], [3.0, 4.0], [3.0, 4.0], [1e-30, 0.0]]])
     y = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [-6.0, -8.0], [-4.0, 3.0], [1e-30, 0.0]]])
-    assert depth._cosines(x, y).tolist() == [[1.0, 0.0, 0.0, -1.0, 0.0, 1.0]]
+    assert influences._cosines(x, y).tolist() == [[1.0, 0.0, 0.0, -1.0, 0.0, 1.0]]
 
 
 @pytest.mark.parametrize("family", [*VARIED, "llama"])
@@ -98,8 +93,8 @@ def test_a_block_that_does_nothing_goes(family: str, index: int, tmp_path: Path)
     influence = block_influence(model, ids, 48, Quiet())
     assert [each == 0.0 for each in influence] == [k == index for k in range(3)]  # exactly
     stay = tuple(k for k in range(3) if k != index)
-    for name, choose in DEPTH_METHODS.items():
-        chosen = choose(model, ids, 0.34, Quiet())
+    for name, method in depth_methods().items():
+        chosen = method.choose(model, ids, 0.34, Quiet())
         assert chosen.blocks == stay
         assert (chosen.record["method"], chosen.record["removed"]) == (name, [index])
         assert json.loads(json.dumps(chosen.record, allow_nan=False)) == chosen.record
@@ -156,7 +151,7 @@ def test_a_search_does_not_depend_on_how_windows_are_grouped(
     """One window of 3 KiB a stream at a time, some of them, or all at once."""
     save_pico("gemma2", tmp_path, num_hidden_layers=5)
     expected = search_windows(opened(tmp_path), some_ids(), 2, Quiet())
-    monkeypatch.setattr(depth, "_LEAST_BYTES", budget)
+    monkeypatch.setattr(search, "_LEAST_BYTES", budget)
     found = search_windows(opened(tmp_path, batch_tokens), some_ids(), 2, Quiet())
     assert found.dense == pytest.approx(expected.dense, rel=1e-6)
     assert dict(found.runs) == pytest.approx(dict(expected.runs), rel=1e-6)
@@ -164,12 +159,12 @@ def test_a_search_does_not_depend_on_how_windows_are_grouped(
 
 def test_hidden_states_of_a_search_stay_within_their_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_pico("llama", tmp_path)
-    monkeypatch.setattr(depth, "_LEAST_BYTES", 1)
+    monkeypatch.setattr(search, "_LEAST_BYTES", 1)
     window = 24 * 32 * 4  # bytes
     for windows in (1, 4, 5, 64):
         for streams in (3, 4, 40):
             for batch_tokens in (1, 48, 10_000):
-                fit = depth._windows_at_once(opened(tmp_path, batch_tokens), some_ids(windows), streams)
+                fit = search._windows_at_once(opened(tmp_path, batch_tokens), some_ids(windows), streams)
                 assert fit >= 1
                 assert fit == 1 or fit * streams * window <= 2 * windows * window
                 batch = max(1, batch_tokens // 24)
@@ -194,8 +189,8 @@ def test_all_blocks_but_one_go(tmp_path: Path) -> None:
     save_pico("llama", tmp_path)
     model = opened(tmp_path)
     influence = block_influence(model, some_ids(), 48, Quiet())
-    assert by_influence(model, some_ids(), 0.67, Quiet()).blocks == (influence.index(max(influence)),)
-    chosen = by_search(model, some_ids(), 0.67, Quiet())
+    assert influences.choose(model, some_ids(), 0.67, Quiet()).blocks == (influence.index(max(influence)),)
+    chosen = search.choose(model, some_ids(), 0.67, Quiet())
     runs = search_windows(model, some_ids(), 2, Quiet()).runs
     assert chosen.blocks == ((2,) if runs[0][0] == 0 else (0,))
     assert chosen.record["runs"] == [{"first": first, "nats": nats} for first, nats in runs]
@@ -235,7 +230,7 @@ def test_what_cannot_be_judged_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(LangpruneError, match="windows of one token"):
         search_windows(model, some_ids(3, 1), 1, Quiet())
     with pytest.raises(LangpruneError, match=r"'influnce' is no method .*did you mean influence"):
-        depth_method("influnce")
+        get_depth_method("influnce")
 
 
 def pushing(folder: Path, pushes: list[float], *, head: float | None = None) -> OpenedModel:
@@ -261,7 +256,7 @@ def pushing(folder: Path, pushes: list[float], *, head: float | None = None) -> 
 
 def test_a_run_whose_loss_is_not_finite_comes_last(tmp_path: Path) -> None:
     """Without block 0, block 1 is given a positive coordinate, and its push overflows."""
-    chosen = by_search(pushing(tmp_path, [-60_000, 60_000, 0]), some_ids(), 0.34, Quiet())
+    chosen = search.choose(pushing(tmp_path, [-60_000, 60_000, 0]), some_ids(), 0.34, Quiet())
     *finite, last = chosen.record["runs"]
     assert last == {"first": 0, "nats": None}
     assert all(math.isfinite(run["nats"]) for run in finite)
@@ -273,4 +268,4 @@ def test_a_model_that_overflows_without_any_run_is_refused(tmp_path: Path) -> No
     model = pushing(tmp_path, [-15_000, -15_000], head=30_000)
     assert math.isfinite(search_windows(model, some_ids(), 1, Quiet()).dense)
     with pytest.raises(LangpruneError, match="is not finite whichever run of 1 blocks is left out: compute"):
-        by_search(model, some_ids(), 0.5, Quiet())
+        search.choose(model, some_ids(), 0.5, Quiet())

@@ -1,0 +1,1 @@
+"""Methods that choose which whole blocks leave: one file, one record."""
