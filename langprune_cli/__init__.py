@@ -1,3 +1,28 @@
-"""Prune large language models for the languages their users care about."""
+"""Prune large language models for the languages their users care about.
 
-__version__ = "0.1.0"
+Every command is a function here too, of the same name and options (docs/api.md). They come from `langprune_cli.api` when
+they are first used, and torch with the first that runs: importing this package costs nothing.
+"""
+
+from typing import TYPE_CHECKING
+
+from langprune_cli.version import __version__
+
+if TYPE_CHECKING:
+    from langprune_cli.api import calibrate
+
+__all__ = ["__version__", "calibrate"]
+
+
+def __getattr__(name: str) -> object:
+    """Return a function of the API."""
+    if name in __all__:
+        from langprune_cli import api  # noqa: PLC0415 - see above
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return what this package offers."""
+    return __all__

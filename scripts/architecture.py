@@ -16,7 +16,7 @@ BEGIN, END = "<!-- rooms -->\n", "<!-- /rooms -->\n"
 
 # Rooms by layer, the lowest first: a file may import from its own room and from lower layers. `""` holds the package's own files.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "types", "defaults"),
+    ("errors", "types", "defaults", "version"),
     ("registry", "machine", "store", "tokens"),
     ("numerics", "text"),
     ("solvers", "allocations", "models"),
@@ -26,10 +26,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("stages.statistics",),
     ("stages.structured",),
     ("stages.solving", "stages.evaluate", "stages.plan"),
-    ("stages.calibrate", "stages.apply", "stages.export", "stages.doctor", "cli.display"),
+    ("stages.calibrate", "stages.apply", "stages.export", "stages.doctor"),
     ("stages.mask", "stages.recover"),
     ("stages.combine", "stages.prune", "stages.demo"),
-    ("stages.report", "cli.requests"),
+    ("stages.report", "requests.shared"),
+    ("requests",),
+    ("api", "cli.display"),
+    ("cli.requests",),
     ("cli.commands",),
     ("cli.app",),
     ("__main__",),

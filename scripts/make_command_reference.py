@@ -1,4 +1,3 @@
-# ruff: noqa: INP001 - a folder of scripts, not a package
 """Write docs/commands.md, the reference of all commands and options, from the command line itself.
 
 Run it after a change to the command line; with --check it only says whether the document is up to date.

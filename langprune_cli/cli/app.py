@@ -4,7 +4,6 @@ from typing import Annotated, Any
 
 import typer
 
-from langprune_cli import __version__
 from langprune_cli.cli.commands import (
     artifacts,  # fmt: skip
     combine,  # fmt: skip
@@ -22,6 +21,7 @@ from langprune_cli.cli.commands import (
 from langprune_cli.cli.display.log import logged
 from langprune_cli.cli.display.planned import print_planned
 from langprune_cli.errors import OnlyPlannedError, error_document, printable
+from langprune_cli.version import __version__
 
 app = typer.Typer(
     name="langprune",

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from langprune_cli import __version__
 from langprune_cli.errors import LangpruneError
 from langprune_cli.store.files import canonical_json, check_parts, check_signed, disk_errors
 from langprune_cli.store.plain import plain_file
+from langprune_cli.version import __version__
 
 SCHEMA = 1
 MANIFEST = "manifest.json"

@@ -41,7 +41,7 @@ def serve() -> None:
     from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401, PLC0415
 
     from langprune_cli.cli import app  # noqa: F401, PLC0415
-    from langprune_cli.cli.requests import session  # noqa: F401, PLC0415
+    from langprune_cli.requests.shared import run as _run  # noqa: F401, PLC0415
     from langprune_cli.stages.apply import apply  # noqa: F401, PLC0415
     from langprune_cli.stages.demo import demo  # noqa: F401, PLC0415
     from langprune_cli.stages.evaluate import evaluate  # noqa: F401, PLC0415

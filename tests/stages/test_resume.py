@@ -22,7 +22,7 @@ import importlib, json, os, signal, sys
 from pathlib import Path
 import langprune_cli.stages.apply.apply, langprune_cli.stages.calibrate.calibrate
 import langprune_cli.stages.evaluate.evaluate, langprune_cli.stages.mask.mask
-import langprune_cli.cli.app, langprune_cli.cli.requests.session, langprune_cli.stages.mask.score
+import langprune_cli.cli.app, langprune_cli.requests.shared.run, langprune_cli.stages.mask.score
 import torch._dynamo, transformers
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 from langprune_cli.__main__ import main

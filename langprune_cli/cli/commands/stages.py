@@ -6,13 +6,14 @@ import typer
 
 from langprune_cli import defaults
 from langprune_cli.cli.commands import evaluation
+from langprune_cli.cli.display.made import console, show_made
 from langprune_cli.cli.requests import checks, pruning
 from langprune_cli.cli.requests import options as opt
 from langprune_cli.cli.requests.completion import names_of
-from langprune_cli.cli.requests.counting import count_tokens
 from langprune_cli.cli.requests.reapplying import set_again
-from langprune_cli.cli.requests.session import Session, shard_of
-from langprune_cli.errors import UsageError
+from langprune_cli.cli.requests.session import Session
+from langprune_cli.requests.calibrate import CalibrateRequest
+from langprune_cli.requests.calibrate import calibrate as run_calibrate
 
 _INPUT = "What goes in"
 _OUTPUT = "What comes out"
@@ -64,31 +65,14 @@ def calibrate(
 
     [bold]langprune calibrate --model Qwen/Qwen3-0.6B --lang uk --data texts.jsonl[/bold]
     """
-    session = Session(workspace, json=json, dtype=dtype, device=device, batch_tokens=batch_tokens, cache_dir=cache_dir,
-                      trust_remote_code=trust_remote_code, all_experts=all_experts, max_memory=max_memory,
-                      dry_run=dry_run)  # fmt: skip
-    if collect == "tokens":
-        count_tokens(session, model, revision, lang or [], data or [], corpus, given=opt.given(context),
-                     max_tokens=max_tokens, name=name, force=force)  # fmt: skip
-        return
-    if max_tokens is not None:
-        raise UsageError("--max-tokens goes with --collect tokens: add it, or give --nsamples")
-    session.calibrate(
-        model,
-        revision,
-        lang or [],
-        data or [],
-        corpus,
-        given=opt.given(context),
-        nsamples=nsamples,
-        seqlen=seqlen,
-        seed=seed,
-        sampling=sampling,
-        collect=collect,
-        shard=shard_of(shard),
-        name=name,
-        force=force,
-    )
+    request = CalibrateRequest(
+        lang=lang or (), corpus=corpus, data=data or (), model=model, revision=revision, nsamples=nsamples, seqlen=seqlen,
+        seed=seed, sampling=sampling, collect=collect, max_tokens=max_tokens, shard=shard, dtype=dtype, device=device,
+        batch_tokens=batch_tokens, cache_dir=cache_dir, trust_remote_code=trust_remote_code, all_experts=all_experts,
+        max_memory=max_memory, name=name, force=force, dry_run=dry_run, workspace=workspace,
+        reporter=console(workspace, dry_run=dry_run), given=opt.given(context),
+    )  # fmt: skip
+    show_made(run_calibrate(request), json=json)
 
 
 def score(

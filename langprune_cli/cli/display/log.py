@@ -12,7 +12,7 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from langprune_cli import __version__
+from langprune_cli.version import __version__
 
 FOLDER = "logs"
 MOST_LOGS = 50

@@ -10,6 +10,7 @@ from langprune_cli.cli.display.tables import print_table
 from langprune_cli.stages.evaluate.rows import comparable_ppl, model_label, with_bits
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from langprune_cli.stages.solving.updating import Pruned
@@ -96,7 +97,7 @@ def _describe_stats(manifest: Manifest) -> str:
     return f"{text['windows']} windows of {text['seqlen']} tokens, {how}, {params['dtype']}"
 
 
-def print_outcomes(outcomes: list[Outcome]) -> None:
+def print_outcomes(outcomes: Sequence[Outcome]) -> None:
     """Print one line per artifact: kind, name, what it holds, and whether it had to be made."""
     for outcome in outcomes:
         artifact = outcome.artifact

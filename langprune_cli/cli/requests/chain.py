@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from langprune_cli.cli.requests import structured, vocabulary
-from langprune_cli.cli.requests.counting import WITHOUT_EFFECT
 from langprune_cli.cli.requests.pruning import (
     method_of,
     note_cost,
@@ -19,6 +18,7 @@ from langprune_cli.cli.requests.session import Session, one_of, size_in_bytes
 from langprune_cli.cli.requests.structured import UnitOptions, unit_options
 from langprune_cli.cli.requests.tuning import TuneOptions, target_of, tune_options, tuned
 from langprune_cli.errors import UsageError
+from langprune_cli.requests.calibrate import WITHOUT_EFFECT
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
     from collections.abc import Collection

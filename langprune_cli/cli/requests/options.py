@@ -8,6 +8,9 @@ import typer
 from langprune_cli import defaults
 from langprune_cli.cli.requests import checks, completion
 from langprune_cli.cli.requests.completion import names_of
+from langprune_cli.requests.shared.values import DEFAULT_WORKSPACE, WORKSPACE_VARIABLE, option_name
+
+__all__ = ["DEFAULT_WORKSPACE"]
 
 _INPUT = "What goes in"
 COMPUTE = "How it is computed"
@@ -18,7 +21,7 @@ Workspace = Annotated[
     typer.Option(
         "--workspace",
         "-w",
-        envvar="LANGPRUNE_WORKSPACE",
+        envvar=WORKSPACE_VARIABLE,
         is_eager=True,  # what artifacts are called is checked when it is read
         help="Folder that holds all artifacts.",
         rich_help_panel=OUTPUT,
@@ -124,12 +127,10 @@ AllExperts = Annotated[
 ]
 
 
-def given(context: typer.Context) -> list[str]:
+def given(context: typer.Context) -> frozenset[str]:
     """Return the options of a command that stood on its command line, as they are spelled."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
-    return [
-        f"--{name.replace('_', '-')}" for name, source in sources.items() if source and source.name == "COMMANDLINE"
-    ]
+    return frozenset(option_name(name) for name, source in sources.items() if source and source.name == "COMMANDLINE")
 
 
 Shard = Annotated[
@@ -146,7 +147,6 @@ MaxMemory = Annotated[
         rich_help_panel=COMPUTE,
     ),
 ]
-DEFAULT_WORKSPACE = Path("langprune-workspace")
 
 CHOICE = "What is pruned"
 

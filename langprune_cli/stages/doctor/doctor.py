@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import torch
 from huggingface_hub import constants, get_token
 
-from langprune_cli import __version__
 from langprune_cli.stages.evaluate.loaded import free_bytes
+from langprune_cli.version import __version__
 
 _PACKAGES = (
     "torch",

@@ -1,0 +1,41 @@
+"""The Python API: each command as a function, whose keyword arguments are the command's options and make its request.
+
+Importing it does not import torch. Every function takes `workspace` and `reporter` besides: a folder for what is made, and an
+object that is told notes and progress (`store.building.Reporter`); without one, nothing is shown.
+"""
+
+from collections.abc import Callable
+from functools import update_wrapper
+from inspect import Signature, signature
+from typing import ParamSpec, TypeVar
+
+from langprune_cli.requests import calibrate as _calibrate
+from langprune_cli.requests.shared.options import Request, with_given
+
+P = ParamSpec("P")
+Asked = TypeVar("Asked", bound=Request)
+Result = TypeVar("Result")
+
+
+def _function(ask: Callable[P, Asked], run: Callable[[Asked], Result]) -> Callable[P, Result]:
+    """Return the function whose keyword arguments make a request, and that runs it."""
+
+    def call(*args: P.args, **options: P.kwargs) -> Result:
+        return run(with_given(ask(*args, **options), options))
+
+    update_wrapper(call, ask, updated=())  # its documentation is the request's
+    call.__name__ = call.__qualname__ = run.__name__
+    call.__module__ = __name__
+    call.__signature__ = _shown(ask, run)  # type: ignore[attr-defined] # what help() and notebooks look at
+    return call
+
+
+def _shown(ask: Callable[..., object], run: Callable[..., object]) -> Signature:
+    """Return a function's signature as help() shows it: what is asked, then where it goes and who is told."""
+    fields = dict(signature(ask).parameters)
+    del fields["given"]  # filled in by the function
+    common = [fields.pop("workspace"), fields.pop("reporter")]
+    return Signature([*fields.values(), *common], return_annotation=signature(run).return_annotation)
+
+
+calibrate = _function(_calibrate.CalibrateRequest, _calibrate.calibrate)

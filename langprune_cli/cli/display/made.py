@@ -1,0 +1,53 @@
+"""What a request made, as a command shows it: lines or one JSON document on stdout, and the same in the log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from langprune_cli.cli.display.console import ConsoleReporter, print_json
+from langprune_cli.cli.display.log import running_log
+from langprune_cli.cli.display.planned import print_planned
+from langprune_cli.cli.display.results import print_outcomes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from langprune_cli.requests.shared.results import Made
+    from langprune_cli.store.building import Outcome
+
+
+def console(workspace: Path, *, dry_run: bool = False) -> ConsoleReporter:
+    """Return the console that a command reports to; what it says is logged in the workspace, unless this is a dry run."""
+    if not dry_run and (log := running_log()):
+        log.workspace = workspace.expanduser()
+    return ConsoleReporter()
+
+
+def show_made(made: Made, *, json: bool, **more: Any) -> None:  # noqa: ANN401 - JSON values
+    """Print what a request made; of a dry run what it would make. more: what the JSON document says besides."""
+    if made.planned is not None:
+        print_planned(made.planned, json=json, whole=made.whole)
+        return
+    documents = [document(outcome) for outcome in made.outcomes]
+    if log := running_log():
+        for each in documents:
+            state = "already there" if each["cached"] else f"{each['seconds']} s"
+            log.write(f"{each['kind']}/{each['name']} ({state}), key {each['key']}, in {each['path']}")
+    if json:
+        print_json({"schema": 1, **documents[0], **more, "artifacts": documents})
+    else:
+        print_outcomes(made.outcomes)
+
+
+def document(outcome: Outcome) -> dict[str, Any]:
+    """Return an outcome as --json shows it."""
+    artifact = outcome.artifact
+    return {
+        "kind": artifact.manifest.kind,
+        "name": artifact.name,
+        "path": str(artifact.folder.absolute()),
+        "key": artifact.key,
+        "cached": outcome.cached,
+        "seconds": round(outcome.seconds, 3),
+        "about": artifact.manifest.about,
+    }

@@ -1,0 +1,1 @@
+"""Requests: what a command is asked to do, as one frozen value that is checked when it is made, and the function that does it."""

@@ -1,0 +1,209 @@
+"""One run of a request: its workspace, how models are opened, and what is found where an option was left out. Prints nothing."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from langprune_cli.errors import LangpruneError, OnlyPlannedError, UsageError
+from langprune_cli.requests.shared.options import DryRunOptions, ForwardOptions, GatheringOptions, OpeningOptions
+from langprune_cli.requests.shared.results import Made
+from langprune_cli.requests.shared.values import folder, several, size_in_bytes, workspace_folder
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
+    from collections.abc import Callable, Collection, Iterator, Sequence
+    from pathlib import Path
+
+    from langprune_cli.requests.shared.options import ModelOptions, Request, TextOptions
+    from langprune_cli.store.artifact import Artifact
+    from langprune_cli.store.building import Outcome, Reporter
+    from langprune_cli.store.workspace import Workspace
+    from langprune_cli.streaming.opened import Compute, ModelChoice, OpenedModel
+    from langprune_cli.types import TextSpec
+
+_LOUD = ("datasets", "huggingface_hub", "fsspec", "bitsandbytes")  # what matters of theirs comes up as an exception
+_THEIRS = r"(transformers|torch|datasets|huggingface_hub|bitsandbytes)\b"
+
+
+class _Silent:
+    """Takes notes and progress, and shows nothing."""
+
+    def note(self, text: str) -> None:
+        pass
+
+    def begin(self, what: str, blocks: int, tokens: int) -> None:
+        pass
+
+    def tick(self, block: int, tokens: int) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+class Run:
+    """A workspace, how models are opened, and who is told notes and progress."""
+
+    def __init__(self, workspace: Workspace, compute: Compute, reporter: Reporter) -> None:
+        self.workspace = workspace
+        self.compute = compute
+        self.reporter = reporter
+
+    @property
+    def planned(self) -> bool:
+        """Return whether this is a dry run."""
+        return self.workspace.planned is not None
+
+    def open(self, choice: ModelChoice, *, remember: bool = False) -> OpenedModel:
+        """Open a model; with `remember` it becomes the workspace's when the run starts.
+
+        Raises OnlyPlannedError for a model that a dry run would have made before.
+        """
+        from langprune_cli.streaming.opened import open_model  # noqa: PLC0415
+
+        planned = self.workspace.planned or []
+        if any(not each.there and str(each.folder) == choice.name for each in planned):
+            raise OnlyPlannedError(planned)
+        model = open_model(self.workspace, choice, self.compute, self.reporter)
+        if remember:
+            self.remember(choice, model.about)
+        return model
+
+    def remember(self, choice: ModelChoice, about: dict[str, str | None]) -> None:
+        """Make a model the workspace's when the run starts; not one that is an artifact of its own."""
+        from langprune_cli.streaming.opened import model_artifact  # noqa: PLC0415
+
+        if not model_artifact(self.workspace, choice.name):
+            self.workspace.model()  # a damaged record is to be noticed before the work
+            self.workspace.when_run_starts_remember(about["name"] or choice.name, about["revision"])
+
+    def choose(self, named: str | Path | None, revision: str | None, made_from: Artifact | None = None) -> ModelChoice:
+        """Return the model that was named, else the one that an artifact was made from, else the workspace's."""
+        from langprune_cli.streaming.opened import ModelChoice, choose_model  # noqa: PLC0415
+
+        if named is None and made_from is not None:
+            about = made_from.manifest.about["model"]
+            return ModelChoice(about["name"], revision or about["revision"])
+        return choose_model(self.workspace, str(named) if named else None, revision, self.reporter)
+
+    def open_named(self, request: ModelOptions, made_from: Artifact | None = None) -> OpenedModel:
+        """Open the model that a request names, else the one that an artifact was made from; one that is named is remembered."""
+        choice = self.choose(request.model, request.revision, made_from)
+        return self.open(choice, remember=request.model is not None)
+
+    def pick(self, kind: str, named: str | None, what: str, command: str) -> Artifact:
+        """Return the artifact that was named, else the newest, and say which.
+
+        Raises LangpruneError when there is none.
+        """
+        if named:
+            return self.workspace.find(kind, named)
+        newest = self.workspace.newest(kind)
+        if newest is None:
+            raise LangpruneError(f"the workspace {self.workspace.root} has no {kind}: run langprune {command} first")
+        self.reporter.note(f"Using {what} {newest.name}.")
+        return newest
+
+    def resolve(
+        self, lang: list[str], data: list[str], corpus: str | None, choice: ModelChoice, *, evaluation: bool
+    ) -> list[TextSpec]:
+        """Return the texts that are meant, and say which those of the hub are that a language stands for."""
+        from langprune_cli.streaming.opened import DEMO  # noqa: PLC0415
+        from langprune_cli.text.corpora import hub_text_note, resolve_texts  # noqa: PLC0415
+        from langprune_cli.text.languages import reading_note  # noqa: PLC0415
+
+        specs = resolve_texts(lang, data, evaluation=evaluation, builtin=choice.name == DEMO, corpus=corpus)
+        for text, spec in zip(lang, specs, strict=False):  # no languages: texts alone
+            if spec.language and (read := reading_note(text, spec.language)):
+                self.reporter.note(read)
+        for note in filter(None, map(hub_text_note, [] if data else specs)):
+            self.reporter.note(note)
+        return specs
+
+    def texts(
+        self, lang: list[str], data: list[str], corpus: str | None, choice: ModelChoice, *, given: Collection[str]
+    ) -> list[TextSpec]:  # fmt: skip
+        """Return the texts that an artifact each is to be made of: one where --lang says how many windows of each.
+
+        given: the options that were spelled out.
+        Raises UsageError for --nsamples where --lang has the numbers.
+        """
+        from langprune_cli.text.budgets import mixture, split_budgets  # noqa: PLC0415
+
+        tags, budgets = split_budgets(lang)
+        specs = self.resolve(tags, data, corpus, choice, evaluation=False)
+        if budgets:
+            if "--nsamples" in given:
+                raise UsageError(f"--lang {lang[0]} says how many windows are drawn: leave out --nsamples")
+            specs = [mixture(specs, budgets)]
+        return specs
+
+    def texts_of(self, request: TextOptions, choice: ModelChoice) -> list[TextSpec]:
+        """Return the texts of a request, as `texts` does."""
+        return self.texts(several(request.lang), several(request.data), request.corpus, choice, given=request.given)
+
+    def made(self, make: Callable[[], Sequence[Outcome]]) -> Made:
+        """Return what `make` makes, or what a dry run found until it could see no further."""
+        try:
+            outcomes = tuple(make())
+        except OnlyPlannedError as reached:
+            return Made((), tuple(reached.planned), whole=False)
+        planned = self.workspace.planned
+        if planned is None:
+            self.workspace.run_starts()  # where all was there already, none did
+        return Made(outcomes, None if planned is None else tuple(planned))
+
+
+@contextmanager
+def running(request: Request) -> Iterator[Run]:
+    """Begin a run of a request; other libraries are quiet until it ends."""
+    from langprune_cli.store.workspace import Workspace  # noqa: PLC0415
+
+    with _quiet():
+        reporter = request.reporter or _Silent()
+        dry = isinstance(request, DryRunOptions) and request.dry_run
+        workspace = Workspace(workspace_folder(request.workspace), dry=dry, note=reporter.note)
+        yield Run(workspace, compute_of(request), reporter)
+
+
+def compute_of(request: Request) -> Compute:
+    """Return how models are run, as far as a request says."""
+    from langprune_cli.streaming.opened import Compute  # noqa: PLC0415
+
+    compute = Compute(dtype=None, fetch=not (isinstance(request, DryRunOptions) and request.dry_run))
+    if isinstance(request, OpeningOptions):
+        compute = replace(
+            compute,
+            device=request.device,
+            cache_dir=folder(request.cache_dir),
+            trust_remote_code=request.trust_remote_code,
+        )
+    if isinstance(request, ForwardOptions):
+        most = size_in_bytes("--max-memory", request.max_memory) if request.max_memory else None
+        compute = replace(compute, dtype=request.dtype, batch_tokens=request.batch_tokens, max_memory=most)
+    if isinstance(request, GatheringOptions):
+        compute = replace(compute, all_experts=request.all_experts)
+    return compute
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep other libraries from printing; what they would print is not for the user of a run."""
+    import transformers  # noqa: PLC0415
+
+    verbosity = transformers.logging.get_verbosity()
+    levels = {name: logging.getLogger(name).level for name in _LOUD}
+    transformers.logging.set_verbosity_error()
+    for name in _LOUD:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=_THEIRS)
+            yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

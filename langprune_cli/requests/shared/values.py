@@ -1,0 +1,71 @@
+"""Values of options, read and checked without torch: sizes, parts of a run, numbers and words."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from langprune_cli.errors import UsageError, near_matches
+
+DEFAULT_WORKSPACE = Path("langprune-workspace")
+WORKSPACE_VARIABLE = "LANGPRUNE_WORKSPACE"
+
+# Of an option that may be given several times: one value, or several.
+Names = str | Sequence[str]
+Paths = str | Path | Sequence[str | Path]
+
+
+def several(value: Paths) -> list[str]:
+    """Return the values of an option that may be given several times; a string or a path is one value."""
+    return [str(value)] if isinstance(value, str | Path) else [str(each) for each in value]
+
+
+def folder(path: str | Path | None) -> Path | None:
+    """Return a path that was given, with `~` spelled out."""
+    return None if path is None else Path(path).expanduser()
+
+
+def workspace_folder(path: str | Path | None) -> Path:
+    """Return the folder of the workspace: as given, else $LANGPRUNE_WORKSPACE, else `./langprune-workspace`."""
+    return Path(path or os.environ.get(WORKSPACE_VARIABLE) or DEFAULT_WORKSPACE).expanduser()
+
+
+def size_in_bytes(option: str, text: str) -> int:
+    """Read a size such as 500MB (powers of ten, as transformers counts); raises UsageError for anything else."""
+    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+    number, unit = text[:-2], text[-2:].upper()
+    try:
+        size = int(float(number) * units[unit])
+    except (ValueError, KeyError, OverflowError):
+        size = 0
+    if size < 1:
+        raise UsageError(f"{option} {text!r} is not a size: write it as 500MB or 2GB")
+    return size
+
+
+def shard_of(text: str | None) -> tuple[int, int] | None:
+    """Read `i/n`; raises UsageError for anything else."""
+    if text is None:
+        return None
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise UsageError(f"--shard {text!r} is none: write 1/4 for the first of four, up to 4/4")
+    return int(part), int(parts)
+
+
+def one_of(option: str, value: str | None, known: tuple[str, ...]) -> Any:  # noqa: ANN401 - one of `known`, or None
+    """Return the value of an option; raises UsageError where it is none of those known."""
+    if value is not None and value not in known:
+        raise UsageError(f"{option} {value!r} is unknown: {near_matches(value, known)}")
+    return value
+
+
+def at_least(option: str, value: int | None, least: int) -> None:
+    """Raise UsageError for a number below `least`."""
+    if value is not None and value < least:
+        raise UsageError(f"{option} {value} is too small: give {least} or more")
+
+
+def option_name(field: str) -> str:
+    """Return how the command line spells a field of a request: `max_tokens` is --max-tokens."""
+    return f"--{field.replace('_', '-')}"

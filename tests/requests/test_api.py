@@ -1,0 +1,122 @@
+"""The Python API: what the commands do, without a word on stdout or stderr."""
+
+import inspect
+import logging
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+import langprune_cli
+from langprune_cli.errors import LangpruneError, UsageError
+from tests.support.command import DRAW, did, tree
+
+FUNCTIONS = [name for name in langprune_cli.__all__ if not name.startswith("_")]
+
+
+class Told:
+    """Keeps the notes that it is told, and which passes were begun and ended."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.passes: list[str] = []
+        self.ticks = 0
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def begin(self, what: str, blocks: int, tokens: int) -> None:  # noqa: ARG002 - a reporter's
+        self.passes.append(what)
+
+    def tick(self, block: int, tokens: int) -> None:  # noqa: ARG002 - as above
+        self.ticks += 1
+
+    def end(self) -> None:
+        self.passes.append("end")
+
+
+def test_the_package_is_imported_without_torch() -> None:
+    script = (
+        "import sys, langprune_cli; from langprune_cli import *; "
+        "assert callable(calibrate) and not {'torch', 'transformers', 'typer'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_an_unknown_name_is_no_part_of_the_package() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'calibrated'"):
+        langprune_cli.calibrated  # noqa: B018
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_show_their_options(name: str) -> None:
+    function = getattr(langprune_cli, name)
+    shown = inspect.signature(function)
+    assert list(shown.parameters)[-2:] == ["workspace", "reporter"]
+    assert "given" not in shown.parameters
+    assert function.__name__ == name
+    assert function.__doc__
+
+
+def test_calibrate_does_what_the_command_does(
+    pico_model: Path, pico_text: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told = Told()
+    made = langprune_cli.calibrate(
+        lang=["uk", "en"], data=[pico_text / f"{tag}.jsonl" for tag in ("uk", "en")], model=pico_model,
+        nsamples=6, seqlen=16, collect="hessian", workspace=tmp_path / "here", reporter=told,
+    )  # fmt: skip
+    assert capfd.readouterr() == ("", "")
+    assert told.passes == ["calibrate uk-hessian", "end", "calibrate en-hessian", "end"]
+    assert told.ticks > 0
+    assert [each.name for each in made.artifacts] == ["uk-hessian", "en-hessian"]
+    assert (made.name, made.cached, made.folder) == ("uk-hessian", False, tmp_path / "here" / "stats" / "uk-hessian")
+    langs = [word for tag in ("uk", "en") for word in ("--lang", tag, "--data", pico_text / f"{tag}.jsonl")]
+    words = ["calibrate", *langs, "--model", pico_model, *DRAW, "--collect", "hessian"]
+    did(*words, "-w", tmp_path / "there")
+    assert tree(tmp_path / "here") == tree(tmp_path / "there")
+    assert all(each["cached"] for each in did(*words, "-w", tmp_path / "here", "--json").json["artifacts"])
+
+
+def test_a_dry_run_says_what_would_be_made(pico_model: Path, pico_text: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "lang": "uk", "data": str(pico_text / "uk.jsonl"), "model": str(pico_model), "nsamples": 6, "seqlen": 16,
+    }  # fmt: skip
+    planned = langprune_cli.calibrate(**options, dry_run=True)
+    assert planned.planned is not None
+    assert [(each.name, each.there) for each in planned.planned] == [("uk", False)]
+    assert repr(planned) == "Made(stats/uk, to be made)"
+    assert list(tmp_path.iterdir()) == []
+    made = langprune_cli.calibrate(**options)
+    assert made.artifact.key == planned.artifact.key
+    assert repr(langprune_cli.calibrate(**options)) == "Made(stats/uk, already there)"
+
+
+def test_the_workspace_is_that_of_the_environment(
+    pico_model: Path, pico_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANGPRUNE_WORKSPACE", str(tmp_path / "set"))
+    made = langprune_cli.calibrate(data=pico_text / "uk.jsonl", model=str(pico_model), nsamples=6, seqlen=16)
+    assert made.folder == tmp_path / "set" / "stats" / "uk"
+
+
+def test_what_is_wrong_is_raised(pico_text: Path) -> None:
+    with pytest.raises(UsageError, match="--lang uk:3 says how many windows are drawn: leave out --nsamples"):
+        langprune_cli.calibrate(lang="uk:3", nsamples=128)
+    with pytest.raises(LangpruneError, match="nowhere"):
+        langprune_cli.calibrate(data=str(pico_text / "nowhere.jsonl"))
+
+
+def test_other_libraries_are_as_loud_as_before(pico_model: Path, pico_text: Path) -> None:
+    transformers.logging.set_verbosity_info()
+    before = (list(warnings.filters), logging.getLogger("datasets").level)
+    try:
+        langprune_cli.calibrate(data=str(pico_text / "uk.jsonl"), model=str(pico_model), nsamples=6, seqlen=16)
+        assert transformers.logging.get_verbosity() == logging.INFO
+        assert (list(warnings.filters), logging.getLogger("datasets").level) == before
+    finally:
+        transformers.logging.set_verbosity_warning()

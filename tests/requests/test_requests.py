@@ -1,0 +1,88 @@
+"""Requests: the same options as the commands, frozen, and refused when they are made, before torch is imported."""
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from langprune_cli.cli.app import app
+from langprune_cli.errors import UsageError
+from langprune_cli.requests.calibrate import CalibrateRequest
+from langprune_cli.requests.shared.options import Request, with_given
+
+REQUESTS: dict[str, type[Request]] = {"calibrate": CalibrateRequest}
+OF_REQUESTS = {"reporter", "given"}  # which no option gives
+OF_COMMANDS = {"json", "help"}  # how the command prints
+
+
+def options_of(command: str) -> dict[str, Any]:
+    """Return the options of a command with their defaults."""
+    group: Any = typer.main.get_command(app)
+    return {each.name: each.default for each in group.commands[command].params if each.name not in OF_COMMANDS}
+
+
+@pytest.mark.parametrize("command", REQUESTS)
+def test_a_request_has_the_options_of_its_command(command: str) -> None:
+    fields = {each.name: each.default for each in dataclasses.fields(REQUESTS[command]) if each.name not in OF_REQUESTS}
+    options = options_of(command)
+    assert fields.keys() == options.keys()
+    del fields["workspace"], options["workspace"]  # of the environment, where none is given
+    assert {name: None if value == () else value for name, value in fields.items()} == options
+
+
+@pytest.mark.parametrize("ask", REQUESTS.values(), ids=REQUESTS)
+def test_a_request_explains_each_of_its_fields(ask: type[Request]) -> None:
+    said = ask.__doc__ or ""
+    words = {word.strip(":,.") for line in said.splitlines() for word in line.partition(":")[0].split()}
+    fields = {each.name for each in dataclasses.fields(ask)} - OF_REQUESTS - {"workspace"}
+    assert fields <= words
+
+
+@pytest.mark.parametrize("ask", REQUESTS.values(), ids=REQUESTS)
+def test_a_request_cannot_be_changed(ask: type[Request]) -> None:
+    request = ask()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        request.workspace = Path("elsewhere")  # type: ignore[misc]
+    assert request == ask()
+    assert hash(request) == hash(ask())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"collect": "hessians"}, "--collect 'hessians' is unknown: did you mean hessian?"),
+        ({"max_tokens": 5}, "--max-tokens goes with --collect tokens"),
+        ({"max_tokens": 0, "collect": "tokens"}, "--max-tokens 0 is too small"),
+        ({"nsamples": 0}, "--nsamples 0 is too small: give 1 or more"),
+        ({"seqlen": 1}, "--seqlen 1 is too small: give 2 or more"),
+        ({"batch_tokens": 0}, "--batch-tokens 0 is too small"),
+        ({"dtype": "float33"}, "--dtype 'float33' is unknown: did you mean float32"),
+        ({"max_memory": "8"}, "--max-memory '8' is not a size"),
+        ({"shard": "5/4"}, "--shard '5/4' is none"),
+    ],
+)
+def test_calibrate_refuses(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says.replace("?", r"\?")):
+        CalibrateRequest(**options)
+
+
+@pytest.mark.parametrize("spelled", [("nsamples", "seed"), ("dtype",), ("all_experts",)])
+def test_options_about_windows_are_refused_at_their_defaults_where_tokens_are_counted(spelled: Sequence[str]) -> None:
+    request = CalibrateRequest(collect="tokens")
+    names = ", ".join(f"--{each.replace('_', '-')}" for each in spelled)
+    with pytest.raises(UsageError, match=f"leave out {names}$"):
+        with_given(request, spelled)
+
+
+def test_a_wrong_request_is_refused_before_torch_is_imported() -> None:
+    script = (
+        "import sys; from langprune_cli.__main__ import main; "
+        "code = main(['calibrate', '--max-tokens', '5']); sys.exit(code if 'torch' not in sys.modules else 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
