@@ -69,7 +69,7 @@ def test_init_files_hold_no_code(path: Path) -> None:
 
 def test_the_command_line_does_not_import_torch() -> None:
     """--help answers at once: what is imported to build the commands stays away from the layers that need torch."""
-    heavy = {"torch", "transformers", "safetensors", "datasets", "numpy", "huggingface_hub"}
+    heavy = {"torch", "transformers", "safetensors", "datasets", "numpy", "huggingface_hub", "jinja2", "markupsafe"}
     seen, pending = set(), {"__main__", "cli.app"}
     while pending:
         module = pending.pop()

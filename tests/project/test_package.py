@@ -115,4 +115,11 @@ def test_an_installation_runs_the_demo_offline(wheel: Path, tmp_path: Path) -> N
     assert "dense" in out
     assert "pruned for uk" in out
     assert (tmp_path / "langprune-demo" / "models").is_dir()
+    for words in (
+        ("report", "--out", "report.html"),
+        ("export", "--out", "shared"),
+    ):  # both need the package's templates
+        run(place / "bin" / "langprune", *words, "--workspace", "langprune-demo", cwd=tmp_path, **home)
+    assert "Perplexity" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "## Evaluation" in (tmp_path / "shared" / "README.md").read_text(encoding="utf-8")
     assert langprune_cli.__version__ in run(place / "bin" / "langprune", "--version", cwd=tmp_path, **home)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,7 @@ from langprune_cli.cli.requests.session import Session, one_of
 from langprune_cli.errors import LangpruneError, UsageError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
+    from langprune_cli.stages.evaluate.rows import SizeRow
     from langprune_cli.stages.report.report import Report
 
 _FORMATS = ("html", "md")
@@ -125,19 +126,17 @@ def _collected(session: Session, evaluations: list[str], models: list[str], comp
 
 
 def _written(session: Session, found: Report, form: str, title: str | None) -> str:
-    from langprune_cli.stages.report.html import page  # noqa: PLC0415 - needs torch
-    from langprune_cli.stages.report.md import document  # noqa: PLC0415
+    from langprune_cli.stages.report.page import page  # noqa: PLC0415 - needs torch
 
-    heading = title or f"{found.matrices[0].dense}, pruned"
-    return (page if form == "html" else document)(found, heading, _sizes(session, found))
+    return page(found, title or f"{found.matrices[0].dense}, pruned", _sizes(session, found), form)
 
 
-def _sizes(session: Session, found: Report) -> list[dict[str, Any]]:
+def _sizes(session: Session, found: Report) -> list[SizeRow]:
     """Return what smaller models lost, each beside the dense one."""
     from langprune_cli.stages.evaluate.evaluate import read_rows  # noqa: PLC0415 - needs torch
     from langprune_cli.stages.export.lineage import lineage  # noqa: PLC0415
 
-    sizes = []
+    sizes: list[SizeRow] = []
     for matrix in found.matrices:
         chains = {
             subject.name: [each.manifest for each in lineage(session.workspace, subject.of)]

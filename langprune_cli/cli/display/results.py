@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from langprune_cli.cli.display.console import print_line
 from langprune_cli.cli.display.tables import print_table
-from langprune_cli.stages.evaluate.rows import comparable_ppl, model_label, with_bits
+from langprune_cli.stages.evaluate.rows import SizeRow, comparable_ppl, model_label, with_bits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,25 +137,34 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.2%}"
 
 
-def size_rows(rows: list[dict[str, Any]], chains: dict[str, list[Manifest]]) -> list[dict[str, Any]]:
+def size_rows(rows: list[dict[str, Any]], chains: dict[str, list[Manifest]]) -> list[SizeRow]:
     """Return, for models of which whole parts have left, what each lost in size and in perplexity, text by text.
 
     chains: by the name in the rows a model, what it was made from, and so on. The columns are those of AMD Quark's published
     tables. Nothing for models that are as large as they were.
     """
-    found = []
+    found: list[SizeRow] = []
     for row in rows:
         dense, chain = first_of(rows, row["text"]), chains.get(row["model"], [])
         checked = [each.about["checked"] for each in chain if "parameters_after" in each.about.get("checked", {})]
         if checked and row is not dense and not row["mask"]:
             before, after = checked[-1]["parameters_before"], checked[0]["parameters_after"]
-            size = {"parameters_before": before, "pruning_rate": 1 - after / before, "parameters_after": after}
-            ppl = {"text": row["text"], "ppl_before": dense["ppl"], "ppl_after": comparable_ppl(row)}
-            found.append({"model": model_label(dense), "pruned": model_label(row), **size, **ppl})
+            found.append(
+                {
+                    "model": model_label(dense),
+                    "pruned": model_label(row),
+                    "parameters_before": before,
+                    "pruning_rate": 1 - after / before,
+                    "parameters_after": after,
+                    "text": row["text"],
+                    "ppl_before": dense["ppl"],
+                    "ppl_after": comparable_ppl(row),
+                }
+            )
     return found
 
 
-def print_sizes(rows: list[dict[str, Any]]) -> None:
+def print_sizes(rows: list[SizeRow]) -> None:
     """Print the rows of `size_rows`, where there are any."""
     several = len({row["pruned"] for row in rows}) > 1
     lines = [
@@ -165,7 +174,7 @@ def print_sizes(rows: list[dict[str, Any]]) -> None:
             f"{row['pruning_rate']:.4%}",
             parameters(row["parameters_after"]),
             row["text"],
-            *("inf" if row[ppl] is None else f"{row[ppl]:.4f}" for ppl in ("ppl_before", "ppl_after")),
+            *("inf" if ppl is None else f"{ppl:.4f}" for ppl in (row["ppl_before"], row["ppl_after"])),
         ]
         for row in rows
     ]

@@ -2,9 +2,23 @@
 
 from collections.abc import Sequence
 from math import exp
-from typing import Any
+from typing import Any, TypedDict
 
 Row = dict[str, Any]
+
+
+class SizeRow(TypedDict):
+    """What a smaller model lost in size, and in perplexity on one text."""
+
+    model: str
+    pruned: str
+    parameters_before: int
+    pruning_rate: float
+    parameters_after: int
+    text: str
+    ppl_before: float | None
+    ppl_after: float | None
+
 
 MARKS = "*: the best pruned one on this text; =: not told apart from it by these windows."
 TASK_COLUMNS = ("task", "metric", "model", "value", "stderr", "examples")

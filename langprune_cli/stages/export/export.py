@@ -15,7 +15,8 @@ from langprune_cli.stages.evaluate.evaluate import Row, complete_evaluations, ha
 from langprune_cli.stages.export.exported import GGUF, MASK_FILE
 from langprune_cli.stages.export.gguf import tokenizer_before, write_gguf
 from langprune_cli.stages.export.inherited import inherited
-from langprune_cli.stages.export.model_card import model_card, public_record
+from langprune_cli.stages.export.model_card import model_card
+from langprune_cli.stages.export.public import public_record
 from langprune_cli.store.artifact import PROVENANCE, Artifact
 from langprune_cli.store.building import Reporter
 from langprune_cli.store.files import (

@@ -1,40 +1,18 @@
 """The model card of an exported model: what was pruned, how, on which text, and what it cost."""
 
-import json
-from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from langprune_cli.stages.evaluate.rows import comparable_ppl
-from langprune_cli.stages.export.markdown import code, plain, row
-from langprune_cli.stages.export.markup import Markup, clean
+from langprune_cli.stages.export.public import public_name
 from langprune_cli.stages.structured.structures import VOCABULARY, is_structured
 from langprune_cli.store.artifact import Artifact
+from langprune_cli.templates.markdown import code
+from langprune_cli.templates.rendering import render
 from langprune_cli.text.hub import HUB_PREFIX, parse_hub_source
-from langprune_cli.text.sources import BUILTIN_PREFIX
 
 _UNKNOWN = "not recorded"
-
-
-def public_name(name: str, revision: str | None = None) -> str:
-    """Return a model's or text's name as it may be published: what lies on the hub as it is, a path without its folders."""
-    public = revision is not None or name.startswith((HUB_PREFIX, BUILTIN_PREFIX))
-    return name if public else Path(name).name
-
-
-def public_record(value: Any) -> Any:  # noqa: ANN401 - JSON values
-    """Return what a manifest says for people as it may be published: names of models and texts, and every absolute path."""
-    if isinstance(value, list):
-        return [public_record(each) for each in value]
-    if isinstance(value, str):
-        return Path(value).name if value.startswith(("/", "~")) else value
-    if not isinstance(value, dict):
-        return value
-    record = {field: public_record(each) for field, each in value.items()}
-    if isinstance(value.get("source"), str):
-        record["source"] = public_name(value["source"])
-    if isinstance(value.get("name"), str) and "revision" in value:  # a model
-        record["name"] = public_name(value["name"], value["revision"])
-    return record
 
 
 def model_card(
@@ -55,75 +33,46 @@ def model_card(
     about = model.manifest.about
     source = about.get("model") or {}
     revision = source.get("revision")
-    base = public_name(source["name"], revision) if source.get("name") else "A model"
-    languages = sorted({row["pruned"]["language"] for row in rows if row["pruned"]["language"]} | _languages(about))
-    library = "gguf" if gguf else "transformers"
-    front = ["---", f"library_name: {library}", "pipeline_tag: text-generation", "tags:", "- pruning", "- langprune"]
-    own = {"base_model": base} if revision else {}  # only a hub id means something to others
-    front += [f"{field}: {_quoted(value)}" for field, value in (own | (inherited or {})).items()]
-    if datasets := sorted(_datasets(about)):
-        front += ["datasets:", *(f"- {_quoted(name)}" for name in datasets)]
-    if languages:
-        front += ["language:", *(f"- {_quoted(language)}" for language in languages)]
-    lines = [
-        *front,
-        "---",
-        "",
-        f"# {plain(title)}",
-        "",
-        f"{plain(base)} {_removed(about)}, in one shot, after training,",
-        f"by {plain(model.manifest.tool)}. {_unchanged(about)} {_stored(gguf=gguf)}",
-        "",
-        "| | |",
-        "|---|---|",
-        *_facts(model, base if source.get("name") else _UNKNOWN),
-        "",
-    ]
-    if mask_file:
-        lines += [
-            f"`{mask_file}` holds the masks, for each pruned linear a tensor of its weight's name: uint8",
-            "`[out, ceil(in / 8)]`, where bit b of byte k of a row, b = 0 being the least significant, is column 8k + b, and",
-            "1 means that the weight was kept; a tensor of one row stands for all rows.",
-            "",
-        ]
-    lines += ["## Evaluation", ""]
-    if rows:
-        lines += [
-            "| text | dtype | seqlen | predicted tokens | ppl base | ppl pruned | bpb base | bpb pruned |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        lines += [_figures(row["pruned"], row["base"]) for row in rows]
-        lines += ["", "Perplexity over consecutive windows of the joined text; bpb is bits per UTF-8 byte."]
-        if any("ppl_per_original_token" in row["pruned"] for row in rows):
-            lines += ["Both perplexities are per token of the base model, which cuts text into other tokens."]
-    else:
-        lines += ["Not evaluated. `langprune eval` measures it; export again afterwards to have the figures here."]
-    return "\n".join(lines) + "\n"
+    base = public_name(source["name"], revision) if source.get("name") else None
+    own = {"base_model": base} if base and revision else {}  # only a hub id means something to others
+    return render(
+        "model_card.md.j2",
+        title=title,
+        gguf=gguf,
+        front=own | (inherited or {}),
+        datasets=sorted(_datasets(about)),
+        languages=sorted({row["pruned"]["language"] for row in rows if row["pruned"]["language"]} | _languages(about)),
+        base=base or "A model",
+        removed=_removed(about),
+        tool=model.manifest.tool,
+        tokens_left=(about.get("mask") or {}).get("pattern") == VOCABULARY,
+        facts=_facts(model, base or _UNKNOWN),
+        mask_file=mask_file,
+        figures=[_figures(row["pruned"], row["base"]) for row in rows],
+        per_original_token=any("ppl_per_original_token" in row["pruned"] for row in rows),
+    )
 
 
-def _facts(model: Artifact, base: str) -> list[str]:
-    """Return the rows that say how the model was made."""
+def _facts(model: Artifact, base: str) -> list[tuple[str, str]]:
+    """Return what says how the model was made, as rows of two cells."""
     about = model.manifest.about
     mask = about.get("mask") or {}
     revision = (about.get("model") or {}).get("revision")
-    facts = [row("base model", f"{base}{f' at {revision}' if revision else ''}")]
+    facts = [("base model", f"{base}{f' at {revision}' if revision else ''}")]
     if "base" in about:
         before = about["base"].get("mask") or {}
-        facts += [row("base was itself pruned", f"{before.get('method', _UNKNOWN)}, {_pattern(before)}")]
-    facts += [row("method", mask.get("method", _UNKNOWN)), row("pattern", _pattern(mask))]
+        facts += [("base was itself pruned", f"{before.get('method', _UNKNOWN)}, {_pattern(before)}")]
+    facts += [("method", mask.get("method", _UNKNOWN)), ("pattern", _pattern(mask))]
     if mask.get("exclude"):
-        facts += [row("left dense", Markup(f"linears whose name matches {code(mask['exclude'])}"))]
+        facts += [("left dense", Markup("linears whose name matches {}").format(code(mask["exclude"])))]
     if tails := about.get("dense_tail_columns"):
         columns = sorted(set(tails.values()))
         many = f"{columns[0]}" if len(columns) == 1 else f"{columns[0]} to {columns[-1]}"
-        facts += [
-            row("left dense", f"the last columns ({many}) of {len(tails)} linears, whose width M does not divide")
-        ]
-    facts += [row("update of surviving weights", model.manifest.params.get("update", _UNKNOWN))]
+        facts += [("left dense", f"the last columns ({many}) of {len(tails)} linears, whose width M does not divide")]
+    facts += [("update of surviving weights", model.manifest.params.get("update", _UNKNOWN))]
     if trained := about.get("tuned"):
-        steps = f"{trained['epochs']} epochs at most"
-        facts += [row("blocks tuned to the base model's", f"{steps}, on {_text(trained)}")]
-    return [*facts, row("calibration text", _text(about))]
+        facts += [("blocks tuned to the base model's", f"{trained['epochs']} epochs at most, on {_text(trained)}")]
+    return [*facts, ("calibration text", _text(about))]
 
 
 def _removed(about: dict[str, Any]) -> str:
@@ -144,12 +93,6 @@ def _removed(about: dict[str, Any]) -> str:
     return f"with {checked['zeros'] / max(1, checked['pruned_weights']):.1%} of the weights of {which} set to zero"
 
 
-def _unchanged(about: dict[str, Any]) -> str:
-    if (about.get("mask") or {}).get("pattern") == VOCABULARY:
-        return "Tokens left with their rows of embeddings and head, and the others have new ids; all else is unchanged."
-    return "Embeddings, norms and head are unchanged."
-
-
 def _languages(about: dict[str, Any]) -> set[str]:
     text = about.get("text") or {}
     return {each["language"] for each in text.get("texts") or [text] if each.get("language")}
@@ -160,14 +103,6 @@ def _datasets(about: dict[str, Any]) -> set[str]:
     texts = [text for text in (about.get("text"), (about.get("tuned") or {}).get("text")) if text]
     sources = [each.get("source") or "" for text in texts for each in text.get("texts") or [text]]
     return {parse_hub_source(each).dataset for each in sources if each.startswith(HUB_PREFIX)}
-
-
-def _stored(*, gguf: bool) -> str:
-    if gguf:
-        return "The weights are stored dense, as llama.cpp's converter writes them."
-    return (
-        "The weights are stored dense, in the base\nmodel's dtype; any tool that loads the base model loads this one."
-    )
 
 
 def _pattern(mask: dict[str, Any]) -> str:
@@ -200,16 +135,13 @@ def _text(about: dict[str, Any]) -> str:
     return f"{language}{public_name(text['source'])}{size}{how}{mark}"
 
 
-def _figures(pruned: dict[str, Any], base: dict[str, Any] | None) -> str:
+def _figures(pruned: dict[str, Any], base: dict[str, Any] | None) -> list[str]:
+    """Return the cells of an evaluation's row."""
+
     def figure(row: dict[str, Any] | None, key: str) -> str:
         return f"{row[key]:.4g}" if row and row[key] is not None else "-"
 
     pruned = pruned | {"ppl": comparable_ppl(pruned)}
     text = f"{public_name(pruned['source'])}" + (f" ({pruned['language']})" if pruned["language"] else "")
     cells = [text, pruned["dtype"], str(pruned["seqlen"]), f"{pruned['tokens']:,}"]
-    return row(*cells, *(figure(row, key) for key in ("ppl", "bpb") for row in (base, pruned)))
-
-
-def _quoted(text: str) -> str:
-    """Return a YAML scalar that is a string to every reader: a bare `no` is a boolean, and Norwegian."""
-    return json.dumps(clean(text), ensure_ascii=False)  # of what JSON leaves as it is, YAML forbids control characters
+    return [*cells, *(figure(row, key) for key in ("ppl", "bpb") for row in (base, pruned))]

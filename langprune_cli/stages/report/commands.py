@@ -8,11 +8,11 @@ from typing import Any
 
 from langprune_cli.defaults import HUB_WINDOWS
 from langprune_cli.stages.evaluate.evaluate import read_result
-from langprune_cli.stages.export.markup import clean
-from langprune_cli.stages.export.model_card import public_name
+from langprune_cli.stages.export.public import public_name
 from langprune_cli.stages.report.options import Words, option, words_of
 from langprune_cli.store.artifact import Artifact
 from langprune_cli.streaming.opened import DEMO
+from langprune_cli.templates.markup import clean
 from langprune_cli.text.hub import HUB_PREFIX
 from langprune_cli.text.sources import BUILTIN_PREFIX
 from langprune_cli.text.windows import is_given

@@ -1,14 +1,15 @@
 """The figures of a report, each with its legend and a caption: models by texts, errors by block, what artifacts share."""
 
+from dataclasses import dataclass, field
 from math import exp, log
-from typing import Any
+
+from markupsafe import Markup
 
 from langprune_cli.stages.combine.compare import Comparison, Pair
-from langprune_cli.stages.evaluate.rows import MARKS
-from langprune_cli.stages.export.markup import Markup, element, joined
+from langprune_cli.stages.evaluate.rows import MARKS, Row
 from langprune_cli.stages.report.report import Figure, Matrix, Reconstruction, Subject, error_of, sparsity_of
 from langprune_cli.stages.report.style import GAIN, LIKENESS, LOSS
-from langprune_cli.stages.report.svg import LETTER, SHADES, Bars, Cell, Grid, bar_chart, heat_map, scale
+from langprune_cli.stages.report.svg import LETTER, Bars, Cell, Grid, bar_chart, heat_map, scale
 from langprune_cli.stages.report.tables import (
     bits,
     change,
@@ -24,7 +25,27 @@ _LEAST_TOP = log(1.05)  # a scale of losses ends at +5% of ppl or higher: noise 
 _LEAST_RATIO = 0.05  # the same of |log ratio|
 
 
-def matrix_figure(matrix: Matrix, name: str) -> Markup:
+@dataclass(frozen=True)
+class Framed:
+    """A heat map with its legend, from low to high, and its caption."""
+
+    drawing: Markup
+    scale: str  # the family of its shades
+    low: str
+    high: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Charts:
+    """Small charts of one quantity on one scale, by kind of linear; or a note in their place."""
+
+    quantity: str
+    panels: dict[str, Markup | None] = field(default_factory=dict)  # None where nothing is known of a kind
+    note: str = ""
+
+
+def matrix_figure(matrix: Matrix, name: str) -> Framed:
     """Return models and masks by texts as a heat map."""
     changes = [each.change for figures in matrix.figures for each in figures if each and each.change is not None]
     top = max([_LEAST_TOP, *(log(1 + each) for each in changes if each > -1)])
@@ -50,7 +71,6 @@ def matrix_figure(matrix: Matrix, name: str) -> Markup:
         name=name,
     )
     most = f"+{100 * (exp(top) - 1):.0f}%"
-    legend = _legend(LOSS, "change of ppl: none", most)
     notes = ["In each cell: perplexity, its change against the dense model" + (
         " with its 95% interval in per cent" if intervals else "") + ", bits per byte. Lower is better."]  # fmt: skip
     notes += [MARKS] if has_marks(matrix) else []
@@ -61,10 +81,10 @@ def matrix_figure(matrix: Matrix, name: str) -> Markup:
         if any(cell and cell.shade.startswith(GAIN) for row in cells for cell in row)
         else []
     )
-    return _framed(heat_map(grid), legend, " ".join(notes))
+    return Framed(heat_map(grid), LOSS, "change of ppl: none", most, " ".join(notes))
 
 
-def _cell(subject: Subject, figure: Figure, text: dict[str, Any], language: str | None, top: float) -> Cell:
+def _cell(subject: Subject, figure: Figure, text: Row, language: str | None, top: float) -> Cell:
     if subject.dense or (figure.change is None and figure.ppl is not None):
         shade = scale(LOSS, 0.0, top)
     elif figure.change is None:
@@ -87,42 +107,42 @@ def _cell(subject: Subject, figure: Figure, text: dict[str, Any], language: str 
     )
 
 
-def block_charts(found: Reconstruction, name: str) -> Markup:
+def block_charts(found: Reconstruction, name: str) -> list[Charts]:
     """Return errors, and sparsities where they differ, as small charts, one for each kind of linear."""
     kinds = found.kinds
     blocks = sorted({each.block for each in found.linears})
     errors = {kind: [error_of(of.get(block, [])) for block in blocks] for kind, of in kinds.items()}
     shares = {kind: [sparsity_of(of[block]) if block in of else None for block in blocks] for kind, of in kinds.items()}
     rows = []
-    for style, figures in (("error", errors), ("sparsity", shares)):
-        known = [each for values in figures.values() for each in values if each is not None]
+    for style, quantity, values in (("error", "Relative error", errors), ("sparsity", "Sparsity", shares)):
+        known = [each for of_kind in values.values() for each in of_kind if each is not None]
         if not known:
-            rows.append(element("p", "No errors are known: the update needed no statistics.", class_="note"))
-            continue
-        if style == "sparsity" and max(known) - min(known) < 5e-5:
-            rows.append(element("p", f"Sparsity: {known[0]:.2%} of every linear.", class_="note"))
-            continue
-        top = 1.0 if style == "sparsity" else max(known)
-        panels = [
-            element("div", element("h4", kind), _panel(kind, style, blocks, values, top, f"{name}-{style}-{place}"))
-            for place, (kind, values) in enumerate(figures.items())
-        ]
-        caption = "relative error" if style == "error" else "sparsity"
-        rows.append(element("figure", element("div", *panels, class_="panels"), element("figcaption", f"{caption.capitalize()} by block; all panels of this row have one scale.")))  # fmt: skip # noqa: E501
-    return joined(*rows)
+            rows.append(Charts(quantity, note="No errors are known: the update needed no statistics."))
+        elif style == "sparsity" and max(known) - min(known) < 5e-5:
+            rows.append(Charts(quantity, note=f"Sparsity: {known[0]:.2%} of every linear."))
+        else:
+            top = 1.0 if style == "sparsity" else max(known)
+            charts = [
+                _panel(kind, style, blocks, of_kind, top, f"{name}-{style}-{place}")
+                for place, (kind, of_kind) in enumerate(values.items())
+            ]
+            rows.append(Charts(quantity, dict(zip(values, charts, strict=True))))
+    return rows
 
 
-def _panel(kind: str, style: str, blocks: list[int], values: list[float | None], top: float, name: str) -> Markup:
+def _panel(
+    kind: str, style: str, blocks: list[int], values: list[float | None], top: float, name: str
+) -> Markup | None:
     known = [(value, block) for value, block in zip(values, blocks, strict=True) if value is not None]
     if not known:
-        return element("p", "not known", class_="note")
+        return None
     (least, at_least), (most, at_most) = min(known), max(known)
     said = f"From {least:.2%} in block {at_least} to {most:.2%} in block {at_most}. Figures are in the table."
     peak = f"{top:.0%}" if top >= 0.1 else f"{top:.1%}"
     return bar_chart(Bars(f"{style} of {kind}", said, blocks, values, top, ("0", peak), style, name))
 
 
-def all_pairs(comparison: Comparison, name: str) -> Markup:
+def all_pairs(comparison: Comparison, name: str) -> Framed:
     """Return what each artifact has in common with each other as a whole, as a heat map."""
     key = drawn_figure(comparison.kind)
     found = {frozenset((pair.one, pair.other)): pair.whole for pair in comparison.pairs}
@@ -141,7 +161,7 @@ def all_pairs(comparison: Comparison, name: str) -> Markup:
         f"All {comparison.kind}, each with each", "Figures are in the table above.", [(each, "") for each in names[1:]],
         names[:-1], below, size=(max(84.0, min(250.0, LETTER * longest + 8)), 34.0), name=name,
     )  # fmt: skip
-    return _framed(heat_map(grid), _common_legend(comparison, top), "Each with each, all blocks together.")
+    return _common(comparison, grid, top, "Each with each, all blocks together.")
 
 
 def _common_cell(
@@ -164,13 +184,15 @@ def _top(kind: str, values: list[float | None]) -> float:
     return max([_LEAST_RATIO, *(each for each in values if each is not None)]) if kind == "stats" else 1.0
 
 
-def _common_legend(comparison: Comparison, top: float) -> Markup:
+def _common(comparison: Comparison, grid: Grid, top: float, caption: str) -> Framed:
     key = drawn_figure(comparison.kind)
-    low = "chance" if comparison.kind == "masks" else compared_figure(key, 0.0)
-    return _legend(LIKENESS, low, f"{top:.0%}" if comparison.kind == "masks" else compared_figure(key, top))
+    low, high = (
+        ("chance", f"{top:.0%}") if comparison.kind == "masks" else (compared_figure(key, each) for each in (0.0, top))
+    )
+    return Framed(heat_map(grid), LIKENESS, low, high, caption)
 
 
-def overlap_figure(comparison: Comparison, pair: Pair, name: str) -> Markup:
+def overlap_figure(comparison: Comparison, pair: Pair, name: str) -> Framed:
     """Return what a pair has in common, by block and kind of linear, as a heat map."""
     key = drawn_figure(comparison.kind)
     found = {(cell.block, cell.linear): cell.sums.figures() for cell in pair.cells}
@@ -188,18 +210,4 @@ def overlap_figure(comparison: Comparison, pair: Pair, name: str) -> Markup:
         ],
         name=name,
     )
-    caption = f"Columns are blocks. {whole} as a whole."
-    return _framed(heat_map(grid), _common_legend(comparison, top), caption)
-
-
-def _framed(figure: Markup, legend: Markup, caption: str) -> Markup:
-    return element("figure", element("div", figure, class_="wide", tabindex=0, role="region", aria_label="figure"), legend, element("figcaption", caption))  # fmt: skip # noqa: E501
-
-
-def _legend(family: str, low: str, high: str) -> Markup:
-    swatches = [
-        element("rect", class_=f"fill {family}{shade}", x=18 * shade, y=0, width=18, height=12)
-        for shade in range(SHADES)
-    ]
-    bar = element("svg", *swatches, width=18 * SHADES, height=12, aria_hidden="true")
-    return element("div", element("span", low), bar, element("span", high), class_="legend")
+    return _common(comparison, grid, top, f"Columns are blocks. {whole} as a whole.")

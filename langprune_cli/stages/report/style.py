@@ -1,4 +1,4 @@
-"""The style sheet of a report: system fonts, no script, colours for light and dark pages and for colour-blind readers.
+"""The colours of a report, for light and dark pages and for colour-blind readers; templates/report.css has the rest of its style.
 
 Scales differ in lightness, and their hues (orange for loss, blue for likeness) are told apart in all common kinds of colour
 blindness (Okabe & Ito, 2008). What stands on a shade is black or white, whichever has more contrast (WCAG 2.2, at least 4.5).
@@ -25,71 +25,9 @@ _PAGES = (
      "bar": "#e8933f", "calm": "#6ea6d4", "mark": "#242a31"},
 )  # fmt: skip
 
-_RULES = """
-:root{--sans:system-ui,"Segoe UI",Roboto,"Noto Sans","DejaVu Sans",sans-serif}
-:root{--mono:ui-monospace,"Cascadia Mono","DejaVu Sans Mono",monospace}
-*{box-sizing:border-box}
-html{color-scheme:light dark;-webkit-text-size-adjust:100%}
-body{margin:0;background:var(--page);color:var(--text);font:16px/1.55 var(--sans)}
-main,header,footer{max-width:1120px;margin:0 auto;padding:0 24px}
-header{padding-top:44px;padding-bottom:8px}
-h1{font-size:30px;line-height:1.2;margin:0 0 8px;letter-spacing:-.01em;overflow-wrap:anywhere}
-h2{font-size:20px;margin:0 0 4px}
-h3{font-size:16px;margin:26px 0 4px;overflow-wrap:anywhere}
-h4{font-size:13px;margin:0 0 2px;font-weight:600}
-p{margin:6px 0 12px;max-width:76ch}
-.soft,figcaption,.note{color:var(--soft)}
-.note,figcaption{font-size:14px}
-a{color:var(--link)}
-nav{margin:14px 0 0;font-size:14px;display:flex;flex-wrap:wrap;gap:4px 18px}
-section{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:24px 28px;margin:22px 0}
-ul{padding-left:20px;margin:6px 0 14px}
-li,td{overflow-wrap:anywhere}
-figure{margin:14px 0 6px}
-.wide{overflow-x:auto;padding-bottom:4px}
-figcaption{margin-top:8px;max-width:84ch}
-table{border-collapse:collapse;font-size:13.5px;font-variant-numeric:tabular-nums;margin:8px 0}
-th,td{border-bottom:1px solid var(--line);padding:5px 14px 5px 0;text-align:left;vertical-align:top;unicode-bidi:isolate}
-td:first-child,th:first-child{min-width:14ch;white-space:nowrap}
-td.figure:first-child,th.figure:first-child{min-width:5ch}
-th{font-weight:600;vertical-align:bottom}
-td.figure,th.figure{text-align:right}
-td.figure{white-space:nowrap}
-td.long{min-width:22ch;font-family:var(--mono);font-size:12px}
-caption{text-align:left;color:var(--soft);padding-bottom:4px}
-details{margin:10px 0}
-summary{cursor:pointer;font-size:14px;color:var(--link);padding:2px 0}
-summary:focus-visible,a:focus-visible,.wide:focus-visible{outline:2px solid var(--link);outline-offset:2px}
-pre{background:var(--mark);border:1px solid var(--line);border-radius:8px;padding:12px 14px;margin:10px 0}
-pre{white-space:pre-wrap;overflow-wrap:anywhere}
-pre,code{font:13px/1.6 var(--mono)}
-pre code{display:block;padding-left:2ch;text-indent:-2ch}
-svg{display:block;max-width:none;font:13px var(--sans);font-variant-numeric:tabular-nums}
-svg.defs{position:absolute}
-svg text{fill:var(--text)}
-svg .head,svg .label{font-weight:600}
-svg .small{font-size:11.5px;fill:var(--soft)}
-svg .value{font-size:17px;font-weight:650}
-svg .detail{font-size:12px}
-svg .axis{stroke:var(--soft);stroke-width:1}
-svg .grid{stroke:var(--line);stroke-width:1;stroke-dasharray:2 3}
-svg .error{fill:var(--bar)}
-svg .sparsity{fill:var(--calm)}
-svg .own{fill:none;stroke-width:1.6}
-.hatching{stroke:var(--soft);stroke-opacity:.35;stroke-width:1.2;fill:none}
-.panels{display:flex;flex-wrap:wrap;gap:18px 28px;align-items:flex-start}
-.panels>div{min-width:0;max-width:100%}
-.legend{display:flex;flex-wrap:wrap;align-items:center;gap:6px 8px;font-size:13px;color:var(--soft);margin:10px 0 0}
-.legend svg{flex:none}
-.legend .gap{width:14px}
-footer{color:var(--soft);font-size:13px;padding-bottom:44px}
-@media (max-width:640px){main,header,footer{padding-left:14px;padding-right:14px}section{padding:18px 16px}}
-@media print{section{break-inside:avoid;border:0;padding:0}}
-"""
 
-
-def style_sheet() -> str:
-    """Return the whole of it."""
+def colours() -> str:
+    """Return the style sheet's colours, as variables, and the classes of shades."""
     light, dark = (_variables(place) for place in (0, 1))
     shades = "".join(
         f".fill.{family}{number}{{fill:var(--{family}{number})}}"
@@ -98,7 +36,7 @@ def style_sheet() -> str:
         for family in _SCALES
         for number in range(SHADES)
     )
-    return f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}{_RULES}{shades}"
+    return f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}{shades}"
 
 
 def _variables(page: int) -> str:

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from unicodedata import combining, east_asian_width
 
-from langprune_cli.stages.export.markup import Markup, clean, element, joined
+from markupsafe import Markup
+
+from langprune_cli.templates.markup import clean, element, joined
 
 SHADES = 9  # of a scale, from nothing to the most
 LETTER = 8.8  # pixels that a bold letter of 13 px takes at the most, on average

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from langprune_cli.stages.combine.compare import Comparison, Pair
-from langprune_cli.stages.evaluate.rows import TASK_COLUMNS, task_lines
-from langprune_cli.stages.export.model_card import public_name
+from langprune_cli.stages.evaluate.rows import TASK_COLUMNS, SizeRow, task_lines
+from langprune_cli.stages.export.public import public_name
 from langprune_cli.stages.report.report import Figure, Matrix, Reconstruction, Report, Subject, error_of, sparsity_of
 from langprune_cli.stages.solving.updating import Pruned
 from langprune_cli.store.artifact import Artifact
@@ -34,6 +33,15 @@ class Table:
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Return for each column whether all of its cells are figures."""
+        return [
+            bool(self.rows)
+            and all(row[place][:1] in "+-0123456789" and len(row[place]) < 30 for row in self.rows if row[place])
+            for place in range(len(self.columns))
+        ]
 
 
 def matrix_table(matrix: Matrix) -> Table:
@@ -204,13 +212,13 @@ def compared_figure(name: str, value: float | None) -> str:
     return ("" if value is None else f"{value:.4f}") if name in _NO_SHARES else _share(value)
 
 
-def sizes_table(rows: Sequence[dict[str, Any]]) -> Table:
+def sizes_table(rows: Sequence[SizeRow]) -> Table:
     """Return what smaller models lost in size and perplexity, in the columns of AMD Quark's published tables."""
     lines = [
         (
             row["model"], row["pruned"], f"{row['parameters_before']:,}", f"{row['pruning_rate']:.4%}",
             f"{row['parameters_after']:,}", row["text"],
-            *("inf" if row[each] is None else f"{row[each]:.4f}" for each in ("ppl_before", "ppl_after")),
+            *("inf" if each is None else f"{each:.4f}" for each in (row["ppl_before"], row["ppl_after"])),
         )
         for row in rows
     ]  # fmt: skip

@@ -9,9 +9,9 @@ import yaml
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from langprune_cli.stages.export.markdown import plain
 from langprune_cli.stages.export.model_card import model_card
 from langprune_cli.store.artifact import Artifact, Manifest
+from langprune_cli.templates.markdown import plain
 from tests.support.command import did
 
 NAMES = [

@@ -13,7 +13,6 @@ import pytest
 from langprune_cli.stages.apply.model_writing import read_pruned
 from langprune_cli.stages.combine.compare import linear_kind
 from langprune_cli.stages.evaluate.evaluate import read_rows
-from langprune_cli.stages.report.style import style_sheet
 from langprune_cli.store.artifact import Artifact, open_artifact
 from tests.support import reporting
 from tests.support.command import DRAW, SEQLEN, did
@@ -286,8 +285,11 @@ def test_the_page_loads_nothing(reported: Path) -> None:
     links = [value for each in root.iter() for name, value in each.items() if name in {"href", "src"}]
     assert links
     assert all(link.startswith("#") for link in links)
-    assert "url(" not in style_sheet()
-    assert "@import" not in style_sheet()
+    style = "".join(each.text or "" for each in root.iterfind(".//h:style", NAMESPACES))
+    assert "--page:" in style
+    assert "max-width" in style
+    assert "url(" not in style
+    assert "@import" not in style
     assert not re.search(r"https?://", re.sub(r'xmlns="[^"]*"', "", text))
     names = [each.get("id") for each in root.iter() if each.get("id")]
     assert len(names) == len(set(names))

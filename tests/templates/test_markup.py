@@ -2,8 +2,8 @@
 
 import pytest
 
-from langprune_cli.stages.export.markup import clean, element
 from langprune_cli.stages.report.svg import Cell, Grid, heat_map
+from langprune_cli.templates.markup import clean, element
 from tests.support.reporting import parsed
 
 

@@ -1,0 +1,29 @@
+"""Names of models and texts as they may be published: without the folders that they lie in."""
+
+from pathlib import Path
+from typing import Any
+
+from langprune_cli.text.hub import HUB_PREFIX
+from langprune_cli.text.sources import BUILTIN_PREFIX
+
+
+def public_name(name: str, revision: str | None = None) -> str:
+    """Return a model's or text's name as it may be published: what lies on the hub as it is, a path without its folders."""
+    public = revision is not None or name.startswith((HUB_PREFIX, BUILTIN_PREFIX))
+    return name if public else Path(name).name
+
+
+def public_record(value: Any) -> Any:  # noqa: ANN401 - JSON values
+    """Return what a manifest says for people as it may be published: names of models and texts, and every absolute path."""
+    if isinstance(value, list):
+        return [public_record(each) for each in value]
+    if isinstance(value, str):
+        return Path(value).name if value.startswith(("/", "~")) else value
+    if not isinstance(value, dict):
+        return value
+    record = {field: public_record(each) for field, each in value.items()}
+    if isinstance(value.get("source"), str):
+        record["source"] = public_name(value["source"])
+    if isinstance(value.get("name"), str) and "revision" in value:  # a model
+        record["name"] = public_name(value["name"], value["revision"])
+    return record
