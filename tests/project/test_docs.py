@@ -42,6 +42,7 @@ CHANGELOG = ROOT / "CHANGELOG.md"
 DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", CHANGELOG, *sorted((ROOT / "docs").glob("*.md"))]
 FORMAT = ROOT / "docs" / "format.md"
 COMING_FROM = ROOT / "docs" / "coming-from.md"
+STAGES = ROOT / "docs" / "stages.md"
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")  # may go on in the next line
@@ -167,6 +168,10 @@ def test_readme_links_to_every_document() -> None:
     assert [path.name for path in (ROOT / "docs").glob("*.md") if f"docs/{path.name}" not in linked] == []
 
 
+def test_the_readme_is_short() -> None:
+    assert len(_read(README).splitlines()) <= 200
+
+
 def _table(heading: str) -> dict[str, list[str]]:
     """Return the cells of each row of docs/methods.md below `heading`, by the name in the first."""
     section = _read(ROOT / "docs" / "methods.md").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
@@ -270,7 +275,7 @@ def test_offline_example_runs_as_written(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     made = {path.parent.relative_to(tmp_path / "langprune-workspace").as_posix() for path in tmp_path.rglob(
         "langprune-workspace/*/*/manifest.json")}  # fmt: skip
-    table = [row for row in re.findall(r"`(\w+/[\w.-]+)/`", _read(README)) if row.split("/")[0] in KINDS]
-    assert table, "the README no longer says where artifacts lie"
+    table = [row for row in re.findall(r"`(\w+/[\w.-]+)/`", _read(STAGES)) if row.split("/")[0] in KINDS]
+    assert table, "docs/stages.md no longer says where artifacts lie"
     assert set(table) <= made
     assert (tmp_path / "demo-for-ukrainian" / "config.json").is_file()

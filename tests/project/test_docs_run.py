@@ -73,6 +73,8 @@ REASONS = {
     "python -m tests.harnesses.fuzz": f"{MINUTES}: tests/project/test_hostile.py runs what it draws from",
     "python -m tests.benchmarks": MINUTES,
     "python tests/benchmarks/quality.py": MINUTES,
+    "python -m langprune_cli": "starts a process: tests/machine/test_teams.py does",
+    "python -m scripts.architecture": "writes docs/architecture.md: tests/project/test_layers.py compares it",
     "python scripts/make_command_reference.py": "writes docs/commands.md: tests/project/test_docs.py compares it",
     "python -m scripts.make_report_picture": "writes docs/report.png: tests/stages/report/test_report_picture.py makes another",
 }
@@ -182,8 +184,9 @@ def _check_existence(line: str) -> None:
     elif words[0] == "torchrun":
         _parse(words[words.index("langprune_cli") + 1 :])
     elif words[0] == "python":
-        module, options = (words[2].replace(".", "/") + ".py", words[3:]) if words[1] == "-m" else (words[1], words[2:])
-        source = _read(REPOSITORY / module)
+        named, options = (words[2].replace(".", "/"), words[3:]) if words[1] == "-m" else (words[1], words[2:])
+        path = REPOSITORY / named if words[1] != "-m" else REPOSITORY / f"{named}.py"
+        source = _read(path if path.is_file() else REPOSITORY / named / "__main__.py")
         for option in options:
             assert not option.startswith("--") or f'"{option}"' in source, line
     elif "'.[" in line:
@@ -271,6 +274,8 @@ def test_the_demo_prints_its_table() -> None:
 
 def test_blocks_are_found() -> None:
     names = [name for name, _ in blocks()]
-    assert {name.partition(":")[0] for name in names} == {"README", "coming-from", "commands", "languages"}
+    assert {name.partition(":")[0] for name in names} == {
+        "README", "coming-from", "commands", "evaluation", "languages", "patterns", "publishing", "stages",
+    }  # fmt: skip
     assert len(names) >= 6 + len(COMMANDS) - 2  # commands.md has an example of each command but the demo's
     assert GUIDE in SHOWN

@@ -1,4 +1,4 @@
-"""Runs llama.cpp's converter on a model without some tokens: `python convert_trimmed.py CONVERTER DENSE ARGUMENTS...`.
+"""Runs llama.cpp's converter on a model without some tokens; called with CONVERTER DENSE ARGUMENTS...
 
 The converter writes into a GGUF file how text is split before bytes are merged, and knows that by a hash: of the ids that
 the tokenizer makes of a test string. Without some tokens these are other ids. How text is split is still the same, so here
