@@ -41,9 +41,10 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Every command, option, link and example in the documentation."""
-    install(session, "-e", ".[test]")
-    session.run("pytest", "tests/project/test_docs.py", *session.posargs)
+    """Every command, option, link and example in the documentation, and the site that is made of it, in site/."""
+    install(session, "-e", ".[test,docs]")
+    session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
+    session.run("pytest", "tests/project/test_docs.py", "tests/project/test_site.py", *session.posargs)
 
 
 @nox.session
