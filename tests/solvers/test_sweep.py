@@ -10,6 +10,8 @@ from torch import Tensor
 from langprune_cli.methods.method import get_method
 from langprune_cli.numerics.patterns import Pattern, follows, prune_count
 from langprune_cli.updates.update import get_update
+from tests.reference.pruning import Target
+from tests.reference.pruning import sparsegpt as literal
 from tests.support.hessians import correlated, inverse_upper, loss, site_of
 
 SPARSEGPT = get_method("sparsegpt")
@@ -23,42 +25,18 @@ def solve(*args: object) -> tuple[Tensor, Tensor]:
     return solution.keep, solution.weight
 
 
-def literal(w: np.ndarray, u: np.ndarray, pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
-    """Sweep one linear column by column in float64, the whole rest of the matrix corrected at once."""
-    w = w.astype(np.float64).copy()
-    rows, columns = w.shape
-    keep = np.ones(w.shape, dtype=bool)
-    width = pattern.m or 128
-    for j in range(columns):
-        if j % width == 0:
-            end = min(j + width, columns)
-            scores = (w[:, j:end] / np.diag(u)[j:end]) ** 2
-            if pattern.keep_of:
-                count = pattern.keep_of[1] - pattern.keep_of[0]
-                if end - j == width:
-                    np.put_along_axis(keep[:, j:end], np.argsort(scores, axis=1)[:, :count], values=False, axis=1)
-            else:
-                count = prune_count(rows * end, pattern.sparsity) - prune_count(rows * j, pattern.sparsity)
-                chosen = np.ones(scores.size, dtype=bool)
-                chosen[np.argsort(scores, axis=None)[:count]] = False
-                keep[:, j:end] = chosen.reshape(scores.shape)
-        error = np.where(keep[:, j], 0.0, w[:, j]) / u[j, j]
-        w[:, j + 1 :] -= np.outer(error, u[j, j + 1 :])
-    return keep, w * keep
-
-
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 @pytest.mark.parametrize("width", [300, 256, 37])
 def test_it_is_the_literal_sweep(pattern: Pattern, width: int) -> None:
     """Across edges of 128 columns, of the sweep's own blocks, and of groups of M, with tails; linears kept apart."""
     site = site_of((24, 8), correlated(2 * width, width))
     keep, weight = solve(site, pattern)
-    u = inverse_upper(site.factor).numpy()
+    u, target = inverse_upper(site.factor).numpy(), Target(f"{pattern.sparsity}", pattern.keep_of)
     for mask, new, w in zip(site.split(keep), site.split(weight), site.split(site.weight), strict=True):
-        expected, values = literal(w.numpy(), u, pattern)
-        assert (mask.numpy() == expected).mean() > 0.999  # float32 may turn a near tie
-        same = (mask.numpy() == expected).all(axis=1)
-        assert np.allclose(new.numpy()[same], values[same], atol=2e-3)
+        expected = literal(w.numpy(), u, target)
+        assert (mask.numpy() == expected.keep).mean() > 0.999  # float32 may turn a near tie
+        same = (mask.numpy() == expected.keep).all(axis=1)
+        assert np.allclose(new.numpy()[same], expected.weight[same], atol=2e-3)
 
 
 @given(

@@ -14,11 +14,12 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from langprune_cli.errors import LangpruneError, UsageError
+from langprune_cli.location.location import DEMO_FOLDER
 from langprune_cli.text import hub, sampling, sources, windows
 from langprune_cli.text.sampling import RankedDocuments
 from langprune_cli.text.windows import calibration_windows, evaluation_windows, fingerprint
 from langprune_cli.types import TextSpec, Windows
-from tests.support.paths import FIXTURES, NO_FIXTURES
+from tests.support.paths import FIXTURES, GOLDENS, NO_FIXTURES
 from tests.support.text import text_drawing
 from tests.support.text.text_corpora import byte_level, documents, is_slice, write_jsonl
 from tests.support.text.text_drawing import SEQLEN, TEXTS, calibrate, ids_of, one_sentence, spec_of
@@ -158,6 +159,16 @@ def test_evaluation_windows_are_those_of_the_published_protocol(language: str) -
 
 
 # --- the built-in text and the Hub
+
+
+@pytest.mark.parametrize("language", ["uk", "en"])
+def test_windows_of_the_demos_text_are_the_goldens(language: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_FOLDER)
+    golden = load_file(GOLDENS / "demo.safetensors")[f"windows/{language}.test"]
+    spec = TextSpec(language, f"builtin:{language}", language)
+    cut = evaluation_windows(spec, tokenizer, seqlen=golden.shape[1], max_windows=len(golden))
+    assert torch.equal(cut.ids, golden)
+    assert cut.fingerprint == fingerprint(golden)
 
 
 def test_builtin_text_has_two_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

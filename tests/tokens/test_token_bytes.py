@@ -1,5 +1,6 @@
 """Bytes per token: sums over a text's tokens are the text's own size, for every kind of tokenizer."""
 
+import gzip
 from collections.abc import Callable
 
 import pytest
@@ -9,8 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from langprune_cli.location.location import DEMO_FOLDER
 from langprune_cli.tokens.token_bytes import decoded_bytes, predicted_bytes, token_byte_lengths
-from tests.support.paths import FIXTURES, NO_FIXTURES
 from tests.support.text.text_corpora import SENTENCES, byte_level, unigram, with_byte_fallback, word_piece
 
 # Text as people and machines write it, without the special tokens' own spellings.
@@ -104,10 +105,10 @@ def test_tokenizer_without_a_fast_backend_is_unknown() -> None:
     assert predicted_bytes(Slow(), torch.ones(2, 5, dtype=torch.int64)) == 8
 
 
-@pytest.mark.skipif(not FIXTURES.is_dir(), reason=NO_FIXTURES)
-def test_fixture_tokenizer_is_byte_exact() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(FIXTURES / "model")
+def test_the_demo_tokenizer_is_byte_exact() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_FOLDER)
     lengths = token_byte_lengths(tokenizer)
-    text = (FIXTURES / "corpora" / "uk.test.jsonl").read_text(encoding="utf-8")[:50_000]
+    with gzip.open(DEMO_FOLDER.parent / "uk.test.jsonl.gz", "rt", encoding="utf-8") as lines:
+        text = lines.read(50_000)
     ids = torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
     assert int(lengths[ids].sum()) == len(text.encode())

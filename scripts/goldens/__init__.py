@@ -1,0 +1,1 @@
+"""Small golden masks and perplexities, and what makes them."""
