@@ -1,4 +1,4 @@
-"""The documentation site, built as `nox -s docs` builds it: whole, its links lead somewhere, and it loads nothing from elsewhere."""
+"""The documentation site, built as `nox -s docs` builds it: its links lead somewhere, and it loads nothing from elsewhere."""
 
 import importlib.util
 import os
