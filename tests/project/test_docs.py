@@ -172,6 +172,13 @@ def test_the_readme_is_short() -> None:
     assert len(_read(README).splitlines()) <= 200
 
 
+def test_decisions_lead_to_every_part_of_their_history() -> None:
+    headings = re.findall(r"^## (.+)$", _read(ROOT / "docs" / "decisions-appendix.md"), re.MULTILINE)
+    slugs = {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+    linked = re.findall(r"\]\(decisions-appendix\.md#([\w-]+)\)", _read(ROOT / "docs" / "decisions.md"))
+    assert slugs == set(linked)
+
+
 def _table(heading: str) -> dict[str, list[str]]:
     """Return the cells of each row of docs/methods.md below `heading`, by the name in the first."""
     section = _read(ROOT / "docs" / "methods.md").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
