@@ -7,10 +7,11 @@ import nox
 
 # pip, not uv: torch's CPU build is taken from where pip's own configuration points.
 nox.options.default_venv_backend = "virtualenv"
-nox.options.sessions = ["lint", "typecheck", "tests", "docs"]
+nox.options.sessions = ["lint", "typecheck", "tests", "slow", "docs"]
 nox.options.error_on_external_run = True
 
 CONSTRAINTS = ("-c", "constraints.txt")
+ALL_CORES = ("-n", "logical", "--dist", "worksteal")
 
 
 def install(session: nox.Session, *packages: str) -> None:
@@ -34,9 +35,16 @@ def typecheck(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The test suite, on all cores; arguments after -- go to pytest."""
+    """The test suite but for what is slow by nature, on all cores; arguments after -- go to pytest."""
     install(session, "-e", ".[test]")
-    session.run("pytest", "-n", "logical", "--dist", "worksteal", *session.posargs)
+    session.run("pytest", *ALL_CORES, "-m", "not slow", *session.posargs)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """The slow tests: kills, packages, every command of the documentation, browsers, and what large fixtures need."""
+    install(session, "-e", ".[test]", "build", "hatchling", "twine")
+    session.run("pytest", *ALL_CORES, "-m", "slow", *session.posargs)
 
 
 @nox.session

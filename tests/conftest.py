@@ -12,11 +12,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # pico products are too small for
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported; hub fixtures start processes without it
 
 import pytest
+from hypothesis import settings
 
 from langprune_cli.store.artifact import Artifact, open_artifact
 from tests.support.command import DRAW, SEQLEN, did
 from tests.support.pico import save_pico
 from tests.support.text.text_corpora import byte_level, write_jsonl
+
+settings.register_profile("untimed", deadline=None)  # how long an example takes depends on what else the machine does
+settings.load_profile("untimed")
 
 _WORDS = {
     "uk": ("калина", "лузі", "вітер", "село", "дорога", "ранок", "пісня", "мати", "хата", "поле", "степ", "зоря", "земля"),

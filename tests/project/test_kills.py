@@ -26,9 +26,7 @@ def test_what_a_command_said_is_done_is_there_after_a_power_cut(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_two_hundred_kills_of_every_command(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    if request.config.getoption("markexpr") != "slow":
-        pytest.skip("takes minutes: run it with -m slow")
+def test_two_hundred_kills_of_every_command(tmp_path: Path) -> None:
     tally = run_kills(tmp_path, 200, seed=0)
     assert tally.failures == []
     assert {name.rpartition(" ")[0] for name in tally.kills} == COMMANDS.keys()
