@@ -12,6 +12,7 @@ nox.options.error_on_external_run = True
 
 CONSTRAINTS = ("-c", "constraints.txt")
 ALL_CORES = ("-n", "logical", "--dist", "worksteal")
+DOCUMENTED = [f"tests/project/test_{name}.py" for name in ("docs", "docs_facts", "site")]
 
 
 def install(session: nox.Session, *packages: str) -> None:
@@ -52,7 +53,7 @@ def docs(session: nox.Session) -> None:
     """Every command, option, link and example in the documentation, and the site that is made of it, in site/."""
     install(session, "-e", ".[test,docs]")
     session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
-    session.run("pytest", "tests/project/test_docs.py", "tests/project/test_site.py", *session.posargs)
+    session.run("pytest", *DOCUMENTED, *session.posargs)
 
 
 @nox.session

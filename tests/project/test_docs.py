@@ -19,20 +19,14 @@ import typer
 from safetensors.torch import save_file
 
 import langprune_cli
-from langprune_cli.allocations.allocation import allocations
 from langprune_cli.cli.app import app
-from langprune_cli.depth_methods.method import depth_methods
 from langprune_cli.location.location import DEMO_FOLDER
-from langprune_cli.methods.method import methods
 from langprune_cli.models.checkpoint import Checkpoint
 from langprune_cli.numerics.packing import pack_mask
-from langprune_cli.refinements.refinement import refinements
 from langprune_cli.store.artifact import KINDS, Recipe
 from langprune_cli.store.manifest import SCHEMA, Manifest
 from langprune_cli.store.temporary import TEMPORARY
 from langprune_cli.text.windows import fingerprint
-from langprune_cli.unit_methods.method import unit_methods
-from langprune_cli.updates.update import updates
 from tests.support.paths import REPOSITORY
 
 ROOT = REPOSITORY
@@ -170,61 +164,6 @@ def test_readme_links_to_every_document() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len(_read(README).splitlines()) <= 200
-
-
-def test_decisions_lead_to_every_part_of_their_history() -> None:
-    headings = re.findall(r"^## (.+)$", _read(ROOT / "docs" / "decisions-appendix.md"), re.MULTILINE)
-    slugs = {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
-    linked = re.findall(r"\]\(decisions-appendix\.md#([\w-]+)\)", _read(ROOT / "docs" / "decisions.md"))
-    assert slugs == set(linked)
-
-
-def _table(heading: str) -> dict[str, list[str]]:
-    """Return the cells of each row of docs/methods.md below `heading`, by the name in the first."""
-    section = _read(ROOT / "docs" / "methods.md").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| `([\w-]+)` \|(.+)\|$", section, re.MULTILINE)
-    return {name: [cell.strip() for cell in re.split(r"(?<!\\)\|", rest)] for name, rest in rows}
-
-
-def test_methods_table_agrees_with_the_methods() -> None:
-    cells = _table("Methods")
-    assert cells.keys() == methods().keys()
-    for name, method in methods().items():
-        assert cells[name][1:4] == [method.needs, method.group, method.ties]
-        assert method.paper in "".join(cells[name]) or name == "wanda-variant"
-        assert f"`{name}`" in _read(README)
-
-
-@pytest.mark.parametrize(
-    ("heading", "records"), [("Updates", updates()), ("Refinements", refinements()), ("Allocations", allocations())]
-)
-def test_tables_agree_with_what_there_is(heading: str, records: dict[str, Any]) -> None:
-    cells = _table(heading)
-    assert cells.keys() == records.keys()
-    for name, record in records.items():
-        assert cells[name][1] == record.needs
-        assert record.paper in "".join(cells[name]) or name == "uniform"
-    for name, update in updates().items():
-        every = [*methods().values(), *unit_methods().values()]
-        owners = {f"`{method.name}`" for method in every if method.update == update.name}
-        assert sorted(re.findall(r"`[\w-]+`", _table("Updates")[name][2])) == sorted(owners)
-
-
-def test_table_of_unit_methods_agrees_with_them() -> None:
-    cells = _table("Channels, KV groups and blocks")
-    assert cells.keys() == unit_methods().keys()
-    for name, method in unit_methods().items():
-        assert cells[name][1:3] == [method.needs, method.update]
-        assert method.paper in "".join(cells[name]) or name == "wanda-sp"
-        assert f"`{name}`" in _read(README)
-
-
-def test_table_of_depth_methods_agrees_with_them() -> None:
-    cells = _table("Whole blocks")
-    assert cells.keys() == depth_methods().keys()
-    for name, method in depth_methods().items():
-        assert method.paper in "".join(cells[name])
-        assert f"`{name}`" in _read(README)
 
 
 def test_worked_key_recomputes() -> None:

@@ -75,6 +75,7 @@ REASONS = {
     "python tests/benchmarks/quality.py": MINUTES,
     "python -m langprune_cli": "starts a process: tests/machine/test_teams.py does",
     "python -m scripts.architecture": "writes docs/architecture.md: tests/project/test_layers.py compares it",
+    "python -m scripts.goldens.make": "writes tests/goldens: tests/project/test_small_goldens.py makes a part of it",
     "python scripts/make_command_reference.py": "writes docs/commands.md: tests/project/test_docs.py compares it",
     "python -m scripts.make_report_picture": "writes docs/report.png: tests/stages/report/test_report_picture.py makes another",
 }
