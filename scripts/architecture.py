@@ -94,24 +94,41 @@ def rooms_used() -> dict[str, set[str]]:
 
 
 def drawn() -> str:
-    """Return the drawing: for each room its purpose, the rooms that it uses, and its files with theirs."""
+    """Return the drawing: the tree of rooms, then for each room its purpose, the rooms that it uses, and its files with theirs."""
     used = rooms_used()
-    lines = []
+    lines = [*_tree(), ""]
     for number, rooms in enumerate(LAYERS):
         for room in rooms:
-            modules = [module for module in MODULES if room_of(module) == room]
-            if modules == [room]:
-                lines += [f"**`{room}.py`** (layer {number}): {_purpose(room)}", ""]
-                continue
+            lines += [f"### `{_place(room)}`", ""]
             uses = ", ".join(f"`{each}`" for each in sorted(used[room], key=lambda each: (LAYER[each], each)))
-            lines += [
-                f"**`{room.replace('.', '/')}/`** (layer {number}): {_purpose(room)}{f' Uses {uses}.' if uses else ''}",
-                "",
-            ]
-            lines += ["| file | what it does |", "|---|---|"]
-            lines += [f"| `{MODULES[module].name}` | {_purpose(module)} |" for module in modules]
-            lines.append("")
+            lines += [f"Layer {number}. {_purpose(room)}{f' Uses {uses}.' if uses else ''}", ""]
+            if not _is_file(room):
+                lines += ["| file | what it does |", "|---|---|"]
+                lines += [
+                    f"| `{path.name}` | {_purpose(each)} |" for each, path in MODULES.items() if room_of(each) == room
+                ]
+                lines.append("")
     return "\n".join(lines)
+
+
+def _tree() -> list[str]:
+    """Return the rooms with their layers, the highest first, as a block of text."""
+    width = max(len(_place(room)) for room in LAYER)
+    rows = [(number, room) for number, rooms in enumerate(LAYERS) for room in rooms]
+    return [
+        "```text",
+        *(f"{number:>2}  {_place(room):{width}}  {_purpose(room)}" for number, room in reversed(rows)),
+        "```",
+    ]
+
+
+def _is_file(room: str) -> bool:
+    return [each for each in MODULES if room_of(each) == room] == [room]
+
+
+def _place(room: str) -> str:
+    """Return a room as a file or folder of the package."""
+    return f"{room.replace('.', '/')}.py" if _is_file(room) else f"{room.replace('.', '/')}/"
 
 
 def _purpose(module: str) -> str:
