@@ -1,13 +1,9 @@
 """Causal attention of bfloat16 on CPUs: torch's own kernel shares out less well, and in short windows computes what is masked."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from langprune_cli.machine.precision import low_precision_inputs
 from langprune_cli.machine.threads import over_rows
@@ -52,33 +48,8 @@ def causal_attention(
     return out.view(batch, heads, tokens, -1)
 
 
-@contextmanager
-def fast_attention() -> Iterator[None]:
-    """Let models that call torch's attention have `causal_attention` where that is what they ask for, without gradients."""
-    real: Callable[..., Tensor] = functional.scaled_dot_product_attention
-
-    def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401 - torch's
-        if _is_causal(query, key, *args, **kwargs):
-            return causal_attention(query, key, value, kwargs.get("scale"))
-        return real(query, key, value, *args, **kwargs)
-
-    functional.scaled_dot_product_attention = attention
-    try:
-        yield
-    finally:
-        functional.scaled_dot_product_attention = real
-
-
-def _is_causal(
-    query: Tensor,
-    key: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,  # noqa: FBT001 - torch's signature
-    **_: object,  # scale, and whether heads are grouped: their numbers tell
-) -> bool:
-    """Return whether a call of torch's attention is one that `causal_attention` answers."""
-    asked = is_causal and attn_mask is None and not dropout_p
-    square = query.dim() == 4 and query.shape[-2] == key.shape[-2] <= _LONGEST
+def is_faster(query: Tensor, key: Tensor) -> bool:
+    """Return whether `causal_attention` is for these inputs: bfloat16 on a CPU, windows of a measured length, no gradients."""
+    square = query.dim() == 4 and 1 < query.shape[-2] == key.shape[-2] <= _LONGEST
     here = query.device.type == "cpu" and query.dtype == key.dtype == torch.bfloat16
-    return asked and square and here and not torch.is_grad_enabled()
+    return square and here and not torch.is_grad_enabled()

@@ -10,9 +10,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from langprune_cli.machine.attention import fast_attention
 from langprune_cli.models.checkpoint import DTYPES, TensorEntry
 from langprune_cli.models.detours import Call
+from langprune_cli.models.fast_attention import fast_attention
 from langprune_cli.models.own_code import own_code
 from langprune_cli.models.shards import plan_shards, write_shard
 from langprune_cli.models.streamed import Block, StreamedModel
@@ -70,7 +70,7 @@ class HiddenStates:
 
         Without, a forward may end early with EnoughSeen.
         """
-        with torch.no_grad(), self._own_code(), fast_attention() if self._fast else nullcontext():
+        with torch.no_grad(), self._own_code(), fast_attention(block.module) if self._fast else nullcontext():
             for number in range(len(self.ids)):
                 hidden, call = self.hidden[number], self._calls[number][block.index]
                 if keep:

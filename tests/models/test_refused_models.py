@@ -105,7 +105,9 @@ def reconfigured(folder: Path, **values: Any) -> None:
     (folder / "config.json").write_text(json.dumps(config | values))
 
 
-@pytest.mark.parametrize("wanted", ["nobody/attention-kernel", "flash_attention_2", "flex_attention", 3])
+@pytest.mark.parametrize(
+    "wanted", ["nobody/attention-kernel", "flash_attention_2", "flex_attention", "langprune_causal", 3]
+)
 def test_attention_code_that_a_configuration_names_is_not_fetched(wanted: object, tmp_path: Path) -> None:
     model = save_pico("llama", tmp_path)
     reconfigured(

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from langprune_cli.location.location import ModelLocation
-from langprune_cli.machine.attention import fast_attention
+from langprune_cli.models.fast_attention import fast_attention
+from langprune_cli.models.skeleton import find_blocks
 from langprune_cli.models.streamed import Block, StreamedModel
 from langprune_cli.numerics.gram import pack_upper, unpack_upper
 from langprune_cli.stages.calibrate.calibrate import CalibrationSettings, Collect, calibrate
@@ -82,7 +83,7 @@ def test_one_hessian_for_each_site_of_every_family(family: str, dtype: torch.dty
     The whole model has the attention that calibration has: in bfloat16 it rounds otherwise than torch's own.
     """
     whole = save_pico(family, tmp_path / "model", dtype=dtype)
-    with fast_attention():
+    with fast_attention(find_blocks(whole)[1]):
         expected = exact_hessians(whole, some_ids())
     stats = calibrated(tmp_path / "model", "hessian")
     assert stats.manifest.params["collect"] == ["norms", "hessian"]
