@@ -43,7 +43,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """The slow tests: kills, packages, every command of the documentation, browsers, and what large fixtures need."""
+    """Run the slow tests: kills, packages, every command of the documentation, browsers, and what large fixtures need."""
     install(session, "-e", ".[test]", "build", "hatchling", "twine")
     session.run("pytest", *ALL_CORES, "-m", "slow", *session.posargs)
 

@@ -94,7 +94,7 @@ def rooms_used() -> dict[str, set[str]]:
 
 
 def drawn() -> str:
-    """Return the drawing: the tree of rooms, then for each room its purpose, the rooms that it uses, and its files with theirs."""
+    """Return the drawing: the tree of rooms, then for each its purpose, the rooms that it uses, and its files with theirs."""
     used = rooms_used()
     lines = [*_tree(), ""]
     for number, rooms in enumerate(LAYERS):
