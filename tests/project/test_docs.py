@@ -162,6 +162,12 @@ def test_readme_links_to_every_document() -> None:
     assert [path.name for path in (ROOT / "docs").glob("*.md") if f"docs/{path.name}" not in linked] == []
 
 
+def test_the_site_has_a_place_for_every_document() -> None:
+    named = re.findall(r"^ +- [^:]+: (\S+\.md)$", _read(ROOT / "mkdocs.yml"), re.MULTILINE)
+    beside = ["index.md", "contributing.md", "changelog.md"]  # README.md and what else lies outside of docs/
+    assert sorted(named) == sorted([*beside, *(path.name for path in (ROOT / "docs").glob("*.md"))])
+
+
 def test_the_readme_is_short() -> None:
     assert len(_read(README).splitlines()) <= 200
 
