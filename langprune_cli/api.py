@@ -9,7 +9,12 @@ from functools import update_wrapper
 from inspect import Signature, signature
 from typing import ParamSpec, TypeVar
 
+from langprune_cli.requests import apply as _apply
 from langprune_cli.requests import calibrate as _calibrate
+from langprune_cli.requests import mask as _mask
+from langprune_cli.requests import plan as _plan
+from langprune_cli.requests import prune as _prune
+from langprune_cli.requests import score as _score
 from langprune_cli.requests.shared.options import Request, with_given
 
 P = ParamSpec("P")
@@ -39,3 +44,8 @@ def _shown(ask: Callable[..., object], run: Callable[..., object]) -> Signature:
 
 
 calibrate = _function(_calibrate.CalibrateRequest, _calibrate.calibrate)
+score = _function(_score.ScoreRequest, _score.score)
+mask = _function(_mask.MaskRequest, _mask.mask)
+apply = _function(_apply.ApplyRequest, _apply.apply)
+prune = _function(_prune.PruneRequest, _prune.prune)
+plan = _function(_plan.PlanRequest, _plan.plan)

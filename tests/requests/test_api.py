@@ -120,3 +120,60 @@ def test_other_libraries_are_as_loud_as_before(pico_model: Path, pico_text: Path
         assert (list(warnings.filters), logging.getLogger("datasets").level) == before
     finally:
         transformers.logging.set_verbosity_warning()
+
+
+def test_stages_one_after_the_other(
+    pico_model: Path, pico_text: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    here = tmp_path / "here"
+    calibrate, score, mask, apply = (getattr(langprune_cli, name) for name in ("calibrate", "score", "mask", "apply"))
+    calibrate(data=pico_text / "uk.jsonl", model=pico_model, nsamples=6, seqlen=16, collect="hessian", workspace=here)
+    score(method="ria", workspace=here)
+    scored = mask(workspace=here)
+    paired = mask(method="sparsegpt", pattern="2:4", workspace=here)
+    narrow = mask(method="osscar", pattern=["channels:0.34"], workspace=here)
+    models = [apply(mask=each.name, workspace=here) for each in (scored, paired, narrow)]
+    assert capfd.readouterr() == ("", "")
+    there = ["-w", tmp_path / "there"]
+    did("calibrate", "--data", pico_text / "uk.jsonl", "--model", pico_model, *DRAW, "--collect", "hessian", *there)
+    did("score", "--method", "ria", *there)
+    did("mask", *there)
+    did("mask", "--method", "sparsegpt", "--pattern", "2:4", *there)
+    did("mask", "--method", "osscar", "--pattern", "channels:0.34", *there)
+    for each in models:
+        did("apply", "--mask", each.artifact.manifest.about["mask"]["name"], *there)
+    assert tree(here) == tree(tmp_path / "there")
+
+
+def test_prune_does_what_the_command_does(
+    pico_model: Path, pico_text: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = langprune_cli.prune(
+        data=pico_text / "uk.jsonl", model=pico_model, nsamples=6, seqlen=16, pattern=["channels:0.34", "2:4"],
+        method="wanda", out=tmp_path / "small", workspace=tmp_path / "here",
+    )  # fmt: skip
+    assert capfd.readouterr() == ("", "")
+    assert [each.manifest.kind for each in made.artifacts] == ["models", "stats", "masks", "models", "stats", "masks"]
+    assert sorted(made.seconds) == [0, 1, 2]
+    assert {each.block for each in made.linears} == {0, 1, 2}
+    assert all(each.removed / each.weights == 0.5 for each in made.linears)
+    assert made.folder == tmp_path / "small"
+    words = ["prune", "--data", pico_text / "uk.jsonl", "--model", pico_model, *DRAW, "--method", "wanda", "--json"]
+    words += ["--pattern", "channels:0.34", "--pattern", "2:4", "--out", tmp_path / "small", "-w", tmp_path / "here"]
+    told = did(*words).json
+    assert [(each["key"], each["cached"]) for each in told["artifacts"]] == [
+        (each.key, True) for each in made.artifacts
+    ]
+    assert told["layers"] == [vars(each) for each in made.linears]
+
+
+def test_plan_says_what_would_be_left(pico_model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    found = langprune_cli.plan(model=pico_model, pattern=["channels:0.5", "blocks:0.34"], seqlen=16)
+    assert capfd.readouterr() == ("", "")
+    assert found.vocabulary is None
+    document = did("plan", "--model", pico_model, "--pattern", "channels:0.5", "--pattern", "blocks:0.34", "--seqlen", 16,
+                   "--json").json  # fmt: skip
+    measured = {"flops_per_second", "seconds"}
+    assert {key: value for key, value in found.document().items() if key not in measured} == {
+        key: value for key, value in document.items() if key not in measured
+    }

@@ -12,10 +12,22 @@ import typer
 
 from langprune_cli.cli.app import app
 from langprune_cli.errors import UsageError
+from langprune_cli.requests.apply import ApplyRequest
 from langprune_cli.requests.calibrate import CalibrateRequest
+from langprune_cli.requests.mask import MaskRequest
+from langprune_cli.requests.plan import PlanRequest
+from langprune_cli.requests.prune import PruneRequest
+from langprune_cli.requests.score import ScoreRequest
 from langprune_cli.requests.shared.options import Request, with_given
 
-REQUESTS: dict[str, type[Request]] = {"calibrate": CalibrateRequest}
+REQUESTS: dict[str, type[Request]] = {
+    "calibrate": CalibrateRequest,
+    "score": ScoreRequest,
+    "mask": MaskRequest,
+    "apply": ApplyRequest,
+    "prune": PruneRequest,
+    "plan": PlanRequest,
+}
 OF_REQUESTS = {"reporter", "given"}  # which no option gives
 OF_COMMANDS = {"json", "help"}  # how the command prints
 
@@ -69,6 +81,34 @@ def test_a_request_cannot_be_changed(ask: type[Request]) -> None:
 def test_calibrate_refuses(options: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says.replace("?", r"\?")):
         CalibrateRequest(**options)
+
+
+@pytest.mark.parametrize(
+    ("ask", "options", "says"),
+    [
+        (MaskRequest, {"pattern": "2of4"}, "--pattern '2of4' is unknown"),
+        (PlanRequest, {"pattern": ["channels", "chanels"]}, "--pattern 'chanels' is unknown"),
+        (MaskRequest, {"rounding": "up"}, "--round 'up' is unknown"),
+        (MaskRequest, {"round_to": 0}, "--round-to 0 is too small"),
+        (MaskRequest, {"group": "column"}, "--group 'column' is unknown"),
+        (PruneRequest, {"ties": "never"}, "--ties 'never' is unknown"),
+        (PruneRequest, {"damping": 2.0}, "--damping 2 is not a share"),
+        (ApplyRequest, {"damping": 0.0}, "--damping 0 is not a share"),
+        (PruneRequest, {"min_expert_tokens": 0}, "--min-expert-tokens 0 is too small"),
+        (PruneRequest, {"propagation": "sparse"}, "--propagation 'sparse' is unknown"),
+        (PruneRequest, {"max_shard_size": "2"}, "--max-shard-size '2' is not a size"),
+        (PruneRequest, {"epochs": 3}, "--epochs and --learning-rate go with --tune"),
+        (ApplyRequest, {"learning_rate": 0.1}, "--epochs and --learning-rate go with --tune"),
+        (ApplyRequest, {"tune": True, "learning_rate": 1.0}, "--learning-rate 1 cannot train anything"),
+        (ApplyRequest, {"mask": "m.safetensors"}, "add --reapply"),
+        (ApplyRequest, {"reapply": True}, "name it with --model"),
+        (ApplyRequest, {"reapply": True, "model": "x", "update": "pcg"}, "--update has no use for --reapply"),
+        (PlanRequest, {"seqlen": 1}, "--seqlen 1 is too small"),
+    ],
+)
+def test_requests_refuse(ask: type[Request], options: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        ask(**options)
 
 
 @pytest.mark.parametrize("spelled", [("nsamples", "seed"), ("dtype",), ("all_experts",)])

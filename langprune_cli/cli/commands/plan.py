@@ -1,18 +1,18 @@
 """The command `plan`: what a pruning would leave, before any weight is downloaded."""
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from langprune_cli import defaults
 from langprune_cli.cli.display.console import print_json, print_line
+from langprune_cli.cli.display.made import console
+from langprune_cli.cli.display.pruning import print_vocabulary
 from langprune_cli.cli.display.results import parameters
 from langprune_cli.cli.display.tables import print_table
 from langprune_cli.cli.requests import options as opt
-from langprune_cli.cli.requests.session import Session, one_of
-from langprune_cli.cli.requests.vocabulary import planned_tokens, vocabulary_target
-from langprune_cli.errors import UsageError
+from langprune_cli.requests.plan import PlanRequest
+from langprune_cli.requests.plan import plan as run_plan
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
     from langprune_cli.stages.plan.plan import Plan
@@ -52,35 +52,20 @@ def plan(
 
     [bold]langprune plan --model Qwen/Qwen3-0.6B --pattern channels:0.1 --pattern blocks:0.1[/bold]
     """
-    nearest = one_of("--round", rounding, ("down", "nearest")) == "nearest"
-    session = Session(workspace, json=json, cache_dir=cache_dir, trust_remote_code=trust_remote_code)
-    from langprune_cli.stages.plan.cost import measured_rate  # noqa: PLC0415
-    from langprune_cli.stages.plan.plan import find_config, plan, read_patterns  # noqa: PLC0415 - needs torch
-    from langprune_cli.stages.structured.structures import Rounding  # noqa: PLC0415
-
-    target, patterns = vocabulary_target(
-        pattern or ["channels"], coverage=coverage, vocab_size=vocab_size, keep_chat=keep_chat, round_to=round_to
-    )
-    if stats and not target:
-        raise UsageError(f"--stats {stats} goes with --pattern vocab only: leave it out")
-    rounding_of = Rounding(None if target and not patterns else round_to, nearest)
-    choice = session.choose(model, revision)
-    asked = read_patterns(patterns, sparsity, rounding_of)
-    if target:
-        tokens, chat = planned_tokens(session, choice, target, stats)
-        asked = replace(asked, tokens=tokens, chat=chat)
-    found = find_config(session.workspace, choice, session.compute)
-    for note in found.notes:
-        session.reporter.note(note)
-    made = plan(found, asked, windows=nsamples, seqlen=seqlen, trust_remote_code=trust_remote_code)
-    device = session.compute.torch_device()
-    rate = measured_rate(made.dtype, device)
+    request = PlanRequest(
+        model=model, revision=revision, pattern=pattern or (), sparsity=sparsity, round_to=round_to, rounding=rounding,
+        coverage=coverage, vocab_size=vocab_size, keep_chat=keep_chat, stats=stats, nsamples=nsamples, seqlen=seqlen,
+        cache_dir=cache_dir, trust_remote_code=trust_remote_code, workspace=workspace, reporter=console(workspace),
+    )  # fmt: skip
+    found = run_plan(request)
     if json:
-        timed = {"flops_per_second": rate, "seconds": made.costs.flops / rate, "device": str(device)}
-        print_json(made.document() | timed)
-    else:
-        print_plan(made)
-        print_costs(made, rate, str(device))
+        print_json(found.document())
+        return
+    if found.vocabulary:
+        print_vocabulary(found.vocabulary.record() | {"chat": None})  # the plan says that with its bytes
+        print_line("")
+    print_plan(found.plan)
+    print_costs(found.plan, found.flops_per_second, found.device)
 
 
 def print_plan(plan: "Plan") -> None:

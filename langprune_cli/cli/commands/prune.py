@@ -5,9 +5,10 @@ from typing import Annotated
 import typer
 
 from langprune_cli import defaults
-from langprune_cli.cli.requests import chain
+from langprune_cli.cli.display.made import console, show_pruned
 from langprune_cli.cli.requests import options as opt
-from langprune_cli.cli.requests.session import Session
+from langprune_cli.requests.prune import PruneRequest
+from langprune_cli.requests.prune import prune as run_prune
 
 
 def prune(
@@ -69,16 +70,15 @@ def prune(
 
     [bold]langprune prune --model Qwen/Qwen3-0.6B --lang uk --pattern 2:4[/bold]
     """
-    session = Session(workspace, json=json, dtype=dtype, device=device, batch_tokens=batch_tokens, cache_dir=cache_dir,
-                      trust_remote_code=trust_remote_code, all_experts=all_experts, max_memory=max_memory,
-                      dry_run=dry_run)  # fmt: skip
-    calibration = {"nsamples": nsamples, "seqlen": seqlen, "seed": seed, "sampling": sampling}
-    chain.prune(
-        session, model, revision, lang or [], data or [], corpus, given=opt.given(context), method=method, pattern=pattern,
-        sparsity=sparsity, round_to=round_to, rounding=rounding, coverage=coverage, vocab_size=vocab_size, keep_chat=keep_chat,
-        max_tokens=max_tokens,
+    request = PruneRequest(
+        lang=lang or (), corpus=corpus, data=data or (), model=model, revision=revision, nsamples=nsamples, seqlen=seqlen,
+        seed=seed, sampling=sampling, method=method, pattern=pattern or (), sparsity=sparsity, round_to=round_to,
+        rounding=rounding, coverage=coverage, vocab_size=vocab_size, keep_chat=keep_chat, max_tokens=max_tokens,
         variant=variant, group=group, ties=ties, exclude=exclude, refine=refine, allocation=allocation, update=update,
-        damping=damping, min_expert_tokens=min_expert_tokens, propagation=propagation, max_shard_size=max_shard_size,
-        calibration=calibration, training={"tune": tune, "epochs": epochs, "learning_rate": learning_rate},
-        to={"name": name, "out": out.expanduser() if out else None, "force": force},
+        damping=damping, min_expert_tokens=min_expert_tokens, tune=tune, epochs=epochs, learning_rate=learning_rate,
+        propagation=propagation, dtype=dtype, device=device, batch_tokens=batch_tokens, cache_dir=cache_dir,
+        trust_remote_code=trust_remote_code, all_experts=all_experts, max_memory=max_memory, out=out,
+        max_shard_size=max_shard_size, name=name, force=force, dry_run=dry_run, workspace=workspace,
+        reporter=console(workspace, dry_run=dry_run), given=opt.given(context),
     )  # fmt: skip
+    show_pruned(run_prune(request), json=json)

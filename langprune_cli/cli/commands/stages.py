@@ -7,13 +7,18 @@ import typer
 from langprune_cli import defaults
 from langprune_cli.cli.commands import evaluation
 from langprune_cli.cli.display.made import console, show_made
-from langprune_cli.cli.requests import checks, pruning
+from langprune_cli.cli.requests import checks
 from langprune_cli.cli.requests import options as opt
 from langprune_cli.cli.requests.completion import names_of
-from langprune_cli.cli.requests.reapplying import set_again
 from langprune_cli.cli.requests.session import Session
+from langprune_cli.requests.apply import ApplyRequest
+from langprune_cli.requests.apply import apply as run_apply
 from langprune_cli.requests.calibrate import CalibrateRequest
 from langprune_cli.requests.calibrate import calibrate as run_calibrate
+from langprune_cli.requests.mask import MaskRequest
+from langprune_cli.requests.mask import mask as run_mask
+from langprune_cli.requests.score import ScoreRequest
+from langprune_cli.requests.score import score as run_score
 
 _INPUT = "What goes in"
 _OUTPUT = "What comes out"
@@ -94,10 +99,12 @@ def score(
 
     [bold]langprune score --method ria[/bold]
     """
-    session = Session(
-        workspace, json=json, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code, dry_run=dry_run
-    )
-    pruning.score(session, model, revision, method, stats, name=name, force=force)
+    request = ScoreRequest(
+        method=method, stats=stats, model=model, revision=revision, device=device, cache_dir=cache_dir,
+        trust_remote_code=trust_remote_code, name=name, force=force, dry_run=dry_run, workspace=workspace,
+        reporter=console(workspace, dry_run=dry_run),
+    )  # fmt: skip
+    show_made(run_score(request), json=json)
 
 
 def mask(
@@ -142,16 +149,14 @@ def mask(
 
     [bold]langprune mask --pattern 2:4[/bold]
     """
-    session = Session(
-        workspace, json=json, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code, dry_run=dry_run
-    )
-    pruning.mask(
-        session, model, revision, stats, scores, method=method, variant=variant, pattern=pattern, sparsity=sparsity,
-        round_to=round_to, rounding=rounding, coverage=coverage, vocab_size=vocab_size, keep_chat=keep_chat,
-        group=group, ties=ties,
-        exclude=exclude, refine=refine, allocation=allocation, damping=damping, min_expert_tokens=min_expert_tokens,
-        name=name, force=force,
+    request = MaskRequest(
+        pattern=pattern or (), sparsity=sparsity, method=method, round_to=round_to, rounding=rounding, coverage=coverage,
+        vocab_size=vocab_size, keep_chat=keep_chat, variant=variant, group=group, ties=ties, exclude=exclude, refine=refine,
+        allocation=allocation, damping=damping, min_expert_tokens=min_expert_tokens, stats=stats, scores=scores, model=model,
+        revision=revision, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code, name=name, force=force,
+        dry_run=dry_run, workspace=workspace, reporter=console(workspace, dry_run=dry_run),
     )  # fmt: skip
+    show_made(run_mask(request), json=json)
 
 
 def apply(
@@ -196,19 +201,13 @@ def apply(
 
     [bold]langprune apply --mask uk-wanda-2x4 --update sparsegpt --out ./pruned[/bold]
     """
-    session = Session(
-        workspace, json=json, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code, dry_run=dry_run
-    )
-    if reapply or (mask and mask.endswith(checks.MASK_FILES)):
-        without = {"--update": update, "--stats": stats, "--damping": damping, "--tune": tune, "--epochs": epochs,
-                   "--learning-rate": learning_rate}  # fmt: skip
-        set_again(session, model, revision, mask, reapply=reapply, without=without, max_shard_size=max_shard_size, out=out,
-                  name=name, force=force)  # fmt: skip
-        return
-    pruning.apply(
-        session, model, revision, mask, stats, update=update, damping=damping, max_shard_size=max_shard_size, out=out,
-        name=name, force=force, tune=tune, epochs=epochs, learning_rate=learning_rate,
+    request = ApplyRequest(
+        mask=mask, reapply=reapply, update=update, stats=stats, damping=damping, tune=tune, epochs=epochs,
+        learning_rate=learning_rate, model=model, revision=revision, out=out, max_shard_size=max_shard_size, device=device,
+        cache_dir=cache_dir, trust_remote_code=trust_remote_code, name=name, force=force, dry_run=dry_run,
+        workspace=workspace, reporter=console(workspace, dry_run=dry_run),
     )  # fmt: skip
+    show_made(run_apply(request), json=json)
 
 
 def evaluate(

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 from langprune_cli.cli.display.console import ConsoleReporter, print_json
 from langprune_cli.cli.display.log import running_log
 from langprune_cli.cli.display.planned import print_planned
-from langprune_cli.cli.display.results import print_outcomes
+from langprune_cli.cli.display.pruning import print_returned, print_vocabulary
+from langprune_cli.cli.display.results import print_outcomes, print_pruned
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from langprune_cli.requests.prune import PruneResult
     from langprune_cli.requests.shared.results import Made
     from langprune_cli.store.building import Outcome
 
@@ -23,8 +25,36 @@ def console(workspace: Path, *, dry_run: bool = False) -> ConsoleReporter:
     return ConsoleReporter()
 
 
-def show_made(made: Made, *, json: bool, **more: Any) -> None:  # noqa: ANN401 - JSON values
-    """Print what a request made; of a dry run what it would make. more: what the JSON document says besides."""
+def show_pruned(made: PruneResult, *, json: bool) -> None:
+    """Print what `prune` made, and what became of each linear."""
+    if not made.linears:
+        show_made(made, json=json)
+        return
+    if not json:
+        _print_kept_tokens(made)
+        print_pruned(made.linears, made.seconds)
+    blocks = [{"block": block, "seconds": round(seconds, 3)} for block, seconds in made.seconds.items()]
+    _show(made, json=json, layers=[vars(each) for each in made.linears], blocks=blocks)
+
+
+def show_made(made: Made, *, json: bool) -> None:
+    """Print what a request made; of a dry run what it would make."""
+    if not json:
+        _print_kept_tokens(made)
+        for each in made.artifacts:
+            if reapplied := each.manifest.about.get("reapplied"):
+                print_returned(reapplied)
+    _show(made, json=json)
+
+
+def _print_kept_tokens(made: Made) -> None:
+    for each in made.artifacts:
+        if each.manifest.kind == "masks" and (vocabulary := each.manifest.about.get("vocabulary")):
+            print_vocabulary(vocabulary)
+
+
+def _show(made: Made, *, json: bool, **more: Any) -> None:  # noqa: ANN401 - JSON values
+    """Print the artifacts, and log them. more: what the JSON document says besides."""
     if made.planned is not None:
         print_planned(made.planned, json=json, whole=made.whole)
         return

@@ -115,7 +115,7 @@ def _some(tails: dict[str, int]) -> str:
     return ", ".join(shown) + (", ..." if len(tails) > 3 else "")
 
 
-def print_pruned(linears: list[Pruned], seconds: dict[int, float]) -> None:
+def print_pruned(linears: Sequence[Pruned], seconds: dict[int, float]) -> None:
     """Print what became of each block: its sparsity, the relative error of each linear, and how long it took.
 
     Linears are named by their last words, which are the same in all blocks.

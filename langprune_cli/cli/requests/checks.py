@@ -9,9 +9,8 @@ from langprune_cli.cli.requests.completion import names_of, one_of
 from langprune_cli.errors import LangpruneError, near_matches
 from langprune_cli.location.location import check_hub_id, local_path
 from langprune_cli.numerics.pattern_names import check_spelling
+from langprune_cli.requests.shared.values import MASK_FILES
 from langprune_cli.store.workspace import Workspace
-
-MASK_FILES = ".safetensors"  # the end of a mask that was exported, in place of a name
 
 
 def named(option: str, names: list[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langprune_cli import defaults
 from langprune_cli.cli.display.console import ConsoleReporter
@@ -59,11 +59,11 @@ class Session(Run):
         super().__init__(opened, compute, reporter)
         self.json = json
 
-    def show(self, outcomes: list[Outcome], **more: Any) -> None:  # noqa: ANN401 - JSON values
+    def show(self, outcomes: list[Outcome]) -> None:
         """Print what a stage made; in a dry run what it would make."""
         planned = self.workspace.planned
         if planned is not None:
             show_made(Made(tuple(outcomes), tuple(planned)), json=self.json)
             return
         self.workspace.run_starts()  # where all was there already, none did
-        show_made(Made(tuple(outcomes)), json=self.json, **more)
+        show_made(Made(tuple(outcomes)), json=self.json)

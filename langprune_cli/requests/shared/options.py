@@ -78,12 +78,18 @@ class WindowOptions(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpeningOptions(Request):
+class HubOptions(Request):
+    """How a model of the hub is found and read."""
+
+    cache_dir: str | Path | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpeningOptions(HubOptions):
     """How a model is opened."""
 
     device: str = "auto"
-    cache_dir: str | Path | None = None
-    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

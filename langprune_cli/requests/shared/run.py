@@ -9,7 +9,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from langprune_cli.errors import LangpruneError, OnlyPlannedError, UsageError
-from langprune_cli.requests.shared.options import DryRunOptions, ForwardOptions, GatheringOptions, OpeningOptions
+from langprune_cli.requests.shared.options import (
+    DryRunOptions,
+    ForwardOptions,
+    GatheringOptions,
+    HubOptions,
+    OpeningOptions,
+)
 from langprune_cli.requests.shared.results import Made
 from langprune_cli.requests.shared.values import folder, several, size_in_bytes, workspace_folder
 
@@ -174,13 +180,11 @@ def compute_of(request: Request) -> Compute:
     from langprune_cli.streaming.opened import Compute  # noqa: PLC0415
 
     compute = Compute(dtype=None, fetch=not (isinstance(request, DryRunOptions) and request.dry_run))
+    if isinstance(request, HubOptions):
+        cache_dir = folder(request.cache_dir)
+        compute = replace(compute, cache_dir=cache_dir, trust_remote_code=request.trust_remote_code)
     if isinstance(request, OpeningOptions):
-        compute = replace(
-            compute,
-            device=request.device,
-            cache_dir=folder(request.cache_dir),
-            trust_remote_code=request.trust_remote_code,
-        )
+        compute = replace(compute, device=request.device)
     if isinstance(request, ForwardOptions):
         most = size_in_bytes("--max-memory", request.max_memory) if request.max_memory else None
         compute = replace(compute, dtype=request.dtype, batch_tokens=request.batch_tokens, max_memory=most)

@@ -8,6 +8,7 @@ from typing import Any
 from langprune_cli.errors import UsageError, near_matches
 
 DEFAULT_WORKSPACE = Path("langprune-workspace")
+MASK_FILES = ".safetensors"  # the end of a mask that was exported, in place of a name
 WORKSPACE_VARIABLE = "LANGPRUNE_WORKSPACE"
 
 # Of an option that may be given several times: one value, or several.

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from langprune_cli.cli.requests.session import Session
 from langprune_cli.errors import LangpruneError
 
-if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
+if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
     from langprune_cli.numerics.site import Needs
+    from langprune_cli.requests.shared.run import Run
     from langprune_cli.store.artifact import Artifact
     from langprune_cli.store.manifest import Manifest
 
 
-def stats_for(session: Session, needs: Needs, what: str, named: str | None) -> Artifact | None:
+def stats_for(run: Run, needs: Needs, what: str, named: str | None) -> Artifact | None:
     """Return the statistics that were named, else the newest of the dense model that will do, and say which.
 
     Raises LangpruneError when there are none.
@@ -21,9 +21,9 @@ def stats_for(session: Session, needs: Needs, what: str, named: str | None) -> A
     if needs == "nothing":
         if not named:
             return None
-        session.reporter.note(f"{what} looks at weights alone: of --stats {named} only the model counts.")
+        run.reporter.note(f"{what} looks at weights alone: of --stats {named} only the model counts.")
     if named:
-        return session.workspace.find("stats", named)
+        return run.workspace.find("stats", named)
 
     from langprune_cli.stages.statistics.collecting import has_hessians, of_norms  # noqa: PLC0415
 
@@ -31,36 +31,36 @@ def stats_for(session: Session, needs: Needs, what: str, named: str | None) -> A
         dense = of_norms(manifest) and manifest.params["propagation"] == "dense"
         return dense and (needs != "hessian" or "hessian" in manifest.params["collect"])
 
-    newest = session.workspace.newest("stats", where=will_do) or session.workspace.newest("stats", where=of_norms)
+    newest = run.workspace.newest("stats", where=will_do) or run.workspace.newest("stats", where=of_norms)
     if newest is None:
         collect = " --collect hessian" if needs == "hessian" else ""
-        others = " but token counts" if session.workspace.newest("stats") else ""
+        others = " but token counts" if run.workspace.newest("stats") else ""
         raise LangpruneError(
-            f"the workspace {session.workspace.root} has no stats{others}: run langprune calibrate --lang LANGUAGE{collect} first"
+            f"the workspace {run.workspace.root} has no stats{others}: run langprune calibrate --lang LANGUAGE{collect} first"
         )
     if needs == "hessian" and not has_hessians(newest):
         return newest  # the stage will say how to make some of the same text
-    session.reporter.note(f"Using statistics {newest.name}.")
+    run.reporter.note(f"Using statistics {newest.name}.")
     return newest
 
 
-def own_stats(session: Session, mask: Artifact, needs: Needs) -> Artifact | None:
+def own_stats(run: Run, mask: Artifact, needs: Needs) -> Artifact | None:
     """Return the statistics that a mask was made from, where they are still there and will do."""
     from langprune_cli.stages.statistics.collecting import has_hessians, of_norms  # noqa: PLC0415
 
     key = mask.manifest.inputs["stats"]
-    own = session.workspace.by_key("stats", key) if key else None
+    own = run.workspace.by_key("stats", key) if key else None
     return own if own and of_norms(own.manifest) and (needs != "hessian" or has_hessians(own)) else None
 
 
-def newer_scores(session: Session) -> Artifact | None:
+def newer_scores(run: Run) -> Artifact | None:
     """Return the newest scores, and say so, where no statistics are newer than they."""
     from langprune_cli.stages.statistics.collecting import of_norms  # noqa: PLC0415
 
-    newest = session.workspace.newest(
+    newest = run.workspace.newest(
         "scores", "stats", where=lambda manifest: manifest.kind == "scores" or of_norms(manifest)
     )
     if newest is None or newest.manifest.kind != "scores":
         return None
-    session.reporter.note(f"Using scores {newest.name}.")
+    run.reporter.note(f"Using scores {newest.name}.")
     return newest

@@ -1,18 +1,19 @@
-"""`mask` and `prune` for channels, KV groups and blocks: what was left out is found here, then the stages are called."""
+"""Channels, KV groups and blocks: what requests say of them, as the stages take it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from langprune_cli.cli.requests.inputs import stats_for
-from langprune_cli.cli.requests.session import Session, one_of
 from langprune_cli.errors import UsageError
+from langprune_cli.requests.shared.weights import solving_of
 
-if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
-    from pathlib import Path
+if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
+    from collections.abc import Mapping
 
+    from langprune_cli.requests.shared.choice import ChoiceOptions, Target
+    from langprune_cli.requests.shared.run import Run
     from langprune_cli.stages.calibrate.calibrate import CalibrationSettings
     from langprune_cli.stages.solving.unit_choosing import UnitChooser
     from langprune_cli.stages.statistics.sites import Solving
@@ -22,12 +23,12 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
     from langprune_cli.types import TextSpec
     from langprune_cli.unit_methods.method import UnitMethod
 
-_UNITS, _BLOCKS = "osscar", "search"  # the methods where none is named
+_UNITS, BLOCKS = "osscar", "search"  # the methods where none is named
 
 
 @dataclass(frozen=True)
 class UnitOptions:
-    """What the command line says on parts that leave whole."""
+    """What a request says of parts that leave whole."""
 
     structures: tuple[Structure, ...]
     method: str | None
@@ -58,16 +59,16 @@ class UnitOptions:
 
 
 def unit_options(
-    patterns: list[str], sparsity: float | None, method: str | None, *, round_to: int | None, rounding: str,
-    solving: Solving, of_weights: dict[str, Any],
+    patterns: list[str], method: str | None, request: ChoiceOptions, *, sparsity: float | None, round_to: int | None,
+    of_weights: Mapping[str, object],
 ) -> UnitOptions | None:  # fmt: skip
     """Return the options where a pattern is structured, None where it is of weights.
 
+    sparsity, round_to: as the request has them, None where they are about other parts.
     of_weights: options that only patterns of weights have, by name; those that were not given are falsy.
     """
     from langprune_cli.stages.structured.structures import Rounding, parse_structures, spelled, split_patterns  # noqa: PLC0415
 
-    one_of("--round", rounding, ("down", "nearest"))
     structured, single = split_patterns(patterns)
     if len(single) > 1:
         raise UsageError(f"--pattern {' and --pattern '.join(single)} are both about single weights: give one of them")
@@ -77,51 +78,20 @@ def unit_options(
             f"{structured[0]} first, then for {single[0]} on that model, or all of it with langprune prune"
         )
     structures = parse_structures(structured, sparsity)
-    if not any(each.kind == "channels" for each in structures) and (round_to or rounding != "down"):
+    if not any(each.kind == "channels" for each in structures) and (round_to or request.rounding != "down"):
         raise UsageError("--round-to and --round go with --pattern channels only: leave them out")
     if not structures:
         return None
     for option, value in of_weights.items():
         if value:
             raise UsageError(f"{option} does not go with --pattern {spelled(structures)}: leave it out")
-    return UnitOptions(structures, method, Rounding(round_to, rounding == "nearest"), solving)
-
-
-def mask(
-    session: Session, model: str | None, revision: str | None, stats: str | None, options: UnitOptions, *,
-    name: str | None, force: bool,
-) -> None:  # fmt: skip
-    """Run stage 3."""
-    from langprune_cli.stages.mask.block_mask import mask_blocks  # noqa: PLC0415
-    from langprune_cli.stages.mask.mask import MaskSource, mask  # noqa: PLC0415
-
-    if options.blocks and options.units:
-        raise UsageError(
-            "blocks are chosen by themselves: run mask and apply for them first, then for the rest on that model, or all of it "
-            "with langprune prune"
-        )
-    if options.blocks:
-        method = options.method or _BLOCKS
-        made_from = stats_for(session, "norms", f"--method {method}", stats)
-        opened = session.open(session.choose(model, revision, made_from), remember=model is not None)
-        assert made_from is not None  # noqa: S101 - "norms" are never nothing
-        made = mask_blocks(
-            session.workspace, opened, made_from, options.blocks, method, session.reporter, name=name, force=force
-        )
-    else:
-        chosen = options.method_of_units()
-        made_from = stats_for(session, chosen.needs, f"--method {chosen.name}", stats)
-        opened = session.open(session.choose(model, revision, made_from), remember=model is not None)
-        source = MaskSource(made_from)
-        made = mask(
-            session.workspace, opened, source, options.chooser(opened), session.reporter, name=name, force=force
-        )
-    session.show([made])
+    solving = solving_of(request.damping, request.min_expert_tokens)
+    return UnitOptions(structures, method, Rounding(round_to, request.rounding == "nearest"), solving)
 
 
 def without_blocks(
-    session: Session, model: OpenedModel, spec: TextSpec, calibration: CalibrationSettings, options: UnitOptions, *,
-    max_shard_bytes: int, name: str | None, out: Path | None, force: bool,
+    run: Run, model: OpenedModel, spec: TextSpec, calibration: CalibrationSettings, options: UnitOptions, *,
+    max_shard_bytes: int, to: Target,
 ) -> tuple[OpenedModel, list[Outcome]]:  # fmt: skip
     """Make a model without the blocks that are to leave, and open it; return it, and what was made: itself, statistics, mask.
 
@@ -134,17 +104,17 @@ def without_blocks(
     from langprune_cli.stages.structured.without_blocks import check_first_run  # noqa: PLC0415
     from langprune_cli.streaming.opened import ModelChoice  # noqa: PLC0415
 
-    structure, workspace, reporter = options.blocks, session.workspace, session.reporter
+    structure, workspace, reporter = options.blocks, run.workspace, run.reporter
     if structure is None:
         return model, []
-    method = _BLOCKS if options.method is None or options.units else options.method
+    method = BLOCKS if options.method is None or options.units else options.method
     get_depth_method(method)
     blocks = len(model.streamed.blocks)
     leaving = blocks - blocks_that_stay(blocks, structure.sparsity)
     check = partial(check_first_run, model, leaving)
-    (stats,) = calibrate(workspace, model, [spec], calibration, reporter, force=force, before=check)
-    masks = mask_blocks(workspace, model, stats.artifact, structure, method, reporter, force=force)
+    (stats,) = calibrate(workspace, model, [spec], calibration, reporter, force=to.force, before=check)
+    masks = mask_blocks(workspace, model, stats.artifact, structure, method, reporter, force=to.force)
     settings = ApplySettings(max_shard_bytes=max_shard_bytes)
-    made = apply(workspace, model, masks.artifact, reporter, settings, name=name, out=out, force=force)
-    smaller = session.open(ModelChoice(str(made.artifact.folder)))
+    made = apply(workspace, model, masks.artifact, reporter, settings, name=to.name, out=to.out, force=to.force)
+    smaller = run.open(ModelChoice(str(made.artifact.folder)))
     return smaller, [made, stats, masks]

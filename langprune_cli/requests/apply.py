@@ -1,0 +1,127 @@
+"""The request behind `apply`: the pruned model, or a mask set again on one that was trained after pruning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from langprune_cli.errors import UsageError
+from langprune_cli.requests.shared.choice import ModelTargetOptions, TuneOptions, check_damping
+from langprune_cli.requests.shared.inputs import own_stats, stats_for
+from langprune_cli.requests.shared.options import ModelOptions, OpeningOptions
+from langprune_cli.requests.shared.run import running
+from langprune_cli.requests.shared.tuning import Tuning, text_of, tuned
+from langprune_cli.requests.shared.values import MASK_FILES
+from langprune_cli.requests.shared.weights import solving_of
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
+    from langprune_cli.requests.shared.results import Made
+    from langprune_cli.requests.shared.run import Run
+    from langprune_cli.store.building import Outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplyRequest(TuneOptions, ModelOptions, ModelTargetOptions, OpeningOptions):
+    """Give the weights that stay their new values, and write the pruned model as a folder that transformers opens.
+
+    mask: the mask to apply; the newest if left out; with `reapply` also a file that was exported
+    reapply: set the mask again on `model`, which was trained after pruning
+    update: new values for the weights that stay; what belongs to the mask's method if left out
+    stats: the statistics that the update reads; those of the mask if left out
+    damping: what solvers are told
+    tune, epochs, learning_rate: whether what is left is trained, and for how long
+    model, revision: the model; the one that the mask was made for if left out
+    out, max_shard_size: the folder to write to, instead of one in the workspace, and its largest file of weights
+    device, cache_dir, trust_remote_code: how the model is opened
+    name, force, dry_run: the artifact's name, whether it is made again where it is there, and whether nothing is made
+    """
+
+    mask: str | Path | None = None
+    reapply: bool = False
+    update: str | None = None
+    stats: str | None = None
+    damping: float | None = None
+
+    @property
+    def of_file(self) -> Path | None:
+        """The mask where it is a file that was exported."""
+        named = str(self.mask or "")
+        return Path(named).expanduser() if named.endswith(MASK_FILES) else None
+
+    def check(self) -> None:
+        """Raise UsageError for options that have no use for --reapply, and for a mask in a file without it."""
+        super().check()
+        check_damping(self.damping)
+        if not (self.reapply or self.of_file):
+            return
+        if not self.reapply:
+            raise UsageError(
+                f"--mask {self.mask} is a file of masks, made for a model that is not at hand: add --reapply"
+            )
+        if self.model is None:
+            raise UsageError("--reapply sets a mask on a model that was trained after pruning: name it with --model")
+        without = {"--update": self.update, "--stats": self.stats, "--damping": self.damping, "--tune": self.tune,
+                   "--epochs": self.epochs, "--learning-rate": self.learning_rate}  # fmt: skip
+        if given := [option for option, value in without.items() if value]:
+            raise UsageError(
+                f"{given[0]} has no use for --reapply, which leaves all other weights as they are: leave it out"
+            )
+
+
+def apply(request: ApplyRequest) -> Made:
+    """Make one model; with `tune` the tuned one and the one before it."""
+    with running(request) as run:
+        return run.made(lambda: [_set_again(run, request)] if request.reapply else _applied(run, request))
+
+
+def _set_again(run: Run, request: ApplyRequest) -> Outcome:
+    from langprune_cli.stages.apply import reapply as stage  # noqa: PLC0415
+
+    if request.of_file:
+        saved = stage.mask_of_file(request.of_file)
+    else:
+        saved = stage.mask_of_artifact(run.pick("masks", _name(request), "mask", "mask"))
+    opened, to = run.open(run.choose(request.model, request.revision)), request.target
+    return stage.reapply(
+        run.workspace, opened, saved, run.reporter, max_shard_bytes=request.max_shard_bytes,
+        name=to.name, out=to.out, force=to.force,
+    )  # fmt: skip
+
+
+def _applied(run: Run, request: ApplyRequest) -> list[Outcome]:
+    from langprune_cli.stages.apply.apply import ApplySettings, apply, own_update  # noqa: PLC0415
+    from langprune_cli.stages.calibrate.calibrate import CalibrationSettings  # noqa: PLC0415
+    from langprune_cli.stages.structured.cutting import blocks_that_stayed  # noqa: PLC0415
+    from langprune_cli.stages.structured.structures import VOCABULARY  # noqa: PLC0415
+    from langprune_cli.updates.update import get_update  # noqa: PLC0415
+
+    mask, stats, to = run.pick("masks", _name(request), "mask", "mask"), request.stats, request.target
+    params = mask.manifest.params
+    experts = params.get("min_expert_tokens")  # the same experts go without as when the mask was made
+    update = request.update or own_update(params)
+    settings = ApplySettings(update, solving_of(request.damping, experts), request.max_shard_bytes)
+    if params["pattern"] == VOCABULARY and (request.tune or request.update or request.damping is not None):
+        raise UsageError("--tune, --update and --damping have nothing to change where tokens leave: leave them out")
+    needs = get_update(update).needs
+    if needs == "nothing" and stats and not request.tune:
+        raise UsageError(f"--stats {stats} has no use for --update {update}: leave it out")
+    made_from = None if stats else own_stats(run, mask, needs)
+    if made_from is None and needs != "nothing":
+        made_from = stats_for(run, needs, f"--update {update}", stats)
+    spec = None
+    if request.tune:
+        spec = text_of(made_from or (run.workspace.find("stats", stats) if stats else own_stats(run, mask, "norms")))
+    opened, first = run.open_named(request, mask), to.between if request.tune else to
+    made = apply(
+        run.workspace, opened, mask, run.reporter, settings,
+        stats=made_from, name=first.name, out=first.out, force=first.force,
+    )  # fmt: skip
+    if spec is None:
+        return [made]
+    how = Tuning(opened, spec, CalibrationSettings(), blocks_that_stayed(mask))
+    return [tuned(run, how, made.artifact, request, max_shard_bytes=request.max_shard_bytes, to=to), made]
+
+
+def _name(request: ApplyRequest) -> str | None:
+    return str(request.mask) if request.mask else None

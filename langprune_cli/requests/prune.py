@@ -1,0 +1,300 @@
+"""The request behind `prune`: tokens leave first, then blocks, then channels and groups, then weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from langprune_cli.errors import UsageError
+from langprune_cli.requests.calibrate import WITHOUT_EFFECT
+from langprune_cli.requests.shared import structured, vocabulary
+from langprune_cli.requests.shared.choice import ChoiceOptions, ModelTargetOptions, TuneOptions
+from langprune_cli.requests.shared.options import GatheringOptions, ModelOptions, TextOptions, WindowOptions
+from langprune_cli.requests.shared.results import Made
+from langprune_cli.requests.shared.run import running
+from langprune_cli.requests.shared.structured import unit_options
+from langprune_cli.requests.shared.tuning import Tuning, tuned
+from langprune_cli.requests.shared.values import at_least, one_of, several
+from langprune_cli.requests.shared.weights import method_of, note_cost, settings_of, solving_of
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
+    from langprune_cli.requests.shared.choice import Target
+    from langprune_cli.requests.shared.run import Run
+    from langprune_cli.requests.shared.structured import UnitOptions
+    from langprune_cli.stages.calibrate.calibrate import CalibrationSettings
+    from langprune_cli.stages.prune.prune import Pruning
+    from langprune_cli.stages.solving.choosing import Chooser
+    from langprune_cli.stages.solving.unit_choosing import AnyChooser
+    from langprune_cli.stages.solving.updating import Pruned
+    from langprune_cli.store.building import Outcome
+    from langprune_cli.streaming.opened import OpenedModel
+    from langprune_cli.tokens.choice import VocabularyTarget
+    from langprune_cli.types import TextSpec
+
+PROPAGATIONS = ("pruned", "dense")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneRequest(
+    TextOptions, ModelOptions, WindowOptions, ChoiceOptions, TuneOptions, GatheringOptions, ModelTargetOptions
+):
+    """Do stages 1 to 4 at once, block by block: calibrate, choose, update, write. The defaults are what measured best.
+
+    lang, data, corpus: the text to prune for, as `calibrate` takes it
+    model, revision: a hub id, a folder, "demo", or a model artifact; the workspace's own if left out
+    nsamples, seqlen, seed, sampling: how many windows are drawn, their tokens, the draw's seed, and how
+    pattern: "unstructured" if left out, "2:4", "channels:0.1", "kv-groups", "blocks", "vocab", ...; several of parts
+    sparsity: the fraction removed; 0.5 if left out, of parts 0.1
+    method: how weights or parts are chosen; "admm" for weights if left out
+    round_to, rounding: which numbers of channels stay: multiples of this, "down" or to the "nearest" (the option --round)
+    coverage, vocab_size, keep_chat, max_tokens: of "vocab", which tokens stay, and how many are counted
+    variant, group, ties, exclude, refine, allocation: of single weights
+    update: new values for the weights that stay; what belongs to the method if left out
+    damping, min_expert_tokens: what solvers are told
+    tune, epochs, learning_rate: whether what is left is trained, and for how long
+    propagation: "pruned", each block is calibrated on what the pruned blocks before it put out, or "dense"
+    dtype, device, batch_tokens, max_memory, all_experts: how text goes through the model
+    cache_dir, trust_remote_code: how a model of the hub is opened
+    out, max_shard_size: the folder to write to, instead of one in the workspace, and its largest file of weights
+    name, force, dry_run: the artifacts' name, whether they are made again where they are there, and whether nothing is made
+    """
+
+    max_tokens: int | None = None
+    update: str | None = None
+    propagation: str = "pruned"
+
+    def check(self) -> None:
+        """Raise UsageError for values that do not exist."""
+        super().check()
+        at_least("--max-tokens", self.max_tokens, 1)
+        one_of("--propagation", self.propagation, PROPAGATIONS)
+
+
+@dataclass(frozen=True, repr=False)
+class PruneResult(Made):
+    """What `prune` made: the model first, then what it was made from."""
+
+    linears: tuple[Pruned, ...] = ()  # what became of each, in the order of the blocks; none where no linear was pruned
+    seconds: dict[int, float] = field(default_factory=dict)  # of each block; empty where the model was there already
+
+
+def prune(request: PruneRequest) -> PruneResult:
+    """Run stages 1 to 4, for each kind of part that is to leave."""
+    with running(request) as run:
+        chain = Chain(run, request)
+        made = run.made(chain.make)
+        return PruneResult(made.outcomes, made.planned, made.whole, chain.linears(), chain.seconds)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What is to leave, kind by kind."""
+
+    tokens: VocabularyTarget | None
+    parts: UnitOptions | None
+    weights: Chooser | None
+    update: str | None  # of the last step; None: what belongs to its method
+
+    def __post_init__(self) -> None:
+        """Raise UsageError where an update has nothing to update."""
+        if self.update and not self.weights and not (self.parts and self.parts.units):
+            raise UsageError(f"--update {self.update} is for weights that stay in the blocks: leave it out")
+
+    @property
+    def tokens_alone(self) -> bool:
+        """Return whether nothing but tokens is to leave."""
+        return not self.parts and not self.weights
+
+
+class Chain:
+    """A model that becomes smaller step by step, and what is made on the way."""
+
+    model: OpenedModel  # of the next step
+    dense: OpenedModel  # what the last model is to imitate where it is tuned
+    specs: list[TextSpec]
+    calibration: CalibrationSettings
+
+    def __init__(self, run: Run, request: PruneRequest) -> None:
+        self.run = run
+        self.request = request
+        self.steps = steps_of(request)
+        self.seconds: dict[int, float] = {}
+        self.made: list[Outcome] = []  # the model that was made last first
+        self._stayed: tuple[int, ...] | None = None  # blocks of the dense model that are left
+        self._pruned: Pruning | None = None
+
+    def make(self) -> list[Outcome]:
+        """Make all models, and return what was made, the last model first."""
+        self._open()
+        steps = self.steps
+        parts, weights = steps.parts, steps.weights
+        if steps.tokens:
+            self.without_tokens(steps.tokens, last=steps.tokens_alone)
+        if weights and (steps.update or weights.method.update) == "none":
+            note_cost(self.run, weights.method.name, weights.settings)
+        if parts:
+            self.without_blocks(parts, last=not parts.units and not weights)
+        if parts and parts.units:
+            units = parts.chooser(self.model)
+            self.pruned(
+                units, units.method.update if weights else steps.update or units.method.update, last=not weights
+            )
+        if weights:
+            self.pruned(weights, steps.update or weights.method.update, last=True)
+        return self.tuned()
+
+    def _open(self) -> None:
+        """Find texts and model; raises UsageError for texts and options that will not do."""
+        from langprune_cli.stages.calibrate.calibrate import CalibrationSettings  # noqa: PLC0415
+
+        request, steps = self.request, self.steps
+        if request.max_tokens is not None and not steps.tokens:
+            raise UsageError("--max-tokens goes with --pattern vocab only: leave it out")
+        choice = self.run.choose(request.model, request.revision)
+        self.specs = self.run.texts_of(request, choice)
+        _check_texts(self.specs, steps, several(request.lang))
+        if steps.tokens_alone:
+            if request.tune:
+                raise UsageError("--tune has nothing to train where tokens alone leave: leave it out")
+            without = (*WITHOUT_EFFECT, "--propagation")
+            request.refuse_given(without, "tokens are counted without windows and without running a model")
+        self.model = self.dense = self.run.open(choice, remember=True)
+        if request.min_expert_tokens is not None:
+            self.model.require_experts("--min-expert-tokens")
+        self.calibration = CalibrationSettings(
+            nsamples=request.nsamples, seqlen=request.seqlen, seed=request.seed, sampling=request.sampling
+        )
+
+    def _target(self, *, last: bool) -> Target:
+        """Return where a step's model goes: the name and folder that were asked for are the last one's."""
+        to = self.request.target
+        return to if last and not self.request.tune else to.between
+
+    def without_tokens(self, target: VocabularyTarget, *, last: bool) -> None:
+        """Let tokens leave."""
+        specs = [each for spec in self.specs for each in spec.singles]
+        self.model, made = vocabulary.without_tokens(
+            self.run, self.model, specs, target, max_tokens=self.request.max_tokens,
+            max_shard_bytes=self.request.max_shard_bytes, to=self._target(last=last),
+        )  # fmt: skip
+        self.made = [*made, *self.made]
+        self.dense = self.model  # what stays of it computes what it did, and reads the same ids as those after it
+
+    def without_blocks(self, parts: UnitOptions, *, last: bool) -> None:
+        """Let blocks leave, where some are to."""
+        from langprune_cli.stages.structured.cutting import blocks_that_stayed  # noqa: PLC0415
+
+        self.model, made = structured.without_blocks(
+            self.run, self.model, self.specs[0], self.calibration, parts,
+            max_shard_bytes=self.request.max_shard_bytes, to=self._target(last=last),
+        )  # fmt: skip
+        if made:
+            self._stayed = blocks_that_stayed(made[-1].artifact)
+        self.made = [*made, *self.made]
+
+    def pruned(self, chooser: AnyChooser, update: str, *, last: bool) -> None:
+        """Prune what the chooser says, block by block."""
+        from langprune_cli.stages.apply.apply import ApplySettings  # noqa: PLC0415
+        from langprune_cli.stages.prune.prune import PruneSettings, prune  # noqa: PLC0415
+        from langprune_cli.streaming.opened import ModelChoice  # noqa: PLC0415
+
+        run, request, to = self.run, self.request, self._target(last=last)
+        solving = solving_of(request.damping, request.min_expert_tokens)
+        propagation: Any = request.propagation
+        settings = ApplySettings(update, solving, request.max_shard_bytes)
+        how = PruneSettings(chooser, settings, self.calibration, propagation)
+        made = prune(
+            run.workspace, self.model, self.specs[0], how, run.reporter, name=to.name, out=to.out, force=to.force
+        )
+        self._pruned = made
+        self.seconds = made.seconds
+        self.made = [made.model, *made.parents, *self.made]
+        if not last:
+            self.model = run.open(ModelChoice(str(made.model.artifact.folder)))
+
+    def tuned(self) -> list[Outcome]:
+        """Return all that was made, the last model tuned where it is to be."""
+        request = self.request
+        if not request.tune:
+            return self.made
+        how = Tuning(self.dense, self.specs[0], self.calibration, self._stayed)
+        last = tuned(
+            self.run, how, self.made[0].artifact, request, max_shard_bytes=request.max_shard_bytes, to=request.target
+        )
+        return [last, *self.made]
+
+    def linears(self) -> tuple[Pruned, ...]:
+        """Return what became of each linear of the model that was pruned last."""
+        from langprune_cli.stages.apply.model_writing import read_pruned  # noqa: PLC0415
+
+        if self._pruned is None or self.run.planned:
+            return ()
+        return tuple(read_pruned(self._pruned.model.artifact))
+
+
+def steps_of(request: PruneRequest) -> Steps:
+    """Return what is to leave, and how it is chosen; raises UsageError for what does not go together."""
+    from langprune_cli.stages.solving.choosing import Chooser  # noqa: PLC0415
+    from langprune_cli.stages.structured.structures import split_patterns  # noqa: PLC0415
+
+    tokens, patterns = vocabulary.vocabulary_target(several(request.pattern) or ["unstructured"], request)
+    structures, singles = split_patterns(patterns)
+    if len(singles) > 1:
+        raise UsageError(f"--pattern {' and --pattern '.join(singles)} are both about single weights: give one of them")
+    rounds = not tokens or any(each.startswith("channels") for each in structures)
+    for_parts, for_weights = _methods(request.method, structures, singles)
+    parts = unit_options(
+        structures, for_parts, request, sparsity=None if singles else request.sparsity,
+        round_to=request.round_to if rounds else None,
+        of_weights={} if singles else request.of_weights | {"--variant": request.variant},
+    )  # fmt: skip
+    weights = None
+    if singles:
+        settings = settings_of(request, singles[0])
+        weights = Chooser.of(method_of(for_weights or "admm", settings, variant=request.variant), settings)
+    elif not structures:
+        _refuse_for_tokens(request)
+    return Steps(tokens, parts, weights, request.update)
+
+
+def _refuse_for_tokens(request: PruneRequest) -> None:
+    options = {"--method": request.method, "--update": request.update, "--sparsity": request.sparsity}
+    for option, value in (options | request.of_weights).items():
+        if value is not None:
+            raise UsageError(f"{option} has no use where tokens alone leave: leave it out")
+    if request.variant or request.tells_solvers:
+        raise UsageError(
+            "--variant, --damping and --min-expert-tokens have no use where tokens alone leave: leave them out"
+        )
+
+
+def _methods(method: str | None, structures: list[str], singles: list[str]) -> tuple[str | None, str | None]:
+    """Return the methods for parts and for single weights: a name that only one of them has is for that one."""
+    from langprune_cli.depth_methods.method import depth_methods  # noqa: PLC0415
+    from langprune_cli.methods.method import methods  # noqa: PLC0415
+    from langprune_cli.unit_methods.method import unit_methods  # noqa: PLC0415
+
+    if not (structures and singles):
+        return method, method
+    of_parts = method in unit_methods() or method in depth_methods()
+    return (method if of_parts else None), (method if method in methods() or not of_parts else None)
+
+
+def _check_texts(specs: list[TextSpec], steps: Steps, lang: list[str]) -> None:
+    """Raise UsageError for texts that will not do: several are taken only where tokens alone leave."""
+    from langprune_cli.text.windows import is_given  # noqa: PLC0415
+
+    if steps.tokens_alone:
+        if specs[0].parts:
+            raise UsageError(f"no windows are drawn where tokens alone leave: leave out the number of --lang {lang[0]}")
+        return
+    if len(specs) > 1:
+        raise UsageError(
+            f"prune works on one text at a time, and {len(specs)} were given: run it once for each, or say how many windows "
+            f"of each make one text, as in --lang {lang[0] if lang else 'uk'}:96"
+        )
+    ids = [each.source for spec in specs for each in spec.singles if is_given(each.source)]
+    if steps.tokens and ids:
+        raise UsageError(
+            f"--data {ids[0]} holds ids of the whole vocabulary, which the smaller one does not have: give text"
+        )

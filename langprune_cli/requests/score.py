@@ -1,0 +1,37 @@
+"""The request behind `score`: how important each weight is."""
+
+from dataclasses import dataclass
+
+from langprune_cli.requests.shared.inputs import stats_for
+from langprune_cli.requests.shared.options import ModelOptions, OpeningOptions, TargetOptions
+from langprune_cli.requests.shared.results import Made
+from langprune_cli.requests.shared.run import running
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRequest(ModelOptions, OpeningOptions, TargetOptions):
+    """Write how important each weight is, for `mask` to choose by; `mask` computes the same scores as it goes.
+
+    method: such as "wanda" or "ria"
+    stats: the statistics to use; the newest that will do if left out
+    model, revision: the model; the one that the statistics were made from if left out
+    device, cache_dir, trust_remote_code: how the model is opened
+    name, force, dry_run: the artifact's name, whether it is made again where it is there, and whether nothing is made
+    """
+
+    method: str = "wanda"
+    stats: str | None = None
+
+
+def score(request: ScoreRequest) -> Made:
+    """Make one artifact of scores."""
+    with running(request) as run:
+        from langprune_cli.methods.method import get_method  # noqa: PLC0415
+        from langprune_cli.stages.mask.score import score  # noqa: PLC0415
+
+        method = get_method(request.method)
+        stats = stats_for(run, method.needs, f"--method {request.method}", request.stats)
+        opened = run.open_named(request, stats)
+        return run.made(
+            lambda: [score(run.workspace, opened, method, stats, run.reporter, name=request.name, force=request.force)]
+        )

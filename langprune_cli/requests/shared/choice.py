@@ -1,0 +1,133 @@
+"""Options about what leaves a model, and what becomes of what stays: for score, mask, apply, prune and plan. Needs no torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from langprune_cli import defaults
+from langprune_cli.errors import UsageError
+from langprune_cli.numerics.pattern_names import check_spelling
+from langprune_cli.requests.shared.options import Request, TargetOptions
+from langprune_cli.requests.shared.values import Names, at_least, folder, one_of, several, size_in_bytes
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where an artifact goes."""
+
+    name: str | None
+    out: Path | None
+    force: bool
+
+    @property
+    def between(self) -> "Target":
+        """Where something goes that is made on the way: the name and the folder are those of the last one."""
+        return Target(None, None, self.force)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatternOptions(Request):
+    """What kinds of parts leave, and how many."""
+
+    pattern: Names = ()
+    sparsity: float | None = None
+    round_to: int | None = None
+    rounding: str = "down"
+    coverage: float | None = None
+    vocab_size: int | None = None
+    keep_chat: bool | None = None
+
+    def check(self) -> None:
+        """Raise UsageError for patterns and ways to round that do not exist."""
+        super().check()
+        for each in several(self.pattern):
+            check_spelling(each)
+        at_least("--round-to", self.round_to, 1)
+        one_of("--round", self.rounding, ("down", "nearest"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceOptions(PatternOptions):
+    """How the parts that leave are chosen."""
+
+    method: str | None = None
+    variant: bool = False
+    group: str | None = None
+    ties: str | None = None
+    exclude: str | None = None
+    refine: str | None = None
+    allocation: str = "uniform"
+    damping: float | None = None
+    min_expert_tokens: int | None = None
+
+    @property
+    def of_weights(self) -> dict[str, object]:
+        """The options that only patterns of single weights have, by name; falsy where they were left out."""
+        return {
+            "--allocation": self.allocation if self.allocation != "uniform" else None,
+            "--group": self.group,
+            "--ties": self.ties,
+            "--exclude": self.exclude,
+            "--refine": self.refine,
+        }
+
+    @property
+    def tells_solvers(self) -> bool:
+        """Whether solvers are told anything."""
+        return self.damping is not None or self.min_expert_tokens is not None
+
+    def check(self) -> None:
+        """Raise UsageError for values that do not exist."""
+        super().check()
+        one_of("--group", self.group, ("row", "layer"))
+        one_of("--ties", self.ties, ("exact", "together"))
+        check_damping(self.damping)
+        at_least("--min-expert-tokens", self.min_expert_tokens, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions(Request):
+    """Whether what is left is trained, and for how long."""
+
+    tune: bool = False
+    epochs: int | None = None
+    learning_rate: float | None = None
+
+    def check(self) -> None:
+        """Raise UsageError for options that go with --tune alone, and for rates that train nothing."""
+        super().check()
+        if not self.tune and (self.epochs is not None or self.learning_rate is not None):
+            raise UsageError("--epochs and --learning-rate go with --tune: add it, or leave them out")
+        at_least("--epochs", self.epochs, 1)
+        if self.learning_rate is not None and not 0 < self.learning_rate < 1:
+            raise UsageError(f"--learning-rate {self.learning_rate:g} cannot train anything: give one such as 0.001")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelTargetOptions(TargetOptions):
+    """Where a model is written, and in how large files."""
+
+    out: str | Path | None = None
+    max_shard_size: str = defaults.MAX_SHARD_SIZE
+
+    @property
+    def target(self) -> Target:
+        """Where the model goes."""
+        return Target(self.name, folder(self.out), self.force)
+
+    @property
+    def max_shard_bytes(self) -> int:
+        """Bytes of the largest file of weights."""
+        return size_in_bytes("--max-shard-size", self.max_shard_size)
+
+    def check(self) -> None:
+        """Raise UsageError for a size that is none."""
+        super().check()
+        size_in_bytes("--max-shard-size", self.max_shard_size)
+
+
+def check_damping(damping: float | None) -> None:
+    """Raise UsageError for what is no share of a Hessian's mean diagonal."""
+    if damping is not None and not 0 < damping <= 1:
+        raise UsageError(
+            f"--damping {damping:g} is not a share of the Hessian's mean diagonal: give one above 0, up to 1"
+        )

@@ -1,0 +1,66 @@
+"""`--tune` of `apply` and `prune`: train what pruning left, block by block, on the text that it was pruned for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from langprune_cli.errors import UsageError
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
+    from collections.abc import Sequence
+
+    from langprune_cli.requests.shared.choice import Target, TuneOptions
+    from langprune_cli.requests.shared.run import Run
+    from langprune_cli.stages.calibrate.calibrate import CalibrationSettings
+    from langprune_cli.store.artifact import Artifact
+    from langprune_cli.store.building import Outcome
+    from langprune_cli.streaming.opened import OpenedModel
+    from langprune_cli.types import TextSpec
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What a model is tuned to, and on which text."""
+
+    dense: OpenedModel  # whose hidden states it is to have
+    spec: TextSpec
+    calibration: CalibrationSettings
+    blocks: Sequence[int] | None = None  # those of the dense model that it has, None where it has them all
+
+
+def text_of(stats: Artifact | None) -> TextSpec:
+    """Return the very windows that statistics were gathered on; raises UsageError where there are none."""
+    from langprune_cli.stages.statistics.collecting import need_norms  # noqa: PLC0415
+    from langprune_cli.stages.statistics.parts import WINDOWS_PART  # noqa: PLC0415
+    from langprune_cli.types import TextSpec  # noqa: PLC0415
+
+    if stats is None:
+        raise UsageError(
+            "--tune trains on the text of statistics, and this mask was made without: name some with --stats"
+        )
+    need_norms("--tune", stats)
+    text = stats.manifest.inputs["text"]
+    return TextSpec(text["language"], str(stats.folder / WINDOWS_PART), stats.name)
+
+
+def tuned(
+    run: Run, how: Tuning, pruned: Artifact, options: TuneOptions, *, max_shard_bytes: int, to: Target
+) -> Outcome:
+    """Tune a model that was just made."""
+    from langprune_cli.stages.calibrate.calibrate import draw  # noqa: PLC0415
+    from langprune_cli.stages.recover.block_tuning import TuneSettings  # noqa: PLC0415
+    from langprune_cli.stages.recover.tuning import tune  # noqa: PLC0415
+    from langprune_cli.streaming.opened import ModelChoice  # noqa: PLC0415
+
+    settings = TuneSettings(
+        epochs=options.epochs or TuneSettings.epochs,
+        learning_rate=options.learning_rate,
+        max_shard_bytes=max_shard_bytes,
+    )
+    (windows,) = draw(how.dense, [how.spec], how.calibration, run.reporter)
+    smaller = run.open(ModelChoice(str(pruned.folder)))
+    return tune(
+        run.workspace, how.dense, smaller, windows, settings, run.reporter,
+        blocks=how.blocks, name=to.name, out=to.out, force=to.force,
+    )  # fmt: skip

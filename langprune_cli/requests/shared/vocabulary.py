@@ -1,0 +1,139 @@
+"""Tokens that leave: what requests say of them, as the stages take it, and the counts that they are chosen by."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+from langprune_cli.defaults import COVERAGE, MAX_TOKENS
+from langprune_cli.errors import LangpruneError, UsageError
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
+    from langprune_cli.requests.shared.choice import PatternOptions, Target
+    from langprune_cli.requests.shared.run import Run
+    from langprune_cli.store.artifact import Artifact
+    from langprune_cli.store.building import Outcome
+    from langprune_cli.streaming.opened import ModelChoice, OpenedModel
+    from langprune_cli.tokens.choice import VocabularyChoice, VocabularyTarget
+    from langprune_cli.tokens.vocabulary import Kind
+    from langprune_cli.types import TextSpec
+
+_MUCH_NEW = 0.005  # of a text: what a coverage of 0.9999 promises is far from kept
+
+
+def vocabulary_target(patterns: list[str], request: PatternOptions) -> tuple[VocabularyTarget | None, list[str]]:
+    """Return what is said of tokens, None where they are not to leave, and the other patterns.
+
+    Raises UsageError for values out of range, and for options about tokens where they are not to leave.
+    """
+    from langprune_cli.stages.structured.structures import VOCABULARY  # noqa: PLC0415
+    from langprune_cli.tokens.choice import ROUND_TO, VocabularyTarget  # noqa: PLC0415
+
+    others = [pattern for pattern in patterns if pattern != VOCABULARY]
+    coverage, vocab_size, keep_chat = request.coverage, request.vocab_size, request.keep_chat
+    if len(others) == len(patterns):
+        keeping = f"--{'' if keep_chat else 'no-'}keep-chat"
+        for option, value in (("--coverage", coverage), ("--vocab-size", vocab_size), (keeping, keep_chat)):
+            if value is not None:
+                raise UsageError(f"{option} goes with --pattern {VOCABULARY} only: leave it out")
+        return None, others
+    if len(others) < len(patterns) - 1:
+        raise UsageError(f"--pattern {VOCABULARY} is given twice: once is enough")
+    if coverage is not None and vocab_size is not None:
+        raise UsageError("--coverage and --vocab-size both say how many tokens stay: give one of them")
+    wanted = COVERAGE if coverage is None else coverage
+    share = wanted if vocab_size is None else None
+    return VocabularyTarget(share, vocab_size, request.round_to or ROUND_TO, keep_chat is not False), others
+
+
+def without_tokens(
+    run: Run, model: OpenedModel, specs: list[TextSpec], target: VocabularyTarget, *, max_tokens: int | None,
+    max_shard_bytes: int, to: Target,
+) -> tuple[OpenedModel, list[Outcome]]:  # fmt: skip
+    """Make a model without the tokens that the texts do not use, and open it; return it, and what was made: itself first."""
+    from langprune_cli.stages.apply.apply import ApplySettings, apply  # noqa: PLC0415
+    from langprune_cli.stages.calibrate.token_counts import count_tokens  # noqa: PLC0415
+    from langprune_cli.stages.combine.combine import combine_stats  # noqa: PLC0415
+    from langprune_cli.streaming.opened import ModelChoice, OpenedTokenizer  # noqa: PLC0415
+
+    workspace, reporter = run.workspace, run.reporter
+    most = max_tokens or MAX_TOKENS
+    tokenizer = OpenedTokenizer(model.location, trust_remote_code=model.compute.trust_remote_code)
+    counted = count_tokens(workspace, tokenizer, specs, reporter, max_tokens=most, force=to.force)
+    stats = counted[0].artifact
+    joined: list[Outcome] = []
+    if len(counted) > 1:
+        joined = [combine_stats(workspace, [each.artifact for each in counted], reporter, force=to.force)]
+        stats = joined[0].artifact
+    mask = masked(run, model, stats, target, name=None, force=to.force)
+    settings = ApplySettings(max_shard_bytes=max_shard_bytes)
+    made = apply(workspace, model, mask.artifact, reporter, settings, name=to.name, out=to.out, force=to.force)
+    smaller = run.open(ModelChoice(str(made.artifact.folder)))
+    return smaller, [made, *counted, *joined, mask]
+
+
+def token_counts(run: Run, named: str | None) -> Artifact:
+    """Return the token counts that were named, else the newest; raises LangpruneError where there are none."""
+    from langprune_cli.stages.statistics.collecting import of_norms  # noqa: PLC0415
+
+    if named:
+        return run.workspace.find("stats", named)
+    newest = run.workspace.newest("stats", where=lambda manifest: not of_norms(manifest))
+    if newest is None:
+        raise LangpruneError(
+            f"the workspace {run.workspace.root} has no token counts: run langprune calibrate --lang LANGUAGE --collect "
+            "tokens first"
+        )
+    run.reporter.note(f"Using token counts {newest.name}.")
+    return newest
+
+
+def planned_tokens(
+    run: Run, choice: ModelChoice, target: VocabularyTarget, stats: str | None
+) -> tuple[int, VocabularyChoice | None]:
+    """Return how many tokens would stay, and which: a size needs no counts, where none are named, and says not which."""
+    from langprune_cli.stages.calibrate.token_counts import needed_token_counts  # noqa: PLC0415
+    from langprune_cli.stages.mask.vocabulary import vocabulary_of  # noqa: PLC0415
+    from langprune_cli.streaming.opened import open_tokenizer  # noqa: PLC0415
+    from langprune_cli.tokens.vocabulary import Vocabulary  # noqa: PLC0415
+
+    if target.size is not None and stats is None:
+        with suppress(LangpruneError):  # a config.json alone says how large the model becomes, and has no tokenizer
+            tokenizer = open_tokenizer(run.workspace, choice, run.compute, run.reporter).tokenizer
+            _note_gguf(run, Vocabulary.opened(tokenizer).kind)
+        return -(-target.size // target.round_to) * target.round_to, None
+    counts = token_counts(run, stats)
+    opened = open_tokenizer(run.workspace, choice, run.compute, run.reporter)
+    needed_token_counts("--pattern vocab", counts, opened.location)
+    chosen = vocabulary_of(opened, counts, target, opened.vocab_size)
+    _note(run, chosen)
+    return len(chosen.stay), chosen
+
+
+def masked(
+    run: Run, model: OpenedModel, stats: Artifact, target: VocabularyTarget, *, name: str | None, force: bool
+) -> Outcome:
+    """Make the mask of tokens; what the smaller model would be bad at is said before."""
+    from langprune_cli.stages.mask.vocabulary import mask_vocabulary  # noqa: PLC0415
+
+    return mask_vocabulary(run.workspace, model, stats, target, partial(_note, run), name=name, force=force)
+
+
+def _note(run: Run, choice: VocabularyChoice) -> None:
+    """Say before the work what the smaller model would be bad at."""
+    _note_gguf(run, choice.kind)
+    for each, new in zip(choice.languages, choice.new, strict=True):
+        if new > _MUCH_NEW:
+            run.reporter.note(
+                f"About {new:.1%} of other text in {each.language} is tokens that leave, which the {each.tokens:,} counted are "
+                "too few to show: count more text, or keep more tokens with --vocab-size."
+            )
+
+
+def _note_gguf(run: Run, kind: Kind) -> None:
+    """Say before the work where the smaller model cannot become GGUF."""
+    from langprune_cli.stages.export.gguf import trimmed_hindrance  # noqa: PLC0415
+
+    if hindrance := trimmed_hindrance(kind):
+        run.reporter.note(f"export --format gguf will not take a model without these tokens: {hindrance}.")

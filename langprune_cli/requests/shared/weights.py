@@ -1,0 +1,58 @@
+"""How single weights are chosen: what requests say of it, as the stages take it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from langprune_cli.errors import UsageError
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
+    from langprune_cli.methods.method import Method
+    from langprune_cli.requests.shared.choice import ChoiceOptions
+    from langprune_cli.requests.shared.run import Run
+    from langprune_cli.stages.solving.choosing import MaskSettings
+    from langprune_cli.stages.statistics.sites import Solving
+
+
+def settings_of(request: ChoiceOptions, pattern: str) -> MaskSettings:
+    """Return how weights are to be chosen; raises UsageError and LangpruneError for values that do not exist."""
+    from langprune_cli.numerics.patterns import parse_pattern  # noqa: PLC0415
+    from langprune_cli.refinements.refinement import get_refinement  # noqa: PLC0415
+    from langprune_cli.stages.solving.choosing import MaskSettings  # noqa: PLC0415
+
+    group: Any = request.group
+    ties: Any = request.ties
+    return MaskSettings(
+        parse_pattern(pattern, request.sparsity),
+        group,
+        ties,
+        request.exclude,
+        request.allocation,
+        get_refinement(request.refine) if request.refine else None,
+        solving_of(request.damping, request.min_expert_tokens),
+    )
+
+
+def method_of(name: str, settings: MaskSettings, *, variant: bool) -> Method:
+    """Return the method; --variant is Wanda's, and goes with unstructured pruning only."""
+    from langprune_cli.methods.method import get_method  # noqa: PLC0415
+
+    if variant and (name not in {"wanda", "wanda-variant"} or settings.pattern.m):
+        raise UsageError("--variant goes with --method wanda and --pattern unstructured only: leave it out")
+    return get_method("wanda-variant" if variant else name)
+
+
+def note_cost(run: Run, method: str, settings: MaskSettings) -> None:
+    """Say what 2:4 by Wanda usually costs."""
+    from langprune_cli.stages.evaluate.ruined import WANDA_2_4  # noqa: PLC0415
+
+    if method == "wanda" and settings.pattern.keep_of == (2, 4):
+        run.reporter.note(WANDA_2_4)
+
+
+def solving_of(damping: float | None, min_expert_tokens: int | None) -> Solving:
+    """Return what solvers are told; None stands for what they take by themselves."""
+    from langprune_cli.stages.statistics.sites import Solving  # noqa: PLC0415
+
+    given = {"damping": damping, "min_expert_tokens": min_expert_tokens}
+    return Solving(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
