@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from langprune_cli.version import __version__
 
 if TYPE_CHECKING:
-    from langprune_cli.api import apply, calibrate, mask, plan, prune, score
+    from langprune_cli.api import apply, calibrate, evaluate, export, mask, plan, prune, score
 
-__all__ = ["__version__", "apply", "calibrate", "mask", "plan", "prune", "score"]
+__all__ = ["__version__", "apply", "calibrate", "evaluate", "export", "mask", "plan", "prune", "score"]
 
 
 def __getattr__(name: str) -> object:

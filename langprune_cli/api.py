@@ -11,6 +11,8 @@ from typing import ParamSpec, TypeVar
 
 from langprune_cli.requests import apply as _apply
 from langprune_cli.requests import calibrate as _calibrate
+from langprune_cli.requests import evaluate as _evaluate
+from langprune_cli.requests import export as _export
 from langprune_cli.requests import mask as _mask
 from langprune_cli.requests import plan as _plan
 from langprune_cli.requests import prune as _prune
@@ -48,4 +50,6 @@ score = _function(_score.ScoreRequest, _score.score)
 mask = _function(_mask.MaskRequest, _mask.mask)
 apply = _function(_apply.ApplyRequest, _apply.apply)
 prune = _function(_prune.PruneRequest, _prune.prune)
+evaluate = _function(_evaluate.EvaluateRequest, _evaluate.evaluate)
+export = _function(_export.ExportRequest, _export.export)
 plan = _function(_plan.PlanRequest, _plan.plan)

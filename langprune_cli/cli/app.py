@@ -10,7 +10,8 @@ from langprune_cli.cli.commands import (
     compare,  # fmt: skip
     demo,  # fmt: skip
     doctor,  # fmt: skip
-    exporting,  # fmt: skip
+    evaluate,  # fmt: skip
+    export,  # fmt: skip
     languages,  # fmt: skip
     plan,  # fmt: skip
     prune,  # fmt: skip
@@ -49,8 +50,8 @@ app.command(rich_help_panel=STAGES)(stages.calibrate)
 app.command(rich_help_panel=STAGES)(stages.score)
 app.command(rich_help_panel=STAGES)(stages.mask)
 app.command(rich_help_panel=STAGES)(stages.apply)
-app.command("eval", rich_help_panel=STAGES)(stages.evaluate)
-app.command(rich_help_panel=STAGES)(exporting.export)
+app.command("eval", rich_help_panel=STAGES)(evaluate.evaluate)
+app.command(rich_help_panel=STAGES)(export.export)
 app.command(rich_help_panel=STAGES)(prune.prune)
 app.command(rich_help_panel=STAGES)(demo.demo)
 app.command(rich_help_panel=ARTIFACTS)(combine.combine)

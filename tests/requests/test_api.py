@@ -157,7 +157,7 @@ def test_prune_does_what_the_command_does(
     assert sorted(made.seconds) == [0, 1, 2]
     assert {each.block for each in made.linears} == {0, 1, 2}
     assert all(each.removed / each.weights == 0.5 for each in made.linears)
-    assert made.folder == tmp_path / "small"
+    assert made.folder.resolve() == tmp_path / "small"  # the workspace has a link to it
     words = ["prune", "--data", pico_text / "uk.jsonl", "--model", pico_model, *DRAW, "--method", "wanda", "--json"]
     words += ["--pattern", "channels:0.34", "--pattern", "2:4", "--out", tmp_path / "small", "-w", tmp_path / "here"]
     told = did(*words).json
@@ -177,3 +177,36 @@ def test_plan_says_what_would_be_left(pico_model: Path, capfd: pytest.CaptureFix
     assert {key: value for key, value in found.document().items() if key not in measured} == {
         key: value for key, value in document.items() if key not in measured
     }
+
+
+def test_evaluate_gives_the_figures_of_the_command(
+    workspace: Path, pico_text: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = {"lang": "uk", "data": pico_text / "uk.jsonl", "seqlen": 16, "max_windows": 3, "workspace": workspace}
+    found = langprune_cli.evaluate(mask="uk-wanda-2x4", **options)
+    assert capfd.readouterr() == ("", "")
+    words = ["--lang", "uk", "--data", pico_text / "uk.jsonl", "--seqlen", 16, "--max-windows", 3, "-w", workspace]
+    told = did("eval", "--mask", "uk-wanda-2x4", *words, "--json").json
+    assert told["cached"] is True
+    assert (list(found.rows), list(found.compare)) == (told["rows"], told["compare"])
+    assert (found.sizes, found.tasks, found.speed) == (None, None, None)
+
+
+def test_speed_alone_makes_no_artifact(workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    found = langprune_cli.evaluate(model="uk-wanda-2x4", speed=True, workspace=workspace)
+    assert capfd.readouterr() == ("", "")
+    assert (found.outcomes, found.rows) == ((), ())
+    assert [row["model"] for row in found.speed or ()] == ["pico", "uk-wanda-2x4"]
+
+
+def test_export_writes_what_the_command_writes(
+    workspace: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    listed = langprune_cli.export(out=tmp_path / "a" / "pico", dry_run=True, workspace=workspace)
+    assert not (tmp_path / "a").exists()
+    made = langprune_cli.export(out=tmp_path / "a" / "pico", workspace=workspace)
+    assert capfd.readouterr() == ("", "")
+    assert made.folder == tmp_path / "a" / "pico"
+    assert set(made.files) == set(listed.files) == set(tree(made.folder))
+    did("export", "--out", tmp_path / "b" / "pico", "-w", workspace)
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")

@@ -14,6 +14,8 @@ from langprune_cli.cli.app import app
 from langprune_cli.errors import UsageError
 from langprune_cli.requests.apply import ApplyRequest
 from langprune_cli.requests.calibrate import CalibrateRequest
+from langprune_cli.requests.evaluate import EvaluateRequest
+from langprune_cli.requests.export import ExportRequest
 from langprune_cli.requests.mask import MaskRequest
 from langprune_cli.requests.plan import PlanRequest
 from langprune_cli.requests.prune import PruneRequest
@@ -27,6 +29,8 @@ REQUESTS: dict[str, type[Request]] = {
     "apply": ApplyRequest,
     "prune": PruneRequest,
     "plan": PlanRequest,
+    "eval": EvaluateRequest,
+    "export": ExportRequest,
 }
 OF_REQUESTS = {"reporter", "given"}  # which no option gives
 OF_COMMANDS = {"json", "help"}  # how the command prints
@@ -36,6 +40,11 @@ def options_of(command: str) -> dict[str, Any]:
     """Return the options of a command with their defaults."""
     group: Any = typer.main.get_command(app)
     return {each.name: each.default for each in group.commands[command].params if each.name not in OF_COMMANDS}
+
+
+def asked(ask: type[Request]) -> Request:
+    """Return a request with as little in it as can be."""
+    return ExportRequest(out="there") if ask is ExportRequest else ask()
 
 
 @pytest.mark.parametrize("command", REQUESTS)
@@ -57,11 +66,11 @@ def test_a_request_explains_each_of_its_fields(ask: type[Request]) -> None:
 
 @pytest.mark.parametrize("ask", REQUESTS.values(), ids=REQUESTS)
 def test_a_request_cannot_be_changed(ask: type[Request]) -> None:
-    request = ask()
+    request = asked(ask)
     with pytest.raises(dataclasses.FrozenInstanceError):
         request.workspace = Path("elsewhere")  # type: ignore[misc]
-    assert request == ask()
-    assert hash(request) == hash(ask())
+    assert request == asked(ask)
+    assert hash(request) == hash(asked(ask))
 
 
 @pytest.mark.parametrize(
@@ -104,6 +113,16 @@ def test_calibrate_refuses(options: dict[str, Any], says: str) -> None:
         (ApplyRequest, {"reapply": True}, "name it with --model"),
         (ApplyRequest, {"reapply": True, "model": "x", "update": "pcg"}, "--update has no use for --reapply"),
         (PlanRequest, {"seqlen": 1}, "--seqlen 1 is too small"),
+        (EvaluateRequest, {"load_bits": 3}, "--load-bits 3 is none of those"),
+        (EvaluateRequest, {"load_bits": 4, "tasks": "a"}, "--tasks runs models as they are"),
+        (EvaluateRequest, {"load_bits": 8, "semi_structured": True}, "--speed runs models as they are"),
+        (EvaluateRequest, {"speed": True, "dry_run": True}, "--speed measures, and --dry-run runs nothing"),
+        (EvaluateRequest, {"tasks": " , "}, "--tasks names no task"),
+        (EvaluateRequest, {"max_windows": 0}, "--max-windows 0 is too small"),
+        (ExportRequest, {}, "export where"),
+        (ExportRequest, {"out": "x", "public": True}, "--public goes with --push-to-hub"),
+        (ExportRequest, {"out": "x", "file_format": "onnx"}, "--format 'onnx' is unknown"),
+        (ExportRequest, {"out": "x", "converter": "c.py"}, "--converter goes with --format gguf"),
     ],
 )
 def test_requests_refuse(ask: type[Request], options: dict[str, Any], says: str) -> None:

@@ -9,10 +9,10 @@ import typer
 
 from langprune_cli.cli.commands.compare import kind_of
 from langprune_cli.cli.display.console import print_json, print_line
-from langprune_cli.cli.display.results import size_rows
 from langprune_cli.cli.requests import options as opt
 from langprune_cli.cli.requests.session import Session, one_of
 from langprune_cli.errors import LangpruneError, UsageError
+from langprune_cli.stages.evaluate.rows import size_rows
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
     from langprune_cli.stages.evaluate.rows import SizeRow

@@ -1,16 +1,13 @@
-"""The commands of the first five stages: parse, call one library function, print. Torch is imported when a command runs."""
+"""The commands of the first four stages: parse, call one library function, print. Torch is imported when a command runs."""
 
 from typing import Annotated
 
 import typer
 
 from langprune_cli import defaults
-from langprune_cli.cli.commands import evaluation
 from langprune_cli.cli.display.made import console, show_made
 from langprune_cli.cli.requests import checks
 from langprune_cli.cli.requests import options as opt
-from langprune_cli.cli.requests.completion import names_of
-from langprune_cli.cli.requests.session import Session
 from langprune_cli.requests.apply import ApplyRequest
 from langprune_cli.requests.apply import apply as run_apply
 from langprune_cli.requests.calibrate import CalibrateRequest
@@ -208,72 +205,3 @@ def apply(
         workspace=workspace, reporter=console(workspace, dry_run=dry_run),
     )  # fmt: skip
     show_made(run_apply(request), json=json)
-
-
-def evaluate(
-    *,
-    lang: opt.Lang = None,
-    corpus: opt.Corpus = None,
-    data: opt.Data = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="Hub id, local folder, `demo`, or a model artifact; several model artifacts of one model are compared.",
-            autocompletion=names_of("models", also=("demo",)),
-            callback=checks.model,
-            rich_help_panel=_INPUT,
-        ),
-    ] = None,
-    revision: opt.Revision = None,
-    mask: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Mask to apply on the fly, no model is written; may be given several times.",
-            **checks.artifact("masks"),
-            rich_help_panel=_INPUT,
-        ),
-    ] = None,
-    seqlen: opt.Seqlen = None,
-    max_windows: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help=f"Evaluate the first windows only; of a dataset on the hub {defaults.HUB_WINDOWS} if left out.",
-            rich_help_panel=_INPUT,
-        ),
-    ] = None,
-    tasks: Annotated[
-        str | None,
-        typer.Option(
-            help="Tasks of lm-evaluation-harness (pip install '.\\[harness]') to run on the models, with commas between: "
-            "names of its own, or .yaml files; without --lang and --data only these.",
-            rich_help_panel=_INPUT,
-        ),
-    ] = None,
-    load_bits: evaluation.LoadBits = None,
-    speed: evaluation.Speed = False,
-    semi_structured: evaluation.SemiStructured = False,
-    dtype: opt.Dtype = "auto",
-    device: opt.Device = "auto",
-    batch_tokens: opt.BatchTokens = defaults.BATCH_TOKENS,
-    cache_dir: opt.CacheDir = None,
-    trust_remote_code: opt.TrustRemoteCode = False,
-    max_memory: opt.MaxMemory = None,
-    name: opt.Name = None,
-    force: opt.Force = False,
-    dry_run: opt.DryRun = False,
-    workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
-    json: opt.Json = False,
-) -> None:
-    """Measure perplexity and bits per byte, dense beside pruned: what each mask does to each language, and what of it is noise.
-
-    [bold]langprune eval --lang uk --lang en[/bold]
-    """
-    session = Session(workspace, json=json, dtype=dtype, device=device, batch_tokens=batch_tokens, cache_dir=cache_dir,
-                      trust_remote_code=trust_remote_code, max_memory=max_memory, dry_run=dry_run)  # fmt: skip
-    evaluation.evaluate(
-        session, model or [], revision, mask or [], lang or [], data or [], corpus, tasks=tasks, seqlen=seqlen,
-        max_windows=max_windows, load_bits=load_bits, speed=speed, semi_structured=semi_structured, name=name, force=force,
-    )  # fmt: skip

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from langprune_cli.cli.display.console import print_line
-from langprune_cli.cli.display.results import first_of
 from langprune_cli.cli.display.tables import print_table
 from langprune_cli.stages.evaluate.rows import (
     MARKS,
     TASK_COLUMNS,
     change_of,
     comparable_ppl,
+    first_of,
     interval_of,
     marks,
     model_label,
@@ -23,7 +24,7 @@ Row = dict[str, Any]
 _LEGEND = "Change of ppl against dense with its 95% interval over windows; noise: the interval holds 0."
 
 
-def print_evaluation(rows: list[Row], compare: list[Row]) -> None:
+def print_evaluation(rows: Sequence[Row], compare: Sequence[Row]) -> None:
     """Print dense and pruned beside each other: a matrix of at least two pruned ones on at least two texts, else a list."""
     texts = list(dict.fromkeys(row["text"] for row in rows))
     each = len(rows) // len(texts)
@@ -39,7 +40,7 @@ def print_evaluation(rows: list[Row], compare: list[Row]) -> None:
         )
 
 
-def _print_list(rows: list[Row]) -> None:
+def _print_list(rows: Sequence[Row]) -> None:
     own_tokens = _own_tokens(rows)
     lines = []
     for row in rows:
@@ -53,8 +54,8 @@ def _print_list(rows: list[Row]) -> None:
 
 
 def _print_matrix(
-    texts: list[list[Row]],  # the rows of each text, the dense one first
-    compare: list[Row],
+    texts: Sequence[Sequence[Row]],  # the rows of each text, the dense one first
+    compare: Sequence[Row],
 ) -> None:
     """Print ppl with its change, the best of each text marked, and beneath it bits per byte."""
     marked = [marks(rows, compare) for rows in texts]
@@ -89,7 +90,7 @@ def _change(row: Row, dense: Row) -> str:
     return f"{change:+.1%} ±{50 * (high - low):.1f}" + ("" if row["significant"] else ", noise")
 
 
-def print_tasks(rows: list[Row]) -> None:
+def print_tasks(rows: Sequence[Row]) -> None:
     """Print the results of benchmark tasks, model beside model."""
     print_table(list(TASK_COLUMNS), [list(line) for line in task_lines(rows)])
 
@@ -98,7 +99,7 @@ def _label(row: Row) -> str:
     return f"mask {row['mask']}" if row["mask"] else model_label(row)
 
 
-def _own_tokens(rows: list[Row]) -> bool:
+def _own_tokens(rows: Sequence[Row]) -> bool:
     return any("ppl_per_original_token" in row for row in rows)
 
 

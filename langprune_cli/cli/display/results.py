@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langprune_cli.cli.display.console import print_line
 from langprune_cli.cli.display.tables import print_table
-from langprune_cli.stages.evaluate.rows import SizeRow, comparable_ppl, model_label, with_bits
+from langprune_cli.stages.evaluate.rows import SizeRow, model_label, with_bits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,35 +137,8 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.2%}"
 
 
-def size_rows(rows: list[dict[str, Any]], chains: dict[str, list[Manifest]]) -> list[SizeRow]:
-    """Return, for models of which whole parts have left, what each lost in size and in perplexity, text by text.
-
-    chains: by the name in the rows a model, what it was made from, and so on. The columns are those of AMD Quark's published
-    tables. Nothing for models that are as large as they were.
-    """
-    found: list[SizeRow] = []
-    for row in rows:
-        dense, chain = first_of(rows, row["text"]), chains.get(row["model"], [])
-        checked = [each.about["checked"] for each in chain if "parameters_after" in each.about.get("checked", {})]
-        if checked and row is not dense and not row["mask"]:
-            before, after = checked[-1]["parameters_before"], checked[0]["parameters_after"]
-            found.append(
-                {
-                    "model": model_label(dense),
-                    "pruned": model_label(row),
-                    "parameters_before": before,
-                    "pruning_rate": 1 - after / before,
-                    "parameters_after": after,
-                    "text": row["text"],
-                    "ppl_before": dense["ppl"],
-                    "ppl_after": comparable_ppl(row),
-                }
-            )
-    return found
-
-
-def print_sizes(rows: list[SizeRow]) -> None:
-    """Print the rows of `size_rows`, where there are any."""
+def print_sizes(rows: Sequence[SizeRow]) -> None:
+    """Print the rows of `stages.evaluate.rows.size_rows`, where there are any."""
     several = len({row["pruned"] for row in rows}) > 1
     lines = [
         [
@@ -186,8 +159,3 @@ def print_sizes(rows: list[SizeRow]) -> None:
 def parameters(count: int) -> str:
     """Return a number of parameters as people write it: 6.7384 B."""
     return f"{count / 1e9:.4f} B" if count >= 1e9 else f"{count / 1e6:.4f} M"
-
-
-def first_of(rows: list[dict[str, Any]], text: str) -> dict[str, Any]:
-    """Return the dense row of a text."""
-    return next(row for row in rows if row["text"] == text)

@@ -1,8 +1,10 @@
 """What a row of an evaluation says, for all that show it; free of torch, for the command line."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import exp
 from typing import Any, TypedDict
+
+from langprune_cli.store.manifest import Manifest
 
 Row = dict[str, Any]
 
@@ -80,3 +82,35 @@ def model_label(row: Row) -> str:
 def with_bits(label: str, bits: int | None) -> str:
     """Return a model's name with the bits that it was quantized to, where it was."""
     return f"{label}, {bits} bit" if bits else label
+
+
+def size_rows(rows: Sequence[Row], chains: Mapping[str, Sequence[Manifest]]) -> list[SizeRow]:
+    """Return, for models of which whole parts have left, what each lost in size and in perplexity, text by text.
+
+    chains: by the name in the rows a model, what it was made from, and so on. The columns are those of AMD Quark's published
+    tables. Nothing for models that are as large as they were.
+    """
+    found: list[SizeRow] = []
+    for row in rows:
+        dense, chain = first_of(rows, row["text"]), chains.get(row["model"], [])
+        checked = [each.about["checked"] for each in chain if "parameters_after" in each.about.get("checked", {})]
+        if checked and row is not dense and not row["mask"]:
+            before, after = checked[-1]["parameters_before"], checked[0]["parameters_after"]
+            found.append(
+                {
+                    "model": model_label(dense),
+                    "pruned": model_label(row),
+                    "parameters_before": before,
+                    "pruning_rate": 1 - after / before,
+                    "parameters_after": after,
+                    "text": row["text"],
+                    "ppl_before": dense["ppl"],
+                    "ppl_after": comparable_ppl(row),
+                }
+            )
+    return found
+
+
+def first_of(rows: Sequence[Row], text: str) -> Row:
+    """Return the dense row of a text."""
+    return next(row for row in rows if row["text"] == text)

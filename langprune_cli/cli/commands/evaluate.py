@@ -1,0 +1,136 @@
+"""The command `eval`: dense beside pruned, on texts, tasks and by speed."""
+
+from typing import Annotated
+
+import typer
+
+from langprune_cli import defaults
+from langprune_cli.cli.display.console import print_json
+from langprune_cli.cli.display.made import console, document, show_made
+from langprune_cli.cli.display.matrix import print_evaluation, print_tasks
+from langprune_cli.cli.display.results import print_outcomes, print_sizes
+from langprune_cli.cli.display.speeds import show_speeds
+from langprune_cli.cli.requests import checks
+from langprune_cli.cli.requests import options as opt
+from langprune_cli.cli.requests.completion import names_of
+from langprune_cli.requests.evaluate import Evaluated, EvaluateRequest
+from langprune_cli.requests.evaluate import evaluate as run_evaluate
+
+_INPUT = "What goes in"
+LoadBits = Annotated[
+    int | None,
+    typer.Option(
+        help="Quantize every model on load, to 4 or 8 bits, with bitsandbytes (pip install '.\\[bnb]'): what is lost once "
+        "quantized as well. Models are in memory whole then, and read window by window.",
+        rich_help_panel=opt.COMPUTE,
+    ),
+]
+Speed = Annotated[
+    bool,
+    typer.Option(
+        "--speed",
+        help="Measure tokens per second and bytes as well, dense beside pruned; without --lang and --data only these.",
+        rich_help_panel=opt.OUTPUT,
+    ),
+]
+SemiStructured = Annotated[
+    bool,
+    typer.Option(
+        "--semi-structured",
+        help="Measure as --speed does, and each model with 2:4 linears once more, with these as torch's semi-structured "
+        "tensors. Needs CUDA with compute capability 8.0 or later; elsewhere a note says so.",
+        rich_help_panel=opt.OUTPUT,
+    ),
+]
+
+
+def evaluate(
+    *,
+    lang: opt.Lang = None,
+    corpus: opt.Corpus = None,
+    data: opt.Data = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Hub id, local folder, `demo`, or a model artifact; several model artifacts of one model are compared.",
+            autocompletion=names_of("models", also=("demo",)),
+            callback=checks.model,
+            rich_help_panel=_INPUT,
+        ),
+    ] = None,
+    revision: opt.Revision = None,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Mask to apply on the fly, no model is written; may be given several times.",
+            **checks.artifact("masks"),
+            rich_help_panel=_INPUT,
+        ),
+    ] = None,
+    seqlen: opt.Seqlen = None,
+    max_windows: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"Evaluate the first windows only; of a dataset on the hub {defaults.HUB_WINDOWS} if left out.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Tasks of lm-evaluation-harness (pip install '.\\[harness]') to run on the models, with commas between: "
+            "names of its own, or .yaml files; without --lang and --data only these.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None,
+    load_bits: LoadBits = None,
+    speed: Speed = False,
+    semi_structured: SemiStructured = False,
+    dtype: opt.Dtype = "auto",
+    device: opt.Device = "auto",
+    batch_tokens: opt.BatchTokens = defaults.BATCH_TOKENS,
+    cache_dir: opt.CacheDir = None,
+    trust_remote_code: opt.TrustRemoteCode = False,
+    max_memory: opt.MaxMemory = None,
+    name: opt.Name = None,
+    force: opt.Force = False,
+    dry_run: opt.DryRun = False,
+    workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
+    json: opt.Json = False,
+) -> None:
+    """Measure perplexity and bits per byte, dense beside pruned: what each mask does to each language, and what of it is noise.
+
+    [bold]langprune eval --lang uk --lang en[/bold]
+    """
+    request = EvaluateRequest(
+        lang=lang or (), corpus=corpus, data=data or (), model=model or (), revision=revision, mask=mask or (), seqlen=seqlen,
+        max_windows=max_windows, tasks=tasks, load_bits=load_bits, speed=speed, semi_structured=semi_structured, dtype=dtype,
+        device=device, batch_tokens=batch_tokens, cache_dir=cache_dir, trust_remote_code=trust_remote_code,
+        max_memory=max_memory, name=name, force=force, dry_run=dry_run, workspace=workspace,
+        reporter=console(workspace, dry_run=dry_run),
+    )  # fmt: skip
+    _show(run_evaluate(request), json=json)
+
+
+def _show(found: Evaluated, *, json: bool) -> None:
+    if found.planned is not None:
+        show_made(found, json=json)
+        return
+    if not found.outcomes:
+        show_speeds(found.speed or (), json=json)
+        return
+    (outcome,) = found.outcomes
+    if json:
+        print_json({"schema": 1, **document(outcome), **found.document()})
+        return
+    if found.rows:
+        print_evaluation(found.rows, found.compare)
+    print_sizes(found.sizes or ())
+    if found.tasks is not None:
+        print_tasks(found.tasks)
+    if found.speed is not None:
+        show_speeds(found.speed, json=False)
+    print_outcomes(found.outcomes)

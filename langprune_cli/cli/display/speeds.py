@@ -1,0 +1,46 @@
+"""The table of speeds and sizes on stdout."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from langprune_cli.cli.display.console import print_json, print_line
+from langprune_cli.cli.display.tables import print_table
+
+_COLUMNS = ["model", "parameters", "in memory", "files", "prefill", "factor", "decode", "factor"]
+
+
+def print_speeds(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the rows of `speed_rows`, dense first: sizes, and tokens per second with their factor to the first row's."""
+    if not rows:
+        return
+    first = rows[0]
+    print_line(
+        f"Tokens per second, {first['batch']} x {first['prompt']} tokens read, {first['new_tokens']} more made one by one, "
+        f"{first['dtype']} on {first['device']}, the median of {len(first['prefill_seconds'])}:"
+    )
+    print_table(_COLUMNS, [_line(row, dense=row is first) for row in rows])
+    twins = [row["semi_structured"] for row in rows if row["semi_structured"]]
+    if any(each["converted"] < each["linears"] for each in twins):
+        from langprune_cli.stages.evaluate.semi_structured import STAYS_DENSE  # noqa: PLC0415
+
+        print_line(STAYS_DENSE)
+
+
+def show_speeds(rows: Sequence[dict[str, Any]], *, json: bool) -> None:
+    """Print the rows as a table, or as a JSON document of their own."""
+    if json:
+        print_json({"schema": 1, "kind": "speed", "speed": list(rows)})
+    else:
+        print_speeds(rows)
+
+
+def _line(row: dict[str, Any], *, dense: bool) -> list[str]:
+    sizes = [f"{row['parameters']:,}", _megabytes(row["weight_bytes"]), _megabytes(row["file_bytes"])]
+    speeds = []
+    for what in ("prefill", "decode"):
+        speeds += [f"{row[what]:,.1f}", "" if dense else f"{row[f'{what}_factor']:.2f}x"]
+    return [row["model"], *sizes, *speeds]
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
