@@ -14,7 +14,7 @@ from torch.sparse import SparseSemiStructuredTensor, SparseSemiStructuredTensorC
 from torch.sparse._semi_structured_conversions import sparse_semi_structured_from_dense_cutlass
 from transformers.pytorch_utils import Conv1D
 
-from langprune_cli.cli.commands.speed_table import print_speeds
+from langprune_cli.cli.display.speeds import print_speeds
 from langprune_cli.errors import LangpruneError
 from langprune_cli.stages.evaluate import semi_structured
 from langprune_cli.stages.evaluate.semi_structured import (

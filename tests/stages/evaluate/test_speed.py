@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.utils import logging
 
-from langprune_cli.cli.commands.speed_table import print_speeds
+from langprune_cli.cli.display.speeds import print_speeds
 from langprune_cli.errors import LangpruneError
 from langprune_cli.stages.evaluate import loaded
 from langprune_cli.stages.evaluate.loaded import free_bytes, weight_bytes
