@@ -9,9 +9,34 @@ from typing import TYPE_CHECKING
 from langprune_cli.version import __version__
 
 if TYPE_CHECKING:
-    from langprune_cli.api import apply, calibrate, evaluate, export, mask, plan, prune, score
+    from langprune_cli.api import (
+        apply,
+        calibrate,
+        combine,
+        compare,
+        evaluate,
+        export,
+        mask,
+        plan,
+        prune,
+        report,
+        score,
+    )
 
-__all__ = ["__version__", "apply", "calibrate", "evaluate", "export", "mask", "plan", "prune", "score"]
+__all__ = [
+    "__version__",
+    "apply",
+    "calibrate",
+    "combine",
+    "compare",
+    "evaluate",
+    "export",
+    "mask",
+    "plan",
+    "prune",
+    "report",
+    "score",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -11,11 +11,14 @@ from typing import ParamSpec, TypeVar
 
 from langprune_cli.requests import apply as _apply
 from langprune_cli.requests import calibrate as _calibrate
+from langprune_cli.requests import combine as _combine
+from langprune_cli.requests import compare as _compare
 from langprune_cli.requests import evaluate as _evaluate
 from langprune_cli.requests import export as _export
 from langprune_cli.requests import mask as _mask
 from langprune_cli.requests import plan as _plan
 from langprune_cli.requests import prune as _prune
+from langprune_cli.requests import report as _report
 from langprune_cli.requests import score as _score
 from langprune_cli.requests.shared.options import Request, with_given
 
@@ -53,3 +56,6 @@ prune = _function(_prune.PruneRequest, _prune.prune)
 evaluate = _function(_evaluate.EvaluateRequest, _evaluate.evaluate)
 export = _function(_export.ExportRequest, _export.export)
 plan = _function(_plan.PlanRequest, _plan.plan)
+combine = _function(_combine.CombineRequest, _combine.combine)
+compare = _function(_compare.CompareRequest, _compare.compare)
+report = _function(_report.ReportRequest, _report.report)

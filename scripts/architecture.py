@@ -32,7 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("stages.report", "requests.shared"),
     ("requests",),
     ("api", "cli.display"),
-    ("cli.requests",),
+    ("cli.options",),
     ("cli.commands",),
     ("cli.app",),
     ("__main__",),

@@ -20,8 +20,7 @@ from langprune_cli.cli.commands import (
     verify,  # fmt: skip
 )
 from langprune_cli.cli.display.log import logged
-from langprune_cli.cli.display.planned import print_planned
-from langprune_cli.errors import OnlyPlannedError, error_document, printable
+from langprune_cli.errors import error_document, printable
 from langprune_cli.version import __version__
 
 app = typer.Typer(
@@ -86,9 +85,6 @@ def run(words: list[str]) -> int:
     try:
         with logged(words):
             code = command.main(args=words, prog_name="langprune", standalone_mode=False)
-    except OnlyPlannedError as reached:
-        print_planned(reached.planned, json="--json" in words, whole=False)
-        return 0
     except typer.Abort as error:
         raise KeyboardInterrupt from error
     except _USAGE_ERROR as error:

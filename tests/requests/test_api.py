@@ -210,3 +210,21 @@ def test_export_writes_what_the_command_writes(
     assert set(made.files) == set(listed.files) == set(tree(made.folder))
     did("export", "--out", tmp_path / "b" / "pico", "-w", workspace)
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
+
+
+def test_combine_compare_and_report_do_what_the_commands_do(
+    workspace: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    both = langprune_cli.combine(kind="stats", names=["uk", "en"], weights="0.7,0.3", workspace=workspace)
+    found = langprune_cli.compare(names=["uk", "en"], workspace=workspace)
+    assert capfd.readouterr() == ("", "")
+    told = did("combine", "stats", "uk", "en", "--weights", "0.7,0.3", "-w", workspace, "--json").json
+    assert (told["key"], told["cached"]) == (both.artifact.key, True)
+    pairs = did("compare", "uk", "en", "-w", workspace, "--json").json["pairs"]
+    assert [each.record() for each in found.pairs] == pairs
+    with pytest.raises(UsageError, match="combine stats has no use for --how: leave it out"):
+        langprune_cli.combine(kind="stats", names=["uk", "en"], how="vote", workspace=workspace)
+    written = langprune_cli.report(out=tmp_path / "a.md", form="md", workspace=workspace)
+    did("report", "--out", tmp_path / "b.md", "--format", "md", "-w", workspace)
+    assert written.place.read_bytes() == (tmp_path / "b.md").read_bytes()
+    assert [each.dense for each in written.shown.matrices] == ["pico"]

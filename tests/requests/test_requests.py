@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from langprune_cli.cli.app import app
 from langprune_cli.errors import UsageError
 from langprune_cli.requests.apply import ApplyRequest
 from langprune_cli.requests.calibrate import CalibrateRequest
+from langprune_cli.requests.combine import CombineRequest
+from langprune_cli.requests.compare import CompareRequest
 from langprune_cli.requests.evaluate import EvaluateRequest
 from langprune_cli.requests.export import ExportRequest
 from langprune_cli.requests.mask import MaskRequest
 from langprune_cli.requests.plan import PlanRequest
 from langprune_cli.requests.prune import PruneRequest
+from langprune_cli.requests.report import ReportRequest
 from langprune_cli.requests.score import ScoreRequest
 from langprune_cli.requests.shared.options import Request, with_given
 
@@ -31,6 +35,9 @@ REQUESTS: dict[str, type[Request]] = {
     "plan": PlanRequest,
     "eval": EvaluateRequest,
     "export": ExportRequest,
+    "combine": CombineRequest,
+    "compare": CompareRequest,
+    "report": ReportRequest,
 }
 OF_REQUESTS = {"reporter", "given"}  # which no option gives
 OF_COMMANDS = {"json", "help"}  # how the command prints
@@ -44,7 +51,12 @@ def options_of(command: str) -> dict[str, Any]:
 
 def asked(ask: type[Request]) -> Request:
     """Return a request with as little in it as can be."""
-    return ExportRequest(out="there") if ask is ExportRequest else ask()
+    needed: dict[type[Request], dict[str, Any]] = {
+        ExportRequest: {"out": "there"},
+        CombineRequest: {"kind": "stats", "names": ("uk", "en")},
+        CompareRequest: {"names": ("uk", "en")},
+    }
+    return ask(**needed.get(ask, {}))
 
 
 @pytest.mark.parametrize("command", REQUESTS)
@@ -53,7 +65,7 @@ def test_a_request_has_the_options_of_its_command(command: str) -> None:
     options = options_of(command)
     assert fields.keys() == options.keys()
     del fields["workspace"], options["workspace"]  # of the environment, where none is given
-    assert {name: None if value == () else value for name, value in fields.items()} == options
+    assert {name: None if value in {(), MISSING} else value for name, value in fields.items()} == options
 
 
 @pytest.mark.parametrize("ask", REQUESTS.values(), ids=REQUESTS)
@@ -120,6 +132,11 @@ def test_calibrate_refuses(options: dict[str, Any], says: str) -> None:
         (EvaluateRequest, {"tasks": " , "}, "--tasks names no task"),
         (EvaluateRequest, {"max_windows": 0}, "--max-windows 0 is too small"),
         (ExportRequest, {}, "export where"),
+        (CombineRequest, {"kind": "scores", "names": "a"}, "KIND 'scores' is unknown"),
+        (CombineRequest, {"kind": "stats", "names": "a", "weights": "1;2"}, "--weights '1;2' are not numbers"),
+        (CombineRequest, {"kind": "stats", "names": "a", "per": "block"}, "--per 'block' is unknown"),
+        (CompareRequest, {"names": "a", "kind": "models"}, "--kind 'models' is unknown"),
+        (ReportRequest, {"form": "pdf"}, "--format 'pdf' is unknown"),
         (ExportRequest, {"out": "x", "public": True}, "--public goes with --push-to-hub"),
         (ExportRequest, {"out": "x", "file_format": "onnx"}, "--format 'onnx' is unknown"),
         (ExportRequest, {"out": "x", "converter": "c.py"}, "--converter goes with --format gguf"),

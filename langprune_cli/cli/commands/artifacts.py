@@ -10,8 +10,8 @@ import typer
 from langprune_cli.cli.display.console import ConsoleReporter, print_json, print_line
 from langprune_cli.cli.display.results import describe, evaluated, languages_of, model_of
 from langprune_cli.cli.display.tables import print_table
-from langprune_cli.cli.requests import options as opt
-from langprune_cli.cli.requests.completion import names_of
+from langprune_cli.cli.options import shared as opt
+from langprune_cli.cli.options.completion import names_of
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
 from langprune_cli.store.artifact import KINDS, Artifact
 from langprune_cli.store.manifest import read_manifest

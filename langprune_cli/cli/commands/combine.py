@@ -1,18 +1,13 @@
 """The command `combine`: several artifacts of one kind made into one."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from langprune_cli.cli.requests import options as opt
-from langprune_cli.cli.requests.session import Session, one_of
-from langprune_cli.errors import UsageError
-
-# Options that only one kind has; of masks also those that open the model, whose matrices their bits are about.
-_OF = {
-    "stats": ("--weights", "--per"),
-    "masks": ("--how", "--sparsity", "--model", "--revision", "--cache-dir", "--trust-remote-code"),
-}
+from langprune_cli.cli.display.made import console, show_made
+from langprune_cli.cli.options import shared as opt
+from langprune_cli.requests.combine import CombineRequest
+from langprune_cli.requests.combine import combine as run_combine
 
 
 def combine(
@@ -64,32 +59,9 @@ def combine(
 
     [bold]langprune combine stats uk en --weights 0.7,0.3[/bold]
     """
-    one_of("KIND", kind, tuple(_OF))
-    given = opt.given(context)
-    others = [option for each, options in _OF.items() if each != kind for option in options if option in given]
-    if others:
-        raise UsageError(f"combine {kind} has no use for {', '.join(others)}: leave it out")
-    session = Session(workspace, json=json, device="cpu", cache_dir=cache_dir, trust_remote_code=trust_remote_code)
-    parents = [session.workspace.find(kind, each) for each in names]
-    to: dict[str, Any] = {"name": name, "force": force}
-    if kind == "stats":
-        from langprune_cli.stages.combine.combine import combine_stats  # noqa: PLC0415 - needs torch
-        from langprune_cli.stages.combine.weights import Weights  # noqa: PLC0415
-
-        unit: Any = one_of("--per", per, ("token", "window"))
-        if weights is None and "--per" in given:
-            raise UsageError(f"--per {per} says what --weights are shares of: give them too, or leave it out")
-        shares = None if weights is None else Weights(_numbers(weights), unit)
-        session.show([combine_stats(session.workspace, parents, session.reporter, weights=shares, **to)])
-        return
-    from langprune_cli.stages.combine.combine_masks import combine_masks  # noqa: PLC0415
-
-    opened = session.open(session.choose(model, revision, parents[0]))
-    session.show([combine_masks(session.workspace, opened, parents, how, session.reporter, sparsity=sparsity, **to)])
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(number) for number in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"--weights {text!r} are not numbers with commas between them: write 0.7,0.3") from error
+    request = CombineRequest(
+        kind=kind, names=names, weights=weights, per=per, how=how, sparsity=sparsity, model=model, revision=revision,
+        cache_dir=cache_dir, trust_remote_code=trust_remote_code, name=name, force=force, workspace=workspace,
+        reporter=console(workspace), given=opt.given(context),
+    )  # fmt: skip
+    show_made(run_combine(request), json=json)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from langprune_cli.cli.display.console import print_json, print_line
+from langprune_cli.cli.display.made import console
 from langprune_cli.cli.display.tables import print_table
-from langprune_cli.cli.requests import options as opt
-from langprune_cli.cli.requests.session import Session, one_of
-from langprune_cli.errors import LangpruneError, UsageError, near_matches
-from langprune_cli.store.manifest import is_artifact, read_manifest
+from langprune_cli.cli.options import shared as opt
+from langprune_cli.requests.compare import CompareRequest
+from langprune_cli.requests.compare import compare as run_compare
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
     from langprune_cli.numerics.overlap import Figures
     from langprune_cli.stages.combine.compare import Pair
-    from langprune_cli.store.workspace import Workspace
 
 # What each kind's tables show: figure -> heading, and whether it is a share.
 _COLUMNS = {
@@ -56,37 +54,17 @@ def compare(
 
     [bold]langprune compare uk-wanda-0.5 en-wanda-0.5[/bold]
     """
-    session = Session(workspace, json=json, device="cpu", cache_dir=cache_dir, trust_remote_code=trust_remote_code)
-    from langprune_cli.stages.combine.compare import COMPARED, compare_artifacts  # noqa: PLC0415 - needs torch
-
-    one_of("--kind", kind, COMPARED)
-    found = kind or kind_of(names, session.workspace, COMPARED)
-    artifacts = [session.workspace.find(found, each) for each in names]
-    opened = session.open(session.choose(model, revision, artifacts[0])) if found == "masks" else None
-    comparison = compare_artifacts(artifacts, opened, session.reporter)
+    request = CompareRequest(
+        names=names, kind=kind, model=model, revision=revision, cache_dir=cache_dir, trust_remote_code=trust_remote_code,
+        workspace=workspace, reporter=console(workspace),
+    )  # fmt: skip
+    found = run_compare(request)
     if json:
-        print_json({"schema": 1, "kind": found, "names": names, "pairs": [each.record() for each in comparison.pairs]})
+        pairs = [each.record() for each in found.pairs]
+        print_json({"schema": 1, "kind": found.kind, "names": names, "pairs": pairs})
         return
-    for pair in comparison.pairs:
-        _print_pair(found, pair)
-
-
-def kind_of(names: list[str], workspace: Workspace, known: tuple[str, ...]) -> str:
-    """Return the kind of artifacts that all names have; raises UsageError or LangpruneError for none and for several."""
-    here = {each: {entry.name for entry in workspace.entries(each)} for each in known}
-    kinds = [{each for each in known if name in here[each]} for name in names]
-    for name, found in zip(names, kinds, strict=True):
-        if not found and is_artifact(Path(name)):
-            found.add(read_manifest(Path(name)).kind)
-        if not found:
-            hint = near_matches(name, set().union(*here.values()))
-            raise LangpruneError(f"no {', '.join(known[:-1])} or {known[-1]} artifact is called {name!r}: {hint}")
-    shared = set.intersection(*kinds)
-    if not shared:
-        raise UsageError(f"{' and '.join(names)} are artifacts of several kinds: compare those of one")
-    if len(shared) > 1:
-        raise UsageError(f"{' and '.join(sorted(shared))} have these names: say which with --kind")
-    return shared.pop()
+    for pair in found.pairs:
+        _print_pair(found.kind, pair)
 
 
 def _print_pair(kind: str, pair: Pair) -> None:

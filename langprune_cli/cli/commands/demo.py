@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from langprune_cli.cli.display.log import running_log
-from langprune_cli.cli.requests import options as opt
+from langprune_cli.cli.options import shared as opt
 
 
 def demo(

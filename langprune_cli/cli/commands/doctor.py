@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from langprune_cli.cli.display.console import print_json, print_line
 from langprune_cli.cli.display.tables import print_table
-from langprune_cli.cli.requests import options as opt
+from langprune_cli.cli.options import shared as opt
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
     from langprune_cli.stages.doctor.doctor import Checkup

@@ -10,9 +10,9 @@ from langprune_cli.cli.display.made import console, document, show_made
 from langprune_cli.cli.display.matrix import print_evaluation, print_tasks
 from langprune_cli.cli.display.results import print_outcomes, print_sizes
 from langprune_cli.cli.display.speeds import show_speeds
-from langprune_cli.cli.requests import checks
-from langprune_cli.cli.requests import options as opt
-from langprune_cli.cli.requests.completion import names_of
+from langprune_cli.cli.options import checks
+from langprune_cli.cli.options import shared as opt
+from langprune_cli.cli.options.completion import names_of
 from langprune_cli.requests.evaluate import Evaluated, EvaluateRequest
 from langprune_cli.requests.evaluate import evaluate as run_evaluate
 

@@ -8,8 +8,8 @@ import typer
 from langprune_cli.cli.display.console import print_json, print_line
 from langprune_cli.cli.display.made import console
 from langprune_cli.cli.display.tables import print_table
-from langprune_cli.cli.requests import checks
-from langprune_cli.cli.requests import options as opt
+from langprune_cli.cli.options import checks
+from langprune_cli.cli.options import shared as opt
 from langprune_cli.requests.export import Exported, ExportRequest
 from langprune_cli.requests.export import export as run_export
 

@@ -6,7 +6,7 @@ import typer
 
 from langprune_cli.cli.display.console import print_json
 from langprune_cli.cli.display.tables import print_table
-from langprune_cli.cli.requests import options as opt
+from langprune_cli.cli.options import shared as opt
 
 if TYPE_CHECKING:  # what it imports takes longer than --help may
     from langprune_cli.text.corpora import LanguageRow

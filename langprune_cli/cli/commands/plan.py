@@ -10,7 +10,7 @@ from langprune_cli.cli.display.made import console
 from langprune_cli.cli.display.pruning import print_vocabulary
 from langprune_cli.cli.display.results import parameters
 from langprune_cli.cli.display.tables import print_table
-from langprune_cli.cli.requests import options as opt
+from langprune_cli.cli.options import shared as opt
 from langprune_cli.requests.plan import PlanRequest
 from langprune_cli.requests.plan import plan as run_plan
 

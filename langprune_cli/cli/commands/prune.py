@@ -6,7 +6,7 @@ import typer
 
 from langprune_cli import defaults
 from langprune_cli.cli.display.made import console, show_pruned
-from langprune_cli.cli.requests import options as opt
+from langprune_cli.cli.options import shared as opt
 from langprune_cli.requests.prune import PruneRequest
 from langprune_cli.requests.prune import prune as run_prune
 

@@ -6,8 +6,8 @@ import typer
 
 from langprune_cli import defaults
 from langprune_cli.cli.display.made import console, show_made
-from langprune_cli.cli.requests import checks
-from langprune_cli.cli.requests import options as opt
+from langprune_cli.cli.options import checks
+from langprune_cli.cli.options import shared as opt
 from langprune_cli.requests.apply import ApplyRequest
 from langprune_cli.requests.apply import apply as run_apply
 from langprune_cli.requests.calibrate import CalibrateRequest

@@ -6,7 +6,7 @@ import typer
 
 from langprune_cli.cli.display.console import print_json, print_line
 from langprune_cli.cli.display.tables import print_table
-from langprune_cli.cli.requests import options as opt
+from langprune_cli.cli.options import shared as opt
 from langprune_cli.errors import UsageError
 from langprune_cli.store import verifying
 from langprune_cli.store.workspace import Workspace

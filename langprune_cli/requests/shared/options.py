@@ -124,8 +124,13 @@ class DryRunOptions(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TargetOptions(DryRunOptions):
+class NamingOptions(Request):
     """What is made: under which name, and whether again where it is there already."""
 
     name: str | None = None
     force: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetOptions(NamingOptions, DryRunOptions):
+    """What is made, if anything."""

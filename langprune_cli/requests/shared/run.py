@@ -164,22 +164,25 @@ class Run:
 
 
 @contextmanager
-def running(request: Request) -> Iterator[Run]:
-    """Begin a run of a request; other libraries are quiet until it ends."""
+def running(request: Request, *, device: str = "auto") -> Iterator[Run]:
+    """Begin a run of a request; other libraries are quiet until it ends.
+
+    device: of requests that do not say.
+    """
     from langprune_cli.store.workspace import Workspace  # noqa: PLC0415
 
     with _quiet():
         reporter = request.reporter or _Silent()
         dry = isinstance(request, DryRunOptions) and request.dry_run
         workspace = Workspace(workspace_folder(request.workspace), dry=dry, note=reporter.note)
-        yield Run(workspace, compute_of(request), reporter)
+        yield Run(workspace, compute_of(request, device), reporter)
 
 
-def compute_of(request: Request) -> Compute:
+def compute_of(request: Request, device: str = "auto") -> Compute:
     """Return how models are run, as far as a request says."""
     from langprune_cli.streaming.opened import Compute  # noqa: PLC0415
 
-    compute = Compute(dtype=None, fetch=not (isinstance(request, DryRunOptions) and request.dry_run))
+    compute = Compute(dtype=None, device=device, fetch=not (isinstance(request, DryRunOptions) and request.dry_run))
     if isinstance(request, HubOptions):
         cache_dir = folder(request.cache_dir)
         compute = replace(compute, cache_dir=cache_dir, trust_remote_code=request.trust_remote_code)

@@ -27,7 +27,6 @@ from langprune_cli.store.building import Reporter
 from langprune_cli.streaming.opened import OpenedModel
 
 Sums = Overlap | Agreement | Divergence
-COMPARED = ("stats", "scores", "masks")  # kinds of artifacts
 
 
 @dataclass(frozen=True)

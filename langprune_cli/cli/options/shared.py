@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from langprune_cli import defaults
-from langprune_cli.cli.requests import checks, completion
-from langprune_cli.cli.requests.completion import names_of
+from langprune_cli.cli.options import checks, completion
+from langprune_cli.cli.options.completion import names_of
 from langprune_cli.requests.shared.values import DEFAULT_WORKSPACE, WORKSPACE_VARIABLE, option_name
 
 __all__ = ["DEFAULT_WORKSPACE"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from langprune_cli.cli.requests.completion import names_of, one_of
+from langprune_cli.cli.options.completion import names_of, one_of
 from langprune_cli.errors import LangpruneError, near_matches
 from langprune_cli.location.location import check_hub_id, local_path
 from langprune_cli.numerics.pattern_names import check_spelling

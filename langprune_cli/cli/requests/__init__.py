@@ -1,1 +1,0 @@
-"""What was asked on the command line: checked, completed, and handed to the stages."""

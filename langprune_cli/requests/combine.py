@@ -1,0 +1,92 @@
+"""The request behind `combine`: several artifacts of one kind made into one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from langprune_cli.errors import UsageError
+from langprune_cli.requests.shared.options import HubOptions, ModelOptions, NamingOptions
+from langprune_cli.requests.shared.run import running
+from langprune_cli.requests.shared.values import Names, one_of, several
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
+    from langprune_cli.requests.shared.results import Made
+
+# Options that only one kind has; of masks also those that open the model, whose matrices their bits are about.
+_OF = {
+    "stats": ("--weights", "--per"),
+    "masks": ("--how", "--sparsity", "--model", "--revision", "--cache-dir", "--trust-remote-code"),
+}
+_PER = ("token", "window")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CombineRequest(ModelOptions, HubOptions, NamingOptions):
+    """Add up statistics of one model on several texts, or counts of tokens; or make one keep mask of several.
+
+    kind: "stats" or "masks"
+    names: two or more artifacts
+    weights, per: of statistics, the share of each, such as "0.7,0.3", of the mean over tokens ("token") or windows ("window")
+    how: of masks, "and", "or", "vote", or "vote:K"
+    sparsity: of masks, the exact fraction removed; what `how` says if left out
+    model, revision, cache_dir, trust_remote_code: of masks, the model, and how it is opened; theirs if left out
+    name, force: the artifact's name, and whether it is made again where it is there
+    """
+
+    kind: str
+    names: Names
+    weights: str | None = None
+    per: str = "token"
+    how: str = "vote"
+    sparsity: float | None = None
+
+    @property
+    def shares(self) -> tuple[float, ...] | None:
+        """The weights as numbers."""
+        if self.weights is None:
+            return None
+        try:
+            return tuple(float(number) for number in self.weights.split(","))
+        except ValueError as error:
+            raise UsageError(
+                f"--weights {self.weights!r} are not numbers with commas between them: write 0.7,0.3"
+            ) from error
+
+    def check(self) -> None:
+        """Raise UsageError for options that the kind does not have."""
+        super().check()
+        one_of("KIND", self.kind, tuple(_OF))
+        others = [each for kind, options in _OF.items() if kind != self.kind for each in options if each in self.given]
+        if others:
+            raise UsageError(f"combine {self.kind} has no use for {', '.join(others)}: leave it out")
+        if self.kind == "stats":
+            one_of("--per", self.per, _PER)
+            if self.shares is None and "--per" in self.given:
+                raise UsageError(f"--per {self.per} says what --weights are shares of: give them too, or leave it out")
+
+
+def combine(request: CombineRequest) -> Made:
+    """Make one artifact of several."""
+    with running(request, device="cpu") as run:
+        from langprune_cli.stages.combine.combine import combine_stats  # noqa: PLC0415
+        from langprune_cli.stages.combine.combine_masks import combine_masks  # noqa: PLC0415
+        from langprune_cli.stages.combine.weights import Weights  # noqa: PLC0415
+
+        parents = [run.workspace.find(request.kind, each) for each in several(request.names)]
+        name, force = request.name, request.force
+        if request.kind == "stats":
+            per: Any = request.per
+            weights = Weights(request.shares, per) if request.shares is not None else None
+            return run.made(
+                lambda: [combine_stats(run.workspace, parents, run.reporter, weights=weights, name=name, force=force)]
+            )
+        opened = run.open(run.choose(request.model, request.revision, parents[0]))
+        return run.made(
+            lambda: [
+                combine_masks(
+                    run.workspace, opened, parents, request.how, run.reporter,
+                    sparsity=request.sparsity, name=name, force=force,
+                )
+            ]
+        )  # fmt: skip

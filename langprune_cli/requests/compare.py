@@ -1,0 +1,77 @@
+"""The request behind `compare`: what artifacts of one kind have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from langprune_cli.errors import LangpruneError, UsageError, near_matches
+from langprune_cli.requests.shared.options import HubOptions, ModelOptions
+from langprune_cli.requests.shared.run import running
+from langprune_cli.requests.shared.values import Names, one_of, several
+from langprune_cli.store.manifest import is_artifact, read_manifest
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
+    from collections.abc import Sequence
+
+    from langprune_cli.stages.combine.compare import Pair
+    from langprune_cli.store.workspace import Workspace
+
+COMPARED = ("stats", "scores", "masks")  # kinds of artifacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareRequest(ModelOptions, HubOptions):
+    """Show what statistics, scores or masks of one model have in common: as a whole, by block and by kind of linear.
+
+    names: two or more artifacts of one kind
+    kind: "stats", "scores" or "masks", where several have these names
+    model, revision, cache_dir, trust_remote_code: of masks, the model, and how it is opened; theirs if left out
+    """
+
+    names: Names
+    kind: str | None = None
+
+    def check(self) -> None:
+        """Raise UsageError for a kind that cannot be compared."""
+        super().check()
+        one_of("--kind", self.kind, COMPARED)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What artifacts have in common, pair by pair."""
+
+    kind: str
+    pairs: tuple[Pair, ...]
+
+
+def compare(request: CompareRequest) -> Compared:
+    """Compare every two of the artifacts."""
+    with running(request, device="cpu") as run:
+        from langprune_cli.stages.combine.compare import compare_artifacts  # noqa: PLC0415
+
+        names = several(request.names)
+        kind = request.kind or kind_of(names, run.workspace)
+        artifacts = [run.workspace.find(kind, each) for each in names]
+        opened = run.open(run.choose(request.model, request.revision, artifacts[0])) if kind == "masks" else None
+        return Compared(kind, tuple(compare_artifacts(artifacts, opened, run.reporter).pairs))
+
+
+def kind_of(names: Sequence[str], workspace: Workspace, known: tuple[str, ...] = COMPARED) -> str:
+    """Return the kind of artifacts that all names have; raises UsageError or LangpruneError for none and for several."""
+    here = {each: {entry.name for entry in workspace.entries(each)} for each in known}
+    kinds = [{each for each in known if name in here[each]} for name in names]
+    for name, found in zip(names, kinds, strict=True):
+        if not found and is_artifact(Path(name)):
+            found.add(read_manifest(Path(name)).kind)
+        if not found:
+            hint = near_matches(name, set().union(*here.values()))
+            raise LangpruneError(f"no {', '.join(known[:-1])} or {known[-1]} artifact is called {name!r}: {hint}")
+    shared = set.intersection(*kinds)
+    if not shared:
+        raise UsageError(f"{' and '.join(names)} are artifacts of several kinds: compare those of one")
+    if len(shared) > 1:
+        raise UsageError(f"{' and '.join(sorted(shared))} have these names: say which with --kind")
+    return shared.pop()
