@@ -3,7 +3,6 @@
 import ctypes
 import sys
 from functools import cache
-from typing import Any
 
 LARGEST_KEPT = 32 << 20  # bytes: larger blocks glibc never keeps
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of its malloc.h, for mallopt
@@ -34,6 +33,6 @@ def give_back_freed() -> None:
 
 
 @cache
-def _glibc() -> Any:  # noqa: ANN401 - a library; None where it is none or another
+def _glibc() -> ctypes.CDLL | None:
     library = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
     return library if hasattr(library, "malloc_trim") else None

@@ -3,11 +3,17 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
-from typing import Any
+from typing import Protocol
 
 import torch
 
 _STEP = 512
+
+
+class _Backend(Protocol):
+    """What of torch.backends makes products of matrices."""
+
+    fp32_precision: str
 
 
 @contextmanager
@@ -60,7 +66,7 @@ def _reads_whole() -> bool:
 
 
 @contextmanager
-def _set(backend: Any, precision: str) -> Iterator[None]:  # noqa: ANN401 - a module of torch.backends
+def _set(backend: _Backend, precision: str) -> Iterator[None]:
     before = backend.fp32_precision
     backend.fp32_precision = precision
     try:
@@ -69,6 +75,6 @@ def _set(backend: Any, precision: str) -> Iterator[None]:  # noqa: ANN401 - a mo
         backend.fp32_precision = before
 
 
-def _onednn() -> Any:  # noqa: ANN401 - as above
-    mkldnn: Any = torch.backends.mkldnn
-    return mkldnn.matmul
+def _onednn() -> _Backend:
+    backend: _Backend = torch.backends.mkldnn.matmul  # type: ignore[attr-defined] # a module that replaces itself
+    return backend

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -31,6 +31,14 @@ _MOST_HEADER_BYTES = 100_000_000  # the format's own limit
 _MOST_TENSORS = 300_000  # of a model; the largest that are published have half as many
 _PIECE = 1 << 24  # bytes that are compared at a time
 _SAMPLE = 4096  # bytes read at the start, middle and end of each tensor for the digest
+
+
+class _TensorRecord(TypedDict):
+    """What the header of a safetensors file says of one tensor."""
+
+    dtype: str
+    shape: list[int]
+    data_offsets: list[int]
 
 
 @dataclass(frozen=True)
@@ -230,7 +238,7 @@ def _read_header(folder: Path, file: str, most: int) -> dict[str, TensorEntry]:
     path = folder / file
     raw, total = _header_bytes(path, most)
     try:
-        header: dict[str, Any] = json.loads(raw)
+        header: dict[str, _TensorRecord] = json.loads(raw)
         header.pop("__metadata__", None)
         entries = {name: _entry(file, 8 + len(raw), record) for name, record in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -272,7 +280,7 @@ def _header_bytes(path: Path, most: int) -> tuple[bytes, int]:
     return raw, total
 
 
-def _entry(file: str, data: int, record: dict[str, Any]) -> TensorEntry:
+def _entry(file: str, data: int, record: _TensorRecord) -> TensorEntry:
     """Return the entry of one tensor's record, its offsets counted from `data`; raises ValueError where it is not one."""
     dtype, shape, (start, end) = record["dtype"], record["shape"], record["data_offsets"]
     if not isinstance(dtype, str) or any(type(number) is not int or number < 0 for number in (start, end, *shape)):

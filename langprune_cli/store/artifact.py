@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.store.files import (
@@ -221,7 +221,7 @@ class ArtifactWriter:
         with new_file(path) as temporary:
             yield temporary
         with disk_errors(path):
-            self.manifest.parts[name] = {"sha256": self._hashed.digest(path), "size": path.stat().st_size}
+            self.manifest.parts[name] = {"sha256": self._hashed.digest(path) or "", "size": path.stat().st_size}
         self._save_manifest()
         self.wrote()
 
@@ -240,7 +240,7 @@ class ArtifactWriter:
         metadata = {_RECORD: canonical_json(record)} if record else None
         self.write(name, save({key: value.contiguous() for key, value in tensors.items()}, metadata))
 
-    def finish(self, **about: Any) -> Artifact:  # noqa: ANN401 - JSON values
+    def finish(self, **about: object) -> Artifact:
         """Add what is known only now to `about`, mark the artifact complete and return it.
 
         Raises LangpruneError where a part is not what was written: another process has been here, where there are no locks.

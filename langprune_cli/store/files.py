@@ -5,10 +5,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.store.temporary import sweep, temporary_beside
@@ -26,11 +26,20 @@ _WHAT_TO_DO = {
     errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
 }
 
-
 _WHAT_TO_DO_TO_READ = _WHAT_TO_DO | {
     errno.EACCES: "permission is denied: make it readable",
     errno.EPERM: "permission is denied: make it readable",
 }
+
+
+class Part(TypedDict):
+    """What a manifest says of one file."""
+
+    sha256: str
+    size: int  # bytes
+
+
+Parts = dict[str, Part]  # by the file's name
 
 
 @contextmanager
@@ -144,17 +153,17 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def canonical_json(value: Any) -> str:  # noqa: ANN401 - any JSON value
+def canonical_json(value: object) -> str:
     """Return the one spelling of a JSON value that keys are hashed from: sorted, compact, ASCII."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def readable_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
+def readable_json(value: object) -> bytes:
     """Return a JSON document for people, sorted so that it does not depend on insertion order."""
     return (json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def document_digest(document: dict[str, Any]) -> str:
+def document_digest(document: Mapping[str, object]) -> str:
     """Return sha256 over the canonical JSON of a document without its own field `digest`."""
     rest = {name: value for name, value in document.items() if name != "digest"}
     return hashlib.sha256(canonical_json(rest).encode()).hexdigest()
@@ -174,7 +183,7 @@ def check_signed(path: Path, data: bytes, remedy: str) -> None:
         raise LangpruneError(f"{path} is damaged (its digest is not that of what it says): {remedy}")
 
 
-def check_parts(parts: dict[str, dict[str, Any]]) -> None:
+def check_parts(parts: Parts) -> None:
     """Raise ValueError, TypeError or AttributeError where `parts` is not what a manifest says of its parts."""
     for name, part in parts.items():
         # Parts are removed and copied by these names: none may lie outside of their folder.

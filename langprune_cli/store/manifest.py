@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.store.files import canonical_json, check_parts, check_signed, disk_errors
+from langprune_cli.store.files import Parts, canonical_json, check_parts, check_signed, disk_errors
 from langprune_cli.store.plain import plain_file
 from langprune_cli.version import __version__
 
@@ -29,7 +29,7 @@ class Manifest:
     params: Record
     about: Record
     environment: Record
-    parts: dict[str, dict[str, Any]]  # file name -> {"sha256": hex, "size": bytes}
+    parts: Parts
     complete: bool
     schema: int = SCHEMA
     tool: str = f"langprune {__version__}"

@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.store.artifact import KINDS, PROVENANCE, Recipe
-from langprune_cli.store.files import disk_errors, sha256_file
+from langprune_cli.store.files import Parts, disk_errors, sha256_file
 from langprune_cli.store.manifest import MANIFEST, read_manifest
 from langprune_cli.store.plain import plain_file
 from langprune_cli.store.workspace import Workspace
@@ -71,10 +70,7 @@ def verify(label: str, folder: Path) -> Verified:
     return Verified(label, folder, complete, 1 + len(parts), sum(part["size"] for part in parts.values()), damages)
 
 
-_Parts = dict[str, dict[str, Any]]
-
-
-def _manifest_of(label: str, path: Path) -> tuple[_Parts, bool]:
+def _manifest_of(label: str, path: Path) -> tuple[Parts, bool]:
     """Return the parts of an artifact, and whether it is complete; raises LangpruneError for a damaged manifest."""
     remedy = f"move {path.parent} out of the way and give the command that made it again"
     manifest = read_manifest(path.parent)
@@ -87,7 +83,7 @@ def _manifest_of(label: str, path: Path) -> tuple[_Parts, bool]:
     return manifest.parts, manifest.complete
 
 
-def damaged_parts(folder: Path, parts: _Parts, again: str) -> Iterator[Damage]:
+def damaged_parts(folder: Path, parts: Parts, again: str) -> Iterator[Damage]:
     """Yield the parts that are missing, or of another size or sha256; they are read piece by piece."""
     for name, expected in sorted(parts.items()):
         path = folder / name

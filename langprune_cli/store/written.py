@@ -5,16 +5,22 @@ from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
 from threading import Lock, Thread
-from typing import Any
+from typing import TypedDict
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.store.artifact import PROVENANCE
-from langprune_cli.store.files import check_parts, check_signed, disk_errors, sha256_file
+from langprune_cli.store.files import Parts, check_parts, check_signed, disk_errors, sha256_file
 from langprune_cli.store.manifest import is_artifact, read_manifest
 from langprune_cli.store.plain import plain_file
 
 EXPORT_AGAIN = "export the model again, or copy it again"
 _Stamp = tuple[int, ...]
+
+
+class Provenance(TypedDict):
+    """What is read of an exported model's langprune.json; it holds more, for people."""
+
+    parts: Parts
 
 
 class Written:
@@ -24,7 +30,7 @@ class Written:
         """Read the record, if there is one; raises LangpruneError where it is damaged."""
         self._folder = folder
         self._remedy = f"run langprune apply again with --force, or copy {folder} again"
-        self._parts: dict[str, dict[str, Any]] = {}
+        self._parts: Parts = {}
         if is_artifact(folder):
             manifest = read_manifest(folder)
             self._parts = manifest.parts if manifest.complete else {}  # of another nobody but its writer reads
@@ -78,12 +84,12 @@ def check_written(path: Path) -> None:
     Written(path.parent).check(path.name)
 
 
-def read_provenance(path: Path, remedy: str = EXPORT_AGAIN) -> dict[str, Any]:
+def read_provenance(path: Path, remedy: str = EXPORT_AGAIN) -> Provenance:
     """Return what an exported model's langprune.json says; raises LangpruneError where a byte of it has changed."""
     with disk_errors(path, reading=True):
         data = plain_file(path, within=path.parent).read_bytes()
     check_signed(path, data, remedy)
-    record: dict[str, Any] = json.loads(data)
+    record: Provenance = json.loads(data)
     try:
         check_parts(record["parts"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -4,7 +4,7 @@ import tempfile
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -46,8 +46,16 @@ class TensorFile(Sequence[Tensor]):
             self._file.write(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
             self._file.flush()  # a full disk is to be noticed now
 
-    def __getitem__(self, index: Any) -> Any:  # noqa: ANN401 - a Sequence's may be a slice, which nobody asks for here
-        """Return a tensor on the device that it came from; raises IndexError behind the last."""
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Tensor]: ...
+
+    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
+        """Return a tensor, or several, on the device that it came from; raises IndexError behind the last."""
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
         start, dtype, shape, device = self._places[index]
         data = torch.empty(dtype.itemsize * shape.numel(), dtype=torch.uint8)
         with disk_errors(self._folder, reading=True):

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.location.hub_snapshot import CARD
@@ -20,6 +19,7 @@ from langprune_cli.stages.export.public import public_record
 from langprune_cli.store.artifact import PROVENANCE, Artifact
 from langprune_cli.store.building import Reporter
 from langprune_cli.store.files import (
+    Parts,
     disk_errors,
     document_digest,
     make_folder,
@@ -78,7 +78,9 @@ def export(
             _write_mask(staging / MASK_FILE, mask)
         names = [*([MASK_FILE] if mask else []), *([f"{about.title}{GGUF}"] if converter else [])]
         paths = {name: staging / name for name in names}
-        beside = {name: {"sha256": sha256_file(path), "size": path.stat().st_size} for name, path in paths.items()}
+        beside: Parts = {
+            name: {"sha256": sha256_file(path), "size": path.stat().st_size} for name, path in paths.items()
+        }
         for name, data in about.files(beside).items():
             write_bytes(staging / name, data)
         if out.exists() and out.samefile(Path.cwd()):
@@ -106,7 +108,7 @@ def exported_sizes(
     Raises LangpruneError as `export` does for masks and damaged models.
     """
     about = About.of(workspace, model, title, reporter, with_mask=with_mask, gguf=gguf)
-    expected = {MASK_FILE: {"sha256": "0" * 64, "size": about.mask.size()}} if about.mask else {}
+    expected: Parts = {MASK_FILE: {"sha256": "0" * 64, "size": about.mask.size()}} if about.mask else {}
     sizes: dict[str, int | None] = {name: len(data) for name, data in about.files(expected).items()}
     if gguf:
         tokenizer_before(workspace, model, reporter)
@@ -145,7 +147,7 @@ class About:
         card = model_card(model, rows, title, mask_file, inherited=inherited(workspace, model), gguf=gguf)
         return cls(model, mask, title, card, gguf)
 
-    def files(self, beside: dict[str, dict[str, Any]]) -> dict[str, bytes]:
+    def files(self, beside: Parts) -> dict[str, bytes]:
         """Return what is written for people, and for whoever wants to know where the model comes from.
 
         beside: hash and size of the files that are not the model's own.
@@ -230,7 +232,7 @@ def _rows_about(workspace: Workspace, model: Artifact, reporter: Reporter) -> li
     return [{"pruned": rows["pruned"], "base": rows.get("base")} for rows in by_text.values() if "pruned" in rows]
 
 
-def _provenance(model: Artifact, parts: dict[str, dict[str, Any]]) -> dict[str, object]:
+def _provenance(model: Artifact, parts: Parts) -> dict[str, object]:
     """Return the manifest without what is only of use on this machine, and with the export's own files."""
     manifest = model.manifest
     return {
