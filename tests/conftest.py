@@ -16,6 +16,7 @@ from hypothesis import settings
 
 from langprune_cli.store.artifact import Artifact, open_artifact
 from tests.support.command import DRAW, SEQLEN, did
+from tests.support.hub.hub_process import HubProcess
 from tests.support.pico import save_pico
 from tests.support.text.text_corpora import byte_level, write_jsonl
 
@@ -40,6 +41,13 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect_here)
+
+
+@pytest.fixture(scope="session")
+def hub_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
+    """Hold what all hubs of a session share: the fixture `hub` of `tests.support.hub` is given it."""
+    with HubProcess(tmp_path_factory.mktemp("hub")) as process:
+        yield process
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
 """The fixture `hub`: a running loopback hub and the environment in which a subprocess talks to it alone.
 
-`huggingface_hub` and `datasets` read their settings when they are imported, so the code under test runs in a
-subprocess with `hub.env`, as it does for a user. In a test module:
+`huggingface_hub` and `datasets` read their settings when they are imported, so the code under test runs in another
+process with `hub.env`, as it does for a user: in a fork of one for all tests, or in a fresh one where a setting of
+theirs differs. In a test module:
 
     from tests.support.hub import hub_fixtures
 
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.hub.hub_process import LATE, HubProcess
 from tests.support.hub.loopback_hub import LoopbackHub
 from tests.support.paths import REPOSITORY
 
@@ -28,9 +30,10 @@ from tests.support.paths import REPOSITORY
 class HubSite(LoopbackHub):
     """A loopback hub, with an empty home for the caches of those who talk to it."""
 
-    def __init__(self, home: Path) -> None:
-        super().__init__()
+    def __init__(self, home: Path, shared: HubProcess | None = None) -> None:
+        super().__init__(shared.port if shared else 0)
         self.home = home
+        self._shared = shared
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))} | {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home),
@@ -46,7 +49,9 @@ class HubSite(LoopbackHub):
     def run(
         self, script: str, *arguments: str, cwd: Path | None = None, **env: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run Python code in a subprocess of this hub's environment, with `sys.argv[1:]` = arguments."""
+        """Run Python code in a process of this hub's environment, with `sys.argv[1:]` = arguments."""
+        if self._shared and cwd and env.keys() <= LATE:
+            return self._shared.run(script, arguments, cwd, self.env, env)
         command = [sys.executable, "-c", script, *arguments]
         return subprocess.run(
             command, env=self.env | env, cwd=cwd, capture_output=True, text=True, timeout=120, check=False
@@ -54,7 +59,7 @@ class HubSite(LoopbackHub):
 
 
 @pytest.fixture
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubSite]:
+def hub(hub_process: HubProcess) -> Iterator[HubSite]:
     """Yield a running hub without repositories; its `env` names it and an empty HF_HOME."""
-    with HubSite(tmp_path_factory.mktemp("hf-home")) as site:
+    with HubSite(hub_process.empty(), hub_process) as site:
         yield site

@@ -43,14 +43,14 @@ class Fault:
 class LoopbackHub:
     """The hub: add repositories, name `url` as HF_ENDPOINT, look at `requests` afterwards."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.requests: list[str] = []
         self.faults: list[Fault] = []
         self.sent = 0
         self.ending = threading.Event()  # set when the hub stops: what is stalled ends then
         self._lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server = _Server(("127.0.0.1", port), _Handler)
         self._server.hub = self
         self.uploads = Uploads(self.url, self.repositories)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
