@@ -19,7 +19,7 @@ from torch import Tensor
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.model_files import INDEX, SINGLE, weight_files, weight_map
 from langprune_cli.numerics.values import all_finite
-from langprune_cli.store.files import canonical_json, disk_errors
+from langprune_cli.store.files import canonical_json, disk_errors, weights_digest
 from langprune_cli.store.written import Written
 
 # In the order in which safetensors lays tensors out.
@@ -127,7 +127,7 @@ class Checkpoint:
         Of what langprune wrote it is on record, and checked when the bytes are read; anything else is read whole for it.
         """
         files = {entry.file for entry in self.entries.values()}
-        return hashlib.sha256(canonical_json(sorted(map(self.written.sha256, files))).encode()).hexdigest()
+        return weights_digest(map(self.written.sha256, files))
 
     def same_values(self, one: str, other: str, dtype: torch.dtype) -> bool:
         """Return whether two tensors are equal once they are of `dtype`; they are read a few rows at a time."""

@@ -61,13 +61,12 @@ def compare(request: CompareRequest) -> Compared:
 
 def kind_of(names: Sequence[str], workspace: Workspace, known: tuple[str, ...] = COMPARED) -> str:
     """Return the kind of artifacts that all names have; raises UsageError or LangpruneError for none and for several."""
-    here = {each: {entry.name for entry in workspace.entries(each)} for each in known}
-    kinds = [{each for each in known if name in here[each]} for name in names]
+    kinds = [{each for each in known if workspace.holds(each, name)} for name in names]
     for name, found in zip(names, kinds, strict=True):
         if not found and is_artifact(Path(name)):
             found.add(read_manifest(Path(name)).kind)
         if not found:
-            hint = near_matches(name, set().union(*here.values()))
+            hint = near_matches(name, {each for kind in known for each in workspace.names(kind)})
             raise LangpruneError(f"no {', '.join(known[:-1])} or {known[-1]} artifact is called {name!r}: {hint}")
     shared = set.intersection(*kinds)
     if not shared:

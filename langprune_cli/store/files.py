@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypedDict
@@ -191,6 +191,11 @@ def check_parts(parts: Parts) -> None:
             raise ValueError(f"{name!r} is no name of a part")
         if not isinstance(part["sha256"], str) or type(part["size"]) is not int or part["size"] < 0:
             raise ValueError(f"{name!r} has no sha256 and size")
+
+
+def weights_digest(hashes: Iterable[str]) -> str:
+    """Return a sha256 of a model's weights from those of its weight files, whatever these are called."""
+    return hashlib.sha256(canonical_json(sorted(hashes)).encode()).hexdigest()
 
 
 def sha256_file(path: Path) -> str:

@@ -4,7 +4,7 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.store.files import Parts, canonical_json, check_parts, check_signed, disk_errors
@@ -34,6 +34,22 @@ class Manifest:
     schema: int = SCHEMA
     tool: str = f"langprune {__version__}"
     digest: str = ""  # of all of the above, set whenever it is written
+
+
+class Described(Protocol):
+    """What an artifact is, as its manifest and its outline in the index both say it; an outline has the short inputs only."""
+
+    @property
+    def kind(self) -> str:
+        """Return its kind."""
+
+    @property
+    def inputs(self) -> Record:
+        """Return what it was made from."""
+
+    @property
+    def params(self) -> Record:
+        """Return the settings that it was made with."""
 
 
 def is_artifact(folder: Path) -> bool:

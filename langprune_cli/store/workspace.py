@@ -4,7 +4,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from langprune_cli.store.files import (
     sync_folder,
     write_bytes,
 )
+from langprune_cli.store.index import Indexes, Outline, Unreadable, listed
 from langprune_cli.store.manifest import MANIFEST, Manifest, read_manifest
 from langprune_cli.store.plain import plain_file
 from langprune_cli.store.temporary import sweep
@@ -66,6 +67,7 @@ class Workspace:
         self.note = note
         self.planned: list[Planned] | None = [] if dry else None
         self._asked_for: tuple[str, str | None] | None = None  # a model's name and revision
+        self._indexes = Indexes(root, frozen=dry)
 
     def folder(self, kind: str, name: str) -> Path:
         """Return where an artifact of that name lies or would lie; raises UsageError for a name that is no file name."""
@@ -87,52 +89,67 @@ class Workspace:
 
     def entries(self, kind: str | None = None) -> list[Entry]:
         """Return all artifacts (of one kind), complete or not, oldest first within each kind; unreadable ones left out."""
-        found = []
-        for each in [kind] if kind else KINDS:
-            here = []
-            for path in (self.root / each).glob(f"[!.]*/{MANIFEST}"):
-                try:
-                    manifest = read_manifest(path.parent)
-                except LangpruneError:
-                    continue
-                here.append(Entry(each, path.parent.name, path.parent, manifest, path.stat().st_mtime_ns))
-            found += sorted(here, key=lambda entry: (entry.modified_ns, entry.name))
-        return found
+        return [entry for each in ([kind] if kind else KINDS) for entry in self.read_all(each)[0]]
 
-    def unreadable(self, kind: str) -> dict[str, LangpruneError]:
-        """Return what `entries` leaves out and has a manifest all the same: name -> what is wrong with it."""
-        found = {}
-        for path in sorted((self.root / kind).glob(f"*/{MANIFEST}")):
+    def read_all(self, kind: str) -> tuple[list[Entry], dict[str, LangpruneError]]:
+        """Read every manifest of one kind; return the artifacts, oldest first, and what is wrong with each unreadable one."""
+        found, damaged = [], {}
+        for each in listed(self.root, kind):
+            name = each.folder.name
             try:
-                read_manifest(path.parent)
+                found.append(Entry(kind, name, each.folder, read_manifest(each.folder), each.modified_ns))
             except LangpruneError as error:
-                found[path.parent.name] = error
-        return found
+                damaged[name] = error
+        return found, damaged
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names of one kind; their manifests are not read."""
+        return sorted(each.folder.name for each in listed(self.root, kind))
+
+    def holds(self, kind: str, name: str) -> bool:
+        """Return whether an artifact of that name has a manifest that can be read."""
+        with suppress(LangpruneError):
+            return name in self.names(kind) and bool(read_manifest(self.root / kind / name))
+        return False
+
+    def outlines(self, kind: str) -> list[Outline]:
+        """Return what every artifact that can be read says, oldest first; manifests that the index knows are not read."""
+        return self._indexes.outlines(listed(self.root, kind))
+
+    def having(
+        self, kind: str, where: Callable[[Outline], bool], errors: list[Unreadable] | None = None
+    ) -> Iterator[Artifact]:
+        """Yield the complete artifacts such as `where` says, oldest first; unreadable manifests are added to `errors`."""
+        for folder, manifest in self._indexes.find(listed(self.root, kind), where, errors):
+            yield Artifact(folder, manifest)
+
+    def newest_first(self, kind: str, where: Callable[[Outline], bool]) -> Iterator[Artifact]:
+        """Yield what `having` does, the artifact that was made or asked for last first; who stops early reads no others."""
+        for folder, manifest in self._indexes.find(listed(self.root, kind)[::-1], where):
+            yield Artifact(folder, manifest)
 
     def all_by_key(self, kind: str, key: str) -> list[Artifact]:
         """Return the complete artifacts with that key: several where copies were asked for by name or folder."""
-        entries = [entry for entry in self.entries(kind) if entry.manifest.key == key and entry.manifest.complete]
-        return [Artifact(entry.folder, entry.manifest) for entry in entries]
+        return list(self.having(kind, lambda outline: outline.key == key))
 
     def by_key(self, kind: str, key: str) -> Artifact | None:
         """Return a complete artifact with that key, if there is one."""
         return next(iter(self.all_by_key(kind, key)), None)
 
-    def newest(self, *kinds: str, where: Callable[[Manifest], bool] = lambda _: True) -> Artifact | None:
+    def newest(self, *kinds: str, where: Callable[[Outline], bool] = lambda _: True) -> Artifact | None:
         """Return the complete artifact of those kinds, and such as `where` says, which was made or asked for last.
 
         Raises LangpruneError where one that cannot be read lies there and is younger: it may be the one that is meant.
         """
-        complete = [
-            entry for kind in kinds for entry in self.entries(kind) if entry.manifest.complete and where(entry.manifest)
-        ]
-        last = max(complete, key=lambda entry: entry.modified_ns, default=None)
-        for kind in kinds:
-            for name, error in self.unreadable(kind).items():
-                changed = (self.folder(kind, name) / MANIFEST).stat().st_mtime_ns
-                if last is None or changed > last.modified_ns:
-                    raise error
-        return Artifact(last.folder, last.manifest) if last else None
+        there = [each for kind in kinds for each in listed(self.root, kind)]
+        there.sort(key=lambda each: -each.modified_ns)  # of equals the first stays first
+        errors: list[Unreadable] = []
+        folder, manifest = next(self._indexes.find(there, where, errors), (None, None))
+        changed = {each.folder: each.modified_ns for each in there}
+        for each, error in errors:
+            if folder is None or each.modified_ns > changed[folder]:
+                raise error
+        return Artifact(folder, manifest) if folder and manifest else None
 
     def find(self, kind: str, name: str) -> Artifact:
         """Return the artifact called `name`, or lying in the folder `name`.
@@ -148,7 +165,7 @@ class Workspace:
         raise self._unknown(kind, name)
 
     def _unknown(self, kind: str, name: str) -> LangpruneError:
-        names = [entry.name for entry in self.entries(kind)]
+        names = self.names(kind)
         hint = near_matches(name, names) if names else f"the workspace {self.root} has no {kind} yet"
         return LangpruneError(f"no {kind} artifact is called {name!r}: {hint}")
 
@@ -156,8 +173,8 @@ class Workspace:
         """Make `artifact` the newest of all, even where the clock went backwards."""
         if self.planned is not None:
             return
-        others = [entry.modified_ns for entry in self.entries()]
-        stamp = max(time.time_ns(), *(other + 1 for other in others)) if others else time.time_ns()
+        others = [each.modified_ns + 1 for kind in KINDS for each in listed(self.root, kind)]
+        stamp = max([time.time_ns(), *others])
         with suppress(OSError):  # a workspace that may only be read serves what it has
             os.utime(artifact.folder / MANIFEST, ns=(stamp, stamp))
 

@@ -22,7 +22,7 @@ from langprune_cli.machine.team import team
 from langprune_cli.models.model_files import VOCABULARY, check_files, tokenizer_digest
 from langprune_cli.models.skeleton import read_config
 from langprune_cli.models.streamed import StreamedModel
-from langprune_cli.store.artifact import Artifact
+from langprune_cli.store.artifact import KINDS, Artifact
 from langprune_cli.store.building import Reporter
 from langprune_cli.store.files import need_space
 from langprune_cli.store.manifest import is_artifact
@@ -239,11 +239,8 @@ def choose_model(workspace: Workspace, named: str | None, revision: str | None, 
     remembered = workspace.model()
     if remembered and remembered["name"]:
         return ModelChoice(remembered["name"], revision or remembered["revision"])
-    models = {
-        (about["name"], about["revision"])
-        for entry in workspace.entries()
-        if (about := entry.manifest.about.get("model")) and not model_artifact(workspace, about["name"])
-    }
+    known = {outline.model for kind in KINDS for outline in workspace.outlines(kind) if outline.model}
+    models = {model for model in known if not model_artifact(workspace, model[0])}
     if len(models) > 1:
         names = " and ".join(sorted(name for name, _ in models))
         raise LangpruneError(f"the workspace {workspace.root} has artifacts of {names}: name one of them with --model")

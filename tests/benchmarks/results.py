@@ -10,6 +10,7 @@ HEADINGS = {  # in the order in which they stand
     "speed": "## Speed",
     "sizes": "## Sizes, windows, processes",
     "parts": "## Where the time goes",
+    "workspace": "## A workspace of 2,000 artifacts",
 }
 
 

@@ -180,7 +180,7 @@ def test_a_field_that_was_edited_is_refused_by_every_reader(tmp_path: Path, fiel
         ):
             read()
     assert workspace.entries() == []
-    assert list(workspace.unreadable("masks")) == ["x"]
+    assert list(workspace.read_all("masks")[1]) == ["x"]
     assert is_artifact(folder)
 
 

@@ -47,10 +47,12 @@ def list_artifacts(
         raise UsageError(f"{kind!r} is no kind of artifact: {near_matches(kind, KINDS)}")
     if sort is not None and sort not in _ORDERS:
         raise UsageError(f"--sort {sort!r} is unknown: {near_matches(sort, _ORDERS)}")
+    sized = []
     for each in [kind] if kind else KINDS:
-        for error in Workspace(workspace).unreadable(each).values():
+        entries, damaged = Workspace(workspace).read_all(each)
+        for _, error in sorted(damaged.items()):
             ConsoleReporter().note(f"Left out: {error}.")
-    sized = [(entry, Artifact(entry.folder, entry.manifest).size()) for entry in Workspace(workspace).entries(kind)]
+        sized += [(entry, Artifact(entry.folder, entry.manifest).size()) for entry in entries]
     if sort:
         sized.sort(key=_ORDERS[sort])
     if json:
@@ -90,11 +92,11 @@ def _split(name: str, workspace: Workspace) -> tuple[str, str]:
     kind, slash, rest = name.partition("/")
     if slash and kind in KINDS:
         return kind, rest
-    found = [entry.kind for entry in workspace.entries() if entry.name == name]
+    found = [each for each in KINDS if workspace.holds(each, name)]
     if len(found) > 1:
         raise LangpruneError(f"{' and '.join(found)} have {name!r}: write {found[0]}/{name}")
     if not found:
-        names = {entry.name for entry in workspace.entries()}
+        names = {each for kind in KINDS for each in workspace.names(kind)}
         hint = near_matches(name, names) if names else f"{workspace.root} is empty"
         raise LangpruneError(f"no artifact is called {name!r}: {hint}")
     return found[0], name

@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong 
     from langprune_cli.numerics.site import Needs
     from langprune_cli.requests.shared.run import Run
     from langprune_cli.store.artifact import Artifact
-    from langprune_cli.store.manifest import Manifest
+    from langprune_cli.store.manifest import Described
 
 
 def stats_for(run: Run, needs: Needs, what: str, named: str | None) -> Artifact | None:
@@ -27,7 +27,7 @@ def stats_for(run: Run, needs: Needs, what: str, named: str | None) -> Artifact 
 
     from langprune_cli.stages.statistics.collecting import has_hessians, of_norms  # noqa: PLC0415
 
-    def will_do(manifest: Manifest) -> bool:
+    def will_do(manifest: Described) -> bool:
         dense = of_norms(manifest) and manifest.params["propagation"] == "dense"
         return dense and (needs != "hessian" or "hessian" in manifest.params["collect"])
 

@@ -24,7 +24,7 @@ from langprune_cli.stages.structured.structures import is_structured
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.files import need_space
-from langprune_cli.store.manifest import Manifest
+from langprune_cli.store.manifest import Described
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedModel, check_same_model
 
@@ -218,7 +218,7 @@ def _params(fit: Pattern | None, group: Group, sources: list[_Source] | None) ->
     }
 
 
-def _are_of(scores: Manifest, made_of: tuple[str, str | None, str]) -> bool:
+def _are_of(scores: Described, made_of: tuple[str, str | None, str]) -> bool:
     """Return whether scores are of that model, those statistics and that method."""
     return (scores.inputs["model"], scores.inputs["stats"], scores.params["method"]) == made_of
 

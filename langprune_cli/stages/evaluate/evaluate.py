@@ -22,6 +22,7 @@ from langprune_cli.stages.statistics.parts import text_identity
 from langprune_cli.store.artifact import WEIGHTS, Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.files import canonical_json, readable_json
+from langprune_cli.store.index import Unreadable
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.tokens.token_bytes import predicted_bytes
@@ -86,7 +87,7 @@ def evaluate(
             *(Path(task).stem for task in tasks),
         ]
     )
-    known = {} if force else _known_cells(workspace, recipe.about[WEIGHTS])
+    known = _KnownCells(workspace, recipe.about[WEIGHTS], none=force)
 
     def make(writer: ArtifactWriter) -> Artifact:
         for number, text in enumerate(texts):
@@ -120,21 +121,28 @@ def read_result(artifact: Artifact) -> dict[str, list[Row]]:
     return {name: result[name] for name in ("rows", "compare", "tasks") if name in result}
 
 
-def complete_evaluations(workspace: Workspace, damaged: list[str]) -> Iterator[tuple[Artifact, list[Row]]]:
-    """Yield the complete evaluations that can be read, oldest first, with their rows; add the names of others to `damaged`."""
-    damaged += workspace.unreadable("evals")
-    for entry in workspace.entries("evals"):
-        if entry.manifest.complete:
-            artifact = Artifact(entry.folder, entry.manifest)
-            try:
-                rows = read_rows(artifact)
-                sound = all(row.keys() >= set(_FIELDS) for row in rows)
-            except (LangpruneError, ValueError, KeyError, TypeError, AttributeError):
-                sound = False
-            if sound:
-                yield artifact, rows
-            else:
-                damaged.append(entry.name)
+def evaluations_of(workspace: Workspace, models: set[str], damaged: list[str]) -> Iterator[tuple[Artifact, list[Row]]]:
+    """Yield the complete evaluations of models with these digests, oldest first, with their rows.
+
+    Adds the names of those that cannot be read to `damaged`.
+    """
+    errors: list[Unreadable] = []
+    for artifact in workspace.having("evals", lambda outline: not models.isdisjoint(outline.models), errors):
+        rows = _sound_rows(artifact)
+        if rows is None:
+            damaged.append(artifact.name)
+        else:
+            yield artifact, rows
+    damaged += [each.folder.name for each, _ in errors]
+
+
+def _sound_rows(artifact: Artifact) -> list[Row] | None:
+    """Return the rows of an evaluation; None where they cannot be read, or lack fields."""
+    try:
+        rows = read_rows(artifact)
+        return rows if all(row.keys() >= set(_FIELDS) for row in rows) else None
+    except (LangpruneError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def has_bytes_of(artifact: Artifact, digest: str, weights: str) -> bool:
@@ -143,20 +151,31 @@ def has_bytes_of(artifact: Artifact, digest: str, weights: str) -> bool:
     return isinstance(known, dict) and known.get(digest) == weights
 
 
-def _known_cells(workspace: Workspace, weights: dict[str, str]) -> dict[str, tuple[Row, bytes]]:
-    """Return the rows of all complete evaluations by cell, with the losses of their windows.
+class _KnownCells:
+    """Rows of earlier evaluations by cell, with the losses of their windows; only evaluations with that cell are read.
 
     Of models of which all bytes are the same only: `weights`, digest -> sha256.
     """
-    known = {}
-    for artifact, rows in complete_evaluations(workspace, damaged=[]):
-        for row in rows:
-            digest = row["model_digest"]
-            if digest not in weights or not has_bytes_of(artifact, digest, weights[digest]):
-                continue
-            with suppress(LangpruneError):
-                known[row["cell"]] = (row, artifact.read(_losses_part(row["cell"])))
-    return known
+
+    def __init__(self, workspace: Workspace, weights: dict[str, str], *, none: bool = False) -> None:
+        self._workspace = workspace
+        self._weights = weights
+        self._none = none
+
+    def row(self, cell: str) -> tuple[Row, bytes] | None:
+        """Return the row and the losses of the newest evaluation that has them, None where none does."""
+        part = _losses_part(cell)
+        for artifact in [] if self._none else self._workspace.newest_first("evals", lambda each: part in each.parts):
+            for row in _sound_rows(artifact) or ():
+                digest = row["model_digest"]
+                if (
+                    row["cell"] == cell
+                    and digest in self._weights
+                    and has_bytes_of(artifact, digest, self._weights[digest])
+                ):
+                    with suppress(LangpruneError):
+                        return row, artifact.read(part)
+        return None
 
 
 def _cell_of(subject: Subject, windows: Windows) -> str:
@@ -179,7 +198,7 @@ def _measured(
     writer: ArtifactWriter,
     losses: Losses,
     text: EvaluationText,
-    known: dict[str, tuple[Row, bytes]],
+    known: _KnownCells,
 ) -> Measured:
     """Return one row with its losses per window, which become a part."""
     subject = losses.subject
@@ -193,7 +212,7 @@ def _cell(
     writer: ArtifactWriter,
     losses: Losses,
     windows: Windows,
-    known: dict[str, tuple[Row, bytes]],
+    known: _KnownCells,
 ) -> Row:
     """Return one row; its losses per window become a part."""
     subject = losses.subject
@@ -205,8 +224,8 @@ def _cell(
         "source": windows.spec.source,
     }
     part = _losses_part(cell)
-    if cell in known and not writer.has(part):
-        row, nats_part = known[cell]
+    if not writer.has(part) and (before := known.row(cell)):
+        row, nats_part = before
         writer.write(part, nats_part)
         found = {field: row[field] for field in _FIELDS} | subject.identity | labels
         return found | {"bpb": _known_bpb(subject, windows, row, nats_part)}

@@ -10,7 +10,7 @@ from langprune_cli.errors import LangpruneError
 from langprune_cli.location.hub_snapshot import CARD
 from langprune_cli.models.checkpoint import Checkpoint, TensorEntry
 from langprune_cli.models.shards import plan_shards, write_shard
-from langprune_cli.stages.evaluate.evaluate import Row, complete_evaluations, has_bytes_of
+from langprune_cli.stages.evaluate.evaluate import Row, evaluations_of, has_bytes_of
 from langprune_cli.stages.export.exported import GGUF, MASK_FILE
 from langprune_cli.stages.export.gguf import tokenizer_before, write_gguf
 from langprune_cli.stages.export.inherited import inherited
@@ -211,7 +211,7 @@ def _rows_about(workspace: Workspace, model: Artifact, reporter: Reporter) -> li
         subjects[base_digest, mask_key] = "pruned"
     by_text: dict[tuple[str, str], dict[str, Row]] = {}
     damaged: list[str] = []
-    for artifact, evaluated in complete_evaluations(workspace, damaged):
+    for artifact, evaluated in evaluations_of(workspace, {base_digest, digest}, damaged):
         rows = [row for row in evaluated if not row.get("bits")]  # the others are of a model that nobody exports
         if any(row["model_digest"] == digest for row in rows) and not has_bytes_of(artifact, digest, weights):
             reporter.note(

@@ -1,6 +1,7 @@
 """`report`: what is known of evaluations, pruned models, masks and statistics, collected to be shown side by side."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -14,10 +15,10 @@ from langprune_cli.stages.evaluate.evaluate import Row, read_result
 from langprune_cli.stages.evaluate.rows import change_of, comparable_ppl, interval_of, marks, model_label
 from langprune_cli.stages.solving.updating import Pruned
 from langprune_cli.stages.statistics.parts import BLOCKS_PART, VOCABULARY_PART
-from langprune_cli.store.artifact import Artifact
+from langprune_cli.store.artifact import WEIGHTS, Artifact, open_artifact
 from langprune_cli.store.building import Reporter
 from langprune_cli.store.workspace import Workspace
-from langprune_cli.streaming.opened import OpenedModel
+from langprune_cli.streaming.opened import OpenedModel, model_artifact
 
 Open = Callable[[Artifact], OpenedModel]  # the model that an artifact was made of
 
@@ -123,14 +124,14 @@ def collect(
 
     Raises LangpruneError for artifacts that are damaged, and for named ones that cannot be compared.
     """
-    pruned = _models_by_digest(workspace, reporter)
+    pruned = _PrunedModels(workspace, evaluations, reporter)
     matrices = tuple(_matrix(workspace, each, pruned) for each in evaluations)
     subjects = [subject.of for matrix in matrices for subject in matrix.subjects if subject.of]
     subjects += [each for matrix in matrices for each in matrix.tasks_of]
     masks = [each for each in subjects if each.manifest.kind == "masks"]
     shown = list(models) or [
         *(each for each in subjects if each.manifest.kind == "models"),
-        *(each for each in pruned.values() if each.manifest.inputs.get("mask") in {mask.key for mask in masks}),
+        *pruned.with_masks({mask.key for mask in masks}),
     ]
     sources = _sources(workspace, [*shown, *compared, *subjects, *evaluations], pruned)
     reconstructions = tuple(
@@ -146,26 +147,57 @@ def collect(
     return Report(matrices, tuple(each for each in reconstructions if each.linears), tuple(comparisons), sources)
 
 
-def _models_by_digest(workspace: Workspace, reporter: Reporter) -> dict[str, Artifact]:
-    """Return the workspace's models by the digest of their checkpoints, which is what rows of evaluations name."""
-    found = {}
-    for entry in workspace.entries("models"):
-        if entry.manifest.complete:
+class _PrunedModels:
+    """The workspace's models by the digest of their checkpoints, by which rows and manifests know them.
+
+    A digest has to be computed from a model's files. So a model is looked for by the name that is on record beside the
+    digest, then by the sha256 of its weights, where an evaluation has that, and only what is found so is digested.
+    """
+
+    def __init__(self, workspace: Workspace, evaluations: Sequence[Artifact], reporter: Reporter) -> None:
+        self._workspace = workspace
+        self._reporter = reporter
+        self._digests: dict[Path, str | None] = {}
+        self._weights: dict[str, str] = {}
+        for each in evaluations:
+            known = each.manifest.about.get(WEIGHTS)
+            self._weights |= known if isinstance(known, dict) else {}
+
+    def get(self, digest: str, *abouts: dict[str, Any] | None) -> Artifact | None:
+        """Return the model with that digest; abouts: the records, one of which may name it."""
+        for about in abouts:
+            named = model_artifact(self._workspace, about["name"]) if about and about.get("name") else None
+            if named and self._digest(named) == digest:
+                return named
+        weights = self._weights.get(digest)
+        alike = self._workspace.newest_first("models", lambda outline: outline.weights == weights) if weights else ()
+        return next((each for each in alike if self._digest(each) == digest), None)
+
+    def with_masks(self, keys: set[str]) -> list[Artifact]:
+        """Return the models that were made with these masks, by their keys; two of the same bytes are one."""
+        found = self._workspace.having("models", lambda outline: outline.inputs.get("mask") in keys)
+        return list({digest: each for each in found if (digest := self._digest(each))}.values())
+
+    def _digest(self, model: Artifact) -> str | None:
+        """Return a model's digest, None of a damaged one, and note that."""
+        if model.folder not in self._digests:
             try:
-                found[Checkpoint(entry.folder).digest()] = Artifact(entry.folder, entry.manifest)
+                self._digests[model.folder] = Checkpoint(model.folder).digest()
             except (LangpruneError, OSError):
-                reporter.note(f"skipped damaged model {entry.name}")
-    return found
+                self._reporter.note(f"skipped damaged model {model.name}")
+                self._digests[model.folder] = None
+        return self._digests[model.folder]
 
 
-def _matrix(workspace: Workspace, evaluation: Artifact, pruned: dict[str, Artifact]) -> Matrix:
+def _matrix(workspace: Workspace, evaluation: Artifact, pruned: _PrunedModels) -> Matrix:
     result = read_result(evaluation)
     texts = [list(rows) for _, rows in groupby(result["rows"], key=lambda row: row["text"])]
     marked = [marks(rows, result.get("compare", [])) for rows in texts]
+    known = evaluation.manifest.about.get("models", {})
     subjects, figures = [], []
     for place, row in enumerate(texts[0] if texts else []):
         mask = workspace.by_key("masks", row["mask_key"]) if row["mask_key"] else None
-        of = mask or (None if row["mask_key"] else pruned.get(row["model_digest"]))
+        of = mask or (None if row["mask_key"] else pruned.get(row["model_digest"], known.get(row["model"])))
         subjects.append(Subject(row["mask"] or model_label(row), of, dense=place == 0))
         figures.append(
             tuple(
@@ -180,7 +212,7 @@ def _matrix(workspace: Workspace, evaluation: Artifact, pruned: dict[str, Artifa
         tuple(subjects),
         tuple(figures),
         tuple(result.get("tasks", [])),
-        tuple(pruned[each["model_digest"]] for each in run_on if each["model_digest"] in pruned),
+        tuple(filter(None, (pruned.get(each["model_digest"], *known.values()) for each in run_on))),
     )
 
 
@@ -190,7 +222,7 @@ def _figure(row: Row, dense: Row, mark: str) -> Figure:
     return Figure(comparable_ppl(row), row["bpb"], change_of(row, dense), low, high, significant, mark)
 
 
-def _sources(workspace: Workspace, shown: Sequence[Artifact], pruned: dict[str, Artifact]) -> tuple[Artifact, ...]:
+def _sources(workspace: Workspace, shown: Sequence[Artifact], pruned: _PrunedModels) -> tuple[Artifact, ...]:
     """Return artifacts and all that they were made from, as far as it is there, what something was made from before it."""
     found: dict[str, Artifact] = {}
     seen: set[str] = set()
@@ -200,10 +232,12 @@ def _sources(workspace: Workspace, shown: Sequence[Artifact], pruned: dict[str, 
             seen.add(
                 artifact.key
             )  # before its parents: a mask that removes nothing makes the model that it was made for
-            inputs = artifact.manifest.inputs
+            inputs, about = artifact.manifest.inputs, artifact.manifest.about
+            before = [("model", about.get("model")), ("pruned", about.get("tuned", {}).get("model"))]
             parents = [workspace.by_key(kind, key) for kind, key in _parents(inputs)]
             parents += [workspace.by_key("stats", key) for key in _trained_on(artifact, workspace)]
-            for each in [*(pruned.get(inputs.get(name, "")) for name in ("model", "pruned")), *parents]:
+            models = [pruned.get(inputs[name], named) for name, named in before if name in inputs]
+            for each in [*models, *parents]:
                 if each:
                     add(each)
             found[artifact.key] = artifact
@@ -215,9 +249,14 @@ def _sources(workspace: Workspace, shown: Sequence[Artifact], pruned: dict[str, 
 
 def _trained_on(model: Artifact, workspace: Workspace) -> list[str]:
     """Return the keys of the statistics whose windows a model was tuned on."""
-    text = model.manifest.about.get("tuned", {}).get("text", {})
-    folder = Path(text.get("source") or "").parent
-    return [each.manifest.key for each in workspace.entries("stats") if each.folder.resolve() == folder.resolve()]
+    source = model.manifest.about.get("tuned", {}).get("text", {}).get("source")
+    found = []
+    for name in workspace.names("stats") if source else ():
+        place = workspace.root / "stats" / name
+        if place.resolve() == Path(source).parent.resolve():
+            with suppress(LangpruneError):  # damaged or not complete: none that a report could show
+                found.append(open_artifact(place, "stats").key)
+    return found
 
 
 def _parents(inputs: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -17,7 +17,7 @@ from langprune_cli.numerics.moments import ColumnMoments
 from langprune_cli.numerics.site import SiteStats
 from langprune_cli.stages.statistics.parts import fitting
 from langprune_cli.store.artifact import Artifact
-from langprune_cli.store.manifest import Manifest
+from langprune_cli.store.manifest import Described
 from langprune_cli.streaming.walk import EnoughSeen
 
 
@@ -195,7 +195,7 @@ def read_block_stats(stats: Artifact, part: str, widths: Mapping[str, int] = Map
     return BlockStats(tensors, record.get("sites", {}), stats.manifest.inputs["text"]["windows"])
 
 
-def of_norms(manifest: Manifest) -> bool:
+def of_norms(manifest: Described) -> bool:
     """Return whether statistics hold column norms, not counts of tokens."""
     return "norms" in manifest.params["collect"]
 
