@@ -63,8 +63,9 @@ def run(tree: Path, folder: Path, *words: str, complete: bool = False) -> dict[s
     done = subprocess.run(command, cwd=folder, env=given, check=False, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(words)}: {done.stderr}")
-    found: dict[str, int] = json.loads(counts.read_bytes())
-    return found | {"files": found["manifests"] + found["results"] + found["others"]}
+    found = json.loads(counts.read_bytes())
+    files = found["manifests"] + found["results"] + found["others"]
+    return {"files": files} | {name: count for name, count in found.items() if isinstance(count, int)}
 
 
 def made(folder: Path, artifacts: int) -> None:

@@ -27,8 +27,19 @@ class Counts:
     bytes: int = 0  # the sizes of all of these together
     documents: int = 0  # JSON documents parsed, wherever they came from
     hashes: int = 0  # sha256 begun, wherever
-    artifacts: list[str] = field(default_factory=list)  # kind/name of those whose manifest was opened, each once
-    evaluations: list[str] = field(default_factory=list)  # names of those whose result was opened, each once
+    opened: dict[str, None] = field(
+        default_factory=dict
+    )  # manifests and results in the order in which they were opened first
+
+    @property
+    def artifacts(self) -> list[str]:
+        """Return kind/name of the artifacts whose manifest was opened."""
+        return [path.rpartition("/")[0] for path in self.opened if path.endswith("/manifest.json")]
+
+    @property
+    def evaluations(self) -> list[str]:
+        """Return the names of the evaluations whose result was opened."""
+        return [path.split("/")[-2] for path in self.opened if path.endswith("/result.json")]
 
     @property
     def files(self) -> int:
@@ -48,16 +59,13 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
     inside = path.startswith(root + os.sep) and not path.startswith(os.path.join(root, "logs"))  # noqa: PTH118 - as above
     if not inside or name.endswith(("lock", ".langprune-tmp")) or not os.path.isfile(path):  # noqa: PTH113 - as above
         return
-    label = os.path.relpath(os.path.dirname(path), root)  # noqa: PTH120 - as above
     if name == "manifest.json":
         counts.manifests += 1
-        counts.artifacts += [label] * (label not in counts.artifacts)
     elif name == "result.json":
         counts.results += 1
-        short = os.path.basename(label)  # noqa: PTH119 - as above
-        counts.evaluations += [short] * (short not in counts.evaluations)
     else:
         counts.others += 1
+    counts.opened |= {os.path.relpath(path, root): None} if name in {"manifest.json", "result.json"} else {}
     counts.bytes += os.stat(path).st_size  # noqa: PTH116 - as above
 
 
