@@ -33,8 +33,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and manifests are read and l
     from torch import Tensor
 
 WEIGHTS = "weights_sha256"  # in `about`: of all bytes of the weights that were run; evaluations have one for each model
-PROVENANCE = "langprune.json"  # what an exported model has in place of a manifest
-SCRATCH = "resume.safetensors"  # hidden states, kept only while a run is not complete
+PROVENANCE = "langprune.json"  # the record of an exported model, in place of a manifest
+SCRATCH = "resume.safetensors"  # hidden states, kept until the run is complete
 _RECORD = "langprune"  # metadata key of a safetensors part's record
 MADE_BY = {"stats": "calibrate", "scores": "score", "masks": "mask", "models": "apply", "evals": "eval"}
 KINDS = tuple(MADE_BY)  # in the order of the stages that make them
@@ -42,7 +42,7 @@ KINDS = tuple(MADE_BY)  # in the order of the stages that make them
 
 @dataclass(frozen=True)
 class Recipe:
-    """What an artifact is made of; its key follows from it."""
+    """What identifies an artifact; its key is computed from it."""
 
     kind: str
     inputs: Record  # digests of the model, the text and the tokenizer, keys of parent artifacts
@@ -91,12 +91,12 @@ class Artifact:
         return data
 
     def _made_by(self) -> str:
-        """Return the command that makes such an artifact; one of several has those of its own kind among its inputs."""
+        """Return the command that makes such an artifact; a combined one has artifacts of its own kind as inputs."""
         kind = self.manifest.kind
         return f"combine {kind}" if kind in self.manifest.inputs else MADE_BY.get(kind, "")
 
     def is_whole(self) -> bool:
-        """Return whether all parts are there, with the sizes that were written; their hashes are left to `read`."""
+        """Return whether every part exists with its recorded size; `read` checks the hashes."""
         try:
             return all(
                 (self.folder / part).stat().st_size == entry["size"] for part, entry in self.manifest.parts.items()
@@ -130,10 +130,10 @@ class Artifact:
 
 
 def same_bytes(manifest: Manifest, about: Record) -> bool:
-    """Return whether an artifact was computed on the very weights that `about` speaks of, where that has to be known.
+    """Return whether an artifact was computed on exactly the weights that `about` names, if it names any.
 
-    A key tells models apart by samples of their weights; `weights_sha256` covers every byte. Statistics of before it was
-    noted are taken for what they are by their key.
+    A key identifies a model by samples of its weights; `weights_sha256` covers every byte. Older statistics do not record it;
+    for them the key is enough.
     """
     if WEIGHTS not in about:
         return True
@@ -142,7 +142,7 @@ def same_bytes(manifest: Manifest, about: Record) -> bool:
 
 
 def open_artifact(folder: Path, kind: str) -> Artifact:
-    """Open a complete artifact; raises LangpruneError when it is of another kind or not complete."""
+    """Open a complete artifact; raises LangpruneError if it has another kind or is not complete."""
     manifest = read_manifest(folder)
     if manifest.kind != kind:
         raise LangpruneError(f"{folder} holds {manifest.kind}, and {kind} are needed here: name another artifact")
@@ -154,10 +154,10 @@ def open_artifact(folder: Path, kind: str) -> Artifact:
 
 
 class ArtifactWriter:
-    """Writes parts into an artifact's folder, and keeps what an interrupted run of the same key had finished."""
+    """Writes an artifact's parts, and resumes an interrupted run with the same key."""
 
     def __init__(self, folder: Path, recipe: Recipe, *, fresh: bool = False, alone: bool = True) -> None:
-        """Take over what lies in `folder`, with `fresh` only the place; alone: whether a lock keeps other processes away."""
+        """Resume what `folder` holds, or replace it if `fresh`; alone: whether a lock keeps other processes away."""
         self.folder = folder
         self.wrote: Callable[[], None] = lambda: None  # called whenever a part is in place
         self.manifest = Manifest(**asdict(recipe), key=recipe.key, parts={}, complete=False)
@@ -174,12 +174,12 @@ class ArtifactWriter:
             raise
 
     def _take_over(self, *, fresh: bool, alone: bool) -> None:
-        """Keep an interrupted run's parts whose hashes match, and remove its other files; never a file not its own.
+        """Keep the parts of an interrupted run whose hashes match, and delete its other parts; never delete foreign files.
 
-        Raises LangpruneError for a folder with other things in it, or with another artifact unless `fresh`.
+        Raises LangpruneError if the folder holds other files, or another artifact and not `fresh`.
         """
         if not (self.folder / MANIFEST).is_file():
-            # All that a run leaves which was killed at its very start.
+            # A run that was killed at its very start leaves nothing else.
             if all(path.name.endswith(TEMPORARY) for path in self.folder.iterdir()):
                 sweep(self.folder, alone=alone)
                 return
@@ -204,16 +204,16 @@ class ArtifactWriter:
 
     @property
     def scratch(self) -> Path:
-        """Return the path of a file for resuming, which `finish` removes."""
+        """Return the path of the file that a run resumes from; `finish` deletes it."""
         return self.folder / SCRATCH
 
     def has(self, part: str) -> bool:
-        """Return whether `part` is on disk, whole."""
+        """Return whether `part` is finished."""
         return part in self.manifest.parts
 
     @contextmanager
     def part(self, name: str) -> Iterator[Path]:
-        """Yield a temporary path to write; afterwards the part is in place, hashed and recorded."""
+        """Yield a temporary path to write to; then hash the part, put it in place and record it."""
         path = self.folder / name
         if path.parent != self.folder:
             with disk_errors(path):
@@ -231,9 +231,9 @@ class ArtifactWriter:
             temporary.write_bytes(data)
 
     def write_tensors(self, name: str, tensors: "dict[str, Tensor]", record: Record | None = None) -> None:
-        """Write one safetensors part, and with it a JSON record.
+        """Write one safetensors part and its JSON record.
 
-        The record is a single metadata entry: safetensors does not keep the order of several the same in every run.
+        The record is one metadata entry: safetensors writes several in an order that changes from run to run.
         """
         from safetensors.torch import save  # noqa: PLC0415 - with torch, see above
 
@@ -241,9 +241,9 @@ class ArtifactWriter:
         self.write(name, save({key: value.contiguous() for key, value in tensors.items()}, metadata))
 
     def finish(self, **about: object) -> Artifact:
-        """Add what is known only now to `about`, mark the artifact complete and return it.
+        """Add the last facts to `about`, mark the artifact complete and return it.
 
-        Raises LangpruneError where a part is not what was written: another process has been here, where there are no locks.
+        Raises LangpruneError if a part has changed since it was written: without locks, another process may have done that.
         """
         for name, entry in self.manifest.parts.items():
             if not self._hashed.still_has(self.folder / name, entry["sha256"]):
@@ -259,9 +259,9 @@ class ArtifactWriter:
         return Artifact(self.folder, self.manifest)
 
     def discard_if_empty(self, *, but_for: str = "") -> None:
-        """Remove the folder when the run failed before it finished any part, unless the user has files in it.
+        """Delete the folder of a run that failed before it finished a part, unless the user has files in it.
 
-        Parts whose names match the pattern `but_for` do not count, and go with it.
+        Parts that match the pattern `but_for` do not count and are deleted too.
         """
         if self.manifest.complete or not all(fnmatch(part, but_for) for part in self.manifest.parts):
             return

@@ -1,4 +1,4 @@
-"""What all stages share: reporting, and the way from a recipe to a complete artifact (cached, resumed or made)."""
+"""What all stages share: progress reports, and turning a recipe into a complete artifact (found, resumed or made)."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,20 +13,20 @@ from langprune_cli.store.locks import being_made, remove_stale_lock
 from langprune_cli.store.manifest import Manifest
 from langprune_cli.store.workspace import Planned, Workspace
 
-_INPUT_PARTS = "windows*.safetensors"  # written first, and drawn again in no time
+_INPUT_PARTS = "windows*.safetensors"  # written first, and cheap to draw again
 
 
 class Reporter(Protocol):
-    """Where a stage tells the user what it is doing."""
+    """Tells the user what a stage is doing."""
 
     def note(self, text: str) -> None:
         """Show one sentence."""
 
     def begin(self, what: str, blocks: int, tokens: int) -> None:
-        """Start the progress of a pass of `tokens` tokens through `blocks` blocks; with 0 of one the other is counted."""
+        """Start the progress of a pass of `tokens` tokens through `blocks` blocks; if one is 0, count the other."""
 
     def tick(self, block: int, tokens: int) -> None:
-        """Say that `tokens` more tokens went through `block`, counted from 0."""
+        """Report that `tokens` more tokens went through `block`, counted from 0."""
 
     def end(self) -> None:
         """End that progress."""
@@ -34,7 +34,7 @@ class Reporter(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage made, or found made already."""
+    """The artifact that a stage made or found."""
 
     artifact: Artifact
     cached: bool
@@ -43,7 +43,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a stage's artifact goes: a name in the workspace, or a folder of the user's."""
+    """Where a stage writes its artifact: under a name in the workspace, or to a folder that the user chose."""
 
     workspace: Workspace
     default_name: str
@@ -54,12 +54,12 @@ class Destination:
 
 @dataclass(frozen=True)
 class PlannedArtifact(Artifact):
-    """What a dry run would make: it has a key and a place, and nothing to read."""
+    """An artifact that a dry run would make: it has a key and a place, but no parts."""
 
     workspace: Workspace
 
     def read(self, part: str) -> bytes:  # noqa: ARG002 - there are none
-        """Raise OnlyPlannedError: whatever asks for a part cannot be planned."""
+        """Raise OnlyPlannedError: a stage that reads a part cannot be planned further."""
         raise OnlyPlannedError(self.workspace.planned or [])
 
 
@@ -69,11 +69,11 @@ def run_stage(
     make: Callable[[ArtifactWriter], Artifact],
     size: Callable[[], int] | None = None,
 ) -> Outcome:
-    """Return the artifact of `recipe`: as it lies on disk when it is whole, else made (or gone on with) by `make`.
+    """Return the artifact of `recipe`: found on disk if it is whole, else made or resumed by `make`.
 
-    Where `make` fails before any part was finished that cost work, nothing is left on disk. In a workspace that is looked at
-    only, nothing is made, see `planned`. size: its bytes, where they are known beforehand.
-    Raises LangpruneError while another process makes the same one.
+    If `make` fails before it finishes a part that cost work, nothing stays on disk. A dry run makes nothing, see `planned`.
+    size: returns the artifact's bytes, if they are known beforehand.
+    Raises LangpruneError while another process makes the same artifact.
     """
     begun = time.monotonic()
     if to.workspace.planned is not None:
@@ -90,9 +90,9 @@ def run_stage(
 
 
 def planned(recipe: Recipe, to: Destination, size: Callable[[], int] | None = None) -> Outcome:
-    """Return what is there already, or the place and the key of what would be made, and put it on the workspace's list.
+    """Return the artifact if it exists, else the place and key that it would have; add it to the workspace's plan.
 
-    Raises UsageError for a name that is not to be had.
+    Raises UsageError for a name that cannot be used.
     """
     found, to = made_before(recipe, to), _settled(recipe.kind, to)
     if found is None:
@@ -108,9 +108,9 @@ def planned(recipe: Recipe, to: Destination, size: Callable[[], int] | None = No
 
 
 def made_before(recipe: Recipe, to: Destination) -> Artifact | None:
-    """Return the artifact of `recipe`, where it was asked for and whole, as the newest of the workspace; else None.
+    """Return the whole artifact of `recipe` at the requested place, now the newest of the workspace; else None.
 
-    Raises UsageError for a name that is not to be had.
+    Raises UsageError for a name that cannot be used.
     """
     complete = _complete(recipe, _settled(recipe.kind, to))
     of_these = (found for found in complete if same_bytes(found.manifest, recipe.about))
@@ -129,14 +129,13 @@ class Place:
     to: Destination
     name: str
     folder: Path
-    alone: bool  # whether a lock sees to that
+    alone: bool  # whether a lock keeps other processes away
 
     @contextmanager
     def writer(self) -> Iterator[ArtifactWriter]:
-        """Yield the writer; where the work fails before any part was finished that cost some, nothing is left on disk.
+        """Yield the writer; if the run fails before it finishes a part that cost work, nothing stays on disk.
 
-        Parts that lie there already are kept, those of a complete artifact too, which is not complete until it is finished
-        again.
+        Finished parts are kept, even those of a complete artifact, which becomes incomplete until it is finished again.
         """
         writer = ArtifactWriter(self.folder, self.recipe, fresh=self.to.force, alone=self.alone)
         writer.wrote = self.to.workspace.run_starts
@@ -149,7 +148,7 @@ class Place:
             writer.discard_if_empty()
 
     def settle(self, artifact: Artifact) -> Artifact:
-        """Return the finished artifact as the workspace knows it, the newest of all."""
+        """Register the finished artifact in the workspace, as the newest, and return it."""
         if self.to.out:
             artifact = self.to.workspace.place(artifact, self.name)
         self.to.workspace.touch(artifact)
@@ -158,7 +157,7 @@ class Place:
 
 @contextmanager
 def being_made_at(recipe: Recipe, to: Destination) -> Iterator[Place]:
-    """Find a place for an artifact, and hold it; raises LangpruneError while another process makes the same one."""
+    """Find a place for an artifact and lock it; raises LangpruneError while another process makes the same artifact."""
     to = _settled(recipe.kind, to)
     name, folder = _place(recipe, to)
     with being_made(folder, recipe.kind, to.workspace) as alone:
@@ -166,7 +165,7 @@ def being_made_at(recipe: Recipe, to: Destination) -> Iterator[Place]:
 
 
 def _settled(kind: str, to: Destination) -> Destination:
-    """Return `to` with a folder of the workspace's own as the name that it is; raises UsageError for a name not to be had."""
+    """Return `to` with a name in place of a folder inside the workspace; raises UsageError for a name that cannot be used."""
     own = to.workspace.name_of(kind, to.out) if to.out else None
     if own and to.name not in {None, own}:
         raise UsageError(f"--out {to.out} is in the workspace, under the name {own!r}: leave out --name {to.name}")
@@ -178,7 +177,7 @@ def _settled(kind: str, to: Destination) -> Destination:
 
 
 def _complete(recipe: Recipe, to: Destination) -> list[Artifact]:
-    """Return the artifacts of that key, where they were asked for, that were complete once."""
+    """Return the complete artifacts with that key at the requested place; they may have lost parts since."""
     return [
         found
         for found in ([] if to.force else to.workspace.all_by_key(recipe.kind, recipe.key))
@@ -187,7 +186,7 @@ def _complete(recipe: Recipe, to: Destination) -> list[Artifact]:
 
 
 def _place(recipe: Recipe, to: Destination) -> tuple[str, Path]:
-    """Return under which name and in which folder to make the artifact: one that lost parts gets them where it lies."""
+    """Return the name and the folder to make the artifact in; one that lost parts is repaired where it lies."""
     damaged = next(iter(_complete(recipe, to)), None)
     if damaged:
         return damaged.name, to.out or damaged.folder

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there, after a power cut too: written beside, synced, renamed; and disk errors."""
+"""Atomic files and folders, whole or absent even after a power cut: write beside, sync, rename. Also disk errors."""
 
 import errno
 import hashlib
@@ -44,7 +44,7 @@ Parts = dict[str, Part]  # by the file's name
 
 @contextmanager
 def disk_errors(path: Path, *, reading: bool = False) -> Iterator[None]:
-    """Turn an OSError about `path`, which is written unless it is for `reading`, into a LangpruneError with advice."""
+    """Turn an OSError about `path` into a LangpruneError with advice, for writing or for `reading`."""
     try:
         yield
     except OSError as error:
@@ -55,9 +55,9 @@ def disk_errors(path: Path, *, reading: bool = False) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make what was created, renamed or removed in `folder` survive a power cut.
+    """Sync a folder, so that created, renamed and removed names survive a power cut.
 
-    Some file systems do not open a folder, or do not sync one: there it is theirs to keep.
+    Some file systems cannot open or sync a folder; then nothing more can be done.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY)
@@ -73,17 +73,17 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder with its parents, if it is not there, so that it survives a power cut; raises OSError."""
+    """Make a folder and its parents, if missing, and sync them; raises OSError."""
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    for path in reversed(new or [folder]):  # one that is there: the process that made it may not have come so far
+    for path in reversed(new or [folder]):  # also if it exists: its maker may not have synced it yet
         sync_folder(path.parent)
 
 
 def put_folder(made: Path, place: Path) -> None:
-    """Rename a finished folder to `place`, which is not there or empty: whatever happens, it is there whole or not at all.
+    """Rename a finished folder to `place`, which is missing or empty; after a crash it is whole or absent.
 
-    Raises OSError, for a place that holds files as well.
+    Raises OSError, also if `place` holds files.
     """
     sync_tree(made)
     made.rename(place)
@@ -91,7 +91,7 @@ def put_folder(made: Path, place: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Make a folder's files and folders survive a power cut; raises OSError."""
+    """Sync all files and folders below a folder; raises OSError."""
     for here, _, files in os.walk(folder, topdown=False):
         for name in files:
             with Path(here, name).open("rb") as file:
@@ -102,20 +102,20 @@ def sync_tree(folder: Path) -> None:
 def remove_folder(folder: Path) -> None:
     """Delete a folder; raises OSError.
 
-    First it gets a name that is nobody's. So a process that is killed meanwhile leaves nothing in its place, and what it
-    leaves under that name is swept up.
+    It is first renamed to a temporary name. So a process that is killed halfway leaves the place free, and the rest is swept
+    up later.
     """
     gone = temporary_beside(folder)
     folder.rename(gone)
     try:
         sync_folder(folder.parent)
-    finally:  # a failing disk is a reason more to delete
+    finally:  # also if the sync fails: the space is still wanted
         shutil.rmtree(gone)
     sync_folder(folder.parent)
 
 
 def put_link(link: Path, target: Path) -> None:
-    """Let `link` lead to the folder `target`, wherever it led before; raises OSError where it is no link."""
+    """Point `link` at the folder `target`, replacing an earlier link; raises OSError if it is not a link."""
     temporary = temporary_beside(link)
     temporary.symlink_to(target, target_is_directory=True)
     try:
@@ -154,12 +154,12 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def canonical_json(value: object) -> str:
-    """Return the one spelling of a JSON value that keys are hashed from: sorted, compact, ASCII."""
+    """Return the canonical JSON of a value, which keys are hashed from: sorted, compact, ASCII."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def readable_json(value: object) -> bytes:
-    """Return a JSON document for people, sorted so that it does not depend on insertion order."""
+    """Return indented JSON for people, sorted so that insertion order does not matter."""
     return (json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
@@ -170,9 +170,9 @@ def document_digest(document: Mapping[str, object]) -> str:
 
 
 def check_signed(path: Path, data: bytes, remedy: str) -> None:
-    """Raise LangpruneError where a byte of a document with a digest of its own, read from `path`, is not as it was written.
+    """Raise LangpruneError if any byte of a document that holds its own digest, read from `path`, has changed.
 
-    The digest covers all values; that the document is spelled as langprune spells it covers the bytes between them.
+    The digest covers all values; comparing with langprune's own spelling covers the bytes between them.
     """
     try:
         document = json.loads(data)
@@ -184,9 +184,9 @@ def check_signed(path: Path, data: bytes, remedy: str) -> None:
 
 
 def check_parts(parts: Parts) -> None:
-    """Raise ValueError, TypeError or AttributeError where `parts` is not what a manifest says of its parts."""
+    """Raise ValueError, TypeError or AttributeError if `parts` is not the list of parts of a manifest."""
     for name, part in parts.items():
-        # Parts are removed and copied by these names: none may lie outside of their folder.
+        # Parts are deleted and copied by these names, so none may point outside their folder.
         if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
             raise ValueError(f"{name!r} is no name of a part")
         if not isinstance(part["sha256"], str) or type(part["size"]) is not int or part["size"] < 0:
@@ -194,7 +194,7 @@ def check_parts(parts: Parts) -> None:
 
 
 def weights_digest(hashes: Iterable[str]) -> str:
-    """Return a sha256 of a model's weights from those of its weight files, whatever these are called."""
+    """Return a sha256 of a model's weights from the hashes of its weight files; file names do not matter."""
     return hashlib.sha256(canonical_json(sorted(hashes)).encode()).hexdigest()
 
 
@@ -205,13 +205,13 @@ def sha256_file(path: Path) -> str:
 
 
 class HashedFiles:
-    """Files that were hashed once: a file is hashed again only where it has been replaced or written to since."""
+    """Hashes files, and hashes one again only if it was replaced or written to since."""
 
     def __init__(self) -> None:
         self._seen: dict[Path, tuple[tuple[int, int, int], str]] = {}  # inode, size and time of change; sha256
 
     def digest(self, path: Path) -> str | None:
-        """Return the hex sha256 of a file's bytes, None where there is no such file; raises OSError."""
+        """Return the hex sha256 of a file's bytes, None if there is no such file; raises OSError."""
         try:
             with path.open("rb") as file:
                 stat = os.fstat(file.fileno())
@@ -224,13 +224,13 @@ class HashedFiles:
             return None
 
     def still_has(self, path: Path, digest: str) -> bool:
-        """Return whether there is a file with that sha256; raises LangpruneError where it cannot be read."""
+        """Return whether the file exists with that sha256; raises LangpruneError if it cannot be read."""
         with disk_errors(path, reading=True):
             return self.digest(path) == digest
 
 
 def need_space(folder: Path, size: int) -> None:
-    """Raise LangpruneError when the disk of `folder` (or its nearest parent that exists) has less than `size` bytes."""
+    """Raise LangpruneError if the disk of `folder` (or of its nearest existing parent) has less than `size` bytes free."""
     place = next(parent for parent in [folder, *folder.absolute().parents] if parent.exists())
     with disk_errors(folder):
         free = shutil.disk_usage(place).free

@@ -1,4 +1,4 @@
-"""One process at a time makes an artifact: a lock beside its folder, which the system drops when the process ends."""
+"""Locks: one process at a time makes an artifact. The lock lies beside its folder and ends with the process."""
 
 import errno
 import os
@@ -13,18 +13,18 @@ from langprune_cli.errors import LangpruneError
 from langprune_cli.store.files import disk_errors, make_folder
 from langprune_cli.store.workspace import Workspace
 
-# Where nothing can be written beside the folder there is no lock; whether inside of it, its writer finds out and says.
+# If nothing can be written beside the folder there is no lock; the writer reports it if the folder is read-only too.
 _NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS}
-# A holder that ends removes its file, and whoever had opened that file must try again: not a lock that is taken.
+# A process that releases the lock deletes its file; one that had opened this file must try again, as the lock is free.
 _PATIENCE, _POLL = 0.5, 0.02  # seconds
 
 
 @contextmanager
 def being_made(folder: Path, kind: str, workspace: Workspace) -> Iterator[bool]:
-    """Hold the lock on the artifact in `folder`; yield whether there is one, a note saying where there is none.
+    """Hold the lock on the artifact in `folder`; yield whether locks work there, and show a note if they do not.
 
-    The lock's file holds the owner, and is gone afterwards. One that a killed process left is no lock, and the next run
-    removes it. Raises LangpruneError while another process holds it.
+    The lock file names the owner and is deleted afterwards. A file that a killed process left does not lock; the next run
+    deletes it. Raises LangpruneError while another process holds the lock.
     """
     path, own = _lock_of(folder, kind, workspace)
     what, option = (f"{kind}/{own}", "--name") if own else (str(folder), "--out")
@@ -38,7 +38,7 @@ def being_made(folder: Path, kind: str, workspace: Workspace) -> Iterator[bool]:
         workspace.note(f"No lock can be had beside {what}: let no other process make it at the same time.")
         yield False
         return
-    with suppress(OSError):  # on a full disk the lock holds all the same
+    with suppress(OSError):  # the lock holds on a full disk too
         path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
     try:
         yield True
@@ -47,7 +47,7 @@ def being_made(folder: Path, kind: str, workspace: Workspace) -> Iterator[bool]:
 
 
 def remove_stale_lock(folder: Path, kind: str, workspace: Workspace) -> None:
-    """Remove the lock's file of an artifact that is made already, where a process was killed just before it would have."""
+    """Delete the lock file of a finished artifact, left by a process that was killed just before it did so."""
     path, _ = _lock_of(folder, kind, workspace)
     with suppress(OSError, LangpruneError):  # another process holds it, or nothing can be written there
         if path.is_file() and (lock := _locked(path, folder)):
@@ -56,13 +56,13 @@ def remove_stale_lock(folder: Path, kind: str, workspace: Workspace) -> None:
 
 def _lock_of(folder: Path, kind: str, workspace: Workspace) -> tuple[Path, str | None]:
     """Return the lock's file of the artifact in `folder`, and the name that it has as one of the workspace's own."""
-    real = folder.resolve()  # whoever comes by a link, and whoever by --out, must meet at one lock
+    real = folder.resolve()  # a link and --out must lead to the same lock
     own = workspace.name_of(kind, real)
     return (real.with_name(f".{real.name}.lock") if own else real.parent / f".{real.name}.langprune-lock"), own
 
 
 def _owner(path: Path) -> str:
-    """Return who holds a lock, as an insertion into a sentence; nothing where it is not written yet."""
+    """Return who holds a lock, in brackets for a sentence; empty if it is not written yet."""
     with suppress(OSError, UnicodeDecodeError):
         if owner := path.read_bytes()[:200].decode().strip():
             return f" ({owner})"
@@ -70,7 +70,7 @@ def _owner(path: Path) -> str:
 
 
 def _remove(path: Path, lock: FileLock) -> None:
-    """Remove a lock's file, then drop the lock: the other way round it might be another process's file by then."""
+    """Delete the lock file, then release the lock: in the other order the file could be another process's."""
     with suppress(OSError):
         path.unlink()
     with suppress(OSError):  # the end of the process drops it
@@ -78,9 +78,9 @@ def _remove(path: Path, lock: FileLock) -> None:
 
 
 def _locked(path: Path, folder: Path, patience: float = 0) -> FileLock | None:
-    """Return the lock on the file `path`, held, None where there can be none; raises Timeout when it stays taken.
+    """Take the lock on the file `path` and return it, None if locks do not work there; raises Timeout if it stays taken.
 
-    Where flock is missing there is none: what filelock would put in its place, a file that is there, outlives a killed process.
+    Without flock there is no lock: filelock's fallback, a file that merely exists, would outlive a killed process.
     """
     lock = FileLock(path, patience, poll_interval=_POLL, fallback_to_soft=False)
     try:

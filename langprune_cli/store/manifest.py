@@ -1,4 +1,4 @@
-"""manifest.json of an artifact: what it says, read and checked."""
+"""manifest.json of an artifact: reading and checking."""
 
 import json
 from contextlib import suppress
@@ -14,7 +14,7 @@ from langprune_cli.version import __version__
 SCHEMA = 1
 MANIFEST = "manifest.json"
 _NAMES = (b'"complete"', b'"digest"', b'"inputs"', b'"key"', b'"kind"', b'"params"', b'"parts"', b'"schema"')
-_ENOUGH_NAMES = 5  # of these, by which a manifest is known that no longer reads as JSON
+_ENOUGH_NAMES = 5  # of these, to recognise a manifest that is no longer valid JSON
 
 Record = dict[str, Any]
 
@@ -53,9 +53,9 @@ class Described(Protocol):
 
 
 def is_artifact(folder: Path) -> bool:
-    """Return whether `folder` has a manifest of langprune's; other programs call files manifest.json too.
+    """Return whether `folder` has a manifest that langprune wrote; other programs use the name manifest.json too.
 
-    A damaged one counts as far as it can be known: who reads it is to be told, not to take the folder for somebody else's.
+    A damaged manifest counts if it is still recognisable, so that its reader sees an error and does not take it for foreign.
     """
     with suppress(LangpruneError, OSError, ValueError, RecursionError):
         data = plain_file(folder / MANIFEST, within=folder).read_bytes()
@@ -75,7 +75,7 @@ def read_manifest(folder: Path) -> Manifest:
         data = path.read_bytes()
     try:
         record = json.loads(data)
-        canonical_json(record)  # NaN and infinity are no JSON, though Python reads them
+        canonical_json(record)  # Python reads NaN and infinity, which JSON does not have
         schema = record.pop("schema")
         tool = record.pop("tool")
         if schema != SCHEMA:
@@ -89,7 +89,7 @@ def read_manifest(folder: Path) -> Manifest:
             raise TypeError("a field is not what a manifest has there")
         check_parts(manifest.parts)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        # Whose folder this is cannot be known any more: it must not be deleted on our advice.
+        # The folder may not be langprune's, so the advice must not be to delete it.
         raise LangpruneError(
             f"{path} is not a langprune manifest: name another, or move {folder} out of the way"
         ) from error

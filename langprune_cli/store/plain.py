@@ -1,4 +1,4 @@
-"""Plain files: what is no file cannot be opened without an end, and a link must not lead out of its folder."""
+"""Safe file opening: only regular files (opening a pipe may block forever), and no link out of the folder."""
 
 import re
 import stat
@@ -18,11 +18,11 @@ _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # what the hub's cache calls a
 
 
 def plain_file(path: Path, within: Path | None = None) -> Path:
-    """Return `path`, once it is safe to open: it is a regular file, or nothing is there.
+    """Return `path` after checking that it is safe to open: a regular file, or nothing.
 
-    within: the folder that the file belongs to. The file must then lie in it, links followed; the folder itself may be
-    reached by a link. The hub's cache keeps files in models--OWNER--NAME/blobs and links to them, so a link to a file of
-    the cache is fine: from the cache's own folders to the same repository alone.
+    within: the folder that must hold the file after links are resolved; the folder itself may be a link. The hub's cache
+    keeps files in models--OWNER--NAME/blobs and links to them, so links into the cache are allowed; from the cache's own
+    folders only to the same repository.
 
     Raises LangpruneError for a pipe, a socket, a device or a folder (opening one may never return), and for a link or a
     name that leads out of `within`.
@@ -43,9 +43,9 @@ def plain_file(path: Path, within: Path | None = None) -> Path:
 
 
 def plain_files(folder: Path, *below: str) -> None:
-    """Check all files of a folder as `plain_file` does, and those of the folders `below`; hidden files are left out.
+    """Check all files of a folder, and of its subfolders `below`, as `plain_file` does; skip hidden files.
 
-    Other folders in it are not looked into, nor are links to such. Raises LangpruneError as `plain_file` does.
+    Other subfolders, and links to folders, are skipped. Raises LangpruneError as `plain_file` does.
     """
     with disk_errors(folder, reading=True):
         for place in (folder, *(folder / name for name in below)):
@@ -56,7 +56,7 @@ def plain_files(folder: Path, *below: str) -> None:
 
 
 def _belongs(target: Path, folder: Path) -> bool:
-    """Return whether a file lies in a folder, or is one of the hub's cache that the folder may link to; both resolved."""
+    """Return whether a file lies in a folder, or in the hub's cache where the folder may link to it; both resolved."""
     if target.is_relative_to(folder):
         return True
     own, its = _repository(folder), _repository(target)
@@ -66,7 +66,7 @@ def _belongs(target: Path, folder: Path) -> bool:
 
 
 def _repository(path: Path) -> Path | None:
-    """Return the folder models--OWNER--NAME of a cache that a path lies in: with its blobs or its snapshots."""
+    """Return the cache folder models--OWNER--NAME whose blobs or snapshots hold a path, None outside a cache."""
     for parent in path.parents:
         if parent.name.startswith("models--") and path.relative_to(parent).parts[0] in {"blobs", "snapshots"}:
             return parent

@@ -1,4 +1,4 @@
-"""Names of what is still being written, or being deleted: no two processes share one, and who comes later sweeps them up."""
+"""Temporary names for files being written or deleted: unique to a process, and swept up by later ones."""
 
 import hashlib
 import os
@@ -10,24 +10,24 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-TEMPORARY = ".langprune-tmp"  # suffix of such a file or folder; nobody else's names end in it
+TEMPORARY = ".langprune-tmp"  # suffix of temporary files and folders; no other names end in it
 _OWNER = re.compile(r"\.([0-9a-f]{8})-(\d{1,9})-[0-9a-f]{8}" + re.escape(TEMPORARY))  # machine, process, random digits
-_LONGEST_SECONDS = 24 * 3600.0  # what another machine, or an older version, has not touched for so long is left over
+_LONGEST_SECONDS = 24 * 3600.0  # files of other machines and older versions are leftovers after this time
 _MOST_NAME_BYTES = 200  # file systems take 255
 
 
 def temporary_beside(path: Path) -> Path:
-    """Return a name for what is to become `path`, or was: hidden, in the same folder, and of this process alone."""
+    """Return a temporary name for `path`: hidden, in the same folder, unique to this process."""
     owner = f"{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
     return path.with_name(f"{_stem(path.name)}.{owner}{TEMPORARY}")
 
 
 def sweep(folder: Path, name: str | None = None, *, alone: bool = False) -> None:
-    """Delete what ended processes left in `folder` of the file or folder `name`, or of any.
+    """Delete the temporary files that ended processes left in `folder`, for the file or folder `name` or for any.
 
-    alone: whether a lock keeps other processes away from that name; then nothing there is theirs. Without one, whatever a
-    running process of this machine may still write stays, and what another machine wrote within the last day.
-    What cannot be deleted stays.
+    alone: whether a lock keeps other processes away from that name; then all its temporary files are leftovers. Without one,
+    files of running processes on this machine stay, and files that another machine wrote within the last day.
+    Files that cannot be deleted stay.
     """
     with suppress(OSError):
         for path in list(folder.iterdir()):
@@ -39,7 +39,7 @@ def sweep(folder: Path, name: str | None = None, *, alone: bool = False) -> None
 
 
 def _is_of(path: Path, name: str) -> bool:
-    """Return whether a temporary name stands for `name`; an older version had neither a dot in front nor an owner."""
+    """Return whether a temporary name belongs to `name`; older versions used no leading dot and no owner."""
     if path.name in {f"{name}{TEMPORARY}", f".{name}{TEMPORARY}"}:
         return True
     stem = _stem(name)
@@ -47,11 +47,11 @@ def _is_of(path: Path, name: str) -> bool:
 
 
 def _is_left(path: Path) -> bool:
-    """Return whether the process that made `path` has ended, as far as can be known here."""
+    """Return whether the process that made `path` has ended, as far as this machine can tell."""
     owner = _OWNER.search(path.name)
     if owner and owner[1] == _machine():
         process = int(owner[2])
-        return process == os.getpid() or not _is_running(process)  # an earlier process had this one's number
+        return process == os.getpid() or not _is_running(process)  # an earlier process with our number
     return time.time() - path.lstat().st_mtime > _LONGEST_SECONDS
 
 

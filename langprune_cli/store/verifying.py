@@ -1,4 +1,4 @@
-"""Artifacts and exported models checked against what was written: their manifest, and every byte of their parts."""
+"""`verify`: checks the manifest and every byte of the parts of artifacts and exported models."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from langprune_cli.store.written import EXPORT_AGAIN, read_provenance
 
 @dataclass(frozen=True)
 class Damage:
-    """One file that is not as it was written."""
+    """One damaged or missing file."""
 
     path: Path
     says: str  # one sentence: which file, what is wrong with it, what to do
@@ -23,7 +23,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class Verified:
-    """What became of one artifact, or of one exported model."""
+    """The result of checking one artifact or one exported model."""
 
     label: str  # kind/name, or the folder that was named
     folder: Path
@@ -34,15 +34,15 @@ class Verified:
 
 
 def places(workspace: Workspace) -> dict[str, Path]:
-    """Return kind/name -> folder of everything that lies where artifacts do, whether it can be read or not."""
+    """Return kind/name -> folder of every artifact, readable or not."""
     found = {kind: sorted((workspace.root / kind).glob("[!.]*")) for kind in KINDS}
     return {f"{kind}/{path.name}": path for kind in KINDS for path in found[kind] if path.is_dir() or path.is_symlink()}
 
 
 def places_called(workspace: Workspace, name: str) -> dict[str, Path]:
-    """Return label -> folder of what `name` means: kind/name, the name alone, or a folder outside of the workspace.
+    """Return label -> folder of what `name` means: kind/name, a bare name, or a folder outside the workspace.
 
-    A name that several kinds have means all of them. Raises LangpruneError where there is none.
+    A bare name means the artifacts of all kinds with that name. Raises LangpruneError if there is none.
     """
     found = {label: folder for label, folder in places(workspace).items() if name in {label, folder.name}}
     if not found and any((Path(name) / record).is_file() for record in (MANIFEST, PROVENANCE)):
@@ -84,7 +84,7 @@ def _manifest_of(label: str, path: Path) -> tuple[Parts, bool]:
 
 
 def damaged_parts(folder: Path, parts: Parts, again: str) -> Iterator[Damage]:
-    """Yield the parts that are missing, or of another size or sha256; they are read piece by piece."""
+    """Yield the parts that are missing or have another size or sha256; files are read piece by piece."""
     for name, expected in sorted(parts.items()):
         path = folder / name
         try:

@@ -1,4 +1,4 @@
-"""A workspace: artifacts by kind and name, the model they are about, and which one is the newest."""
+"""The workspace: finds artifacts by kind, name, key or age, and remembers the model."""
 
 import json
 import os
@@ -30,7 +30,7 @@ from langprune_cli.store.temporary import sweep
 _NAME = re.compile(r"\w[\w.+-]{0,119}")  # letters of any script: artifacts are named after texts
 _MOST_NAME_BYTES = 200  # file systems take 255, and the name of a lock is longer
 _MOST_FREE_NAME_BYTES = 165  # of a name that is made up; `-<8 digits of the key>` and `-<number>` may follow
-_RESERVED = {("models", "demo")}  # (kind, name) that mean something else to a user: the built-in model
+_RESERVED = {("models", "demo")}  # (kind, name) of the built-in model
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Planned:
-    """What a dry run found: an artifact that is there, or that would be made."""
+    """One artifact of a dry run: found, or to be made."""
 
     recipe: Recipe
     name: str
@@ -59,7 +59,7 @@ class Workspace:
     """The folder that holds what the stages write."""
 
     def __init__(self, root: Path, *, dry: bool = False, note: Callable[[str], None] = lambda _: None) -> None:
-        """Open the workspace in `root`; with `dry` it is looked at only, and what would be made is collected in `planned`.
+        """Open the workspace in `root`; if `dry`, nothing is written, and artifacts to be made are collected in `planned`.
 
         note: shows a sentence to the user.
         """
@@ -70,7 +70,7 @@ class Workspace:
         self._indexes = Indexes(root, frozen=dry)
 
     def folder(self, kind: str, name: str) -> Path:
-        """Return where an artifact of that name lies or would lie; raises UsageError for a name that is no file name."""
+        """Return the folder of an artifact of that name, existing or not; raises UsageError for an invalid name."""
         if not _NAME.fullmatch(name):
             raise UsageError(f"{name!r} cannot name an artifact: use letters, digits, '.', '_', '+' and '-'")
         if len(name.encode()) > _MOST_NAME_BYTES:
@@ -78,13 +78,13 @@ class Workspace:
         return self.root / kind / name
 
     def check_new_name(self, kind: str, name: str) -> None:
-        """Raise UsageError for a name that no new artifact of that kind may have."""
+        """Raise UsageError for a name that a new artifact of that kind may not have."""
         self.folder(kind, name)
         if (kind, name) in _RESERVED:
             raise UsageError(f"{name!r} means the built-in model: choose another --name")
 
     def name_of(self, kind: str, folder: Path) -> str | None:
-        """Return the name that an artifact in `folder` has, or would have, as one of the workspace's own, else None."""
+        """Return the artifact name that `folder` stands for, None outside the workspace's folder of that kind."""
         return folder.name if folder.parent.resolve() == (self.root / kind).resolve() else None
 
     def entries(self, kind: str | None = None) -> list[Entry]:
@@ -113,23 +113,23 @@ class Workspace:
         return False
 
     def outlines(self, kind: str) -> list[Outline]:
-        """Return what every artifact that can be read says, oldest first; manifests that the index knows are not read."""
+        """Return the outlines of all readable artifacts, oldest first; manifests in the index are not read."""
         return self._indexes.outlines(listed(self.root, kind))
 
     def having(
         self, kind: str, where: Callable[[Outline], bool], errors: list[Unreadable] | None = None
     ) -> Iterator[Artifact]:
-        """Yield the complete artifacts such as `where` says, oldest first; unreadable manifests are added to `errors`."""
+        """Yield the complete artifacts that match `where`, oldest first; add those with unreadable manifests to `errors`."""
         for folder, manifest in self._indexes.find(listed(self.root, kind), where, errors):
             yield Artifact(folder, manifest)
 
     def newest_first(self, kind: str, where: Callable[[Outline], bool]) -> Iterator[Artifact]:
-        """Yield what `having` does, the artifact that was made or asked for last first; who stops early reads no others."""
+        """Yield the complete artifacts that match `where`, newest first; manifests are read one by one, as the caller asks."""
         for folder, manifest in self._indexes.find(listed(self.root, kind)[::-1], where):
             yield Artifact(folder, manifest)
 
     def all_by_key(self, kind: str, key: str) -> list[Artifact]:
-        """Return the complete artifacts with that key: several where copies were asked for by name or folder."""
+        """Return the complete artifacts with that key; there are several if copies were made by --name or --out."""
         return list(self.having(kind, lambda outline: outline.key == key))
 
     def by_key(self, kind: str, key: str) -> Artifact | None:
@@ -137,9 +137,9 @@ class Workspace:
         return next(iter(self.all_by_key(kind, key)), None)
 
     def newest(self, *kinds: str, where: Callable[[Outline], bool] = lambda _: True) -> Artifact | None:
-        """Return the complete artifact of those kinds, and such as `where` says, which was made or asked for last.
+        """Return the complete artifact of those kinds that matches `where` and was made or requested last.
 
-        Raises LangpruneError where one that cannot be read lies there and is younger: it may be the one that is meant.
+        Raises LangpruneError if an unreadable artifact is newer: it may be the one that the user means.
         """
         there = [each for kind in kinds for each in listed(self.root, kind)]
         there.sort(key=lambda each: -each.modified_ns)  # of equals the first stays first
@@ -175,13 +175,13 @@ class Workspace:
             return
         others = [each.modified_ns + 1 for kind in KINDS for each in listed(self.root, kind)]
         stamp = max([time.time_ns(), *others])
-        with suppress(OSError):  # a workspace that may only be read serves what it has
+        with suppress(OSError):  # a read-only workspace still serves its artifacts
             os.utime(artifact.folder / MANIFEST, ns=(stamp, stamp))
 
     def free_name(self, kind: str, wanted: str, key: str) -> str:
-        """Return `wanted`, or `wanted-<start of the key>` where another artifact has that name already.
+        """Return `wanted`, or `wanted-<start of the key>` if another artifact has that name.
 
-        What a name cannot hold is replaced, and the end is cut off where the file system could not take it.
+        Invalid characters are replaced, and a name too long for the file system is cut.
         """
         fit = re.sub(r"[^\w.+-]+", "-", wanted).lstrip("-.+")[:100].encode()[:_MOST_FREE_NAME_BYTES]
         name = fit.decode(errors="ignore").rstrip("-.") or "text"
@@ -189,16 +189,15 @@ class Workspace:
         return f"{name}-{key[:8]}" if taken else name
 
     def _key_of(self, kind: str, name: str) -> str | None:
-        """Return the key of the artifact of that name, None where there is none; raises LangpruneError for a damaged one."""
+        """Return the key of the artifact of that name, None if there is none; raises LangpruneError if it is damaged."""
         folder = self.folder(kind, name)
         return read_manifest(folder).key if (folder / MANIFEST).exists() else None
 
     def link_name(self, kind: str, asked: str | None, wanted: str, key: str, *, force: bool = False) -> str:
-        """Return the name for a link to a folder of the user's, as asked or one like `wanted`.
+        """Return the name of a link to a folder outside the workspace: `asked`, else one like `wanted`.
 
-        A link may move away from a folder that is gone, or that holds the same artifact; with `force` from any. Raises
-        LangpruneError where an artifact of the workspace's own has the name that was asked for, and UsageError where
-        another artifact in a folder of the user's has it.
+        An existing link may be replaced if its folder is gone or holds the same artifact, with `force` always. Raises
+        LangpruneError if `asked` names an artifact inside the workspace, and UsageError if it links to another artifact.
         """
         if asked:
             if self._is_own(kind, asked):
@@ -217,11 +216,11 @@ class Workspace:
         return name
 
     def _is_own(self, kind: str, name: str) -> bool:
-        """Return whether there is a folder of that name in the workspace itself, not a link to one."""
+        """Return whether the workspace itself holds a folder of that name, not a link."""
         return self.folder(kind, name).is_dir() and not self.folder(kind, name).is_symlink()
 
     def vacate(self, folder: Path) -> None:
-        """Remove a link to a folder of the user's that is gone, so that an artifact can be made in its place."""
+        """Delete a dangling link, so that an artifact can be made in its place."""
         if self.planned is not None:
             return
         with disk_errors(folder):
@@ -229,7 +228,7 @@ class Workspace:
                 folder.unlink()
 
     def place(self, artifact: Artifact, name: str) -> Artifact:
-        """Let the workspace know, by a link, an artifact that lies in a folder of the user's; return it as linked."""
+        """Link an artifact outside the workspace under `name`; return it by its link."""
         link = self.folder(artifact.manifest.kind, name)
         with disk_errors(link):
             if link.resolve() == artifact.folder.resolve():  # its own folder, or linked already
@@ -239,9 +238,9 @@ class Workspace:
         return Artifact(link, artifact.manifest)
 
     def remove(self, kind: str, name: str) -> None:
-        """Delete an artifact (only the link to it where it lies outside), and what a killed deletion left.
+        """Delete an artifact, or only the link to one outside the workspace, and the rest of a killed deletion.
 
-        Raises LangpruneError when there is none.
+        Raises LangpruneError if there is none.
         """
         folder = self.folder(kind, name)
         sweep(folder.parent)
@@ -255,14 +254,14 @@ class Workspace:
                 remove_folder(folder)
 
     def model(self) -> dict[str, str | None] | None:
-        """Return {"name", "revision"} of the model that the workspace is about, None before one was named."""
+        """Return {"name", "revision"} of the model that the workspace remembers, None before one was named."""
         path = self.root / "workspace.json"
         if not plain_file(path).exists():
             return None
         try:
             data = path.read_bytes()
             whole = json.loads(data)
-            if whole.keys() != {"schema", "model"}:  # as it was once written, without a digest
+            if whole.keys() != {"schema", "model"}:  # older files have no digest
                 check_signed(path, data, "")
             record = whole["model"]
             name, revision = record["name"], record["revision"]
@@ -273,17 +272,17 @@ class Workspace:
         return {"name": name, "revision": revision}
 
     def when_run_starts_remember(self, name: str, revision: str | None) -> None:
-        """Make `name` the model of the stages that name none, once a run has written its first part or found its result."""
+        """Remember `name` as the workspace's model once a run has written its first part or found its result."""
         self._asked_for = name, revision
 
     def run_starts(self) -> None:
-        """Record the model that was asked for, so that the next command goes on with it though this one is interrupted."""
+        """Remember the requested model now, so that the next command uses it even if this one is interrupted."""
         if self._asked_for:
             self.remember_model(*self._asked_for)
             self._asked_for = None
 
     def remember_model(self, name: str, revision: str | None) -> None:
-        """Make `name` the model of the stages that name none."""
+        """Remember `name` as the model of stages that name none."""
         record = {"name": name, "revision": revision}
         if self.planned is None and self.model() != record:
             with disk_errors(self.root):

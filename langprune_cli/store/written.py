@@ -1,4 +1,4 @@
-"""Model folders that langprune wrote: their files are compared with what was written before their bytes are used."""
+"""Model folders that langprune wrote: files are checked against their recorded sha256 before they are used."""
 
 import json
 from concurrent.futures import Future
@@ -24,32 +24,32 @@ class Provenance(TypedDict):
 
 
 class Written:
-    """The files of one folder that are on record: in its manifest, or in the langprune.json of an exported model."""
+    """The recorded files of one folder: those in its manifest, or in the langprune.json of an exported model."""
 
     def __init__(self, folder: Path) -> None:
-        """Read the record, if there is one; raises LangpruneError where it is damaged."""
+        """Read the record, if there is one; raises LangpruneError if it is damaged."""
         self._folder = folder
         self._remedy = f"run langprune apply again with --force, or copy {folder} again"
         self._parts: Parts = {}
         if is_artifact(folder):
             manifest = read_manifest(folder)
-            self._parts = manifest.parts if manifest.complete else {}  # of another nobody but its writer reads
+            self._parts = manifest.parts if manifest.complete else {}  # only its writer reads an incomplete one
         elif (folder / PROVENANCE).is_file():
             self._remedy = f"{EXPORT_AGAIN}; if you changed it on purpose, remove {folder / PROVENANCE}"
             self._parts = read_provenance(folder / PROVENANCE, self._remedy)["parts"]
 
     def __contains__(self, name: str) -> bool:
-        """Return whether a file is on record."""
+        """Return whether a file is recorded."""
         return name in self._parts
 
     def begin(self, name: str) -> None:
-        """Have a file hashed while other things are done."""
+        """Start hashing a file in the background."""
         if (self._folder / name).is_file():
             with disk_errors(self._folder / name, reading=True):
                 _begun(self._folder / name)
 
     def sha256(self, name: str) -> str:
-        """Return what a file's sha256 has to be, or where that is on no record, is."""
+        """Return the recorded sha256 of a file, or its actual one if none is recorded."""
         if name in self._parts:
             return str(self._parts[name]["sha256"])
         path = self._folder / name
@@ -57,9 +57,9 @@ class Written:
             return _begun(path).result()
 
     def check(self, *names: str) -> None:
-        """Raise LangpruneError for a file that is not as it was written; one that is on no record may be anything.
+        """Raise LangpruneError for a file that does not match its record; files without one are not checked.
 
-        Each is read once in a process, and again only when the system says that it has changed since.
+        A process reads each file once, and again only if the file's times say that it has changed.
         """
         for name in names:
             if name not in self._parts:
@@ -73,19 +73,19 @@ class Written:
                 raise LangpruneError(f"{path} is damaged (its sha256 is another one): {self._remedy}")
 
     def check_all(self) -> None:
-        """Check every file on record, for who has others read the folder."""
+        """Check every recorded file, before another library reads the folder."""
         for name in self._parts:
             self.begin(name)
         self.check(*self._parts)
 
 
 def check_written(path: Path) -> None:
-    """Raise LangpruneError where a file is on record beside it and not as it was written."""
+    """Raise LangpruneError if a file does not match the record in its folder."""
     Written(path.parent).check(path.name)
 
 
 def read_provenance(path: Path, remedy: str = EXPORT_AGAIN) -> Provenance:
-    """Return what an exported model's langprune.json says; raises LangpruneError where a byte of it has changed."""
+    """Return the contents of an exported model's langprune.json; raises LangpruneError if a byte of it has changed."""
     with disk_errors(path, reading=True):
         data = plain_file(path, within=path.parent).read_bytes()
     check_signed(path, data, remedy)
@@ -101,9 +101,9 @@ _lock = Lock()
 
 
 def _begun(path: Path) -> "Future[str]":
-    """Return the sha256 of a file as it lies there now, which a thread finds out; once for each state of the file."""
+    """Return a future sha256 of a file, computed in a thread, once for each state of the file."""
     state = path.stat()
-    with _lock:  # the same file is not to be read by two threads
+    with _lock:  # two threads must not hash the same file
         return _hash_of(
             path.resolve(), (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
         )
@@ -119,5 +119,5 @@ def _hash_of(path: Path, stamp: _Stamp) -> "Future[str]":  # noqa: ARG001 - part
         except Exception as error:  # noqa: BLE001 - raised where the result is asked for
             found.set_exception(error)
 
-    Thread(target=hash_it, name="hash", daemon=True).start()  # a process that ends early does not wait for it
+    Thread(target=hash_it, name="hash", daemon=True).start()  # a process that ends early must not wait for it
     return found

@@ -193,7 +193,8 @@ def _matrix(workspace: Workspace, evaluation: Artifact, pruned: _PrunedModels) -
     result = read_result(evaluation)
     texts = [list(rows) for _, rows in groupby(result["rows"], key=lambda row: row["text"])]
     marked = [marks(rows, result.get("compare", [])) for rows in texts]
-    known = evaluation.manifest.about.get("models", {})
+    labels = {row["model"]: {"name": row["model"]} for row in [*result["rows"], *result.get("tasks", [])]}
+    known = labels | evaluation.manifest.about.get("models", {})
     subjects, figures = [], []
     for place, row in enumerate(texts[0] if texts else []):
         mask = workspace.by_key("masks", row["mask_key"]) if row["mask_key"] else None
