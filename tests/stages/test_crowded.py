@@ -7,7 +7,7 @@ import click
 import pytest
 import typer
 
-from langprune_cli.cli.requests.completion import names_of
+from langprune_cli.cli.options.completion import names_of
 from langprune_cli.models.checkpoint import Checkpoint
 from langprune_cli.store import index
 from langprune_cli.store.index import Outline
