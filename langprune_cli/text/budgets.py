@@ -1,4 +1,4 @@
-"""Budgets of windows, `--lang uk:96 --lang en:32`: several texts that make one, so many windows of each."""
+"""Mixtures, `--lang uk:96 --lang en:32`: one calibration text with a given number of windows of each language."""
 
 import re
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ _BUDGET = re.compile(r"(.*):([0-9]+)")
 
 
 def split_budgets(languages: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Take the values of --lang apart: return the tags, and how many windows of each; no numbers where none has any.
+    """Split the values of --lang into tags and numbers of windows; return no numbers if none are given.
 
-    Raises UsageError where some have a number and others have not, and for 0 windows.
+    Raises UsageError if only some values have a number, and for 0 windows.
     """
     found = [_BUDGET.fullmatch(each) for each in languages]
     if not any(found):
@@ -34,7 +34,7 @@ def split_budgets(languages: Sequence[str]) -> tuple[list[str], list[int]]:
 
 
 def mixture(specs: Sequence[TextSpec], windows: Sequence[int]) -> TextSpec:
-    """Return the text that is made of so many windows of each of several, in their order, named uk+en."""
+    """Return the text that mixes the given number of windows of each text, in order, named uk+en."""
     languages = {spec.language for spec in specs}
     return TextSpec(
         language=languages.pop() if len(languages) == 1 else None,
@@ -45,9 +45,9 @@ def mixture(specs: Sequence[TextSpec], windows: Sequence[int]) -> TextSpec:
 
 
 def mixed(spec: TextSpec, parts: Sequence[Windows]) -> Windows:
-    """Return the windows of a mixture, those of its texts one after the other; of a file of windows the first.
+    """Return the windows of a mixture, text after text; of a file of windows the first ones.
 
-    Raises LangpruneError for a file that has too few of them, or windows of another length than the other texts.
+    Raises LangpruneError for a file with too few windows, or windows of another length than the other texts'.
     """
     taken = [_first(windows, budget.windows) for windows, budget in zip(parts, spec.parts, strict=True)]
     for windows in taken:

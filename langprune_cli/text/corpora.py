@@ -1,4 +1,4 @@
-"""Which text stands for a language: how --lang, --corpus and --data become texts to read."""
+"""Resolves --lang, --corpus and --data to the texts to read."""
 
 import re
 from collections.abc import Sequence
@@ -18,19 +18,19 @@ from langprune_cli.text.presets import CORPORA, DEFAULT_ORDER, LISTED, Corpus
 from langprune_cli.text.sources import BUILTIN_PREFIX, local_path, strip_text_suffix
 from langprune_cli.types import TextSpec
 
-BUILTIN = ("en", "uk")  # languages of the demo text that is installed with the program
+BUILTIN = ("en", "uk")  # languages of the built-in demo text
 _LANGUAGE_AND_SCRIPT = re.compile(r"[a-z]+-([A-Z][a-z]{3})")
 
 
 @dataclass(frozen=True)
 class LanguageRow:
-    """What there is for one language where no corpus is named."""
+    """The texts of one language when no corpus is named."""
 
     tag: str
     name: str  # in English
     own_name: str
     corpus: Corpus
-    also: tuple[str, ...]  # other corpora that are known to hold it
+    also: tuple[str, ...]  # other corpora known to have the language
 
     @property
     def calibration(self) -> str | None:
@@ -80,9 +80,9 @@ def resolve_texts(
 
 
 def source_of(corpus: Corpus, tag: str, *, evaluation: bool) -> str | None:
-    """Return the `hf:owner/name[:config]:split#column` of a language; None where the corpus is known to have no such text.
+    """Return the `hf:owner/name[:config]:split#column` of a language; None if the corpus is known not to have it.
 
-    A corpus whose configs are not all listed is taken to have any language: the Hub knows.
+    A corpus with unlisted configs is assumed to have every language; the Hub decides.
     """
     split = corpus.evaluation if evaluation else corpus.calibration
     names = known_as(tag)
@@ -97,13 +97,13 @@ def source_of(corpus: Corpus, tag: str, *, evaluation: bool) -> str | None:
 
 
 def default_corpus(tag: str) -> Corpus:
-    """Return where the text of a language comes from unless a corpus is named: the first that lists it, or the last."""
+    """Return the default corpus of a language: the first that lists it, else the last."""
     *listing, last = (CORPORA[name] for name in DEFAULT_ORDER)
     return next((corpus for corpus in listing if not corpus.languages.keys().isdisjoint(known_as(tag))), last)
 
 
 def hub_text_note(spec: TextSpec) -> str | None:
-    """Return what to tell a user of a text that --lang stands for: where it comes from, what it is, and its licence."""
+    """Return a note on the text that --lang stands for: its origin, contents and licence."""
     corpora = [each for each in CORPORA.values() if spec.source.startswith(f"{HUB_PREFIX}{each.dataset}:")]
     if not corpora or spec.language is None:
         return None
@@ -115,9 +115,9 @@ def hub_text_note(spec: TextSpec) -> str | None:
 
 
 def find_languages(query: str | None) -> list[LanguageRow]:
-    """Return the languages that a corpus lists, by tag: all, those of a tag, or those with `query` in a name.
+    """Return the languages that a corpus lists, by tag: all, those of a tag, or those with `query` in their name.
 
-    Raises LangpruneError where there is none, with the nearest ones.
+    Raises LangpruneError with the nearest ones if there is none.
     """
     rows = [_row(tag) for tag in sorted(LISTED)]
     if query is None:
@@ -184,7 +184,7 @@ def _known_source(tag: str, name: str | None, *, evaluation: bool, builtin: bool
 
 
 def _keeps_apart(corpus: Corpus, tag: str) -> bool:
-    """Return whether the text of a corpus is of a tag's own script and region, and not of the language in general."""
+    """Return whether a corpus separates the tag's script and region from the rest of the language."""
     if tag in corpus.languages or "-" not in tag:
         return True
     by_script = _LANGUAGE_AND_SCRIPT.fullmatch(tag)
@@ -201,7 +201,7 @@ def _row(tag: str) -> LanguageRow:
 
 
 def _tags_of(query: str) -> list[str]:
-    """Return the tags under which the language that `query` names may be listed; none where it names none."""
+    """Return the tags under which the language named by `query` may be listed; none if it names no language."""
     try:
         return known_as(read_language(query))
     except UsageError:

@@ -1,7 +1,7 @@
-"""Read the documents of one local file: JSON lines, plain text or Parquet, gzip or not.
+"""Read the documents of one local file: JSON lines, plain text or Parquet, optionally gzipped.
 
-Records are streamed; memory holds one document, or one batch of Parquet rows. Whatever is wrong with a file
-is a LangpruneError of one sentence that names the file and the line.
+Records are streamed; memory holds one document, or one batch of Parquet rows. Every problem with a file is a
+LangpruneError that names the file and the line.
 """
 
 import codecs
@@ -23,7 +23,7 @@ _MOST_DOCUMENT_BYTES = 2**30  # unpacked: a document is held in memory, and a sm
 
 
 def read_file(file: Path, column: str) -> Iterator[str]:
-    """Yield the documents of `file` as they lie there, blank ones included.
+    """Yield the documents of `file` in order, blank ones included.
 
     A document is the string under `column` of a JSON line or a Parquet row, or the whole of a .txt file.
     """
@@ -39,7 +39,7 @@ def read_file(file: Path, column: str) -> Iterator[str]:
 
 
 def hash_file(digest: "hashlib._Hash", file: Path, most: int) -> int:
-    """Add a file's kind, its size and its first `most` bytes to `digest`; return how many bytes it has."""
+    """Add a file's kind, size and first `most` bytes to `digest`; return its size."""
     name = file.name.lower()
     with _readable(file), file.open("rb") as opened:
         size = os.fstat(opened.fileno()).st_size
@@ -52,12 +52,12 @@ def hash_file(digest: "hashlib._Hash", file: Path, most: int) -> int:
 
 
 def not_a_file(path: Path) -> LangpruneError:
-    """Return the error for a pipe, a socket or a device: text is read more than once, and a pipe gives it once."""
+    """Return the error for a pipe, socket or device: text is read more than once, a pipe only once."""
     return LangpruneError(f"{path} is a pipe, a socket or a device, not a file: write its text to a file and name that")
 
 
 def missing_column(where: str, column: str, columns: Iterable[object]) -> LangpruneError:
-    """Return the error for a record at `where` without `column`, which lists the columns that it has."""
+    """Return the error for a record at `where` without `column`; it lists the record's columns."""
     names = [str(name) for name in columns]
     found = near_matches(column, names) if names else "it has none"
     return LangpruneError(f"{where} has no column {column!r} ({found}): append #COLUMN to the source to choose one")
@@ -78,7 +78,7 @@ def valid_text(value: object, where: str) -> str:
 
 @contextmanager
 def _readable(file: Path) -> Iterator[None]:
-    """Turn what the operating system or gzip say about `file` into one sentence."""
+    """Turn errors of the operating system or gzip about `file` into one sentence."""
     try:
         yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -92,7 +92,7 @@ def _open_bytes(file: Path) -> io.BufferedIOBase:
 
 
 def _bounded(raw: bytes, where: str) -> bytes:
-    """Return a document's bytes; raises LangpruneError where there are more of them than are read at once."""
+    """Return a document's bytes; raises LangpruneError if they exceed the limit."""
     if len(raw) > _MOST_DOCUMENT_BYTES:
         raise LangpruneError(
             f"{where} is one document of more than {_MOST_DOCUMENT_BYTES:,} bytes: split it into several"
@@ -149,7 +149,7 @@ def _parquet_documents(file: Path, column: str) -> Iterator[str]:
             if not any(name in str(kind) for name in ("string", "utf8")) or pa.types.is_nested(kind):
                 raise LangpruneError(f"{file}: the column {column!r} holds {kind}, not strings: give a column of text")
             for batch in parquet.iter_batches(batch_size=256, columns=[column]):
-                # A null is a table's way to say that there is no text here.
+                # A null means that the row has no text.
                 yield from (text for text in batch.column(0).to_pylist() if text is not None)
     except UnicodeDecodeError as error:
         raise LangpruneError(f"{file}: the column {column!r} is not UTF-8 ({error.reason}): write it anew") from error

@@ -1,7 +1,7 @@
-"""Read the documents of a dataset on the Hugging Face Hub, streamed; say in one sentence why it cannot be.
+"""Stream the documents of a dataset on the Hugging Face Hub; every failure becomes one sentence.
 
 The endpoint ($HF_ENDPOINT), the token and offline mode ($HF_HUB_OFFLINE) are those of the `huggingface_hub`
-library. Datasets that need a script of their own to be read are refused: no code from the Hub is ever run.
+library. Datasets that need their own loading script are refused: no code from the Hub is ever run.
 """
 
 import hashlib
@@ -18,9 +18,9 @@ from langprune_cli.text.hub_parquet import parquet_values
 
 HUB_PREFIX = "hf:"
 MAX_HUB_DOCUMENTS = 20_000  # documents read of one dataset; C4's English part alone has 365 million
-# Of long documents fewer are read: no more than this much text once there are as many documents as windows could need.
+# Fewer long documents are read: this much text is enough once there are as many documents as windows could need.
 _ENOUGH_BYTES, _ENOUGH_DOCUMENTS = 64 * 2**20, 1_000
-HALVES = ("calibration", "evaluation")  # of a split; which one a document is in, a hash of its text says
+HALVES = ("calibration", "evaluation")  # of a split; a hash of a document's text decides its half
 _MOST_NAMED = 20  # names of configs or splits that an error message lists; FineWeb-2 has 3,700
 DEFAULT_COLUMN = "text"
 _SPLITS = {"train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation"}
@@ -38,14 +38,14 @@ class HubSource:
 
 
 class HubUnreachableError(LangpruneError):
-    """The Hub gave no answer, or asks to come back later: what was kept of an earlier run may serve instead."""
+    """The Hub does not answer, or says to try later; cached windows of an earlier run may be used instead."""
 
 
 def parse_hub_source(source: str) -> HubSource:
-    """Take `hf:owner/name[:config][:split[/half]][#column]` apart; the split is "train" unless named.
+    """Parse `hf:owner/name[:config][:split[/half]][#column]`; the split is "train" unless named.
 
-    One part alone is a split if it is a usual name of one (train, test, validation, ...), with a half or without, else a
-    config; whoever names both leaves nothing to guess. `train/calibration` and `train/evaluation` are two halves of one
+    A single part is a split if it is a usual split name (train, test, validation, ...), with or without a half, else a
+    config; naming both avoids the guess. `train/calibration` and `train/evaluation` are two halves of one
     split that share no document. Raises LangpruneError for any other form.
     """
     address, _, column = source.removeprefix(HUB_PREFIX).partition("#")
@@ -66,12 +66,12 @@ def parse_hub_source(source: str) -> HubSource:
 
 
 def read_hub_documents(hub: HubSource) -> Iterator[str]:
-    """Yield the first MAX_HUB_DOCUMENTS documents of a dataset or of a half of it, null ones as blank.
+    """Yield the first MAX_HUB_DOCUMENTS documents of a dataset or of a half of it; nulls become blank documents.
 
-    Of long documents fewer: see `read_to_its_bound`. Raises LangpruneError if the dataset, its config, split or column
+    Fewer if documents are long, see `read_to_its_bound`. Raises LangpruneError if the dataset, its config, split or column
     does not exist, is gated, cannot be reached or is not a table of strings.
     """
-    if Path(hub.dataset).exists():  # `datasets` would read it instead of the Hub's, without a word
+    if Path(hub.dataset).exists():  # `datasets` would silently read it instead of the Hub's
         raise LangpruneError(
             f"the local {hub.dataset} hides the dataset of that name on the Hub: give --data {hub.dataset} "
             "to read the local one, or start langprune from another folder"
@@ -88,20 +88,20 @@ def read_hub_documents(hub: HubSource) -> Iterator[str]:
 
 
 def read_to_its_bound(documents: int, size: int) -> bool:
-    """Return whether as much as is ever read of a dataset is that many documents and bytes of UTF-8."""
+    """Return whether that many documents and UTF-8 bytes reach the limit that is read of a dataset."""
     return documents >= MAX_HUB_DOCUMENTS or (size >= _ENOUGH_BYTES and documents >= _ENOUGH_DOCUMENTS)
 
 
 def half_of(text: str) -> str:
-    """Return the half of its split that a document belongs to: the same on every machine, whatever stands before it.
+    """Return the half of the split that a document belongs to, which depends on its text alone.
 
-    The last bit of sha256 over a tag and the text. Documents with the same text are in the same half.
+    It is the last bit of sha256 over a tag and the text, so equal documents are in the same half.
     """
     return HALVES[hashlib.sha256(b"langprune half\0" + text.encode()).digest()[-1] & 1]
 
 
 def hub_commit(hub: HubSource) -> str:
-    """Return the commit that a dataset stands at; raises LangpruneError as `read_hub_documents` does."""
+    """Return a dataset's current commit; raises LangpruneError as `read_hub_documents` does."""
     from huggingface_hub import HfApi, constants  # noqa: PLC0415
 
     try:
@@ -111,10 +111,10 @@ def hub_commit(hub: HubSource) -> str:
 
 
 def _failures() -> tuple[type[BaseException], ...]:
-    """Return what can be raised while a dataset is read.
+    """Return the exceptions that reading a dataset can raise.
 
-    OSError and RuntimeError are what `datasets` raises for an absent dataset, no network and scripts; ValueError for
-    configs and splits (and, through Arrow, for broken files); the rest comes up from below while rows are streamed.
+    `datasets` raises OSError and RuntimeError for a missing dataset, no network and scripts; ValueError for configs and
+    splits (and, through Arrow, for broken files); the rest come from lower layers while rows are streamed.
     """
     import datasets  # noqa: PLC0415  (takes a second to load, and local files do not need it)
 
@@ -125,7 +125,7 @@ def _failures() -> tuple[type[BaseException], ...]:
 
 
 def _values(hub: HubSource) -> Iterator[object]:
-    """Yield what stands in the column of each row of a dataset; raises LangpruneError as `read_hub_documents` does."""
+    """Yield the column's value of each row of a dataset; raises LangpruneError as `read_hub_documents` does."""
     import datasets  # noqa: PLC0415  (as above)
     from huggingface_hub import HfApi, constants  # noqa: PLC0415
 
@@ -165,7 +165,7 @@ def _column(rows: Iterable[dict[str, Any]], hub: HubSource) -> Iterator[object]:
 
 @contextmanager
 def _no_progress_bars(utils: Any) -> Iterator[None]:  # noqa: ANN401  (the untyped module datasets.utils)
-    """Keep `datasets` from drawing a bar of its own across the caller's display while it lists files."""
+    """Turn off the progress bars of `datasets`, which would disturb the caller's display."""
     shown = not utils.are_progress_bars_disabled()
     if shown:
         utils.disable_progress_bars()
@@ -177,7 +177,7 @@ def _no_progress_bars(utils: Any) -> Iterator[None]:  # noqa: ANN401  (the untyp
 
 
 def _unreadable(hub: HubSource, error: BaseException) -> LangpruneError:
-    """Return the error for a failure: the most telling one in the chain that led to it decides what it says."""
+    """Return the error to show for a failure, based on the most specific exception in its chain."""
     from datasets.exceptions import DatasetNotFoundError  # noqa: PLC0415
     from huggingface_hub import constants, errors  # noqa: PLC0415
 
@@ -218,20 +218,20 @@ def _unreadable(hub: HubSource, error: BaseException) -> LangpruneError:
 
 
 def _http_error() -> type[BaseException]:
-    """Return the base error of the HTTP library below `huggingface_hub`, which its versions change."""
+    """Return the base error of the HTTP library of `huggingface_hub`, which depends on its version."""
     from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
 
     return HfHubHTTPError.__bases__[0]
 
 
 def _status(error: BaseException) -> int | None:
-    """Return the HTTP status of an answer that is an error, None for one that is not about an answer."""
+    """Return the HTTP status of an error, None if it has none."""
     code = getattr(getattr(error, "response", None), "status_code", None)
     return code if isinstance(code, int) else None
 
 
 def _wrong_request(hub: HubSource, text: str) -> str:
-    """Return what is wrong with what was asked of an existing dataset, going by the words of `datasets`."""
+    """Return what is wrong with the request to an existing dataset, based on the message of `datasets`."""
     if "scripts are no longer supported" in text:
         return "only a script of its own can read it, and no code from the Hub is run: choose another one"
     if "Bad split" in text:
@@ -247,7 +247,7 @@ def _wrong_request(hub: HubSource, text: str) -> str:
 
 
 def _named(text: str, after: str, wanted: str | None = None) -> str:
-    """Return what a list in an error message of `datasets` names, the nearest to `wanted` alone where it is long."""
+    """Return the names listed in an error message of `datasets`; only those nearest to `wanted` if there are many."""
     names = [name.strip(" '") for name in text.partition(after)[2].partition("[")[2].partition("]")[0].split(",")]
     if len(names) <= _MOST_NAMED:
         return f"Known: {', '.join(names)}"
@@ -256,7 +256,7 @@ def _named(text: str, after: str, wanted: str | None = None) -> str:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """Return `error` and what led to it, outermost first."""
+    """Return `error` and its causes, outermost first."""
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:

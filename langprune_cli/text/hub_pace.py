@@ -1,6 +1,6 @@
-"""Downloads that come in too slowly ever to end are given up.
+"""Gives up downloads that are too slow ever to finish.
 
-The limits of the HTTP library below `huggingface_hub` are of one read each: a hub that sends a byte now and then meets them all.
+The HTTP library of `huggingface_hub` has a timeout for each read, which a server that sends a byte now and then never hits.
 """
 
 import importlib
@@ -17,13 +17,13 @@ _LEAST_BYTES = 100_000  # in which at least so much has to come
 
 
 class _Pace(threading.local):
-    """What one thread has waited for since it was judged last, over all answers: a broken connection starts nothing anew."""
+    """The time and bytes of one thread since the last check, over all responses: a reconnection does not reset them."""
 
     waited = 0.0
     received = 0
 
     def judge(self) -> None:
-        """Raise LangpruneError where too little has come; begin again where it was enough."""
+        """Raise LangpruneError if too few bytes have come; start a new period if enough have."""
         if self.waited < _SECONDS:
             return
         waited, received, self.waited, self.received = self.waited, self.received, 0.0, 0
@@ -39,7 +39,7 @@ _pace = _Pace()
 
 @contextmanager
 def paced() -> Iterator[None]:
-    """Judge the pace of all that `huggingface_hub` downloads meanwhile; raises LangpruneError out of it."""
+    """Check the pace of all downloads of `huggingface_hub` inside the context; raises LangpruneError if one is too slow."""
     from huggingface_hub import get_session  # noqa: PLC0415  (slow to load, and local files do without it)
 
     hooks: list[Any] = get_session().event_hooks["response"]
@@ -51,12 +51,12 @@ def paced() -> Iterator[None]:
 
 
 def _watch(response: Any) -> None:  # noqa: ANN401 - a Response of httpx or httpx2, whichever huggingface_hub uses
-    """Put a stream that is judged as it comes in the place of an answer's body."""
+    """Replace a response's body with a stream whose pace is checked."""
     library = importlib.import_module(type(response).__module__.partition(".")[0])
     body = response.stream
 
     class Judged(library.SyncByteStream):  # type: ignore[misc, name-defined] # known only now
-        """The body of the answer."""
+        """The body of a response, with its pace checked."""
 
         def __iter__(self) -> Iterator[bytes]:
             pieces = iter(body)

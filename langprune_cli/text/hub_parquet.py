@@ -1,4 +1,4 @@
-"""Read one column of Parquet files on the Hugging Face Hub, and fetch little more than is read of it.
+"""Read one column of Parquet files on the Hugging Face Hub without fetching much more than that.
 
 `datasets` could read them too, but fetches every column, whole row groups, and tens of megabytes ahead, in threads of
 Arrow that go on after the last row that was wanted: where the program ends before them, they abort it (seen with pyarrow

@@ -1,7 +1,7 @@
-"""Language tags (BCP 47) and names of languages: read as people write them, and matched with what a corpus calls them.
+"""Language tags (BCP 47) and names: parses what users write, and matches it with the tags of a corpus.
 
-Tags, names and the usual script of a language are those of the IANA registry and CLDR, as the library `langcodes` has
-them. It is imported where it is used: the command line must not wait for it.
+Tags, names and usual scripts come from the IANA registry and CLDR, through the library `langcodes`. It is imported where it
+is used, so that the command line starts fast.
 """
 
 import difflib
@@ -18,7 +18,7 @@ _NO_NAME_BELOW = 3  # ASCII letters: `langcodes` takes a single letter for the c
 # A language for which people write the tag of the macrolanguage, and the other way round: CLDR knows the rest.
 _ALSO_WRITTEN = {"nb": "no", "pbt": "ps"}
 
-# Languages whose corpora mix their scripts and keep one tag: Chinese articles hold whatever script their authors wrote.
+# Languages whose corpora mix scripts under one tag: Chinese articles are in whatever script their authors used.
 _SCRIPTS_MIXED = {"zh", "yue", "wuu", "hak", "nan"}
 
 # Macrolanguage -> the individual language that datasets with codes of ISO 639-3 hold text of. Each of these codes is a
@@ -30,7 +30,7 @@ _INDIVIDUAL = {
 
 
 def read_language(text: str) -> str:
-    """Return the BCP-47 tag that `text` stands for: a tag in any spelling, or a language's name in any language.
+    """Return the BCP-47 tag of `text`: a tag in any spelling, or a language's name in any language.
 
     `ukr`, `UK`, `Ukrainian` and `українська` are `uk`; `pt_br` is `pt-BR`, `iw` is `he`, `Chinese (Traditional)` is
     `zh-Hant`. A script or region stays where it says something: `uk-Cyrl` is `uk`, `sr-Latn` stays. The code of a country
@@ -57,7 +57,7 @@ def read_language(text: str) -> str:
 
 
 def reading_note(text: str, tag: str) -> str | None:
-    """Return what to tell a user whose `text` was taken for the language `tag`; None where it is its tag or one of its names."""
+    """Return a note that `text` was read as the language `tag`; None if it is the tag or one of its names."""
     from langcodes import Language  # noqa: PLC0415 - see above
 
     spelled = {tag, *known_as(tag), Language.get(tag).to_alpha3(), iso_and_script(tag)[0]}
@@ -76,7 +76,7 @@ def language_name(tag: str) -> str:
 
 
 def own_name(tag: str) -> str:
-    """Return what a language calls itself, its English name where that is not known."""
+    """Return a language's own name, else its English name."""
     from langcodes import Language  # noqa: PLC0415 - see above
 
     return Language.get(tag).autonym()
@@ -113,7 +113,7 @@ def iso_and_script(tag: str) -> tuple[str, str]:
 
 
 def near_languages(text: str) -> str:
-    """Return the end of an error message: the nearest listed languages by tag or name; "" where none is near."""
+    """Return the end of an error message with the nearest listed languages; "" if none is near."""
     spelled: dict[str, str] = {}
     for tag in sorted(LISTED):
         shown = f"{tag} ({language_name(tag)})"
@@ -123,7 +123,7 @@ def near_languages(text: str) -> str:
 
 
 def _named(text: str) -> str | None:
-    """Return the tag of a language's name, None where no language has it."""
+    """Return the tag of the language with that name, None if there is none."""
     import langcodes  # noqa: PLC0415 - see above
 
     if not text.strip() or text != text.strip() or (text.isascii() and len(text) < _NO_NAME_BELOW):
@@ -139,7 +139,7 @@ def _named(text: str) -> str | None:
 
 
 def _of_country(tag: str) -> str | None:
-    """Return the main language of a country by its two letters (CLDR's likely subtags), None where they are no country's."""
+    """Return the main language of a two-letter country code (CLDR's likely subtags), None if it is no country."""
     from langcodes import Language  # noqa: PLC0415 - see above
 
     if len(tag) != 2 or not (tag.isascii() and tag.isalpha()) or _NO_COUNTRY.fullmatch(tag.upper()):

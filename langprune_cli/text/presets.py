@@ -1,7 +1,7 @@
-"""The table of known corpora: what each is called on the Hugging Face Hub, and which languages it holds.
+"""The table of known corpora: their names on the Hugging Face Hub and their languages.
 
-Facts alone, as the datasets' cards had them in 2025: names, configs, splits, columns and licences. A language that a
-corpus has in further configs, which are not listed, is asked of the Hub when it is read.
+Facts from the datasets' cards in 2025: names, configs, splits, columns and licences. Languages in configs that are not listed
+are looked up on the Hub when they are read.
 """
 
 from collections.abc import Mapping

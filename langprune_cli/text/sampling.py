@@ -1,8 +1,7 @@
-"""Draw calibration windows from documents, in a way that depends on the documents alone.
+"""Draw calibration windows from documents; the draw depends on the seed and the documents alone.
 
-Every document has a rank, sha256(seed, text), and documents are gone through by rank: a random order that is
-the same on every machine, however the documents are spread over files and in whatever order these are read.
-Documents with the same text have the same rank and count once.
+Every document has a rank, sha256(seed, text), and documents are used by rank: a random order that is the same on
+every machine, independent of files and reading order. Documents with equal text have equal ranks and count once.
 """
 
 import hashlib
@@ -21,7 +20,7 @@ JOIN = "\n\n"  # between documents, as in the published evaluation of WikiText-2
 _HELD_BYTES = 128 * 2**20  # text held in memory at once; more documents than that are read in several passes
 _DOCUMENT_OVERHEAD = 200  # bytes that Python needs for a document beside its text
 _CONCAT_BYTES_PER_TOKEN = 32  # text joined for each token asked for: about 8 times what the windows will hold
-_CONCAT_BYTES_NEEDED = 8  # the same, so that windows need not overlap in any script
+_CONCAT_BYTES_NEEDED = 8  # enough for windows without overlap in any script
 _CONCAT_BYTES_LEAST, _CONCAT_BYTES_USUAL = 2**20, 16 * 2**20  # one text of 16 MiB takes 2 GB to tokenise
 
 
@@ -48,7 +47,7 @@ class RankedDocuments:
     size: int = field(default=0, init=False)  # their UTF-8 bytes
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        """Yield the documents by rank; reads the text up to its end before the first."""
+        """Yield the documents by rank; reads the whole text before the first."""
         above, more = -1, True
         while more:
             held, more = self.lowest(above)
@@ -60,7 +59,7 @@ class RankedDocuments:
         """Return the lowest-ranked documents with ranks over `above`, sorted, and whether there are more."""
         held: dict[int, bytes] = {}
         worst_first: list[int] = []  # negated ranks: heapq keeps the smallest on top
-        ceiling: int | None = None  # ranks from here on were dropped, so that what is held has no gaps
+        ceiling: int | None = None  # ranks from here on were dropped: what is held has no gaps
         size = count = read = 0
         prefix = hashlib.sha256(f"langprune document {self.seed}\0".encode())
         for count, text in enumerate(self.read(), start=1):  # noqa: B007  (the last count is what is wanted)
@@ -145,7 +144,7 @@ def concat_windows(
 
 
 def _excerpt(raw: bytes, most: int, rank: int) -> bytes:
-    """Return at most `most` bytes of a document, whole characters, from a place that its rank decides."""
+    """Return at most `most` bytes of a document, in whole characters, from an offset given by its rank."""
     if len(raw) <= most:
         return raw
     start = rank % (len(raw) - most + 1)

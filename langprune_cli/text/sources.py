@@ -1,4 +1,4 @@
-"""Read a text one document at a time, wherever it lies: files, folders, the built-in demo text, the Hub."""
+"""Read a text document by document, from files, folders, the built-in demo text or the Hub."""
 
 import glob
 import hashlib
@@ -17,10 +17,10 @@ _BUILTIN_PARTS = ("calib", "test")
 
 
 def read_documents(source: str, *, keep_blank: bool = False) -> Iterator[str]:
-    """Yield the documents of `source` in the order in which they lie there, files by relative path.
+    """Yield the documents of `source` in order, files sorted by relative path.
 
-    Blank ones are left out unless `keep_blank`: WikiText's rows are lines of an article, blank ones among them, and the
-    published perplexities are of all rows joined.
+    Blank ones are skipped unless `keep_blank`: the rows of WikiText are lines of articles, and published perplexities join
+    all rows, blank ones too.
 
     `source` is a .jsonl, .txt or .parquet file (the first two also as .gz), a folder or a glob pattern of
     such files, `builtin:<language>:calib`, `builtin:<language>:test`, or
@@ -41,11 +41,11 @@ def read_documents(source: str, *, keep_blank: bool = False) -> Iterator[str]:
 
 
 def source_fingerprint(source: str, most: int) -> str:
-    """Return the identity of what a source holds, known before it is read: sha256, as hex.
+    """Return a fingerprint of a source, as hex sha256, without reading all of it.
 
-    Of files: the column, and of each file, in the order of reading, its kind, its size and its bytes, of these the first
-    `most` over all files; not their names. So it costs no more than it must where a little is read of a large corpus,
-    and says nothing of a change that lies further behind and keeps the size. Of a dataset on the Hub: its name, config,
+    For files it covers the column and, in reading order, the kind, size and bytes of each file, up to `most` bytes over all
+    files; not their names. So it is cheap for a large corpus of which little is read, and misses a later change that keeps
+    the size. Of a dataset on the Hub: its name, config,
     split and column, the commit it stands at, and the half if only one is read.
 
     Raises LangpruneError where the files or the dataset cannot be read.
@@ -65,16 +65,16 @@ def source_fingerprint(source: str, most: int) -> str:
 
 
 def source_for(source: str, *, evaluation: bool) -> str:
-    """Return what to read: of `builtin:<language>`, the held-out half for `evaluation`, else the other.
+    """Return the source to read: of `builtin:<language>` the held-out half for `evaluation`, else the calibration half.
 
-    Any other source names its split or its file itself, and is returned as it is.
+    Other sources name their split or file themselves and are returned unchanged.
     """
     halved = source.startswith(BUILTIN_PREFIX) and source.count(":") == 1
     return f"{source}:{_BUILTIN_PARTS[evaluation]}" if halved else source
 
 
 def local_path(source: str) -> tuple[Path, str]:
-    """Split a local `path[#column]`; a file that really has a # in its name is found as well."""
+    """Split a local `path[#column]`; a file name may contain # itself."""
     if "#" not in source or _exists(source):
         return Path(source).expanduser(), DEFAULT_COLUMN
     path, _, column = source.rpartition("#")
@@ -82,7 +82,7 @@ def local_path(source: str) -> tuple[Path, str]:
 
 
 def strip_text_suffix(name: str) -> str:
-    """Return a file name without the suffix that says what kind of text it is."""
+    """Return a file name without its text suffix."""
     for suffix in sorted((*SUFFIXES, ".safetensors"), key=len, reverse=True):
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)]

@@ -1,7 +1,7 @@
-"""Windows of hub datasets, kept on this machine: the next run has the very same ones, offline too, and fetches nothing.
+"""A local cache of windows of hub datasets: the next run gets the same windows, offline too, without a download.
 
-An entry is named by what the windows depend on beside the dataset's content: source, tokenizer, and the settings of the
-draw. It remembers the commit that the dataset stood at, and is drawn again, and replaced, where that has moved on.
+An entry's name covers everything the windows depend on except the dataset's content: source, tokenizer and sampling settings.
+The entry records the dataset's commit, and is drawn again when the dataset has a new one.
 """
 
 import hashlib
@@ -24,15 +24,15 @@ from langprune_cli.text.hub import HUB_PREFIX, HubUnreachableError, hub_commit, 
 from langprune_cli.text.windows import fingerprint, is_given
 from langprune_cli.types import TextSpec, Windows
 
-_SCHEMA = 1  # to be raised when the same request would be drawn in another way
+_SCHEMA = 1  # raise it when the same request gives other windows
 
 
 def kept_windows(spec: TextSpec, request: dict[str, Any], draw: Callable[[], Windows], reporter: Reporter) -> Windows:
-    """Return the windows that `draw` makes of a text, or made in an earlier run where the text is a hub dataset.
+    """Return the windows that `draw` makes of a text; those of a hub dataset come from the cache if possible.
 
-    request: what they depend on beside the text, as JSON values. The dataset's commit is asked for first; where the Hub
-    cannot be reached, windows of an earlier run serve, whatever commit they are of, and a note says so. A damaged entry
-    is drawn again. Files on this machine are not kept: they are here already.
+    request: what the windows depend on besides the text, as JSON values. The dataset's commit is looked up first; if the Hub
+    cannot be reached, cached windows of any commit are used, with a note. A damaged entry is drawn again. Windows of local
+    files are not cached.
 
     Raises LangpruneError as `draw` does, for a part of an artifact that is not as it was written,
     and where neither the Hub nor the cache has the text.
@@ -63,7 +63,7 @@ def kept_windows(spec: TextSpec, request: dict[str, Any], draw: Callable[[], Win
 
 
 def cache_folder() -> Path:
-    """Return where langprune keeps what can be made again: $LANGPRUNE_CACHE, else its folder in the user's cache."""
+    """Return langprune's cache folder: $LANGPRUNE_CACHE, else a folder in the user's cache."""
     if named := os.environ.get("LANGPRUNE_CACHE"):
         return Path(named).expanduser()
     if sys.platform == "darwin":
@@ -72,7 +72,7 @@ def cache_folder() -> Path:
 
 
 def _write(entry: Path, asked: dict[str, Any], windows: Windows, commit: str) -> None:
-    """Write the tensor, then the record that vouches for it."""
+    """Write the tensor, then the record with its sha256."""
     try:
         make_folder(entry.parent)
     except OSError as error:
@@ -92,7 +92,7 @@ def _write(entry: Path, asked: dict[str, Any], windows: Windows, commit: str) ->
 
 
 def _read(entry: Path, asked: dict[str, Any], spec: TextSpec, reporter: Reporter) -> tuple[Windows, str] | None:
-    """Return the windows of an entry and their commit; None where there is none, or it is not what was written."""
+    """Return the windows of an entry and their commit; None if it is missing or damaged."""
     try:
         record = json.loads(plain_file(entry).read_bytes())
         ids = load_file(plain_file(_tensor_file(entry)))["windows"]

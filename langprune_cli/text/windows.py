@@ -1,4 +1,4 @@
-"""Make token windows of a text: random ones to calibrate on, consecutive ones to evaluate on, given ones."""
+"""Make token windows of a text: random ones for calibration, consecutive ones for evaluation, or given ones."""
 
 import hashlib
 import struct
@@ -19,13 +19,13 @@ from langprune_cli.types import TextSpec, Windows
 
 SAMPLINGS = ("concat", "document")
 _EVALUATION_BYTES = 32 * 2**20  # one text of 32 MiB takes half a minute and 4 GB to tokenise
-_BYTES_PER_TOKEN = 16  # a first guess, on the large side, at the text that some evaluation windows need
+_BYTES_PER_TOKEN = 16  # a generous first guess of the text that evaluation windows need
 
 
 def fingerprint(ids: Tensor) -> str:  # ids: integers [n, t]
-    """Return the identity of token windows: sha256, as hex, over a tag, n and t (int64) and the ids (int32).
+    """Return the fingerprint of token windows: hex sha256 over a tag, n and t (int64) and the ids (int32).
 
-    All numbers are little-endian, so the figure is the same on every machine.
+    Numbers are little-endian, so it is the same on every machine.
     """
     digest = hashlib.sha256(b"langprune windows v1")
     digest.update(struct.pack("<qq", *ids.shape))
@@ -118,7 +118,7 @@ def evaluation_windows(
         text, documents, whole = _beginning(read_documents(source, keep_blank=True), budget)
         ids = encode(tokenizer, text)
         count = len(ids) // seqlen
-        # Where a prefix had too few tokens for the windows asked for, twice as much text is taken.
+        # If a prefix has too few tokens for the windows, take twice as much text.
         if whole or budget >= _EVALUATION_BYTES or (max_windows is not None and count > max_windows):
             break
         budget = min(2 * budget, _EVALUATION_BYTES)
@@ -137,9 +137,9 @@ def evaluation_windows(
 
 
 def retokenized(windows: Windows, tokenizer: Tokenizer, other: Tokenizer) -> Windows:
-    """Return the text of consecutive windows in windows of another tokenizer's tokens, of the same length.
+    """Return the text of consecutive windows, retokenized by another tokenizer into windows of the same length.
 
-    What is left over after the last whole window is dropped. Raises LangpruneError where there is none.
+    The rest after the last whole window is dropped. Raises LangpruneError if there is no whole window.
     """
     text = tokenizer.decode(
         windows.ids.flatten().tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -156,7 +156,7 @@ def retokenized(windows: Windows, tokenizer: Tokenizer, other: Tokenizer) -> Win
 
 
 def _beginning(documents: Iterator[str], most: int) -> tuple[str, int, bool]:
-    """Join documents, at most `most` bytes: return the text, how many there are, and whether it is all."""
+    """Join documents up to `most` bytes; return the text, the number of documents, and whether it is the whole text."""
     parts: list[str] = []
     size = 0
     for document in documents:
@@ -239,7 +239,7 @@ def _required(tokenizer: Tokenizer | None, spec: TextSpec) -> Tokenizer:
 
 
 def hub_note(source: str, documents: int, size: int) -> list[str]:
-    """Return the note for a user where a dataset of the Hub was read as far as datasets are read; `size` in bytes."""
+    """Return a note if reading a hub dataset stopped at the limit; `size` in bytes."""
     if source.startswith(HUB_PREFIX) and read_to_its_bound(documents, size):
         return [f"no more than the first {documents} documents of {source} are read"]
     return []
