@@ -1,4 +1,4 @@
-"""Which tokens stay, by how often each occurs in the user's languages."""
+"""Chooses the tokens to keep, by how often each occurs in the user's languages."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -14,20 +14,20 @@ from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.tokens.counting import TokenCounts
 from langprune_cli.tokens.vocabulary import Kind, Vocabulary
 
-ROUND_TO = 64  # rows of embeddings and head; what matrix kernels like
+ROUND_TO = 64  # rows of embeddings and head are a multiple of this, for matrix kernels
 
 
 @dataclass(frozen=True)
 class VocabularyTarget:
-    """How many tokens are to stay: those that cover a share of each language's running text, or a number of them."""
+    """How many tokens to keep: those that cover a share of each language's text, or a fixed number."""
 
     coverage: float | None = COVERAGE  # None: `size` counts
     size: int | None = None
     round_to: int = ROUND_TO
-    keep_chat: bool = True  # whether tokens of chats, Markdown and code stay, seen or not
+    keep_chat: bool = True  # whether to keep tokens of chats, Markdown and code even if unseen
 
     def __post_init__(self) -> None:
-        """Raise UsageError for values that no vocabulary can have."""
+        """Raise UsageError for impossible values."""
         if self.size is None and not 0 < (self.coverage or 0) <= 1:
             raise UsageError(f"--coverage {self.coverage:g} is no share of a text: give one above 0, up to 1")
         if self.size is not None and self.size < 1:
@@ -41,7 +41,7 @@ class VocabularyTarget:
 
 @dataclass(frozen=True)
 class LanguageCoverage:
-    """What the tokens that stay cover of a language's text, and what is lost of it."""
+    """How much of a language's text the kept tokens cover, and what is lost."""
 
     language: str
     tokens: int  # of the text that was counted
@@ -52,7 +52,7 @@ class LanguageCoverage:
 
 @dataclass(frozen=True)
 class VocabularyChoice:
-    """The ids that stay, and what that means for each language."""
+    """The kept ids, and their coverage of each language."""
 
     stay: tuple[int, ...]  # ascending
     rows: int  # of the whole vocabulary
@@ -63,7 +63,7 @@ class VocabularyChoice:
     new: tuple[float, ...] = ()  # by language: about what share of other text are tokens that were not counted once
 
     def record(self) -> dict[str, Any]:
-        """Return what an artifact says of it."""
+        """Return the record that an artifact keeps of the choice."""
         return {
             "rows_before": self.rows,
             "rows_after": len(self.stay),
@@ -82,12 +82,12 @@ def choose_vocabulary(
     chat: Collection[int] | None = None,
     rows: int,  # of the embedding: it may have more than the tokenizer has tokens
 ) -> VocabularyChoice:
-    """Choose the tokens that stay: the most frequent of each language, what they are made of, and what must stay anyway.
+    """Choose the tokens to keep: the most frequent ones of each language, their parts, and those that must be kept.
 
-    With a coverage each language has the fewest of its tokens that cover it; where several are counted the choice is of all.
-    With a size tokens come by their share of the language in which it is largest. The number that stays is rounded up to a
-    multiple with the next tokens of that order, or is all that there are. always: ids that others name; those beyond the
-    tokenizer's are rows that stay as they are. chat: ids of chats, Markdown and code, which stay as well.
+    With a coverage, each language keeps the fewest tokens that cover it, and the union is kept. With a size, tokens are
+    ordered by their largest share in any language. The number kept is rounded up to a multiple with the next tokens in
+    that order, or is the whole vocabulary. always: ids that configurations name; ids beyond the tokenizer's are rows that
+    are kept unchanged. chat: ids of chats, Markdown and code, which are kept too.
     Raises UsageError for a size below what has to stay, LangpruneError for counts of nothing and ids without a row.
     """
     if (last := max([vocabulary.size - 1, *always])) >= rows:
@@ -134,12 +134,12 @@ def choose_vocabulary(
 
 
 def ids_in(record: dict[str, Any]) -> set[int]:
-    """Return every token id that a configuration names, config.json or generation_config.json."""
+    """Return every token id in a configuration, config.json or generation_config.json."""
     return {container[key] for container, key in _named(record)}
 
 
 def replace_ids(record: dict[str, Any], new: Mapping[int, int]) -> None:
-    """Put new ids in the place of all that a configuration names; raises KeyError for one that has no new one."""
+    """Replace every token id in a configuration by its new id; raises KeyError for an id that is not kept."""
     for container, key in list(_named(record)):
         container[key] = new[container[key]]
 
@@ -170,7 +170,7 @@ def _is_id(value: object) -> bool:
 
 
 def _shares(counts: Mapping[str, TokenCounts]) -> NDArray[np.float64]:  # [v]
-    """Return each token's share of the language in which it is largest."""
+    """Return each token's largest share in any language."""
     found = np.zeros(max((len(each.counts) for each in counts.values()), default=0))
     for each in counts.values():
         share = each.counts.numpy() / each.tokens
@@ -179,13 +179,13 @@ def _shares(counts: Mapping[str, TokenCounts]) -> NDArray[np.float64]:  # [v]
 
 
 def _order(vocabulary: Vocabulary, counts: Mapping[str, TokenCounts]) -> list[int]:
-    """Return all ids, the most frequent first; equal ones by id, since vocabularies are made from frequent to rare."""
+    """Return all ids, the most frequent first; ties by id, since vocabularies are ordered from frequent to rare."""
     shares = _shares(counts)
     return sorted(vocabulary.tokens, key=lambda i: (-shares[i] if i < len(shares) else 0.0, i))
 
 
 def _covering(counts: TokenCounts, coverage: float) -> list[int]:
-    """Return the fewest ids that make up `coverage` of a text; equal counts by id."""
+    """Return the fewest ids that cover `coverage` of a text; ties by id."""
     numbers = counts.counts.numpy()
     order = np.argsort(-numbers, kind="stable")
     # The share as it is written, and in whole numbers: a product in floating point may ask for one token more.
@@ -195,7 +195,7 @@ def _covering(counts: TokenCounts, coverage: float) -> list[int]:
 
 
 def _filled(vocabulary: Vocabulary, stay: set[int], order: list[int], goal: int) -> set[int]:
-    """Add tokens in order, each with what it is made of, until `goal` stay; one that would be too many is passed over."""
+    """Add tokens in order, each with its parts, until `goal` are kept; skip a token that would exceed it."""
     for i in order:
         if len(stay) >= goal:
             break
@@ -207,10 +207,10 @@ def _filled(vocabulary: Vocabulary, stay: set[int], order: list[int], goal: int)
 
 
 def _unseen(counts: TokenCounts, stay: list[int]) -> float:
-    """Return about what share of other text of the same kind are tokens that were not seen, and leave.
+    """Estimate the share of similar text made up of unseen tokens that are pruned.
 
-    Good (1953): tokens that were not seen are as frequent together as those that were seen once. Those of the former that
-    stay all the same are taken as no more frequent than the others.
+    Good (1953): all unseen tokens together are as frequent as those seen once. Unseen tokens that are kept anyway are assumed
+    to be no more frequent than the others.
     """
     numbers = counts.counts.numpy()
     unseen = int((numbers == 0).sum())

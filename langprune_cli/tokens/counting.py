@@ -1,7 +1,6 @@
-"""Count how often each token occurs in a text: what tells the tokens that a language needs from those it never uses.
+"""Count how often each token occurs in a text, to tell tokens that a language needs from those it never uses.
 
-Documents are tokenised as they are, without the special tokens that a tokenizer would put around them. They are streamed:
-memory holds a few megabytes of text, whatever the corpus's size.
+Documents are tokenised without special tokens. They are streamed: memory holds a few megabytes of text at any corpus size.
 """
 
 from collections.abc import Iterator
@@ -16,15 +15,15 @@ from torch import Tensor
 from langprune_cli.tokens.encoding import Tokenizer, encode_bare
 from langprune_cli.tokens.token_bytes import decoded_bytes
 
-_PIECE = 2**18  # characters tokenised as one text: all cores have work, and none holds a whole book in tokens
+_PIECE = 2**18  # characters tokenised as one text: keeps all cores busy, and memory small
 _BATCH_BYTES = 2 * 2**20  # text tokenised in one call
-_PART_BYTES = 16 * 2**20  # text of the first parts: what takes a few seconds
-_PART_SHARE = 8  # a part has at least this fraction of all text before it, so that large texts have few parts
+_PART_BYTES = 16 * 2**20  # text of the first parts: a few seconds of work
+_PART_SHARE = 8  # a part is at least this fraction of all text before it, so large texts have few parts
 
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """How often each token occurs in some text, and how much text that is; all are sums, so they add."""
+    """How often each token occurs in a text, and how large the text is; all are sums, so they add."""
 
     counts: Tensor  # int64 [v]
     tokens: int  # sum of `counts`
@@ -33,11 +32,11 @@ class TokenCounts:
 
     @classmethod
     def zeros(cls, size: int) -> "TokenCounts":
-        """Return the counts of no text, for a vocabulary of `size`."""
+        """Return empty counts for a vocabulary of `size`."""
         return cls(torch.zeros(size, dtype=torch.int64), 0, 0, 0)
 
     def __add__(self, other: "TokenCounts") -> "TokenCounts":
-        """Return the counts of both texts; a smaller vocabulary has none of the ids that only the larger one has."""
+        """Return the counts of both texts; ids beyond a smaller vocabulary count 0 there."""
         counts = torch.zeros(max(len(self.counts), len(other.counts)), dtype=torch.int64)
         for each in (self, other):
             counts[: len(each.counts)] += each.counts
@@ -48,7 +47,7 @@ class TokenCounts:
 
 @dataclass(frozen=True)
 class Batch:
-    """Text for one call of a tokenizer. Which text is in which batch and part depends on the text alone."""
+    """Text for one tokenizer call. Batches and parts depend on the text alone."""
 
     part: int  # counted from 0
     texts: list[str]  # documents, and pieces of long ones
@@ -57,10 +56,10 @@ class Batch:
 
 
 def batches(documents: Iterator[str]) -> Iterator[Batch]:
-    """Group documents into batches, and these into parts: what is counted and kept in one go.
+    """Group documents into batches, and batches into parts, which are counted and saved as one.
 
-    A document of more than 2^18 characters is cut into pieces behind a line's end, or before a blank where a line is
-    longer than that; the tokens next to a cut may differ from those of the whole.
+    A document of more than 2^18 characters is cut after a line, or before a blank if a line is longer than that; tokens next
+    to a cut may differ from those of the whole document.
     """
     part = size = in_part = before = 0
     batch = Batch(part, [], [], [])
@@ -86,7 +85,7 @@ def count_batch(
     size: int,  # v
     most: int,  # at least 1
 ) -> TokenCounts:
-    """Count the tokens of a batch: of its first texts, up to the one with which there are `most` tokens."""
+    """Count the tokens of a batch, up to the text that reaches `most` tokens."""
     ids = encode_bare(tokenizer, batch.texts)
     lengths = np.cumsum([len(each) for each in ids])
     texts = min(int(np.searchsorted(lengths, most)) + 1, len(ids))
@@ -101,7 +100,7 @@ def count_windows(
     size: int,  # v
     most: int,  # at least 1
 ) -> TokenCounts:
-    """Count the tokens of the first windows, up to the one with which there are `most`; of how many documents is not known."""
+    """Count the tokens of windows, up to the one that reaches `most`; the number of documents is unknown."""
     counted = ids[: -(-most // ids.shape[1])]
     counts = _bincount(counted.flatten().numpy(), size)
     return TokenCounts(counts, counted.numel(), decoded_bytes(tokenizer, counted), 0)

@@ -1,4 +1,4 @@
-"""What this layer asks of a tokenizer, and how it is called: in batches, with its own defaults."""
+"""The tokenizer interface, and batched encoding with the tokenizer's defaults."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ _BATCH_DOCUMENTS = 256
 
 
 class Tokenizer(Protocol):
-    """The part of a `transformers` tokenizer that is used here; fast ones use all cores for a batch."""
+    """The methods of a `transformers` tokenizer that are used here; fast ones use all cores for a batch."""
 
     def __call__(self, text: str | list[str], **options: Any) -> Any:  # noqa: ANN401  (transformers is untyped here)
         """Return a mapping with `input_ids`, with the special tokens that are added by default."""
@@ -33,9 +33,9 @@ def encode(tokenizer: Tokenizer, text: str) -> Tensor:  # int32 [t]
 
 
 def encode_batch(tokenizer: Tokenizer, texts: list[str]) -> list[Sequence[int]]:
-    """Return the token ids of each text, in one call, but for long ones, which are encoded in pieces with the same result.
+    """Return the token ids of each text in one call; long texts are encoded in pieces with the same result.
 
-    Raises LangpruneError for a long text that has no place to cut it.
+    Raises LangpruneError for a long text that cannot be cut.
     """
     long = [says_places(tokenizer) and len(text) > pieces.PIECE for text in texts]
     short = [text for text, apart in zip(texts, long, strict=True) if not apart]
@@ -44,9 +44,9 @@ def encode_batch(tokenizer: Tokenizer, texts: list[str]) -> list[Sequence[int]]:
 
 
 def encode_bare(tokenizer: Tokenizer, texts: list[str]) -> list[Sequence[int]]:
-    """Return the token ids of each text in one call, without the special tokens that would be added.
+    """Return the token ids of each text in one call, without special tokens.
 
-    A fast tokenizer's own library is asked, which takes two thirds of the time: offsets and attention masks are not made.
+    Calls a fast tokenizer's own library, which takes two thirds of the time: it makes no offsets and attention masks.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -58,10 +58,9 @@ def encode_bare(tokenizer: Tokenizer, texts: list[str]) -> list[Sequence[int]]:
 
 
 def batches(sizes: Iterator[tuple[int, bytes]], first: int) -> Iterator[list[tuple[int, bytes]]]:
-    """Group ranked documents into batches worth one call: bounded in bytes, `first` documents to begin with.
+    """Group ranked documents into batches of limited size; the first has `first` documents, later ones more.
 
-    The first batch is as small as the caller may need at the least; where that is not enough, larger ones
-    follow.
+    The first batch is the least that the caller may need.
     """
     batch: list[tuple[int, bytes]] = []
     size, most = 0, min(max(first, 1), _BATCH_DOCUMENTS)

@@ -1,4 +1,4 @@
-"""Tokens of chats, Markdown and code: plain text seldom has them, and an instruct model cannot do without.
+"""Tokens of chats, Markdown and code: rare in plain text, but an instruct model needs them.
 
 Kept are the white space and the punctuation of a vocabulary, all that its chat template writes, and what the words of
 a short list become at a line's start, within a line, in a fence and in code. A base model has no template; the rest is
@@ -64,7 +64,7 @@ _TYPOGRAPHY = "–—‘’“”„«»…•·→←≤≥≠×°€£©§"
 
 
 def frame_ids(tokenizer: Any) -> set[int]:  # noqa: ANN401 - a transformers tokenizer
-    """Return the ids that a tokenizer's chat template writes around what people say; none where it has no template."""
+    """Return the ids that a tokenizer's chat template writes around messages; none without a template."""
     return _ids(tokenizer, list(_rendered(tokenizer, dict.fromkeys(_ROLES[:3], ""), ())))
 
 
@@ -79,7 +79,7 @@ def _ids(tokenizer: Any, texts: list[str]) -> set[int]:  # noqa: ANN401
 
 
 def _marks(vocabulary: Vocabulary) -> set[int]:
-    """Return the ids of pieces that are nothing but ASCII white space and punctuation, of any length."""
+    """Return the ids of pieces of ASCII white space and punctuation only, of any length."""
     if vocabulary.kind == "byte-level BPE":
         # Bytes up to the space stand at U+0100 and on; `_listed` has the marks of several bytes.
         marks = {*string.punctuation, *(chr(0x100 + ord(c)) for c in string.whitespace)}
@@ -89,7 +89,7 @@ def _marks(vocabulary: Vocabulary) -> set[int]:
 
 
 def _listed() -> Iterator[str]:
-    """Yield the words where they stand in chats and code: tokenizers take a space or a mark before a word along with it."""
+    """Yield the words as they occur in chats and code: tokenizers join a word with a space or mark before it."""
     for word in (*_WORDS.split(), *_CODE.split(), *_ACRONYMS.split()):
         for form in dict.fromkeys((word, word[0].upper() + word[1:])):
             yield from (form, f" {form}", f"\n{form}", f"**{form}", f"# {form}:")
@@ -101,7 +101,7 @@ def _listed() -> Iterator[str]:
 
 
 def _rendered(tokenizer: Any, contents: dict[str, str], tools: Sequence[Any]) -> Iterator[str]:  # noqa: ANN401
-    """Yield conversations as the chat template writes them: some refuse a system's message, some an answer, some a tool's."""
+    """Yield sample conversations rendered by the chat template; templates may refuse system, assistant or tool messages."""
     if not getattr(tokenizer, "chat_template", None):
         return
     roles = tuple(contents)
@@ -116,7 +116,7 @@ def _rendered(tokenizer: Any, contents: dict[str, str], tools: Sequence[Any]) ->
 
 
 def _template_strings(tokenizer: Any) -> Iterator[str]:  # noqa: ANN401
-    """Yield every string that stands in the chat templates, those of branches that no sample reaches too."""
+    """Yield every string literal in the chat templates, also in branches that no sample reaches."""
     template = getattr(tokenizer, "chat_template", None) or {}
     environment = jinja2.Environment(  # noqa: S701 - parsed, never rendered
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]

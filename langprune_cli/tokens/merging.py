@@ -1,4 +1,4 @@
-"""Byte-pair merging of one token's own string: which smaller tokens it is made of.
+"""Byte-pair merging of a token's own string: the smaller tokens that it is made of.
 
 Byte-pair encoding merges the pair of neighbours with the lowest rank, the leftmost of equals, until no pair
 is left that has a rank (Sennrich et al. 2016, arXiv 1508.07909; `tokenizers`, models/bpe/word.rs).
@@ -12,7 +12,7 @@ Ranks = Mapping[tuple[str, str], int]  # pair of neighbours -> when it is merged
 
 
 def merge_path(token: str, ranks: Ranks) -> set[str] | None:
-    """Return every symbol on the way from a token's characters to the token, both included; None if no way leads there.
+    """Return every symbol between a token's characters and the token, both included; None if merging never gives the token.
 
     Where the encoding of a text holds the token, no merge crossed the borders of its span, and the merges
     within were chosen among the span's own pairs, which are the same as here: so they are those of this path.

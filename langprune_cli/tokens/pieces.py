@@ -1,4 +1,4 @@
-"""Encode a long text in pieces that give the tokens of the whole: a tokenizer takes a hundred bytes of memory for each of text.
+"""Encode a long text in pieces with the tokens of the whole: a tokenizer needs a hundred bytes of memory per byte of text.
 
 Each piece begins inside the one before it, at one of its tokens. Where both have the same tokens at the same places, the text
 is cut: tokens before the cut come from the one, those behind it from the other. Words are told apart by what stands next to
@@ -14,7 +14,7 @@ import numpy as np
 from langprune_cli.errors import LangpruneError
 
 PIECE = 2**20  # characters encoded at once; shorter texts are encoded whole
-_MOST = 16  # pieces that are taken for one where two agree nowhere: 2 GB of memory
+_MOST = 16  # pieces joined if two agree nowhere: 2 GB of memory
 _OVERLAP = 2**13  # characters at a piece's end that the next one has as well
 _ALIKE = 8  # tokens on each side of a cut that both pieces have
 
@@ -29,14 +29,14 @@ class _Piece(NamedTuple):
 
 
 def says_places(tokenizer: object) -> bool:
-    """Return whether a tokenizer says where in a text each token lies; for others a text is encoded whole."""
+    """Return whether a tokenizer gives token offsets; for others a text is encoded whole."""
     return getattr(tokenizer, "backend_tokenizer", None) is not None
 
 
 def encode_long(tokenizer: Any, text: str) -> "array[int]":  # noqa: ANN401 - transformers is untyped here
-    """Return the token ids of a text as a call of the tokenizer would, special tokens at both ends.
+    """Return the token ids of a text as one tokenizer call would, with special tokens.
 
-    Raises LangpruneError where millions of characters have no place at which two pieces agree.
+    Raises LangpruneError if two pieces agree nowhere in millions of characters.
     """
     ids: array[int] = array("i")
     start, size, skip = (
@@ -77,9 +77,9 @@ def _encoded(tokenizer: Any, text: str, start: int, end: int) -> _Piece:  # noqa
 
 
 def _cut(left: _Array, right: _Array) -> tuple[int, int] | None:
-    """Return the number of the token behind a cut in each of two pieces, given rows from the second's first place on.
+    """Return the number of the token after the cut in each of two overlapping pieces, given rows from the second's start on.
 
-    Of the places with tokens alike on both sides, the nearest to the middle; None where there is none.
+    The cut is the place nearest to the middle with equal tokens on both sides; None if there is none.
     """
     middle = len(left) // 2
     for i in sorted(range(_ALIKE, len(left) - _ALIKE + 1), key=lambda i: abs(i - middle)):

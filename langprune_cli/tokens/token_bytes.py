@@ -1,4 +1,4 @@
-"""How many bytes of text a token stands for: what turns a loss in nats into bits per UTF-8 byte.
+"""How many bytes of text a token stands for, to turn a loss in nats into bits per UTF-8 byte.
 
 Bits per byte divides the summed loss of the predicted tokens by the bytes of text that these tokens stand
 for. A table of bytes per token makes both sums additive over windows and exact, where decoding windows would
@@ -18,7 +18,7 @@ _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 def token_byte_lengths(tokenizer: Tokenizer) -> Tensor | None:  # int32 [vocabulary]
-    """Return the UTF-8 bytes of text that each token id stands for, or None where tokens do not say it.
+    """Return the UTF-8 bytes of text that each token id stands for, or None if the tokens do not tell.
 
     Known are byte-level BPE (GPT-2, Llama 3, Qwen: each character of a token's string is one byte, by the
     table of GPT-2's `bytes_to_unicode`) and the kinds that write a space as "▁" (Llama 2, Gemma, T5: the
@@ -68,7 +68,7 @@ def decoded_bytes(tokenizer: Tokenizer, ids: Tensor) -> int:  # ids: integers [t
 
 
 def predicted_bytes(tokenizer: Tokenizer, ids: Tensor) -> int:  # ids: integers [n, t]
-    """Return the bytes of text of the tokens that a model predicts: all of a window but its first.
+    """Return the bytes of text of the predicted tokens: all but the first of each window.
 
     This is what the nats summed over n x (t-1) predictions are divided by for bits per byte.
     """
@@ -82,7 +82,7 @@ def predicted_bytes(tokenizer: Tokenizer, ids: Tensor) -> int:  # ids: integers 
 
 
 def description(tokenizer: Tokenizer) -> dict[str, Any] | None:
-    """Return the `tokenizer.json` of an opened tokenizer, None for one that is not made of such parts."""
+    """Return the `tokenizer.json` of an opened tokenizer, None if it has none."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return None if backend is None else json.loads(backend.to_str())
 

@@ -1,4 +1,4 @@
-"""The files of a tokenizer's folder: which ids they name, and what they become when tokens leave."""
+"""The files of a tokenizer's folder: the ids that they name, and how they change when tokens are pruned."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -22,10 +22,10 @@ _FOREIGN = ("*.model", "*.model.v*", "*.tiktoken", "tekken.json")
 
 
 def ids_named_in(folder: Path) -> frozenset[int]:
-    """Return the ids that a tokenizer's files name, by number or by string: tokens that have to stay.
+    """Return the ids that a tokenizer's files name, by number or by string; these tokens must be kept.
 
-    `transformers` adds each of these to a tokenizer that lacks it, where it would be one id too many. A string
-    that is no token is added there with any vocabulary, and names none here.
+    `transformers` would add a missing one as an extra id. A string that is no token is added with any vocabulary, so it is
+    ignored here.
 
     Raises LangpruneError where a file gives a token another id than tokenizer.json, or `Vocabulary.of` does.
     """
@@ -38,10 +38,10 @@ def trim_files(
     folder: Path,
     stay: Sequence[int],  # ascending, completed by `Vocabulary.required` and `Vocabulary.closed`
 ) -> dict[str, bytes | None]:
-    """Return what the files of a tokenizer's folder become: name -> bytes, None for a file that leaves.
+    """Return the new files of a tokenizer's folder: name -> bytes, None for a file that is dropped.
 
-    Rewritten are tokenizer.json, the ids in tokenizer_config.json and added_tokens.json, and vocab.json with
-    merges.txt. The vocabulary in other libraries' formats leaves, since it would contradict them. Files not
+    tokenizer.json, the ids in tokenizer_config.json and added_tokens.json, and vocab.json with merges.txt are rewritten.
+    Vocabularies in other libraries' formats are dropped, since they would contradict these. Files not
     named here hold no ids (chat templates, special_tokens_map.json) and stay as they are. Ids beyond those of
     tokenizer.json need no file: opening the tokenizer adds them after what stays, in the same order as before.
 

@@ -1,6 +1,6 @@
-"""A tokenizer with fewer tokens: `tokenizer.json` for the ids that stay, and how old ids become new ones.
+"""A trimmed tokenizer: `tokenizer.json` for the kept ids, and the map from old ids to new ones.
 
-The new id of a token is the position of its old id among those that stay, ascending.
+A token's new id is the position of its old id among the kept ids, in ascending order.
 """
 
 import copy
@@ -18,10 +18,10 @@ def trimmed(
     described: dict[str, Any],
     stay: Sequence[int],  # ascending, completed by `Vocabulary.required` and `Vocabulary.closed`
 ) -> dict[str, Any]:
-    """Return the `tokenizer.json` of the tokens that stay; `described` is left as it is.
+    """Return the `tokenizer.json` of the kept tokens; `described` is not changed.
 
-    Merges stay where both parts and what they become do, and pieces and merges keep their order. A merge off
-    every path may stay too: what is left is a part of the old ranking all the same.
+    A merge is kept if its parts and its result are; pieces and merges keep their order. A merge that is on no path may be
+    kept too: the ranking is still a part of the old one.
 
     Raises LangpruneError where `Vocabulary.of` does, ValueError for ids that do not ascend or lack a named one.
     """
@@ -53,7 +53,7 @@ def id_map(
     stay: Sequence[int],  # ascending
     size: int,
 ) -> Tensor:  # int64 [size]
-    """Return the new id of each old one, -1 for those that left."""
+    """Return the new id of each old one, -1 for pruned ones."""
     new = torch.full((size,), -1, dtype=torch.int64)
     new[torch.tensor(stay, dtype=torch.int64)] = torch.arange(len(stay))
     return new

@@ -1,8 +1,8 @@
-"""Which token ids have to stay for a smaller vocabulary to encode as the whole one does.
+"""Which token ids must be kept so that a smaller vocabulary encodes like the whole one.
 
-Two promises hold for ids that `Vocabulary.required` and `Vocabulary.closed` have completed: a text whose tokens
-all stay is cut into the same tokens, and any text survives encoding and decoding as it does with the whole
-vocabulary. Why the first holds:
+Two promises hold for ids that `Vocabulary.required` and `Vocabulary.closed` have completed: a text whose tokens are all
+kept is cut into the same tokens, and any text survives encoding and decoding as with the whole vocabulary. Why the first
+holds:
 
 - BPE: every merge that a text needed lies on the path of one of its tokens (`merge_path`), so it stays. What is
   left of the ranked merges is a part of them in the same order: at each step the merge that came first comes
@@ -37,7 +37,7 @@ _BYTE_LEVEL_SPACE = "Ġ"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokens of a tokenizer and what they are made of."""
+    """The tokens of a tokenizer and their parts."""
 
     kind: Kind
     tokens: dict[int, str]  # the string of each id, added tokens included
@@ -104,11 +104,11 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """Return the number of ids: the highest and one."""
+        """Return the number of ids: the highest plus one."""
         return max(self.tokens) + 1
 
     def check(self, ids: Collection[int]) -> None:
-        """Raise LangpruneError if one of the ids is none of the tokenizer's."""
+        """Raise LangpruneError if an id is not the tokenizer's."""
         if stranger := [i for i in ids if i not in self.tokens]:
             raise LangpruneError(
                 f"the tokenizer has no token of the id {min(stranger)}, and its ids end at {self.size - 1}: "
@@ -116,16 +116,16 @@ class Vocabulary:
             )
 
     def required(self, always: Collection[int] = ()) -> frozenset[int]:
-        """Return the ids that stay whatever the text: those named, `always`, the alphabet, and what they are made of.
+        """Return the ids to keep for any text: named ones, `always`, the alphabet, and their parts.
 
-        The alphabet is what keeps any text writable: bytes where the tokenizer has them, else all characters
-        and the longer pieces that alone hold some character. With it stay ASCII characters and short numbers.
+        The alphabet makes any text writable: bytes if the tokenizer has them, else all characters and the longer pieces
+        that are the only ones with some character. ASCII characters and short numbers are kept with it.
         """
         lowest = [self.scores.index(min(self.scores))] if self.scores else []
         return self.closed({*self.named, *always, *(self.pieces[piece] for piece in self._alphabet()), *lowest})
 
     def closed(self, ids: Collection[int]) -> frozenset[int]:
-        """Return the ids and those of all that their tokens are made of.
+        """Return the ids and those of all their parts.
 
         BPE: the path of each token. One that merging never reaches is found as a whole word (`ignore_merges`)
         or not at all, and needs nothing. Unigram: its characters, so that words written with the same letters
@@ -146,7 +146,7 @@ class Vocabulary:
         return frozenset(ids) | {self.pieces[token] for token in made_of if token in self.pieces}
 
     def _alphabet(self) -> Iterator[str]:
-        """Yield the pieces that stay so that any text can be written, and those of digits."""
+        """Yield the pieces to keep so that any text can be written, and those of digits."""
         byte_level = self.kind == "byte-level BPE"
         space = self.space
         # Only these characters ever reach the pieces of a byte-level vocabulary.
@@ -165,7 +165,7 @@ class Vocabulary:
 
 @contextmanager
 def well_formed(where: str) -> Iterator[None]:
-    """Turn what reading a file that is not laid out as expected leads to into a LangpruneError."""
+    """Turn the errors of reading a malformed file into a LangpruneError."""
     try:
         yield
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, StopIteration) as error:
@@ -237,7 +237,7 @@ def _kind(described: dict[str, Any]) -> Kind:
 
 
 def _falls_back(model: dict[str, Any], kind: Kind, pieces: dict[str, int], decoder: list[dict[str, Any]]) -> bool:
-    """Say whether a character without a piece becomes bytes that the decoder makes the character again."""
+    """Return whether a character without a piece becomes bytes that the decoder turns back into it."""
     return (
         bool(model.get("byte_fallback"))
         and pieces.keys() >= _BYTE_PIECES
