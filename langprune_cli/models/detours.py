@@ -8,7 +8,6 @@ Another, in which the last detour returns the final hidden states, runs the mode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +17,8 @@ from torch import Tensor, nn
 class Call:
     """The arguments of one block but its hidden states, which come first."""
 
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
 
     def __call__(self, block: nn.Module, hidden: Tensor) -> Tensor:
         """Run `block` on `hidden` [b, t, h] and return its new hidden states."""
@@ -31,16 +30,16 @@ class Call:
         return _equal(self.args, other.args) and _equal(self.kwargs, other.kwargs)
 
 
-def _equal(a: Any, b: Any) -> bool:  # noqa: ANN401 - whatever a model passes to its blocks
+def _equal(a: object, b: object) -> bool:
     if a is b:
         return True
     if type(a) is not type(b):
         return False
-    if isinstance(a, Tensor):
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
         return torch.equal(a, b)
-    if isinstance(a, (tuple, list)):
+    if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
         return len(a) == len(b) and all(map(_equal, a, b))
-    if isinstance(a, dict):
+    if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
     return bool(a == b)
 
@@ -61,18 +60,15 @@ class _Detour(nn.Module):
         self.tuple_length = 0  # 0: the block returns a tensor
         self.ends = False  # whether the forward ends here
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of a block
+    def __getattr__(self, name: str) -> Tensor | nn.Module:  # as torch has it, though it may be anything
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(self._block[0], name)
+            found: Tensor | nn.Module = getattr(self._block[0], name)
+            return found
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the block is called
-        if args:
-            self.hidden, self.call = args[0], Call(args[1:], kwargs)
-        else:
-            self.hidden = kwargs.pop("hidden_states")
-            self.call = Call((), kwargs)
+    def forward(self, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor | tuple[Tensor | None, ...]:
+        self.hidden, self.call = hidden_states, Call(args, kwargs)
         if self.ends:
             raise _SeenError
         hidden = self.hidden if self.answer is None else self.answer
@@ -106,7 +102,7 @@ class Detours:
         Block 0 and everything outside of the blocks must be loaded. `ids` is a small [1, t].
         """
 
-        def look(_module: nn.Module, _args: Any, output: Any) -> None:  # noqa: ANN401 - any block's output
+        def look(_module: nn.Module, _args: object, output: Tensor | tuple[object, ...]) -> None:
             for detour in self._detours:
                 detour.tuple_length = 0 if isinstance(output, Tensor) else len(output)
             raise _SeenError

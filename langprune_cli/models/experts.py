@@ -8,7 +8,7 @@ import inspect
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import Any
+from typing import Protocol, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,14 @@ _OTHER_LAYOUTS = {
 }  # fmt: skip
 
 
+class _Merged(Protocol):
+    """An experts module of transformers."""
+
+    down_proj: Tensor  # [e, h, w]: experts, hidden, width
+
+    def _apply_gate(self, gate_up: Tensor) -> Tensor: ...
+
+
 class Expert(nn.Module):
     """One expert: a gated feed-forward layer."""
 
@@ -37,7 +45,7 @@ class Expert(nn.Module):
 class Experts(nn.ModuleList):
     """Stands for a family's experts module, and computes what it does with its own activation."""
 
-    def __init__(self, merged: Any) -> None:  # noqa: ANN401 - transformers is untyped
+    def __init__(self, merged: _Merged) -> None:
         """Take the place of `merged`, whose parameters are on meta."""
         count, hidden, width = merged.down_proj.shape
         super().__init__(Expert(hidden, width, merged.down_proj.dtype) for _ in range(count))
@@ -52,7 +60,7 @@ class Experts(nn.ModuleList):
     ) -> Tensor:  # [t, h]
         """Return the sum of what its experts make of each token, weighted by the router."""
         total = torch.zeros_like(hidden_states)
-        for index, expert in enumerate(self):
+        for index, expert in enumerate(cast("Iterator[Expert]", iter(self))):
             tokens, choice = (top_k_index == index).nonzero(as_tuple=True)
             if self.every_token:
                 made = self._run(expert, hidden_states)[tokens]
@@ -63,13 +71,13 @@ class Experts(nn.ModuleList):
             total.index_add_(0, tokens, (made * top_k_weights[tokens, choice, None]).to(total.dtype))
         return total
 
-    def _run(self, expert: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - an Expert, which lists hold as any module
+    def _run(self, expert: Expert, x: Tensor) -> Tensor:
         gate_up = torch.cat([expert.gate_proj(x), expert.up_proj(x)], -1)
         made: Tensor = expert.down_proj(self._merged[0]._apply_gate(gate_up))  # noqa: SLF001 - the family's own activation
         return made
 
 
-def separate_experts(model: Any) -> None:  # noqa: ANN401 - transformers is untyped
+def separate_experts(model: nn.Module) -> None:
     """Put `Experts` in the place of every experts module that transformers merges on loading from one tensor per linear.
 
     Experts that checkpoints hold merged, or in another layout, are left as they are.
@@ -83,7 +91,9 @@ def separate_experts(model: Any) -> None:  # noqa: ANN401 - transformers is unty
                 setattr(parent, name, Experts(child))
 
 
-def _is_known(module: nn.Module) -> bool:
+def _is_known(module: object) -> TypeGuard[_Merged]:
+    if not isinstance(module, nn.Module):
+        return False
     shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
     if shapes.keys() != _MERGED.keys() or any(len(shape) != 3 for shape in shapes.values()):
         return False

@@ -7,9 +7,10 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Literal
 
 from langprune_cli.errors import LangpruneError, UsageError
+from langprune_cli.models.protocols import Configuration
 
 # What one number in config.json counts: experts, and what all tokens share beside them, have widths of their own.
 Kind = Literal["channels", "expert-channels", "shared-expert-channels", "kv-groups"]
@@ -134,7 +135,7 @@ FAMILIES: dict[str, Family] = {
 _ATTENTION_READER = "self_attn.o_proj"  # in every family whose heads can leave
 
 
-def family_of(config: Any) -> Family:  # noqa: ANN401 - transformers is untyped
+def family_of(config: Configuration) -> Family:
     """Return the family of a configuration; raises LangpruneError for one that is not in the table."""
     text = config.get_text_config()
     # Code that came with a checkpoint may use a known name for modules of its own.
@@ -149,7 +150,7 @@ def family_of(config: Any) -> Family:  # noqa: ANN401 - transformers is untyped
     return FAMILIES[text.model_type]
 
 
-def heads_of(config: Any) -> HeadCounts:  # noqa: ANN401 - transformers is untyped
+def heads_of(config: Configuration) -> HeadCounts:
     """Return the heads that a configuration states; where there is no GQA every head is a group."""
     text = config.get_text_config()
     heads = text.num_attention_heads
@@ -158,7 +159,7 @@ def heads_of(config: Any) -> HeadCounts:  # noqa: ANN401 - transformers is untyp
     return HeadCounts(groups, heads // groups, width)
 
 
-def kinds_of(config: Any, structure: Literal["channels", "kv-groups"]) -> tuple[Kind, ...]:  # noqa: ANN401 - transformers is untyped
+def kinds_of(config: Configuration, structure: Literal["channels", "kv-groups"]) -> tuple[Kind, ...]:
     """Return what `channels` or `kv-groups` are in a model: where there are experts, channels are of several kinds.
 
     Raises LangpruneError for a family that is not in the table.
@@ -171,7 +172,7 @@ def kinds_of(config: Any, structure: Literal["channels", "kv-groups"]) -> tuple[
     return tuple(kind for kind in family_of(config).channels if here[kind])
 
 
-def sparse_blocks(text: Any) -> tuple[bool, ...]:  # noqa: ANN401 - transformers is untyped
+def sparse_blocks(text: Configuration) -> tuple[bool, ...]:
     """Return of each block whether its feed-forward layer is one of experts, as mixtral's and qwen's code decides it."""
     experts, step = experts_in(text), getattr(text, "decoder_sparse_step", None) or 1
     dense = getattr(text, "mlp_only_layers", None) or ()
@@ -180,13 +181,13 @@ def sparse_blocks(text: Any) -> tuple[bool, ...]:  # noqa: ANN401 - transformers
     )
 
 
-def experts_in(text: Any) -> int:  # noqa: ANN401 - transformers is untyped
+def experts_in(text: Configuration) -> int:
     """Return how many experts each block of them has, 0 for a dense model."""
     found = (getattr(text, key, None) for key in ("num_local_experts", "num_experts", "n_routed_experts"))
     return next((number for number in found if number), 0)
 
 
-def axes_of(config: Any, kinds: Iterable[Kind]) -> tuple[Axis, ...]:  # noqa: ANN401 - transformers is untyped
+def axes_of(config: Configuration, kinds: Iterable[Kind]) -> tuple[Axis, ...]:
     """Return the axes of these kinds that a block of a model may have: a dense block has none of experts.
 
     Raises LangpruneError for a family that is not in the table, one that cannot have fewer heads, and a single KV group.
@@ -194,7 +195,7 @@ def axes_of(config: Any, kinds: Iterable[Kind]) -> tuple[Axis, ...]:  # noqa: AN
     return tuple(axis for kind in kinds for axis in _axes(config, kind))
 
 
-def _axes(config: Any, kind: Kind) -> list[Axis]:  # noqa: ANN401 - transformers is untyped
+def _axes(config: Configuration, kind: Kind) -> list[Axis]:
     family, text = family_of(config), config.get_text_config()
     if kind == "kv-groups":
         return [_groups(config)]
@@ -213,7 +214,7 @@ def _axes(config: Any, kind: Kind) -> list[Axis]:  # noqa: ANN401 - transformers
     ]
 
 
-def _groups(config: Any) -> Axis:  # noqa: ANN401 - transformers is untyped
+def _groups(config: Configuration) -> Axis:
     family, text = family_of(config), config.get_text_config()
     if family.attention is None:
         raise LangpruneError(

@@ -1,12 +1,12 @@
 """Module paths and checkpoint tensor names: the one place where the two meet."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming
 
 from langprune_cli.models.experts import expert_path
+from langprune_cli.models.protocols import CausalModel
 
 
 class TensorNames:
@@ -16,7 +16,7 @@ class TensorNames:
     as embed_out, mixtral an expert's gate as w1), and some checkpoints were saved with the base model's prefix, some without.
     """
 
-    def __init__(self, model: Any, names: Iterable[str]) -> None:  # noqa: ANN401 - transformers is untyped
+    def __init__(self, model: CausalModel, names: Iterable[str]) -> None:
         rules = get_model_conversion_mapping(model)
         renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
         mergers = [rule for rule in rules if isinstance(rule, WeightConverter)]

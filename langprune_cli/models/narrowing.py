@@ -4,7 +4,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeGuard
+from typing import TypeGuard, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -13,6 +13,7 @@ from torch import Tensor
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import TensorEntry
 from langprune_cli.models.families import Axis, Kind, Slice, family_of, heads_of, sparse_blocks
+from langprune_cli.models.protocols import Configuration
 
 # Lists in the configurations of one family or another that have one entry per block.
 _PER_BLOCK = (
@@ -98,7 +99,7 @@ class Narrowing:
             return name
         return self.name(name, int(number)) if int(number) in self.blocks else None
 
-    def config(self, raw: dict[str, Any], config: Any) -> dict[str, Any]:  # noqa: ANN401 - transformers is untyped
+    def config(self, raw: dict[str, object], config: Configuration) -> dict[str, object]:
         """Return the smaller model's config.json. raw: the present one, as it is in the file; config: the same, opened.
 
         Raises LangpruneError where transformers could not open the smaller model. That hardly depends on which blocks leave:
@@ -116,11 +117,12 @@ class Narrowing:
             )
         return smaller
 
-    def _written(self, raw: dict[str, Any], config: Any) -> dict[str, Any]:  # noqa: ANN401 - transformers is untyped
+    def _written(self, raw: dict[str, object], config: Configuration) -> dict[str, object]:
         text, smaller = config.get_text_config(), copy.deepcopy(raw)
         part = smaller
         if text is not config:
-            part = smaller.setdefault(next(key for key, value in vars(config).items() if value is text), {})
+            key = next(key for key, value in vars(config).items() if value is text)
+            part = cast("dict[str, object]", smaller.setdefault(key, {}))
         widths = family_of(text).channels if self.kept else {}
         for kind in self.kept.keys() & widths.keys():
             _state(part, text, widths[kind].width_key, self.kept[kind])
@@ -133,7 +135,7 @@ class Narrowing:
             self._without_blocks(part, text)
         return smaller
 
-    def _without_blocks(self, part: dict[str, Any], text: Any) -> None:  # noqa: ANN401 - transformers is untyped
+    def _without_blocks(self, part: dict[str, object], text: Configuration) -> None:
         for key in _PER_BLOCK:
             # What the file leaves out is computed from the blocks' numbers (gemma2, gemma3, qwen2 and qwen3 do), so that
             # it has to be stated: the types of those that stay would shift.
@@ -153,7 +155,7 @@ class Narrowing:
             part["decoder_sparse_step"] = 1
         _state(part, text, "num_hidden_layers", len(self.blocks))
 
-    def _problem(self, smaller: dict[str, Any], config: Any) -> str | None:  # noqa: ANN401 - transformers is untyped
+    def _problem(self, smaller: dict[str, object], config: Configuration) -> str | None:
         """Return why transformers could not open the smaller model as what it is, None where it can."""
         try:
             opened = opened_as(config, smaller).get_text_config()
@@ -166,10 +168,10 @@ class Narrowing:
                 return f"it computes {key} from the number of blocks"
         return None
 
-    def _opens(self, raw: dict[str, Any], config: Any) -> bool:  # noqa: ANN401 - transformers is untyped
+    def _opens(self, raw: dict[str, object], config: Configuration) -> bool:
         return self._problem(self._written(raw, config), config) is None
 
-    def _refuse_heads(self, raw: dict[str, Any], config: Any) -> None:  # noqa: ANN401 - transformers is untyped
+    def _refuse_heads(self, raw: dict[str, object], config: Configuration) -> None:
         """Raise LangpruneError where the number of KV groups is what is wrong."""
         units = next(axis.units for axis in self.axes if axis.kind == "kv-groups")
         every = tuple(range(config.get_text_config().num_hidden_layers))
@@ -199,7 +201,7 @@ class Narrowing:
         return found
 
 
-def opened_as(config: Any, raw: dict[str, Any]) -> Any:  # noqa: ANN401 - transformers is untyped
+def opened_as(config: Configuration, raw: dict[str, object]) -> Configuration:
     """Return what config.json with these values is, opened: of the class of `config`, as transformers opens it.
 
     Infinity and NaN stand there as {"__float__": "Infinity"}.
@@ -223,12 +225,12 @@ def blocks_prefix(paths: Mapping[str, str], index: int) -> str:
     )
 
 
-def _state(part: dict[str, Any], text: Any, key: str, value: int) -> None:  # noqa: ANN401 - transformers is untyped
+def _state(part: dict[str, object], text: Configuration, key: str, value: int) -> None:
     """Set a key in the family's own spelling, and in the usual one where the file has that too."""
     part[text.attribute_map.get(key, key)] = value
     if key in part:
         part[key] = value
 
 
-def _one_per_block(values: object, text: Any) -> TypeGuard[Sequence[Any]]:  # noqa: ANN401 - transformers is untyped
+def _one_per_block(values: object, text: Configuration) -> TypeGuard[Sequence[object]]:
     return isinstance(values, (list, tuple)) and len(values) == text.num_hidden_layers

@@ -2,19 +2,19 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from langprune_cli.errors import LangpruneError, first_line
 from langprune_cli.models.experts import separate_experts
 from langprune_cli.models.model_files import check_files
+from langprune_cli.models.protocols import CausalModel, Configuration
 
 _MOST_CONFIG_BYTES = 16 << 20
 # A configuration says how often modules are made: what no model has would take minutes, or all memory, to find out.
@@ -24,7 +24,7 @@ _MOST_BLOCKS = 2_000
 _MOST_BUFFER_BYTES = 1 << 30
 _MOST_PARAMETERS = 100_000  # where there is no checkpoint to compare with
 # Functions that fill what they make, so that it takes memory; torch.empty, by which parameters are made, does not.
-_FILLING: tuple[Callable[..., Any], ...] = (
+_FILLING: tuple[Callable[..., Tensor], ...] = (
     torch.ones, torch.zeros, torch.full, torch.arange, torch.linspace, torch.eye, torch.rand, torch.randn,
 )  # fmt: skip
 _OWN_ATTENTION = (None, "eager", "sdpa")  # what torch and transformers have without fetching anything
@@ -33,7 +33,13 @@ _OWN_ATTENTION = (None, "eager", "sdpa")  # what torch and transformers have wit
 class _BoundedBuffers(TorchFunctionMode):
     """Refuses a buffer that a configuration makes larger than any model's, before memory is taken."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 - torch's signature
+    def __torch_function__(
+        self,
+        func: Callable[..., Tensor],
+        types: Iterable[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> Tensor:
         kwargs = kwargs or {}
         if func in _FILLING:
             size = func(*args, **(kwargs | {"device": "meta"})).nbytes
@@ -68,7 +74,7 @@ def _parameters_on_meta(most: int) -> Iterator[None]:
         nn.Module.register_parameter = register  # type: ignore[method-assign] # as above
 
 
-def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:  # noqa: ANN401 - transformers is untyped
+def read_config(folder: Path, *, trust_remote_code: bool = False) -> Configuration:
     """Return the configuration of a causal language model.
 
     Attention code that it asks for by name (flash attention, kernels of the hub) is never fetched: torch's own is used.
@@ -78,7 +84,9 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:  # noq
     path = folder / "config.json"
     try:
         raw = _raw_config(path)
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+        config: Configuration = AutoConfig.from_pretrained(
+            folder, trust_remote_code=trust_remote_code, local_files_only=True
+        )
         config.get_text_config()
     except LangpruneError:
         raise
@@ -110,7 +118,7 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:  # noq
     return config
 
 
-def _raw_config(path: Path) -> dict[str, Any]:
+def _raw_config(path: Path) -> dict[str, object]:
     """Return what config.json says; raises LangpruneError for counts that no model has, ValueError for what is no object."""
     if path.stat().st_size > _MOST_CONFIG_BYTES:
         raise ValueError(f"it has more than {_MOST_CONFIG_BYTES >> 20} MiB")
@@ -123,7 +131,7 @@ def _raw_config(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _numbers(value: dict[str, Any]) -> Iterator[tuple[str, float]]:
+def _numbers(value: dict[str, object]) -> Iterator[tuple[str, float]]:
     """Yield every number of a JSON object and of the objects in it, with its name."""
     for name, each in value.items():
         if isinstance(each, dict):
@@ -132,13 +140,13 @@ def _numbers(value: dict[str, Any]) -> Iterator[tuple[str, float]]:
             yield name, each
 
 
-def context_of(config: Any) -> int | None:  # noqa: ANN401 - transformers is untyped
+def context_of(config: Configuration) -> int | None:
     """Return the longest window that a model was made for, None where its configuration does not say."""
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else None
 
 
-def stated_dtype(config: Any) -> torch.dtype | None:  # noqa: ANN401 - transformers is untyped
+def stated_dtype(config: Configuration) -> torch.dtype | None:
     """Return the dtype that the configuration states for the weights, None where it states none."""
     stated = getattr(config, "dtype", None)
     dtype = getattr(torch, stated, None) if isinstance(stated, str) else stated
@@ -146,12 +154,12 @@ def stated_dtype(config: Any) -> torch.dtype | None:  # noqa: ANN401 - transform
 
 
 def build_skeleton(
-    config: Any,  # noqa: ANN401 - transformers is untyped
+    config: Configuration,
     dtype: torch.dtype,
     *,
     trust_remote_code: bool = False,
     tensors: int | None = None,
-) -> Any:  # noqa: ANN401 - transformers is untyped
+) -> CausalModel:
     """Return the model in evaluation mode with parameters of `dtype` on meta and real buffers, in the usual dtype.
 
     tensors: how many the checkpoint has, where there is one; a model of many more parameters is not its model.
@@ -163,7 +171,9 @@ def build_skeleton(
         if not 0 < config.get_text_config().num_hidden_layers <= _MOST_BLOCKS:
             raise ValueError(f"num_hidden_layers = {config.get_text_config().num_hidden_layers}")
         with _parameters_on_meta(most), _BoundedBuffers():
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+            model: CausalModel = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, trust_remote_code=trust_remote_code
+            )
         separate_experts(model)
     except Exception as error:
         where = Path(config.name_or_path or "", "config.json")
@@ -173,7 +183,7 @@ def build_skeleton(
     return model.eval().requires_grad_(requires_grad=False)
 
 
-def find_blocks(model: Any) -> tuple[str, nn.ModuleList]:  # noqa: ANN401 - transformers is untyped
+def find_blocks(model: CausalModel) -> tuple[str, nn.ModuleList]:
     """Return the name of the outermost module list that has one entry per decoder layer, and the list.
 
     Raises LangpruneError when there is none.

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from langprune_cli.models.checkpoint import Checkpoint
 from langprune_cli.models.detours import Detours
 from langprune_cli.models.experts import Experts, linears_in, uncalled_in
 from langprune_cli.models.names import TensorNames
+from langprune_cli.models.protocols import Configuration
 from langprune_cli.models.skeleton import build_skeleton, context_of, find_blocks, read_config, stated_dtype
 
 
@@ -76,7 +76,7 @@ class StreamedModel:
         device: torch.device | str = "cpu",
         trust_remote_code: bool = False,
         all_experts: bool = False,
-        config: Any = None,  # noqa: ANN401 - transformers is untyped
+        config: Configuration | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> None:
         """Build the skeleton, by default of what `folder` holds.
@@ -298,7 +298,7 @@ class StreamedModel:
 
     def _load_buffers(self) -> None:
         """Load the buffers that the checkpoint holds and the model keeps; they are few and small, and stay loaded."""
-        kept: dict[str, Any] = self.model.state_dict()
+        kept = self.model.state_dict()
         for path, buffer in self.model.named_buffers():
             name = self._names.find(path)
             if name is not None and path in kept and self.checkpoint.entries[name].shape == tuple(buffer.shape):

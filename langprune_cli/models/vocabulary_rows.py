@@ -3,13 +3,14 @@
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import TensorEntry
+from langprune_cli.models.protocols import Configuration
 from langprune_cli.models.streamed import StreamedModel
 
 
@@ -60,19 +61,19 @@ class VocabularyRows:
         """Return what is left of a tensor."""
         return tensor.index_select(0, torch.tensor(self.stay)) if name in self.names else tensor
 
-    def config(self, raw: dict[str, Any]) -> dict[str, Any]:
+    def config(self, raw: dict[str, object]) -> dict[str, object]:
         """Return the smaller model's config.json, but for the ids that it names."""
         return with_vocab_size(raw, self.model.config, len(self.stay))
 
 
-def with_default_ids(raw: dict[str, Any], config: Any, stay: Container[int]) -> dict[str, Any]:  # noqa: ANN401 - transformers is untyped
+def with_default_ids(raw: dict[str, object], config: Configuration, stay: Container[int]) -> dict[str, object]:
     """Return a config.json in which the token ids stand that its class would put there, none for those that do not stay.
 
     Defaults are of the family's first model (phi3 pads with 32000) and would name other tokens afterwards, or none at all.
     """
     text = config.get_text_config()
     named = [key for key, value in vars(text).items() if key.endswith("_token_id") and isinstance(value, int)]
-    own = raw if text is config else raw.get(_text_key(config)) or {}
+    own = raw if text is config else cast("Mapping[str, object]", raw.get(_text_key(config)) or {})
     added = {
         key: getattr(text, key) if getattr(text, key) in stay else None
         for key in named
@@ -81,18 +82,18 @@ def with_default_ids(raw: dict[str, Any], config: Any, stay: Container[int]) -> 
     return raw | added if text is config else raw | {_text_key(config): {**own, **added}}
 
 
-def _text_key(config: Any) -> str:  # noqa: ANN401 - transformers is untyped
+def _text_key(config: Configuration) -> str:
     text = config.get_text_config()
     key: str = next(key for key, value in vars(config).items() if value is text)
     return key
 
 
-def with_vocab_size(raw: dict[str, Any], config: Any, size: int) -> dict[str, Any]:  # noqa: ANN401 - transformers is untyped
+def with_vocab_size(raw: dict[str, object], config: Configuration, size: int) -> dict[str, object]:
     """Return a config.json for another number of tokens. raw: the present one, as it is in the file; config: the same, opened."""
     text = config.get_text_config()
     if text is config:
         return raw | {"vocab_size": size}
     key = _text_key(config)
-    inner: Mapping[str, Any] = raw.get(key) or {}
+    inner = cast("Mapping[str, object]", raw.get(key) or {})
     outer = {"vocab_size": size} if "vocab_size" in raw else {}
     return raw | outer | {key: {**inner, "vocab_size": size}}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from langprune_cli.defaults import NSAMPLES
 from langprune_cli.errors import LangpruneError
@@ -146,6 +146,16 @@ def stats_name(spec: TextSpec, collect: Collect | Literal["tokens"]) -> str:
     return spec.name if collect == "norms" else f"{spec.name}-{collect}"
 
 
+class _Settled(TypedDict):
+    """What windows are drawn by, besides the text and the tokenizer."""
+
+    nsamples: int
+    seqlen: int
+    seed: int
+    sampling: str
+    vocab_size: int
+
+
 def draw(model: OpenedModel, specs: list[TextSpec], settings: CalibrationSettings, reporter: Reporter) -> list[Windows]:
     """Return the windows of all texts, before any is run: a mistake in the last one is not to cost the work on the first."""
     drawn = [each for spec in specs for each in spec.singles if not is_given(each.source)]
@@ -165,10 +175,9 @@ def draw(model: OpenedModel, specs: list[TextSpec], settings: CalibrationSetting
             return draw_by("concat", spec, nsamples)
 
     def draw_by(sampling: str, spec: TextSpec, nsamples: int) -> Windows:
-        settled = {
-            "nsamples": nsamples, "seqlen": seqlen, "seed": settings.seed, "sampling": sampling,
-            "vocab_size": vocab_size,
-        }  # fmt: skip
+        settled = _Settled(
+            nsamples=nsamples, seqlen=seqlen, seed=settings.seed, sampling=sampling, vocab_size=vocab_size
+        )
         tokenizer = model.tokenizer if spec in drawn else None
         return kept_windows(
             spec,

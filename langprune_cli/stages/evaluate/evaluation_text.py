@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 from langprune_cli.defaults import HUB_WINDOWS
 from langprune_cli.numerics.nats import perplexity
@@ -36,6 +36,14 @@ class EvaluationText:
         return self.windows[model.vocabulary]
 
 
+class _Settled(TypedDict):
+    """What windows are cut by, besides the text and the tokenizer."""
+
+    seqlen: int
+    max_windows: int | None
+    vocab_size: int
+
+
 def evaluation_text(
     models: Sequence[OpenedModel], spec: TextSpec, reporter: Reporter, *, seqlen: int | None, max_windows: int | None
 ) -> EvaluationText:
@@ -54,10 +62,8 @@ def evaluation_text(
             if given and found:
                 windows = retokenized(found[original.vocabulary], original.tokenizer, model.tokenizer)
             else:
-                settled = {
-                    "seqlen": length, "max_windows": most,
-                    "vocab_size": model.streamed.config.get_text_config().vocab_size,
-                }  # fmt: skip
+                vocab_size = model.streamed.config.get_text_config().vocab_size
+                settled = _Settled(seqlen=length, max_windows=most, vocab_size=vocab_size)
                 windows = kept_windows(
                     spec,
                     {"for": "evaluation", "tokenizer": vocabulary, **settled},

@@ -16,6 +16,7 @@ from langprune_cli.models.families import Axis, Kind, axes_of, kinds_of
 from langprune_cli.models.model_files import CONFIG
 from langprune_cli.models.narrowing import Narrowing, opened_as
 from langprune_cli.models.own_code import own_code
+from langprune_cli.models.protocols import CausalModel
 from langprune_cli.models.skeleton import build_skeleton, context_of, find_blocks, read_config, stated_dtype
 from langprune_cli.models.vocabulary_rows import with_vocab_size
 from langprune_cli.numerics.patterns import Pattern, parse_pattern, prune_count
@@ -268,7 +269,7 @@ def _row_bytes(model: Any, rows: int, dtype: torch.dtype) -> int:  # noqa: ANN40
     return elements // rows * dtype.itemsize
 
 
-def _zeros(model: torch.nn.Module, pattern: Pattern) -> tuple[int, int]:
+def _zeros(model: CausalModel, pattern: Pattern) -> tuple[int, int]:
     """Return how many weights the linears of all blocks have, and how many of them a pattern would make zero.
 
     Columns beyond the last whole group of M stay dense; the rest is exact for N:M, and within one weight a row else.
