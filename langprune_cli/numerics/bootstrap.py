@@ -1,8 +1,8 @@
-"""How sure a mean is that was measured on some windows: what it would be on other windows of the same kind of text.
+"""Confidence intervals of a mean over windows: the range to expect on other windows of the same kind of text.
 
-Two models are compared on the same windows, so what is resampled are their differences, window by window: what makes
-one window harder than another cancels. The windows count as drawn independently; an interval says nothing about
-other kinds of text, nor about a mask that was made from another draw of calibration windows.
+Two models are compared on the same windows, so their differences are resampled, window by window: how hard a window is
+cancels. Windows are assumed independent. An interval says nothing about other kinds of text, nor about a mask made from
+other calibration windows.
 """
 
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ LEVEL = 0.95
 RESAMPLES = 10_000
 SEED = 0
 METHOD = "bootstrap-t"
-_CHUNK = 1 << 22  # counts that are held at once, 32 MiB
+_CHUNK = 1 << 22  # counts held at once, 32 MiB
 
-# Squared spreads below this share of the sample's own are rounding: all windows of the resample are the same one.
+# A squared spread below this share of the sample's is rounding: the resample repeats one window.
 _ROUNDING = 1e-20
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean, and between which bounds it lies with a confidence of 95%; None where windows are too few to say."""
+    """A mean and the bounds of its 95% interval; None if there are too few windows."""
 
     mean: float
     low: float | None
@@ -30,7 +30,7 @@ class Interval:
 
     @property
     def significant(self) -> bool | None:
-        """Return whether 0 lies outside; None where there are no bounds."""
+        """Return whether 0 lies outside the interval; None without one."""
         if self.low is None or self.high is None:
             return None
         return not self.low <= 0 <= self.high
@@ -42,10 +42,10 @@ def mean_intervals(
     """Return each column's mean with its bootstrap-t interval (Efron & Tibshirani 1993, section 12.5).
 
     Every resample draws n rows with replacement and is studentised by its own standard error; the quantiles of these
-    ratios take the place of those of Student's distribution. Of few windows with long tails this covers the mean as often as it
-    says, which percentile and BCa intervals do not (docs/decisions.md). All columns see the same resamples, and the draw is
-    the same in every call. Bounds are None for one window, and where so many resamples have no spread that a
-    quantile is infinite: with two or three windows.
+    ratios replace those of Student's distribution. With few windows and long tails this interval has the stated coverage,
+    which percentile and BCa intervals do not (docs/decisions.md). All columns use the same resamples, and every call the
+    same draw. Bounds are None for one window, and if so many resamples have no spread that a quantile is infinite, as with
+    two or three windows.
     """
     n = samples.shape[0]
     means = samples.mean(axis=0)
@@ -53,7 +53,7 @@ def mean_intervals(
         return [Interval(float(mean), None, None) for mean in means]
     centred = samples - means
     error = np.sqrt((centred**2).sum(axis=0) / (n * (n - 1)))
-    # All windows differ by the same: centring left rounding, which is not to be studentised.
+    # All windows differ by the same amount: only rounding is left after centring, so do not studentise it.
     error[error <= 1e-12 * np.abs(means)] = 0.0
     ratios = _studentised(centred)
     tail = (1 - LEVEL) / 2
@@ -75,7 +75,7 @@ def mean_intervals(
 def _studentised(
     centred: NDArray[np.float64],  # [n, k], of mean 0
 ) -> NDArray[np.float64]:  # [resamples, k]
-    """Return each resample's mean over its own standard error; infinite where it has no spread."""
+    """Return each resample's mean divided by its standard error; infinite without spread."""
     n, k = centred.shape
     both = np.concatenate([centred, centred**2], axis=1)
     nothing = _ROUNDING * both[:, k:].mean(axis=0)

@@ -1,4 +1,4 @@
-"""The factor that second-order pruning works with: H + damping = Lᵀ P L, L lower with a diagonal of ones, P diagonal."""
+"""The factor used by second-order pruning: H + damping = Lᵀ P L, with L unit lower triangular and P diagonal."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from langprune_cli.defaults import DAMPING
 from langprune_cli.errors import UnsolvableError
 from langprune_cli.machine.precision import in_steps, whole_inputs
 
-# A Hessian of few tokens is singular, and rounding may make it worse than that; more damping mends both. Past this much
-# of the mean diagonal nothing of the Hessian would be left.
+# A Hessian of few tokens is singular, and rounding may make it indefinite; more damping helps. Beyond this share of the
+# mean diagonal nothing of the Hessian would be left.
 _ESCALATION = 10.0
 _MOST_DAMPING = 100.0
 
-# Below this mean of its diagonal a Hessian's entries begin to lose digits: float32 has fewer of what is nearly too small for it.
+# Below this mean diagonal, small entries of a Hessian are denormal in float32 and lose digits.
 _LEAST = torch.finfo(torch.float32).tiny / torch.finfo(torch.float32).eps
 
-# Rows of the factor that are found at a time: of 64 to 256 the fastest for 1024 to 5632 columns.
+# Rows of the factor computed at a time: the fastest of 64 to 256 for 1024 to 5632 columns.
 _ROWS = 128
 
 
 @dataclass(frozen=True)
 class Factor:
-    """H + damping * mean(diag H) * I = Lᵀ P L, which says how best to make up for what columns lose, from left to right.
+    """H + damping * mean(diag H) * I = Lᵀ P L, which gives the best compensation for pruned columns, from left to right.
 
     SparseGPT's factor U of the inverse, (H + damping)^-1 = UᵀU, is P^(-1/2) L^-T: its diagonal is 1 / sqrt(pivots), and the rest
     of it is never needed. Had the columns k < j lost l_k (dense weight less new weight), the best that column j can do is to lose
@@ -33,21 +33,21 @@ class Factor:
 
     lower: Tensor  # float32 [i, i], ones on the diagonal
     pivots: Tensor  # float32 [i], diagonal of P: 1 / U_jj^2
-    damping: float  # as it was used: more than asked for where the factorisation failed with that
+    damping: float  # the damping used: more than requested if the factorisation failed with that
     added: Tensor  # float32 [i], what that put onto the diagonal, and what stands there for a dead column
 
 
 def dead_columns(
     hessian: Tensor,  # [i, i]
 ) -> Tensor:  # bool [i]
-    """Return the columns of inputs that were zero on every token: nothing is known of their weights' effect."""
+    """Return the columns of inputs that were zero on every token, so that the effect of their weights is unknown."""
     return hessian.diagonal() == 0
 
 
 def mean_diagonal(
     hessian: Tensor,  # [i, i]
 ) -> float:
-    """Return the mean of the diagonal over the columns that are not dead, 1 where all are.
+    """Return the mean diagonal over the live columns, 1 if all are dead.
 
     Raises UnsolvableError for a Hessian that is not finite, or too small for float32.
     """
@@ -64,7 +64,7 @@ def mean_diagonal(
 
 
 def dampings(asked: float) -> Iterator[float]:
-    """Yield the dampings to be tried, the one asked for first; raises LangpruneError once nothing is left of a Hessian."""
+    """Yield the dampings to try, the requested one first; raises LangpruneError when damping would outweigh the Hessian."""
     used = asked
     while used <= max(_MOST_DAMPING, asked):
         yield used
@@ -97,10 +97,10 @@ def _lower_factor(
     hessian: Tensor,  # float32 [i, i], symmetric
     added: Tensor,  # float32 [i], to its diagonal
 ) -> tuple[Tensor, bool]:
-    """Return the lower triangle K of KᵀK = H + added, and whether there is one.
+    """Return the lower triangle K of KᵀK = H + added, and whether it exists.
 
-    Cholesky's factor has K on the other side, so that the rows of this one are found from the last to the first: some
-    at a time, less what the ones below make of them, in products that run at a machine's rate, as LAPACK's do not.
+    Cholesky gives K Kᵀ, so the rows here are computed from the last to the first, a block at a time: subtract the product of
+    the rows below, then factor. These products run at full speed, which LAPACK's do not.
     """
     lower, failed = torch.zeros_like(hessian), torch.zeros((), dtype=torch.int32, device=hessian.device)
     with whole_inputs(hessian.device):
@@ -111,7 +111,7 @@ def _lower_factor(
             square.diagonal().add_(added[start:end])
             if end < len(hessian):
                 rows.addmm_(lower[end:, start:end].t(), lower[end:, :end], alpha=-1)
-            # Of a matrix in which the last comes first, LAPACK's own factor is the one that is sought.
+            # For the reversed matrix, LAPACK's factor is the one needed.
             turned, wrong = torch.linalg.cholesky_ex(square.flip(0, 1))
             failed = torch.maximum(failed, wrong)
             upper = turned.flip(0, 1)

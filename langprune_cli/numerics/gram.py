@@ -1,13 +1,13 @@
-"""Hessians: sums of x xᵀ over tokens, of which only the upper triangle is computed and kept."""
+"""Hessians: sums of x xᵀ over tokens; only the upper triangle is computed and stored."""
 
 import torch
 from torch import Tensor
 
 from langprune_cli.machine.precision import low_precision_inputs, whole_inputs
 
-# The product is made in panels of rows of the upper triangle: narrow ones waste less below the diagonal, and wide ones
-# run nearer to the machine's rate. 128 and 256 take as long (1024 to 3584 columns), little more than half of the full
-# product, and a CPU's library keeps something of every shape of a product.
+# The product is computed in panels of rows of the upper triangle: narrow panels waste less below the diagonal, wide ones run
+# faster. 128 and 256 take equally long (1024 to 3584 columns), little more than half of the full product; and a CPU's
+# library keeps a buffer for every shape of a product.
 _PANEL = 256
 
 
@@ -15,9 +15,9 @@ def add_gram(
     hessian: Tensor,  # float32 [i, i], upper triangle
     x: Tensor,  # [t, i], any float dtype
 ) -> None:
-    """Add xᵀx to the upper triangle of `hessian`, in place; below the diagonal lie unspecified values.
+    """Add xᵀx to the upper triangle of `hessian`, in place; values below the diagonal are undefined.
 
-    The products are of the very inputs where they are float32, or bfloat16 on CPU and CUDA, or float16 on CUDA; sums are
+    Inputs are multiplied in their own dtype if it is float32, or bfloat16 on CPU and CUDA, or float16 on CUDA; sums are
     float32.
     """
     wide = x.float()
@@ -30,7 +30,7 @@ def add_gram(
 def pack_upper(
     hessian: Tensor,  # [i, i]
 ) -> Tensor:  # [i (i + 1) / 2]
-    """Return the upper triangle, row after row."""
+    """Return the upper triangle, row by row."""
     return torch.cat([row[start:] for start, row in enumerate(hessian)])
 
 
@@ -58,12 +58,11 @@ def output_energy(
     *,
     coarse: bool = False,
 ) -> float:
-    """Return tr(W H Wᵀ): the sum of squares of what W puts out on the calibration text.
+    """Return tr(W H Wᵀ): the sum of squared outputs of W on the calibration text.
 
-    As the inner product of H and WᵀW, of which the upper triangle is enough. It is a figure for people: entries of W are
-    rounded to bfloat16, which changes it by less than a thousandth and makes it three times as fast. With `coarse` the
-    products are rounded too, which is faster still: for weights as they were trained, and not for what an update changed
-    of them, whose products cancel.
+    Computed as the inner product of H and WᵀW, of which the upper triangle is enough. The figure is for reports: W is rounded
+    to bfloat16, which changes it by less than a thousandth and is three times as fast. `coarse` rounds the products too, which
+    is faster still, but only for trained weights: the products of an update's changes cancel.
     """
     wide = w.bfloat16() if coarse else w.bfloat16().float()
     energy = 0.0
@@ -71,6 +70,6 @@ def output_energy(
         for start in range(0, hessian.shape[0], _PANEL):
             rows = slice(start, start + _PANEL)
             panel = (wide[:, rows].t() @ wide[:, start:]).float().mul_(hessian[rows, start:])
-            square = panel[:, : len(panel)]  # on the diagonal: it holds its part below the diagonal itself
+            square = panel[:, : len(panel)]  # on the diagonal, which holds its lower part too
             energy += float(2 * panel.sum() - square.sum())
     return energy

@@ -1,4 +1,4 @@
-"""Column moments of activations: plain sums in float64, so that they add across windows, runs and machines."""
+"""Column moments of activations: plain float64 sums, which add up across windows, runs and machines."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 from langprune_cli.machine.threads import one_thread
 
-# Activations are widened to float64 so many rows at a time, which stay in a core's cache: the whole matrix would make
-# three trips to memory at four times its size.
+# Rows widened to float64 at a time, to stay in a core's cache: the whole matrix would take three passes through memory at
+# four times its size.
 _ROWS = 32
 
 
 @dataclass
 class ColumnMoments:
-    """Sums over tokens of one input site's activations x, never normalised (divide where they are used)."""
+    """Sums over tokens of one input site's activations x, not normalised (divide where they are used)."""
 
     sum_sq: Tensor  # float64 [i], sum of x squared
     sum_x: Tensor  # float64 [i], sum of x

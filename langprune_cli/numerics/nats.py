@@ -20,7 +20,7 @@ def window_nats(
 
 
 def perplexity(nats: float, tokens: int) -> float:
-    """Return exp of the mean loss per predicted token; infinity where that overflows."""
+    """Return exp of the mean loss per predicted token; infinity on overflow."""
     try:
         return math.exp(nats / tokens)
     except OverflowError:
@@ -28,5 +28,5 @@ def perplexity(nats: float, tokens: int) -> float:
 
 
 def bits_per_byte(nats: float, text_bytes: int) -> float:
-    """Return the summed loss in bits over the UTF-8 bytes of the text that was predicted."""
+    """Return the summed loss in bits per UTF-8 byte of the predicted text."""
     return nats / math.log(2) / text_bytes

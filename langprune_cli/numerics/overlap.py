@@ -1,4 +1,4 @@
-"""How much two masks, two sets of scores or two sets of column norms have in common: counts and sums, divided last."""
+"""How similar two masks, two sets of scores or two sets of column norms are: counts and sums, divided last."""
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -10,26 +10,26 @@ from torch import Tensor
 
 from langprune_cli.numerics.patterns import Pattern, keep_mask
 
-Figures = dict[str, float | None]  # None where there is nothing to divide by
+Figures = dict[str, float | None]  # None if the divisor is 0
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """What two masks remove from the same weights."""
+    """How many of the same weights two masks prune."""
 
     weights: int
-    removed: int  # by the first
+    removed: int  # by the first mask
     removed_by_other: int
     removed_by_both: int
     both_by_chance: (
-        float  # weights that both would remove, were each mask drawn at random with its count in each linear
+        float  # expected number pruned by both, if each mask were drawn at random with its count in each linear
     )
 
     def figures(self) -> Figures:
-        """Return both sparsities, and the Jaccard indices of what is removed and of what is kept, found and by chance.
+        """Return both sparsities, and the Jaccard indices of the pruned and of the kept weights, found and by chance.
 
-        A Jaccard index is what both have over what either has. Of two independent masks of sparsities s and r it is
-        s r / (s + r - s r) for what is removed.
+        A Jaccard index is the intersection over the union. For the pruned weights of two independent masks of sparsities s
+        and r it is s r / (s + r - s r).
         """
         removed = self.removed + self.removed_by_other
         kept = 2 * self.weights - removed
@@ -44,12 +44,12 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Agreement:
-    """What two scores say of the same weights, compared within rows."""
+    """How two scores of the same weights agree, compared within rows."""
 
     rows: int  # whose scores differ at all
     correlations: float  # Spearman's rank correlation, summed over those rows
-    either: int  # weights that either score has among the upper half of its row
-    both: int  # those that both have there
+    either: int  # weights in the upper half of their row by either score
+    both: int  # weights there by both
 
     def figures(self) -> Figures:
         """Return the mean of Spearman's correlation over rows, and the Jaccard index of the upper halves (a third by chance)."""
@@ -58,7 +58,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Divergence:
-    """How the column norms of two texts differ at some sites."""
+    """How the column norms of two texts differ over some sites."""
 
     sites: int
     cosines: float  # of the two vectors of norms, summed over sites
@@ -80,7 +80,7 @@ S = TypeVar("S", Overlap, Agreement, Divergence)
 
 
 def total(parts: Sequence[S]) -> S:
-    """Return the sums of all parts, field by field."""
+    """Return the field-by-field sums of all parts."""
     return type(parts[0])(*map(sum, zip(*map(astuple, parts), strict=True)))
 
 
@@ -120,7 +120,7 @@ def divergence_of(
     compared = (norms > 0) & (others > 0)
     ratios = (norms[compared] / others[compared]).log().abs()
     columns = int(((norms > 0) | (others > 0)).sum())
-    # 2x in norms is 4x in squares, a power of two on both sides: no rounding decides about those exactly twice as large.
+    # 2x in norms is 4x in squares. Powers of two are exact, so rounding cannot decide about a ratio of exactly 2.
     apart = int(((mean_sq > 4 * other) | (other > 4 * mean_sq)).sum())
     return Divergence(
         sites=int(sizes > 0),
@@ -135,9 +135,9 @@ def divergence_of(
 def average_ranks(
     score: Tensor,  # [o, i]
 ) -> Tensor:  # float64 [o, i]
-    """Return each weight's rank in its row, 0 lowest; equals have the mean of their ranks."""
-    # In numpy, which takes a fifth of the time of torch's sort and two binary searches. The order that its sort leaves equals
-    # in, which processors may differ in, has no effect on the result.
+    """Return each weight's rank in its row, 0 lowest; ties get the mean of their ranks."""
+    # numpy takes a fifth of the time of torch's sort and two binary searches. The order of ties, which may differ between
+    # processors, does not affect the result.
     values = score.numpy()
     order = np.argsort(values, axis=1)
     ordered = np.take_along_axis(values, order, axis=1)

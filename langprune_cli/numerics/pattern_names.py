@@ -1,4 +1,4 @@
-"""How patterns are spelled; without torch, so that the command line can refuse what is none at once."""
+"""The spelling of patterns; without torch, so that the command line can refuse unknown ones at once."""
 
 import re
 
@@ -8,13 +8,13 @@ _SPELLING = re.compile(r"unstructured|vocab|N:\d{1,4}|\d{1,4}:\d{1,4}|(channels|
 
 
 def check_spelling(text: str) -> None:
-    """Raise UsageError for what is spelled like no pattern; what a pattern says may still be refused."""
+    """Raise UsageError for a spelling that is no pattern; values may still be refused later."""
     if not _SPELLING.fullmatch(text):
         raise unknown(text)
 
 
 def unknown(text: str) -> UsageError:
-    """Return the error about a pattern that is not known, with those that are."""
+    """Return the error about an unknown pattern, with the known ones."""
     return UsageError(
         f"--pattern {text!r} is unknown: give unstructured, N:M such as 2:4 or 4:8, N:8 for an N of each block's own, or "
         "channels, kv-groups, blocks, vocab"

@@ -1,4 +1,4 @@
-"""Sparsity patterns: which weights of one linear stay, given a score (higher = keep)."""
+"""Sparsity patterns: which weights of one linear are kept, given a score (higher = keep)."""
 
 import re
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from langprune_cli.numerics.values import count_true
 Group = Literal["row", "layer"]
 Ties = Literal["exact", "together"]
 
-# Under "together", weights that equal the threshold leave with it. Past this share of the matrix that is no longer a
-# tie to break but the shape of the data (all scores equal, say), and the exact count is kept instead.
+# With "together", weights that equal the threshold are pruned with it. If they exceed this share of the matrix, they are not
+# ties but the shape of the data (such as all scores equal), and the exact count is used instead.
 _MOST_TIES = 0.01
-_SMALL_GROUP = 16  # up to this M, comparing all pairs beats selecting
+_SMALL_GROUP = 16  # up to this M, comparing all pairs is faster than selecting
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Pattern:
 
     sparsity: float  # fraction removed, 0..1; for N:M it is 1 - N/M
     keep_of: tuple[int, int] | None = None  # (N, M)
-    mix_of: int | None = None  # M of a pattern N:M whose N an allocation chooses for each block
-    exact: bool = False  # rows lose one weight more or less, so that the linear's own count is right to one weight
+    mix_of: int | None = None  # M of a pattern N:M, N chosen for each block by an allocation
+    exact: bool = False  # rows differ by one weight, so that the linear's count is exact
 
     def __str__(self) -> str:
         if self.mix_of:
@@ -48,11 +48,11 @@ class Pattern:
         return f"{self.keep_of[0]}x{self.keep_of[1]}" if self.keep_of else f"{self.sparsity:g}"
 
     def within_rows(self, group: Group) -> bool:
-        """Return whether what stays of a row follows from that row's scores alone."""
+        """Return whether a row's mask depends on that row's scores alone."""
         return self.m is not None or (group == "row" and not self.exact)
 
     def tail(self, columns: int) -> int:
-        """Return how many columns at the end of a row of `columns` stay dense since M does not divide the row."""
+        """Return how many columns at the end of a row stay dense because M does not divide it."""
         return columns % self.m if self.m else 0
 
 
@@ -85,9 +85,9 @@ def parse_pattern(text: str, sparsity: float | None) -> Pattern:
 
 
 def prune_count(size: int, sparsity: float) -> int:
-    """Return how many of `size` weights go: the whole part of size x sparsity, as the published Wanda code counts.
+    """Return how many of `size` weights to prune: the integer part of size x sparsity, as in the published Wanda code.
 
-    The factor undoes binary rounding, a few parts in 2^53 (0.29 x 100 is 28.999...).
+    The factor corrects binary rounding of a few parts in 2^53 (0.29 x 100 is 28.999...).
     """
     return min(size, int(size * sparsity * (1 + 2**-50)))
 
@@ -99,11 +99,11 @@ def keep_mask(
     group: Group = "row",
     ties: Ties = "exact",
 ) -> Tensor:  # bool [o, i], True = kept
-    """Choose the weights that stay: the lowest scores of each group leave.
+    """Choose the weights to keep: the lowest scores of each group are pruned.
 
     Groups are rows, the whole layer, or M consecutive columns of a row. With `ties="exact"` the count is exact, and of
-    equal scores the one in the earlier column (or row) leaves first. With `ties="together"`, for layer groups, all
-    weights at or below the threshold leave, as in published magnitude pruning, unless more than 1% of them tie.
+    equal scores the one in the earlier column (or row) is pruned first. With `ties="together"`, for layer groups, all
+    weights at or below the threshold are pruned, as in published magnitude pruning, unless more than 1% of them tie.
     """
     if pattern.keep_of:
         return _keep_n_of_m(score, *pattern.keep_of)
@@ -126,10 +126,10 @@ def choose_in_steps(
     pattern: Pattern,
     first: int,
 ) -> Tensor:  # bool [o, c]
-    """Choose among some columns of a linear, when those to the left have been chosen already, as a sweep does.
+    """Choose among some columns of a linear after those to the left, as a sweep does.
 
-    N:M: one group of M, and a tail that is shorter stays. Unstructured: the lowest of all rows together, so many that
-    the count over all columns so far is `prune_count` of them: the linear's total is exact.
+    N:M: one group of M; a shorter tail is kept. Unstructured: prune the lowest scores of all rows together, so many that the
+    count over all columns so far is `prune_count` of them. So the linear's total is exact.
     """
     rows, width = score.shape
     if pattern.keep_of:
@@ -144,7 +144,7 @@ def keep_gradually(
     pattern: Pattern,
     share: float,  # 0..1 of what the pattern removes
 ) -> Tensor:  # bool [o, i]
-    """Choose over a whole linear, but let only a share of those go that the pattern would: the lowest of them."""
+    """Choose over a whole linear, but prune only the lowest share of the weights that the pattern would prune."""
     flat = score.reshape(1, -1)
     if not pattern.keep_of:
         return _drop_lowest(flat, prune_count(flat.shape[1], pattern.sparsity * share)).view_as(score)
@@ -160,7 +160,7 @@ def follows(
     weight: Tensor,  # [o, i]
     pattern: Pattern,
 ) -> bool:
-    """Return whether no group of M has more than N weights that are not zero; true for `unstructured`."""
+    """Return whether each group of M has at most N nonzero weights; true for `unstructured`."""
     if not pattern.keep_of:
         return True
     n, m = pattern.keep_of
@@ -181,7 +181,7 @@ def _n_best(
     score: Tensor,  # [g, m]
     n: int,
 ) -> Tensor:  # bool [g, m]
-    """Mark the n highest of each group; of equals the later column."""
+    """Mark the n highest of each group; of ties the later column."""
     m = score.shape[1]
     return _rank_in_group(score) >= m - n if m <= _SMALL_GROUP else _drop_lowest(score, m - n)
 
@@ -189,10 +189,10 @@ def _n_best(
 def _rank_in_group(
     score: Tensor,  # [g, m]
 ) -> Tensor:  # int8 [g, m]
-    """Return each weight's rank in its group, 0 lowest; of equals the earlier column is lower.
+    """Return each weight's rank in its group, 0 lowest; of ties the earlier column is lower.
 
-    m^2 comparisons of whole columns: several times faster than sorting millions of groups of four or eight; and on CPU
-    in numpy, which takes a fifth of torch's time for a few thousand.
+    m^2 comparisons of whole columns are several times faster than sorting millions of groups of four or eight; on CPU,
+    numpy takes a fifth of torch's time for a few thousand.
     """
     columns = score.t().contiguous()
     ranks = torch.zeros(columns.shape, dtype=torch.int8, device=score.device)
@@ -209,15 +209,15 @@ def _drop_lowest(
     score: Tensor,  # [g, k]
     count: int,
 ) -> Tensor:  # bool [g, k]
-    """Mark all but the `count` lowest of each row; of equals the earlier column leaves first."""
+    """Mark all but the `count` lowest of each row; of ties the earlier column is pruned first."""
     if count == 0:
         return torch.ones_like(score, dtype=torch.bool)
     threshold = _kth_lowest(score, count)
     keep = score > threshold
-    # At least `count` of each row are at its threshold or below: where no more are in all, no more are in any row.
+    # Each row has at least `count` at or below its threshold: if the total is no more, no row has ties.
     if count_true(keep) < keep.numel() - count * len(keep):
         tied = score == threshold
-        spare = keep.shape[1] - count - keep.sum(dim=1, keepdim=True)  # of those at the threshold, how many stay
+        spare = keep.shape[1] - count - keep.sum(dim=1, keepdim=True)  # how many at the threshold are kept
         keep |= tied & (tied.cumsum(dim=1) > tied.sum(dim=1, keepdim=True) - spare)
     return keep
 
@@ -226,9 +226,9 @@ def _drop_lowest_of_rows(
     score: Tensor,  # [o, i]
     count: int,
 ) -> Tensor:  # bool [o, i]
-    """Mark all but `count` weights, the lowest of each row: every row loses the same number, and some of them one more.
+    """Mark all but `count` weights: each row loses the same number of its lowest, and some rows one more.
 
-    Those some are the rows whose next lowest score is lowest.
+    These are the rows whose next lowest score is lowest.
     """
     each, more = divmod(count, score.shape[0])
     keep = _drop_lowest(score, each)

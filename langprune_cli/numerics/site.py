@@ -1,4 +1,4 @@
-"""One input site: the linears that read the same tensor, and what calibration knows of that tensor."""
+"""One input site: the linears that read the same tensor, and the statistics of that tensor."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +15,7 @@ _NEEDS: tuple[Needs, ...] = ("nothing", "norms", "hessian")
 
 
 def most_needed(*needs: Needs) -> Needs:
-    """Return what serves all of several needs: Hessians come with norms."""
+    """Return the need that covers all given ones: Hessians include norms."""
     return max(needs, key=_NEEDS.index)
 
 
@@ -27,7 +27,7 @@ class SiteStats:
     sum_x: Tensor  # float64 [i]
     tokens: int
     windows: int
-    hessian: Tensor | None = None  # float32 [i, i], symmetric, sum of x xᵀ; None where only norms were collected
+    hessian: Tensor | None = None  # float32 [i, i], symmetric, sum of x xᵀ; None if only norms were collected
 
     def to(self, device: torch.device) -> "SiteStats":
         """Return the same statistics on `device`."""
@@ -37,39 +37,39 @@ class SiteStats:
 
 @dataclass(frozen=True)
 class Site:
-    """Linears that share a site, their rows stacked: what one call of a solver sees."""
+    """The stacked rows of linears that share a site: the input of one solver call."""
 
     weight: Tensor  # float32 [r, i], the dense weights
     rows: tuple[int, ...]  # of each linear, r in all
     stats: SiteStats | None  # None for methods that look at weights alone
-    damping: float = DAMPING  # share of the mean diagonal that is added to the Hessian's
+    damping: float = DAMPING  # share of the mean diagonal added to the Hessian's diagonal
 
     @property
     def norms(self) -> SiteStats:
-        """Return the statistics; raises ValueError where a method that needs some was called without."""
+        """Return the statistics; raises ValueError if there are none."""
         if self.stats is None:
             raise ValueError("this method needs column norms")
         return self.stats
 
     @property
     def hessian(self) -> Tensor:
-        """Return the Hessian [i, i]; raises ValueError where a method that needs one was called without."""
+        """Return the Hessian [i, i]; raises ValueError if there is none."""
         if self.norms.hessian is None:
             raise ValueError("this method needs a Hessian")
         return self.norms.hessian
 
     @cached_property
     def factor(self) -> Factor:
-        """Return the factor of the damped Hessian, made once for all that need it."""
+        """Return the factor of the damped Hessian, computed once."""
         return damped_factor(self.hessian, self.damping)
 
     @property
     def damping_used(self) -> float | None:
-        """Return the damping that the factorisation took, None where there was none."""
+        """Return the damping used by the factorisation, None without one."""
         return self.factor.damping if "factor" in vars(self) else None
 
     def part(self, rows: slice) -> "Site":
-        """Return the site with some of its rows, as one linear's."""
+        """Return the site with only some of its rows, such as one linear's."""
         weight = self.weight[rows]
         return replace(self, weight=weight, rows=(len(weight),))
 
@@ -80,13 +80,13 @@ class Site:
 
 @dataclass(frozen=True)
 class Solution:
-    """What a solver makes of a site."""
+    """A solver's result for a site."""
 
     keep: Tensor  # bool [r, i]
     weight: Tensor  # float32 [r, i], +0.0 where `keep` is False
-    # float64 [r], squared error of what each row puts out, summed over the calibration text; None: the solver does not know
+    # float64 [r], squared output error of each row, summed over the calibration text; None if unknown
     error: Tensor | None = None
 
     def part(self, rows: slice) -> "Solution":
-        """Return some rows of it."""
+        """Return some of its rows."""
         return Solution(self.keep[rows], self.weight[rows], None if self.error is None else self.error[rows])

@@ -1,4 +1,4 @@
-"""Units: channels or kv-groups, as the linear sees them that reads each as some consecutive input columns."""
+"""Units: channels or kv-groups, each of them some consecutive input columns of the linear that reads it."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ from langprune_cli.numerics.site import Site
 
 @dataclass(frozen=True)
 class UnitSite:
-    """The one linear that reads the units of an axis, and the weights that write them."""
+    """The linear that reads the units of an axis, and the weights that write them."""
 
-    site: Site  # the reader alone: weight float32 [o, units * size], and statistics of what it reads
+    site: Site  # the reader: weight float32 [o, units * size], and statistics of its input
     size: int  # input columns per unit, consecutive
     writers: tuple[Tensor, ...] = ()  # float32 [units, *]: what writes each unit, flattened per unit
 
@@ -23,14 +23,14 @@ class UnitSite:
 
     @property
     def units(self) -> int:
-        """Return how many units there are before any has left."""
+        """Return the number of units before pruning."""
         return self.site.weight.shape[1] // self.size
 
     def columns(
         self,
         keep: Tensor,  # bool [units]
     ) -> Tensor:  # bool [units * size]
-        """Return the input columns of the units that stay."""
+        """Return the input columns of the kept units."""
         return keep.repeat_interleave(self.size)
 
     def summed(
@@ -41,7 +41,7 @@ class UnitSite:
         return columns.view(self.units, self.size).sum(dim=1)
 
     def check_stay(self, stay: int) -> None:
-        """Raise ValueError where `stay` units are more than there are, or fewer than none."""
+        """Raise ValueError if `stay` is negative or more than the number of units."""
         if not 0 <= stay <= self.units:
             raise ValueError(f"{stay} of {self.units} units cannot stay")
 
@@ -50,7 +50,7 @@ def highest(
     score: Tensor,  # [units], higher = keep
     stay: int,
 ) -> Tensor:  # bool [units]
-    """Return the units with the `stay` highest scores: exactly so many; of equal ones the earlier leaves first."""
+    """Return the units with the `stay` highest scores, exactly that many; of ties the earlier is pruned first."""
     keep = torch.ones_like(score, dtype=torch.bool)
     keep[score.sort(stable=True).indices[: len(score) - stay]] = False
     return keep

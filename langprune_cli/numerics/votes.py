@@ -1,4 +1,4 @@
-"""Several keep masks of one linear made into one: by votes, and where a count is to be met by ranks of importance."""
+"""Combines several keep masks of one linear: by votes, and by ranks of importance to reach an exact count."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ def normalised_ranks(
     score: Tensor,  # [o, i]
     group: Group,
 ) -> Tensor:  # float64 [o, i], 0..1, 1 not included
-    """Return each weight's share of its row, or of the whole linear, that scores lower; half of its equals count in."""
+    """Return the share of its row, or of the whole linear, that scores lower than each weight; ties count half."""
     flat = score if group == "row" else score.reshape(1, -1)
     return (average_ranks(flat) / flat.shape[1]).view(score.shape)
 
@@ -33,10 +33,10 @@ def consensus(
     importance: Tensor | None = None,  # float64 [o, i], 0..1, 1 not included: the mean of the masks' own ranks
     size: Tensor | None = None,  # float64 [o, i], 0..1, 1 not included: ranks of magnitude
 ) -> Tensor:  # float64 [o, i]
-    """Return a score by which weights with at least `least` votes come first, whatever else is known of them.
+    """Return a score that ranks weights with at least `least` votes above all others.
 
-    Among these, and among the others: the more important first. Where the masks' scores are not known, the one with more
-    votes, and of equals the larger.
+    Within both groups the more important rank higher. If the masks' scores are unknown, weights with more votes do, and of
+    ties the larger.
     """
     reached = (kept_by >= least).double()
     if importance is not None:
