@@ -1,1 +1,1 @@
-"""Solvers for one linear: which weights leave, and the best values of those that stay."""
+"""Solvers for one linear: which weights to prune, and the best values of those kept."""

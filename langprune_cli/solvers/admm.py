@@ -1,4 +1,4 @@
-"""Masks by ADMM: least squares and sparsity in turns, until they agree on which weights stay."""
+"""Masks by ADMM: alternate least squares and sparsity until they agree on which weights to keep."""
 
 import torch
 from torch import Tensor
@@ -10,27 +10,27 @@ from langprune_cli.numerics.site import Site
 from langprune_cli.numerics.values import kept
 
 STEPS = 60
-_RAMP = 50  # steps over which the sparsity rises to the one asked for
+_RAMP = 50  # steps over which the sparsity rises to the requested one
 _RHO = 1.0  # penalty, in units of the scaled Hessian's diagonal, which is 1
 _DAMPING = 0.03  # the same units: added to the diagonal
 
 
 def admm_mask(site: Site, pattern: Pattern) -> Tensor:  # bool [r, i]
-    """Return the keep mask that alternating directions arrive at for min tr((W - W0) H (W - W0)ᵀ), W sparse.
+    """Return the keep mask that ADMM finds for min tr((W - W0) H (W - W0)ᵀ) with sparse W.
 
     Boža, "Fast and Effective Weight Update for Pruned Large Language Models" (arXiv 2401.02938), section 3: inputs are
-    scaled to unit norm, so that one penalty fits all of them, and the sparsity rises with the third power of what is left
-    of the ramp. Of a linear's weights the smallest leave, wherever they are, or those of each group of M.
+    scaled to unit norm, so that one penalty fits all, and the sparsity follows a cubic ramp. The smallest weights of the
+    whole linear are pruned, or of each group of M.
 
-    Of the usual three variables only V = X + U is kept: with Z = V where the mask holds, U = V - Z and
+    Of the usual three variables only V = X + U is stored: with Z = V where the mask holds, U = V - Z and
     X = (W0 H + rho (Z - U)) (H + rho I)^-1, so that a step costs one product.
     """
-    mean_diagonal(site.hessian)  # refuses one that nothing can be computed with
+    mean_diagonal(site.hessian)  # raises for a Hessian that cannot be used
     scale = site.hessian.diagonal().sqrt()
     divisor = torch.where(scale > 0, scale, 1.0)
     hessian = site.hessian / divisor[:, None] / divisor
     hessian.diagonal().add_(_DAMPING)
-    v = site.weight * scale  # weights of dead columns become 0, and leave first
+    v = site.weight * scale  # weights of dead columns become 0 and are pruned first
     aim = v @ hessian
     hessian.diagonal().add_(_RHO)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))

@@ -1,4 +1,4 @@
-"""Least squares on a fixed support: the best values of the weights that stay, by preconditioned conjugate gradient."""
+"""Least squares on a fixed mask: the best values of the kept weights, by preconditioned conjugate gradient."""
 
 import torch
 from torch import Tensor
@@ -7,16 +7,16 @@ from langprune_cli.machine.precision import whole_inputs
 from langprune_cli.numerics.site import Site
 from langprune_cli.solvers.sweep import sweep
 
-STEPS = 20  # each takes the error nearer to the optimum's; past about 20 perplexity does not follow any more
+STEPS = 20  # each lowers the error; after about 20, perplexity no longer improves
 
 
 def least_squares(
     site: Site,
     keep: Tensor,  # bool [r, i]
 ) -> Tensor:  # float32 [r, i]
-    """Return values of the kept weights that make the least damped reconstruction error, near enough.
+    """Return values of the kept weights that nearly minimise the damped reconstruction error.
 
-    The start is SparseGPT's sweep with that mask, which the conjugate gradient can only better.
+    It starts from SparseGPT's sweep with that mask, which conjugate gradient can only improve.
     """
     hessian = site.hessian.clone()
     hessian.diagonal().add_(site.factor.added).clamp_(min=torch.finfo(hessian.dtype).tiny)
@@ -35,7 +35,7 @@ def conjugate_gradient(
     """Lower tr((W - target) H (W - target)ᵀ) over W that is zero where `keep` is False, from W = `start`.
 
     All rows step together, each with its own step lengths; a step costs one product with H. The preconditioner is the
-    diagonal of H (ALPS, arXiv 2406.07831, section 3.3). A row whose residual has vanished stays as it is.
+    diagonal of H (ALPS, arXiv 2406.07831, section 3.3). A row whose residual is zero does not change.
     """
     support = keep.to(start.dtype)
     inverse = hessian.diagonal().reciprocal()

@@ -1,12 +1,12 @@
 """OSSCAR: one-shot structured pruning of a linear's input columns (Meng et al., arXiv 2403.12983, sections 3 and 4).
 
-When the columns S leave and the others are fitted again by least squares, the damped squared error of what the linear puts out is
+When the columns S are pruned and the others refitted by least squares, the damped squared output error of the linear is
 
     f(S) = tr(W_S ((H^-1)_SS)^-1 W_Sᵀ),        H = sum of x xᵀ, plus damping * mean(diag H) on its diagonal.
 
-Units (one column each, or several) leave one after another, always the one by which f grows least; then removed and kept units
-are swapped while f falls. Both read f's changes from a tableau (`tableau.py`), which starts with the inverse itself.
-Weights that read dead columns count as nothing, and units that read nothing else leave first.
+Units (one or more columns each) are pruned one by one, always the one that raises f least; then pruned and kept units are
+swapped while f falls. Both read the changes of f from a tableau (`tableau.py`), which starts as the inverse itself.
+Weights that read dead columns count as zero, and units that read only such columns are pruned first.
 """
 
 import torch
@@ -16,25 +16,25 @@ from langprune_cli.numerics.factor import dampings, dead_columns, mean_diagonal
 from langprune_cli.numerics.units import UnitSite
 from langprune_cli.solvers.tableau import Tableau
 
-# Wide linears: the units that look cheapest, in columns and at least in units, among which the next ones to leave are found.
+# Wide linears: size of the shortlist of cheapest units, in columns and at least in units, from which units are pruned.
 _LISTED = 256
 _FEWEST_LISTED = 64
 _LEAST_SHARE = 4  # one in so many of those listed leaves before the list is made anew: this bounds the number of lists
 
-_SIDE = 96  # units of each side among which swaps are found
-_ROUNDS = 40  # so many lists of swaps at most
-_WORTHWHILE = 1e-6  # a swap must lower the error by this share of it
+_SIDE = 96  # size of the shortlist of swaps, in units of each side
+_ROUNDS = 40  # most shortlists of swaps
+_WORTHWHILE = 1e-6  # least relative fall of the error by a swap
 
 
 def eliminate(
     site: UnitSite,
     stay: int,
 ) -> Tensor:  # bool [units]
-    """Return which `stay` units stay, by backward elimination: always the unit leaves that now costs least.
+    """Return which `stay` units to keep, by backward elimination: prune the cheapest unit, again and again.
 
-    Where there are many units, the cheapest few hundred are listed, and leave one by one, at costs that are exact given all
-    that have left; once what is listed is no longer cheaper than what is not, a new list is made. Of ties the earlier unit
-    leaves first.
+    With many units, the cheapest few hundred are shortlisted and pruned one by one, at costs that are exact given all units
+    pruned so far; when units outside the shortlist may be cheaper, a new one is made. Of ties the earlier unit is pruned
+    first.
     Raises ValueError for an impossible `stay`, LangpruneError for a Hessian that is not finite or cannot be factored.
     """
     site.check_stay(stay)
@@ -49,10 +49,10 @@ def swap(
     site: UnitSite,
     keep: Tensor,  # bool [units]
 ) -> Tensor:  # bool [units]
-    """Swap a unit that stays for one that has left, always the best pair known, while the exact error falls.
+    """Swap a kept unit for a pruned one, always the best known pair, while the exact error falls.
 
-    Ends where no swap lowers it by a millionth, or after as many swaps as there are units, or 40 lists of the most promising
-    units of each side. Never returns what is worse than `keep`. Raises LangpruneError as `eliminate` does.
+    It ends when no swap lowers the error by a millionth, or after as many swaps as there are units, or after 40 shortlists of
+    the best units of each side. The result is never worse than `keep`. Raises LangpruneError as `eliminate` does.
     """
     if bool(keep.all()) or not bool(keep.any()):
         return keep.clone()
@@ -66,10 +66,10 @@ def choose(
     site: UnitSite,
     stay: int,
 ) -> Tensor:  # bool [units]
-    """Return the best `stay` units that are known how to find: `swap(site, eliminate(site, stay))`, with one tableau for both.
+    """Return the best `stay` units found by `swap(site, eliminate(site, stay))`, with one tableau for both.
 
-    Where there are few units (up to 192), a second search begins with none and lets units join, always the one that lowers the
-    error most, and swaps; the better of the two results is returned. Raises ValueError and LangpruneError as `eliminate` does.
+    With few units (up to 192), a second search starts from none, adds the unit that lowers the error most, again and again,
+    and swaps; the better of the two results is returned. Raises ValueError and LangpruneError as `eliminate` does.
     """
     site.check_stay(stay)
     if stay in (0, site.units):
@@ -93,9 +93,9 @@ def least_squares(
     damping: float,
     keep_columns: Tensor,  # bool [i]
 ) -> Tensor:  # float32 [o, i]
-    """Return the W' that is zero off the kept columns and makes tr((W' - W) H (W' - W)ᵀ) least, H damped: exactly, in float64.
+    """Return the W' that is zero off the kept columns and minimises tr((W' - W) H (W' - W)ᵀ), H damped; exact, in float64.
 
-    Dead columns that stay keep their weights. Raises LangpruneError for a Hessian that is not finite or cannot be factored.
+    Kept dead columns do not change. Raises LangpruneError for a Hessian that is not finite or cannot be factored.
     """
     fitted, _ = _fit(w, hessian, damping, keep_columns)
     new = torch.zeros_like(w)
@@ -107,9 +107,9 @@ def removal_error(
     site: UnitSite,
     keep: Tensor,  # bool [units]
 ) -> float:
-    """Return f(S) of the units that do not stay: the damped squared error that least squares leaves.
+    """Return f(S) of the pruned units: the damped squared error after least squares.
 
-    By the weights of least squares, not by the tableau. Raises LangpruneError as `least_squares` does.
+    Computed from the refitted weights, not from the tableau. Raises LangpruneError as `least_squares` does.
     """
     columns = site.columns(keep)
     fitted, damped = _fit(site.site.weight, site.site.hessian, site.site.damping, columns)
@@ -120,9 +120,9 @@ def removal_error(
 
 
 def _fit(w: Tensor, hessian: Tensor, damping: float, keep: Tensor) -> tuple[Tensor, Tensor]:  # [o, k], [i, i]
-    """Return the kept columns of W', float64, and H damped as it took.
+    """Return the kept columns of W', float64, and the damped H.
 
-    W'_K = W_K + W_S H_SK (H_KK)^-1: columns that have nothing to make up for come out as they were.
+    W'_K = W_K + W_S H_SK (H_KK)^-1: columns with nothing to compensate come out unchanged.
     """
     damped, mean = _undamped(hessian)
     inner = damped[keep][:, keep]
@@ -133,9 +133,9 @@ def _fit(w: Tensor, hessian: Tensor, damping: float, keep: Tensor) -> tuple[Tens
 
 
 def _undamped(hessian: Tensor) -> tuple[Tensor, float]:
-    """Return a float64 copy with the mean of the live columns' diagonal on that of dead ones, and this mean.
+    """Return a float64 copy with the live columns' mean diagonal in place of the dead ones', and this mean.
 
-    Raises LangpruneError where the Hessian is not finite.
+    Raises LangpruneError if the Hessian is not finite.
     """
     mean = mean_diagonal(hessian)
     wide = hessian.to(torch.float64, copy=True)
@@ -144,9 +144,9 @@ def _undamped(hessian: Tensor) -> tuple[Tensor, float]:
 
 
 def _cholesky(matrix: Tensor, mean: float, damping: float) -> tuple[Tensor, float]:
-    """Damp the matrix in place until it is positive definite; return its lower factor, and the damping that this took.
+    """Damp the matrix in place until it is positive definite; return its lower factor and the damping used.
 
-    Raises LangpruneError where no damping mends it.
+    Raises LangpruneError if no damping is enough.
     """
     before = 0.0
     for used in dampings(damping):
@@ -159,7 +159,7 @@ def _cholesky(matrix: Tensor, mean: float, damping: float) -> tuple[Tensor, floa
 
 
 def _all_kept(site: UnitSite) -> Tableau:
-    """Return the tableau before any unit has left: the inverse, and the dense weights."""
+    """Return the tableau with all units kept: the inverse, and the dense weights."""
     hessian = site.site.hessian
     matrix, mean = _undamped(hessian)
     lower, _ = _cholesky(matrix, mean, site.site.damping)
@@ -178,7 +178,7 @@ def _dead_units(site: UnitSite) -> Tensor:  # bool [units]
 
 
 def _costs(tableau: Tableau, dead: Tensor) -> Tensor:  # float64 [units]
-    """Return what each unit's leaving costs: less than nothing for dead ones, and more than all else for those that left."""
+    """Return the cost of pruning each unit: negative for dead ones, infinite for pruned ones."""
     return tableau.worth().masked_fill_(dead, -1.0).masked_fill_(~tableau.keep, torch.inf)
 
 
@@ -197,7 +197,7 @@ def _eliminate(tableau: Tableau, stay: int, dead: Tensor) -> None:
 
 
 def _leave(tableau: Tableau, count: int, bound: float, dead: Tensor) -> None:
-    """Let up to `count` units leave, one by one, as long as they cost no more than `bound` or few have left."""
+    """Prune up to `count` units one by one, while they cost at most `bound` or few have been pruned."""
     for gone in range(count):
         cost, unit = _costs(tableau, dead).min(dim=0)
         if gone >= tableau.units // _LEAST_SHARE and float(cost) > bound:
@@ -206,7 +206,7 @@ def _leave(tableau: Tableau, count: int, bound: float, dead: Tensor) -> None:
 
 
 def _swap(site: UnitSite, tableau: Tableau) -> None:
-    """Swap until no swap is worthwhile; go back to what was where rounding alone made swaps look good."""
+    """Swap until no swap is worthwhile; undo swaps that only looked good by rounding."""
     before, error = tableau.keep.clone(), _error(site, tableau)
     if error > 0:
         _search_swaps(tableau, tableau.units, _WORTHWHILE * error)
@@ -215,7 +215,7 @@ def _swap(site: UnitSite, tableau: Tableau) -> None:
 
 
 def _error(site: UnitSite, tableau: Tableau) -> float:
-    """Return f(S): (W' - W) H is zero on the columns that stay, and W' on the others."""
+    """Return f(S), using that (W' - W) H is zero on the kept columns and W' on the others."""
     gone = ~site.columns(tableau.keep)
     return float((tableau.y[gone] * site.site.weight[:, gone].t()).sum())
 
@@ -237,7 +237,7 @@ def _search_swaps(tableau: Tableau, left: int, least: float) -> None:
 
 
 def _promising(tableau: Tableau, least: float) -> Tensor | None:  # int64 [n]
-    """Return the units of each side that have the best swaps, the best pair among them; None where no swap is worthwhile."""
+    """Return a shortlist of units of each side with the best swaps; None if no swap is worthwhile."""
     leaves, joins = tableau.keep.nonzero()[:, 0], (~tableau.keep).nonzero()[:, 0]
     of_leaves = torch.full((len(leaves),), torch.inf, dtype=torch.float64, device=leaves.device)
     of_joins = torch.full((len(joins),), torch.inf, dtype=torch.float64, device=joins.device)
@@ -254,7 +254,7 @@ def _promising(tableau: Tableau, least: float) -> Tensor | None:  # int64 [n]
 
 
 def _descend(tableau: Tableau, left: int, least: float) -> int:
-    """Make the best swap of all, again and again, up to `left` times while each lowers the error by `least`; return how many."""
+    """Make the best swap, up to `left` times, while each lowers the error by `least`; return the number made."""
     for swapped in range(left):
         leaves, joins = tableau.keep.nonzero()[:, 0], (~tableau.keep).nonzero()[:, 0]
         change = torch.cat([change for _, change in tableau.swaps(leaves, joins)], dim=1)

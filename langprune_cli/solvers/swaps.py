@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-_SHORTLIST = 64  # weights of each side that are tried first: most swaps happen among so few
+_SHORTLIST = 64  # weights of each side tried first; most swaps are among them
 _ROWS = 512  # rows of one batch: its matrices stay in the cache
 _PAIRS = 2**20  # costs of pairs in one batch
 _SPREADS = (0.5, 1.0)  # the t above; of a swap's two weights the kept one is seldom the smaller
-_ROUNDING = 8  # a swap must win more than so many units in the last place of the loss's terms
+_ROUNDING = 8  # a swap must gain more than this many units in the last place of the loss's terms
 
 
 def row_loss(
@@ -48,11 +48,11 @@ def swap(
     m: int | None = None,
     most: int | None = None,
 ) -> Tensor:  # bool [r, i]
-    """Swap weights of each row until no swap lowers its loss, the paper's optimum of 1-swaps, or `most` were made in it.
+    """Swap weights of each row until no swap lowers its loss, the paper's optimum of 1-swaps, or `most` were made.
 
-    Given `m`, swaps are inside groups of `m` consecutive columns only, and a tail that is shorter stays as it is. Without
-    `most` it is as many as a row has columns, which is out of reach in practice. The number of weights that a row, or a
-    group, keeps does not change, and a row's loss never rises.
+    Given `m`, swaps stay inside groups of `m` consecutive columns, and a shorter tail does not change. `most` defaults to the
+    number of columns, which is never reached in practice. The number of weights kept in a row, or a group, does not change,
+    and a row's loss never rises.
     """
     columns = w.shape[1]
     m = m or max(columns, 1)
@@ -71,13 +71,13 @@ def swap(
         batches = torch.split(pending, max(1, min(_ROWS, _PAIRS // size**2)))
         pending = torch.cat([search.until_still(w, after, left, rows) for rows in batches])
         size *= 2
-    better = row_loss(w, hessian, after) <= row_loss(w, hessian, keep)  # rounding alone can raise a loss
+    better = row_loss(w, hessian, after) <= row_loss(w, hessian, keep)  # only rounding can raise a loss
     return torch.where(better[:, None], after, keep)
 
 
 @dataclass(frozen=True)
 class _Ends:
-    """The weights that a row's swaps may move."""
+    """The weights that swaps may move in each row."""
 
     u: Tensor  # int64 [n, k], columns of kept weights
     p: Tensor  # int64 [n, l], columns of pruned weights
@@ -87,7 +87,7 @@ class _Ends:
 
 @dataclass(frozen=True)
 class _Search:
-    """Swaps among the `size` most promising weights of each side of a row."""
+    """Swaps among the `size` most promising kept and pruned weights of a row."""
 
     reach: Tensor  # [i, c], the Hessian's columns, without those of the tail
     correlation: Tensor  # [c], r of the module's text, with columns of the same group
@@ -101,14 +101,14 @@ class _Search:
         left: Tensor,  # int64 [r], how many swaps each row may still make; changed in place
         rows: Tensor,  # int64 [n]
     ) -> Tensor:  # int64 [<= n]
-        """Swap in these rows, pass after pass, until none swaps any more; return those that may have overlooked a swap."""
+        """Swap in these rows until no row swaps any more; return the rows that may have missed a swap."""
         c = self.reach.shape[1]
         unsure = [rows[:0]]
         pull = w[rows].masked_fill_(keep[rows], 0.0) @ self.reach  # d H
         while len(rows):
             before, here = keep[rows, :c], w[rows, :c]
             v = pull * here
-            # The terms' sum is the loss, but for the tail's. Less than a few units in its last place would be rounding.
+            # The terms sum to the loss without the tail. A gain of a few units in its last place would be rounding.
             least = v.masked_fill(before, 0.0).abs_().sum(dim=1) * (_ROUNDING * torch.finfo(w.dtype).eps)
             now = before.clone()
             swaps, sure = self._pass(here, v, now, least, left[rows])
@@ -128,7 +128,7 @@ class _Search:
         least: Tensor,  # [n], what a swap must win
         left: Tensor,  # int64 [n]
     ) -> tuple[Tensor, Tensor]:  # int64 [n], bool [n]
-        """Swap among the shortlists; return how often each row did, and whether no good swap can be outside of them."""
+        """Swap among the shortlists; return each row's swaps, and whether no good swap can be outside them."""
         q = w.square() * self.reach.diagonal()
         leave, back = torch.where(keep, q + 2 * v, torch.inf), torch.where(keep, torch.inf, q - 2 * v)
         leave_bound, back_bound = self._bounds(leave, back, q * self.correlation)
@@ -142,10 +142,10 @@ class _Search:
         bound: Tensor,  # [n, c]
         least: Tensor,  # [n]
     ) -> tuple[Tensor, Tensor, Tensor]:  # int64 [n, k], [n, k], bool [n]; k <= size
-        """Return the weights that promise most, what they cost alone, and whether all that promise a good swap are there.
+        """Return the most promising weights, their own costs, and whether all weights with a good swap are among them.
 
-        A row with fewer of these than other rows of its batch has a cost of inf in the places that are left over: what
-        becomes of a row must not depend on its batch.
+        A row with fewer such weights than others in its batch is padded with a cost of inf: a row's result must not depend
+        on its batch.
         """
         good = bound < -least[:, None]
         count = good.sum(dim=1)
@@ -160,7 +160,7 @@ class _Search:
         back: Tensor,  # [n, c]
         spread: Tensor,  # [n, c], r_j Q_jj
     ) -> tuple[Tensor, Tensor]:  # [n, c] each
-        """Return for each weight the least that a swap of it with another of its group can cost."""
+        """Return a lower bound on the cost of swapping each weight with another of its group."""
         groups = (len(leave), -1, self.m)
         leave, back, spread = leave.view(groups), back.view(groups), spread.view(groups)
         leave_bound, back_bound = torch.full_like(leave, -torch.inf), torch.full_like(back, -torch.inf)
@@ -178,9 +178,9 @@ class _Search:
         least: Tensor,  # [n]
         left: Tensor,  # int64 [n]
     ) -> Tensor:  # int64 [n]
-        """Make the best swap between `ends`, then the best of those that are left, while they win; return how many, by row.
+        """Make the best swap between `ends`, then the next best, while they gain; return the number by row.
 
-        Every swap changes v, and with it all costs, by two columns of Q: v_j += Q_ju - Q_jp. A weight moves once at most.
+        Every swap changes v, and so all costs, by two columns of Q: v_j += Q_ju - Q_jp. A weight moves at most once.
         """
         swaps = torch.zeros_like(left)
         live = torch.arange(len(w), device=w.device)
@@ -218,7 +218,7 @@ class _Search:
         row: Tensor,  # int64
         column: Tensor,  # int64, of a shape that broadcasts with row's
     ) -> Tensor:
-        """Return entries of the Hessian; with one flat index it is five times as fast as with two."""
+        """Return entries of the Hessian; one flat index is five times as fast as two."""
         flat = row * self.reach.shape[1] + column
         return self.reach.view(-1).index_select(0, flat.view(-1)).view(flat.shape)
 
@@ -229,7 +229,7 @@ class _Search:
         after: Tensor,  # bool [n, c]
         moved: Tensor,  # int64 [n], how many weights of each row have moved
     ) -> Tensor:  # [n, c]
-        """Return what the swaps have added to d H: few weights move, and adding their rows of H up is all there is to do."""
+        """Return what the swaps added to d H: the sum of the rows of H of the few weights that moved."""
         row, column = (before ^ after).nonzero(as_tuple=True)
         weight = torch.where(before[row, column], w[row, column], -w[row, column])
         return embedding_bag(column, self.reach, moved.cumsum(0) - moved, mode="sum", per_sample_weights=weight)

@@ -1,4 +1,4 @@
-"""The OBS sweep: remove weights column by column, and let the columns to the right make up for each (SparseGPT)."""
+"""The OBS sweep: prune weights column by column, and compensate in the columns to the right (SparseGPT)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from langprune_cli.machine.precision import in_steps, whole_inputs
 from langprune_cli.numerics.factor import Factor
 from langprune_cli.numerics.site import Solution
 
-# Columns whose corrections reach the rest of the matrix in one product, and columns within which every correction is
-# made at once. Both only group the same sums: 128 and 16 were fastest on two cores for 1024 to 5632 rows.
+# Columns whose corrections are applied to the rest in one product, and columns within which each is applied at once. Both
+# only group the same sums: 128 and 16 were fastest on two cores for 1024 to 5632 rows.
 _BLOCK = 128
 _STRIP = 16
 
 
 @dataclass(frozen=True)
 class Chooser:
-    """Decides, `width` columns at a time, which weights stay, by what the columns to the left have made of them."""
+    """Chooses which weights to keep, `width` columns at a time, from their values after compensation from the left."""
 
     width: int
     choose: Callable[[Tensor, int], Tensor]  # (scores [r, c], first column) -> keep [r, c]; c <= width
@@ -27,22 +27,22 @@ class Chooser:
 def sweep(
     w: Tensor,  # float32 [r, i]
     factor: Factor,  # of the damped Hessian [i, i]
-    keep: Tensor | Chooser,  # bool [r, i], or how to find it on the way
+    keep: Tensor | Chooser,  # bool [r, i], or a chooser that finds it on the way
 ) -> Solution:
-    """Remove what `keep` does not hold, column after column, and let the columns to the right make up for it.
+    """Prune what `keep` does not hold, column by column, and compensate in the columns to the right.
 
-    This is SparseGPT's algorithm 1 (arXiv 2301.00774), which pushes the error w_j / U_jj of each column onto those to its right,
-    in another order of the same sums: each column gathers from what those to its left have lost, so that the Hessian need be
-    factored only, and not inverted. A chooser sees the scores w^2 / U_jj^2 of its columns after all corrections from the left.
-    Its masks, given as they are, lead to the very same weights, bit by bit: the grouping of sums does not depend on who
-    chose. Rows do not influence one another, so that linears which share H are swept in one call.
+    This is SparseGPT's algorithm 1 (arXiv 2301.00774) with its sums in another order. The paper pushes the error w_j / U_jj of
+    each column to those on its right; here each column gathers what those on its left have lost, so the Hessian is only
+    factored, not inverted. A chooser sees the scores w^2 / U_jj^2 of its columns after all corrections from the left. Sweeping
+    with its mask gives the same weights bit by bit: the grouping of sums does not depend on who chose. Rows are independent, so
+    linears that share H are swept in one call.
 
-    The error of a row comes from what each column lost beside what would have been best there: the sum of P_j (l_j - c_j)^2
-    is the damped one (`Factor`), of which the part of the damping is taken away.
+    A row's error follows from the difference between each column's loss and the best one: the sum of P_j (l_j - c_j)^2 is the
+    damped error (`Factor`), from which the part of the damping is subtracted.
     """
-    # Transposed: a column of w is then one contiguous row, which the inner loop reads and writes whole.
+    # Transposed, so that a column of w is one contiguous row for the inner loop.
     wt = w.t().clone(memory_format=torch.contiguous_format).add_(0.0)  # [i, r]; -0.0 becomes 0.0
-    # Dense less new; of columns not reached yet, what the blocks to their left make of them.
+    # Dense minus new; for columns not reached yet, the corrections from the blocks to their left.
     lost = torch.zeros_like(wt)
     if isinstance(keep, Chooser):
         goes = torch.zeros(wt.shape, dtype=torch.bool, device=w.device)
@@ -51,7 +51,7 @@ def sweep(
     columns, lower = len(wt), factor.lower
     strip = _Strip.of(wt)
     error = torch.zeros(w.shape[0], dtype=torch.float64, device=w.device)
-    # Of one block, whose terms float32 adds up well enough: the damped error, and the damping's part of it.
+    # For one block, where float32 sums are accurate enough: the damped error, and the damping's part of it.
     damped, damping = torch.empty(2, w.shape[0], dtype=w.dtype, device=w.device)
     for start in range(0, columns, _BLOCK):
         end = min(start + _BLOCK, columns)
@@ -79,23 +79,23 @@ def sweep(
         with whole_inputs(w.device):
             for ahead in in_steps(end, columns, w.device):
                 lost[ahead].addmm_(lower[ahead, start:end], lost[start:end], alpha=-1)
-    wt.sub_(lost)  # what goes has lost all of itself: the difference is +0.0
+    wt.sub_(lost)  # a pruned weight has lost all of itself: the difference is +0.0
     del lost, strip
     return Solution(goes.t().logical_not().contiguous(), wt.t().contiguous(), error.clamp_(min=0.0))
 
 
 @dataclass(frozen=True)
 class _Strip:
-    """Copies of a few columns, in which every correction is made at once.
+    """Copies of a few columns, in which each correction is applied at once.
 
-    They lie at one place for all strips, so that what the inner loop works on is sliced once: slicing takes longer than
-    a thousand rows' arithmetic.
+    All strips use the same memory, so the inner loop's slices are made once: slicing takes longer than the arithmetic on a
+    thousand rows.
     """
 
     dense: Tensor  # [_STRIP, r]
-    best: Tensor  # [_STRIP, r], what it were best to lose; of columns not settled yet, as columns left of the strip have it
+    best: Tensor  # [_STRIP, r], the best loss; for columns not settled yet, given the columns left of the strip
     lost: Tensor  # [_STRIP, r]
-    going: Tensor  # [_STRIP, r], 1.0 where the weight goes, else 0.0
+    going: Tensor  # [_STRIP, r], 1.0 where the weight is pruned, else 0.0
     lower: Tensor  # [_STRIP, _STRIP], of the factor
     # Of each column: the above, the columns before it [r, j], and the factor's row [j] for those.
     views: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]]
@@ -109,7 +109,7 @@ class _Strip:
         return cls(dense, best, lost, going, lower, views)
 
     def load(self, wt: Tensor, lost: Tensor, goes: Tensor, lower: Tensor, columns: slice) -> None:
-        """Begin with some columns of matrices [i, r], and the factor's [i, i]."""
+        """Load some columns of matrices [i, r], and of the factor [i, i]."""
         here = slice(0, columns.stop - columns.start)
         self.dense[here] = wt[columns]
         self.best[here] = lost[columns]
@@ -117,14 +117,14 @@ class _Strip:
         self.lower[here, here] = lower[columns, columns]
 
     def settle(self, j: int) -> None:
-        """Let column j of the strip lose all of what goes, and of the rest what is best."""
+        """Settle column j of the strip: pruned weights lose all, the others the best amount."""
         dense, best, lost, going, before, row = self.views[j]
         if j:
             best.addmv_(before, row, alpha=-1)
         torch.lerp(best, dense, going, out=lost)  # by 0 or 1: the one or the other, exactly
 
     def ahead(self, j: int, stop: int) -> Tensor:  # [stop - j, r]
-        """Return what columns j to `stop` of the strip would lose if all of them stayed; nothing settled changes."""
+        """Return what columns j to `stop` of the strip would lose if all were kept; settled columns do not change."""
         for _, best, lost, _, before, row in self.views[j:stop]:  # they are not settled yet: their place is free
             if before.shape[1]:
                 torch.addmv(best, before, row, alpha=-1, out=lost)
@@ -133,11 +133,11 @@ class _Strip:
         return self.lost[j:stop]
 
     def store(self, lost: Tensor) -> None:  # [columns, r]
-        """Write to the matrix what the strip has lost."""
+        """Write the strip's losses to the matrix."""
         lost.copy_(self.lost[: len(lost)])
 
     def missed(self, columns: int) -> Tensor:  # [columns, r]
-        """Return what the best would have been beside what was lost, less that; `best` is gone then."""
+        """Return the best loss minus the actual one, overwriting `best`."""
         return self.best[:columns].sub_(self.lost[:columns])
 
 
@@ -148,16 +148,16 @@ def _ahead(
     place: tuple[int, int, int, int],
     stop: int,
 ) -> Tensor:  # [stop - j, r]
-    """Return what columns j to `stop` would lose if all of them stayed, without changing anything.
+    """Return what columns j to `stop` would lose if all were kept, without changing anything.
 
-    place: (first column of the block, of the strip, end of the strip, j). What lies in the strip already has the block's
-    corrections from before the strip, and what lies beyond it has none of this block's.
+    place: (first column of the block, of the strip, end of the strip, j). Columns in the strip already have the block's earlier
+    corrections; columns beyond it have none of this block's.
     """
     start, left, right, j = place
     if stop <= right:  # a few columns: one after the other, since a small product on several threads is slower
         return strip.ahead(j - left, stop - left)
     ahead, settled = lost[j:stop].clone(), strip.lost[: j - left]
-    # By the inverse of the small square: a product with it takes half the time of solving for thousands of rows.
+    # A product with the inverse of the small square takes half the time of solving for thousands of rows.
     identity = torch.eye(stop - j, dtype=lower.dtype, device=lower.device)
     inverse: Tensor = torch.linalg.solve_triangular(lower[j:stop, j:stop], identity, upper=False, unitriangular=True)
     with whole_inputs(lower.device):

@@ -1,13 +1,13 @@
-"""What every removal of units would cost and every return would gain, at once, and the exchange that keeps this exact.
+"""The tableau: the cost of pruning, and the gain of restoring, every unit at once, kept exact by exchanges.
 
-Let K be the columns of a linear that stay, R those that have left, H the damped Hessian of its inputs, W the dense weights and
+Let K be the kept columns of a linear, R the pruned ones, H the damped Hessian of its inputs, W the dense weights and
 W' those of least error that are zero on R. The tableau holds, for all columns,
 
     M_KK = (H_KK)^-1          M_KR = -(H_KK)^-1 H_KR           Y_K = the columns of W' (transposed: rows)
     M_RK = H_RK (H_KK)^-1     M_RR = H_RR - H_RK (H_KK)^-1 H_KR    Y_R = the columns of (W - W') H
 
 which is the principal pivot transform of H, with W H below it. For a unit u, of one column or several, tr(M_uu^-1 Y_u Y_uᵀ) is
-how much the error grows when it leaves K, or falls when it joins K, all other weights of K being fitted again. Columns D change
+how much the error grows when it leaves K, or falls when it joins K, with all other weights of K refitted. Columns D change
 sides, in either direction and together, by one exchange: with E the others,
 
     M_DD <- M_DD^-1    M_ED <- M_ED M_DD^-1    M_DE <- -M_DD^-1 M_DE    M_EE <- M_EE - M_ED M_DD^-1 M_DE,
@@ -22,12 +22,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_PAIRS = 2**22  # changes of pairs that are looked at together
+_PAIRS = 2**22  # pairs evaluated together
 
 
 @dataclass
 class Tableau:
-    """The state of a search for the units that stay. Everything is float64: an exchange must not lose what the next needs."""
+    """The state of a search for the units to keep; float64, as errors of exchanges add up."""
 
     m: Tensor  # float64 [i, i], M of the module's text
     y: Tensor  # float64 [i, o], Y of the module's text, columns of the weights as rows
@@ -36,7 +36,7 @@ class Tableau:
 
     @property
     def units(self) -> int:
-        """Return the number of units, in K or not."""
+        """Return the number of units, kept or pruned."""
         return len(self.keep)
 
     def _columns(
@@ -46,7 +46,7 @@ class Tableau:
         return (units[:, None] * self.size + torch.arange(self.size, device=units.device)).flatten()
 
     def worth(self) -> Tensor:  # float64 [units]
-        """Return what the error grows by when each unit of K leaves, and falls by when each other one joins."""
+        """Return how much the error grows when each unit of K leaves, or falls when each other unit joins."""
         if self.size == 1:
             norms: Tensor = torch.linalg.vector_norm(self.y, dim=1)
             return norms.square_() / self.m.diagonal()
@@ -61,7 +61,7 @@ class Tableau:
         self,
         units: Tensor,  # int64 [n], distinct
     ) -> None:
-        """Let these units change sides, all at once: those of K leave it, the others join it."""
+        """Exchange these units all at once: those in K leave it, the others join it."""
         d = self._columns(units)
         down = self.m[d]
         inverse = torch.linalg.inv(down[:, d])
@@ -79,7 +79,7 @@ class Tableau:
         self,
         units: Tensor,  # int64 [n]
     ) -> "Tableau":
-        """Return the tableau of some units alone: what changes sides there shows the exact changes of error here."""
+        """Return the tableau of some units alone: exchanges in it give the exact changes of the error."""
         c = self._columns(units)
         rows = self.y[c]
         if (
@@ -93,7 +93,7 @@ class Tableau:
         leaves: Tensor,  # int64 [k], units of K
         joins: Tensor,  # int64 [r], others
     ) -> Iterator[tuple[slice, Tensor]]:  # float64 [k, places in the slice]
-        """Yield the exact change of error by every swap of one of `leaves` for one of `joins`, some of the joins at a time.
+        """Yield the exact change of the error for every swap of one of `leaves` with one of `joins`, some joins at a time.
 
         After r has joined, M_kk becomes M_kk + M_kr M_rr^-1 M_krᵀ, and Y_k becomes Y_k + M_kr M_rr^-1 Y_r.
         """
