@@ -143,12 +143,12 @@ def evaluate(request: EvaluateRequest) -> Evaluated:
             return Evaluated((), speed=speed)
 
         def make() -> list[Outcome]:
-            from langprune_cli.stages.evaluate.evaluate import evaluate  # noqa: PLC0415
+            from langprune_cli.stages.evaluate.evaluate import EvaluationSettings, evaluate  # noqa: PLC0415
 
             return [
                 evaluate(
-                    run.workspace, _subjects(models, lineup.masks, bits), specs, run.reporter, tasks=tasks,
-                    seqlen=request.seqlen, max_windows=request.max_windows, name=request.name, force=request.force,
+                    run.workspace, _subjects(models, lineup.masks, bits), specs, run.reporter,
+                    EvaluationSettings(tasks, request.seqlen, request.max_windows), to=request.target,
                 )
             ]  # fmt: skip
 

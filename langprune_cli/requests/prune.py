@@ -18,7 +18,6 @@ from langprune_cli.requests.shared.values import at_least, one_of, several
 from langprune_cli.requests.shared.weights import method_of, note_cost, settings_of, solving_of
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
-    from langprune_cli.requests.shared.choice import Target
     from langprune_cli.requests.shared.run import Run
     from langprune_cli.requests.shared.structured import UnitOptions
     from langprune_cli.stages.calibrate.calibrate import CalibrationSettings
@@ -27,6 +26,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong 
     from langprune_cli.stages.solving.unit_choosing import AnyChooser
     from langprune_cli.stages.solving.updating import Pruned
     from langprune_cli.store.building import Outcome
+    from langprune_cli.store.target import Target
     from langprune_cli.streaming.opened import OpenedModel
     from langprune_cli.tokens.choice import VocabularyTarget
     from langprune_cli.types import TextSpec

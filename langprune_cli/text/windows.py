@@ -80,7 +80,7 @@ def calibration_windows(
             raise LangpruneError(f"{source}: {error}") from error
         raise
     notes += hub_note(source, ranked.documents, ranked.size)
-    return _windows(ids, spec, tokenizer, vocab_size, sampling, seed, ranked.documents, notes)
+    return _windows(ids, spec, _vocabulary_size(tokenizer, vocab_size), sampling, seed, ranked.documents, notes)
 
 
 def evaluation_windows(
@@ -133,7 +133,7 @@ def evaluation_windows(
     if max_windows is not None:
         count = min(count, max_windows)
     ids = ids[: count * seqlen].view(count, seqlen).clone()
-    return _windows(ids, spec, tokenizer, vocab_size, "contiguous", None, documents, notes)
+    return _windows(ids, spec, _vocabulary_size(tokenizer, vocab_size), "contiguous", None, documents, notes)
 
 
 def retokenized(windows: Windows, tokenizer: Tokenizer, other: Tokenizer) -> Windows:
@@ -198,21 +198,19 @@ def _given_windows(spec: TextSpec, tokenizer: Tokenizer | None, vocab_size: int 
         )
     n, t = ids.shape
     note = f"{path} holds {n} windows of {t} tokens, which are used as they are"
-    return _windows(ids.to(torch.int64), spec, tokenizer, vocab_size, "given", None, 0, [note])
+    return _windows(ids.to(torch.int64), spec, _vocabulary_size(tokenizer, vocab_size), "given", None, 0, [note])
 
 
 def _windows(
     ids: Tensor,  # [n, t]
     spec: TextSpec,
-    tokenizer: Tokenizer | None,
-    vocab_size: int | None,
+    size: int,  # of the vocabulary
     sampling: str,
     seed: int | None,
     documents: int,
     notes: list[str],
 ) -> Windows:
     """Check that the ids lie within the vocabulary and make the record."""
-    size = vocab_size if vocab_size is not None else len(tokenizer) if tokenizer is not None else 2**31
     lowest, highest = int(ids.min()), int(ids.max())
     if lowest < 0 or highest >= size:
         wrong = lowest if lowest < 0 else highest
@@ -222,6 +220,10 @@ def _windows(
         )
     ids = ids.to(torch.int32).contiguous()
     return Windows(ids, fingerprint(ids), spec, sampling, seed, documents, tuple(notes))
+
+
+def _vocabulary_size(tokenizer: Tokenizer | None, vocab_size: int | None) -> int:
+    return vocab_size if vocab_size is not None else len(tokenizer) if tokenizer is not None else 2**31
 
 
 def _first(windows: Windows, most: int) -> Windows:

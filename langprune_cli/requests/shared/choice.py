@@ -8,20 +8,7 @@ from langprune_cli.errors import UsageError
 from langprune_cli.numerics.pattern_names import check_spelling
 from langprune_cli.requests.shared.options import Request, TargetOptions
 from langprune_cli.requests.shared.values import Names, at_least, folder, one_of, several, size_in_bytes
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where an artifact goes."""
-
-    name: str | None
-    out: Path | None
-    force: bool
-
-    @property
-    def between(self) -> "Target":
-        """Where something goes that is made on the way: the name and the folder are those of the last one."""
-        return Target(None, None, self.force)
+from langprune_cli.store.target import Target
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from langprune_cli import defaults
 from langprune_cli.errors import UsageError
 from langprune_cli.requests.shared.values import Names, Paths, at_least, one_of, option_name, size_in_bytes
 from langprune_cli.store.building import Reporter
+from langprune_cli.store.target import Target
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 SAMPLINGS = ("document", "concat")
@@ -129,6 +130,11 @@ class NamingOptions(Request):
 
     name: str | None = None
     force: bool = False
+
+    @property
+    def target(self) -> Target:
+        """Where the artifact goes."""
+        return Target(self.name, None, self.force)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,14 @@ from langprune_cli.requests.shared.weights import solving_of
 if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
     from collections.abc import Mapping
 
-    from langprune_cli.requests.shared.choice import ChoiceOptions, Target
+    from langprune_cli.requests.shared.choice import ChoiceOptions
     from langprune_cli.requests.shared.run import Run
     from langprune_cli.stages.calibrate.calibrate import CalibrationSettings
     from langprune_cli.stages.solving.unit_choosing import UnitChooser
     from langprune_cli.stages.statistics.sites import Solving
     from langprune_cli.stages.structured.structures import Rounding, Structure
     from langprune_cli.store.building import Outcome
+    from langprune_cli.store.target import Target
     from langprune_cli.streaming.opened import OpenedModel
     from langprune_cli.types import TextSpec
     from langprune_cli.unit_methods.method import UnitMethod

@@ -10,11 +10,12 @@ from langprune_cli.errors import UsageError
 if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
     from collections.abc import Sequence
 
-    from langprune_cli.requests.shared.choice import Target, TuneOptions
+    from langprune_cli.requests.shared.choice import TuneOptions
     from langprune_cli.requests.shared.run import Run
     from langprune_cli.stages.calibrate.calibrate import CalibrationSettings
     from langprune_cli.store.artifact import Artifact
     from langprune_cli.store.building import Outcome
+    from langprune_cli.store.target import Target
     from langprune_cli.streaming.opened import OpenedModel
     from langprune_cli.types import TextSpec
 
@@ -50,7 +51,7 @@ def tuned(
     """Tune a model that was just made."""
     from langprune_cli.stages.calibrate.calibrate import draw  # noqa: PLC0415
     from langprune_cli.stages.recover.block_tuning import TuneSettings  # noqa: PLC0415
-    from langprune_cli.stages.recover.tuning import tune  # noqa: PLC0415
+    from langprune_cli.stages.recover.tuning import Pair, tune  # noqa: PLC0415
     from langprune_cli.streaming.opened import ModelChoice  # noqa: PLC0415
 
     settings = TuneSettings(
@@ -59,8 +60,5 @@ def tuned(
         max_shard_bytes=max_shard_bytes,
     )
     (windows,) = draw(how.dense, [how.spec], how.calibration, run.reporter)
-    smaller = run.open(ModelChoice(str(pruned.folder)))
-    return tune(
-        run.workspace, how.dense, smaller, windows, settings, run.reporter,
-        blocks=how.blocks, name=to.name, out=to.out, force=to.force,
-    )  # fmt: skip
+    pair = Pair(how.dense, run.open(ModelChoice(str(pruned.folder))), how.blocks)
+    return tune(run.workspace, pair, windows, settings, run.reporter, to=to)

@@ -10,10 +10,11 @@ from langprune_cli.defaults import COVERAGE, MAX_TOKENS
 from langprune_cli.errors import LangpruneError, UsageError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
-    from langprune_cli.requests.shared.choice import PatternOptions, Target
+    from langprune_cli.requests.shared.choice import PatternOptions
     from langprune_cli.requests.shared.run import Run
     from langprune_cli.store.artifact import Artifact
     from langprune_cli.store.building import Outcome
+    from langprune_cli.store.target import Target
     from langprune_cli.streaming.opened import ModelChoice, OpenedModel
     from langprune_cli.tokens.choice import VocabularyChoice, VocabularyTarget
     from langprune_cli.tokens.vocabulary import Kind

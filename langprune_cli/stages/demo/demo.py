@@ -8,7 +8,7 @@ from langprune_cli.methods.method import get_method
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.stages.apply.apply import apply
 from langprune_cli.stages.calibrate.calibrate import CalibrationSettings, calibrate
-from langprune_cli.stages.evaluate.evaluate import evaluate, read_rows
+from langprune_cli.stages.evaluate.evaluate import EvaluationSettings, evaluate, read_rows
 from langprune_cli.stages.evaluate.subjects import Subject
 from langprune_cli.stages.export.export import export
 from langprune_cli.stages.mask.mask import mask, source_of_scores
@@ -49,7 +49,8 @@ def run_demo(workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
     reporter.note("5 eval: perplexity of the dense model and of each mask, on held-out text of each language")
     subjects = [Subject(model), *(Subject(model, each) for each in masks)]
     held_out = resolve_texts(languages, [], evaluation=True, builtin=True)
-    rows = read_rows(evaluate(workspace, subjects, held_out, reporter, max_windows=_WINDOWS).artifact)
+    settings = EvaluationSettings(max_windows=_WINDOWS)
+    rows = read_rows(evaluate(workspace, subjects, held_out, reporter, settings).artifact)
     reporter.note("6 export: a folder to share, with a model card")
     exported = _export_once(workspace, models[0].name, reporter)
     ppl = {(row["mask"], row["text"]): row["ppl"] for row in rows}

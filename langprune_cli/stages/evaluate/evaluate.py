@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from langprune_cli.store.artifact import WEIGHTS, Artifact, ArtifactWriter, Reci
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.files import canonical_json, readable_json
 from langprune_cli.store.index import Unreadable
+from langprune_cli.store.target import TARGET, Target
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.tokens.token_bytes import predicted_bytes
@@ -38,30 +40,43 @@ _FIELDS = (  # of a row that follow from its cell and labels alone
 Row = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What models are measured on."""
+
+    tasks: Sequence[str] = ()  # of lm-evaluation-harness
+    seqlen: int | None = None  # None: 2048, or the model's context where that is shorter
+    max_windows: int | None = None  # None: all; of a dataset on the hub the first 256
+
+
+SETTINGS = EvaluationSettings()
+
+
 def evaluate(
     workspace: Workspace,
     subjects: Sequence[Subject],
     specs: Sequence[TextSpec],
     reporter: Reporter,
+    settings: EvaluationSettings = SETTINGS,
     *,
-    tasks: Sequence[str] = (),
-    seqlen: int | None = None,
-    max_windows: int | None = None,
-    name: str | None = None,
-    force: bool = False,
+    to: Target = TARGET,
 ) -> Outcome:
     """Evaluate every subject on every text, the published protocol: texts joined, consecutive windows, tail dropped.
 
-    `tasks` of lm-evaluation-harness are run on the models of the subjects, without masks.
+    Tasks are run on the models of the subjects, without masks.
     A row that an earlier evaluation in this workspace has (same checkpoint, mask, dtype, bits and token ids) is taken from it.
     Raises LangpruneError for text that cannot be read or is shorter than a window, and what `Subject.check` refuses.
     """
+    tasks = settings.tasks
     for subject in subjects:
         subject.check()
     models = [subject.model for subject in subjects]
     for model in models:
         model.streamed.checkpoint.begin_hashes(on_record=False)
-    texts = [evaluation_text(models, spec, reporter, seqlen=seqlen, max_windows=max_windows) for spec in specs]
+    texts = [
+        evaluation_text(models, spec, reporter, seqlen=settings.seqlen, max_windows=settings.max_windows)
+        for spec in specs
+    ]
     reference, whole = models[0], [subject.model for subject in subjects if not subject.mask]
     cells = [(subject, text) for text in texts for subject in subjects]
     recipe = Recipe(
@@ -87,7 +102,7 @@ def evaluate(
             *(Path(task).stem for task in tasks),
         ]
     )
-    known = _KnownCells(workspace, recipe.about[WEIGHTS], none=force)
+    known = _KnownCells(workspace, recipe.about[WEIGHTS], none=to.force)
 
     def make(writer: ArtifactWriter) -> Artifact:
         for number, text in enumerate(texts):
@@ -107,7 +122,7 @@ def evaluate(
         writer.write(RESULT, readable_json(result))
         return writer.finish(rows=len(rows))
 
-    return run_stage(recipe, Destination(workspace, default, name, force=force), make)
+    return run_stage(recipe, Destination(workspace, default, to.name, force=to.force), make)
 
 
 def read_rows(artifact: Artifact) -> list[Row]:

@@ -2,7 +2,7 @@
 
 import inspect
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -55,25 +55,34 @@ class _Run:
     seconds: list[tuple[float, float]] = field(default_factory=list)  # of every repeat, the warm-up too
 
 
+@dataclass(frozen=True)
+class Workload:
+    """What each model is given to do."""
+
+    batch: int = 1  # prompts at a time
+    prompt: int = 512  # tokens of each
+    new_tokens: int = 32  # made of each
+    repeats: int = 5
+
+
+WORKLOAD = Workload()
+
+
 def compare(
     folders: dict[str, Path],
+    load: Workload = WORKLOAD,
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
-    batch: int = 1,
-    prompt: int = 512,
-    new_tokens: int = 32,
-    repeats: int = 5,
     trust_remote_code: bool = False,
     semi_structured: bool = False,
 ) -> dict[str, Speed]:
     """Measure models, all of them in memory, turn by turn, so that a machine that slows down meanwhile slows all alike.
 
-    folders: label -> folder. dtype: to compute in, None for each checkpoint's own. One repeat reads `batch` prompts of
-    `prompt` random tokens, the same for all models, and then makes `new_tokens` more of each, the likeliest one every time,
-    from the cache of keys and values; a token that ends a text does not end this. The first repeat is a warm-up and does
-    not count. What is run is `AutoModelForCausalLM.from_pretrained`, and of a prompt only the last position's logits are
-    made, as `generate` does.
+    folders: label -> folder. dtype: to compute in, None for each checkpoint's own. One repeat reads prompts of random tokens,
+    the same for all models, and then makes new tokens after each, the likeliest one every time, from the cache of keys and
+    values; a token that ends a text does not end this. The first repeat is a warm-up and does not count. What is run is
+    `AutoModelForCausalLM.from_pretrained`, and of a prompt only the last position's logits are made, as `generate` does.
 
     semi_structured: measure each model that has 2:4 linears once more, right after itself, with these held as torch's
     semi-structured tensors; what it shares with itself is in memory once.
@@ -83,13 +92,13 @@ def compare(
     """
     device = torch.device(device)
     configs = {label: read_config(each, trust_remote_code=trust_remote_code) for label, each in folders.items()}
-    _check_numbers(configs, {"batch": batch, "prompt": prompt, "new tokens": new_tokens, "repeats": repeats})
+    _check_numbers(configs, {name.replace("_", " "): number for name, number in asdict(load).items()})
     sizes = {label: weight_bytes(each, dtype) for label, each in folders.items()}
     check_memory(sizes, device)
     for label, size in sizes.items():  # each is read into the memory of the CPU, and moved from there
         check_memory({label: size}, torch.device("cpu"))
     vocabulary = min((config.get_text_config().vocab_size for config in configs.values()), default=1)
-    ids = torch.randint(0, vocabulary, (batch, prompt), generator=torch.Generator().manual_seed(0)).to(device)
+    ids = torch.randint(0, vocabulary, (load.batch, load.prompt), generator=torch.Generator().manual_seed(0)).to(device)
     runs = []
     for label, folder in folders.items():
         model = load_whole(folder, device, dtype, trust=trust_remote_code)
@@ -101,9 +110,9 @@ def compare(
                     timed_run(twin.model, ids, 1)  # what the kernels refuse is known before anything is measured
                     name = f"{label}, {twin.converted} of {twin.linears} linears semi-structured"
                     runs.append(_Run(name, folder, twin.model, (twin.converted, twin.linears)))
-    for _ in range(1 + repeats):
+    for _ in range(1 + load.repeats):
         for run in runs:
-            run.seconds.append(timed_run(run.model, ids, new_tokens)[1])
+            run.seconds.append(timed_run(run.model, ids, load.new_tokens)[1])
     return {
         run.label: Speed(
             parameters=sum(parameter.numel() for parameter in run.model.parameters()),
@@ -111,9 +120,9 @@ def compare(
             file_bytes=sum((run.folder / file).stat().st_size for file in weight_files(run.folder)),
             dtype=str(run.model.dtype).removeprefix("torch."),
             device=device.type,
-            batch=batch,
-            prompt=prompt,
-            new_tokens=new_tokens,
+            batch=load.batch,
+            prompt=load.prompt,
+            new_tokens=load.new_tokens,
             prefill_seconds=tuple(prefill for prefill, _ in run.seconds[1:]),
             decode_seconds=tuple(decode for _, decode in run.seconds[1:]),
             semi_structured=run.semi_structured,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from langprune_cli.defaults import SEQLEN
 from langprune_cli.stages.evaluate.rows import Row
 from langprune_cli.stages.evaluate.semi_structured import NO_KERNELS, NO_LINEARS, accelerates
-from langprune_cli.stages.evaluate.speed import compare, speed_rows
+from langprune_cli.stages.evaluate.speed import Workload, compare, speed_rows
 from langprune_cli.store.building import Reporter
 from langprune_cli.streaming.opened import OpenedModel
 
@@ -23,10 +23,9 @@ def measured_speeds(models: Sequence[OpenedModel], reporter: Reporter, *, semi_s
     rows = speed_rows(
         compare(
             {each.label: each.location.folder for each in models},
+            Workload(prompt=max(1, min(512, context - new_tokens)), new_tokens=new_tokens),
             device=models[0].streamed.device,
             dtype=models[0].compute.torch_dtype(),
-            prompt=max(1, min(512, context - new_tokens)),
-            new_tokens=new_tokens,
             trust_remote_code=models[0].compute.trust_remote_code,
             semi_structured=twins,
         )

@@ -7,7 +7,7 @@ tuned blocks, one block of each in memory at a time: a block learns to make up f
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +19,41 @@ from langprune_cli.stages.statistics.parts import text_about, text_identity
 from langprune_cli.store.artifact import PROVENANCE, Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.manifest import MANIFEST
+from langprune_cli.store.target import TARGET, Target
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.types import Windows
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A pruned model, and the dense one that it is to imitate."""
+
+    dense: OpenedModel
+    pruned: OpenedModel  # of its family and hidden size; sparse, narrower, or with fewer blocks
+    blocks: Sequence[int] | None = None  # the dense model's number of each pruned block, ascending; None: its own
+
+
 def tune(
     workspace: Workspace,
-    dense: OpenedModel,
-    pruned: OpenedModel,
+    pair: Pair,
     windows: Windows,
     settings: TuneSettings,
     reporter: Reporter,
     *,
-    blocks: Sequence[int] | None = None,
-    name: str | None = None,
-    out: Path | None = None,
-    force: bool = False,
+    to: Target = TARGET,
 ) -> Outcome:
-    """Write `pruned` with the weights of each block trained on `windows` to give the hidden states of `dense`.
+    """Write the pruned model with the weights of each block trained on `windows` to give the dense one's hidden states.
 
-    pruned: of the dense model's family and hidden size; sparse, narrower, or with fewer blocks. Weights and biases of its
-    blocks' linears are trained, and what is zero in a weight stays zero; norms, embeddings and head stay as they are, byte
-    by byte.
-    blocks: the dense model's number of each pruned block, ascending; each by itself where it is not given. A block learns to
-    put out what the dense model has just before the next one that stayed, or at the end: it takes on the work of the removed
-    blocks that followed it.
+    Weights and biases of its blocks' linears are trained, and what is zero in a weight stays zero; norms, embeddings and head
+    stay as they are, byte by byte. A block learns to put out what the dense model has just before the next block that stayed,
+    or at the end: it takes on the work of the removed blocks that followed it.
     Raises LangpruneError for models that do not go together, less than 2 windows, and hidden states that are not finite.
     """
-    check_target(workspace, pruned, name, out)
-    check_target(workspace, dense, name, out)
-    stayed = _stayed(dense, pruned, blocks)
+    dense, pruned = pair.dense, pair.pruned
+    for model in (pruned, dense):
+        check_target(workspace, model, to.name, to.out)
+    stayed = _stayed(dense, pruned, pair.blocks)
     if windows.count < 2:
         raise LangpruneError(
             f"{windows.spec.source} gave {windows.count} window, and tuning trains on some and holds others out: give at "
@@ -62,7 +66,7 @@ def tune(
     def make(writer: ArtifactWriter) -> Artifact:
         return Tuning(writer, dense, pruned, windows, settings, stayed, reporter).run()
 
-    return run_stage(recipe, Destination(workspace, f"{pruned.label}-tuned", name, out, force), make)
+    return run_stage(recipe, Destination(workspace, f"{pruned.label}-tuned", to.name, to.out, to.force), make)
 
 
 def tune_recipe(

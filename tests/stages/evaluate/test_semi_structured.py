@@ -27,7 +27,7 @@ from langprune_cli.stages.evaluate.semi_structured import (
     semi_structured_twin,
     two_of_four_linears,
 )
-from langprune_cli.stages.evaluate.speed import Speed, compare, speed_rows
+from langprune_cli.stages.evaluate.speed import Speed, Workload, compare, speed_rows
 from tests.stages.evaluate.test_eval_and_export import PRUNED
 from tests.support.command import did, langprune, one_sentence
 from tests.support.pico import save_pico
@@ -187,7 +187,7 @@ def test_rows_of_models_and_their_twins(tmp_path: Path, capsys: pytest.CaptureFi
     wide_model(tmp_path / "sparse", torch.float32, only="mlp")
     capsys.readouterr()
     folders = {name: tmp_path / name for name in ("dense", "sparse")}
-    found = compare(folders, prompt=8, new_tokens=2, repeats=1, semi_structured=True)
+    found = compare(folders, Workload(prompt=8, new_tokens=2, repeats=1), semi_structured=True)
     twin = "sparse, 0 of 9 linears semi-structured"
     assert list(found) == ["dense", "sparse", twin]
     rows = speed_rows(found)
@@ -200,7 +200,7 @@ def test_rows_of_models_and_their_twins(tmp_path: Path, capsys: pytest.CaptureFi
     assert shown[-2].startswith(twin)
     assert shown[-1] == STAYS_DENSE
     assert "float16 or bfloat16, outputs a multiple of 32 and inputs of 64" in STAYS_DENSE
-    assert list(compare(folders, prompt=8, new_tokens=2, repeats=1)) == ["dense", "sparse"]
+    assert list(compare(folders, Workload(prompt=8, new_tokens=2, repeats=1))) == ["dense", "sparse"]
 
 
 def test_all_converted_needs_no_more_words(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import pytest
 import torch
@@ -15,17 +14,17 @@ from langprune_cli.cli.display.speeds import print_speeds
 from langprune_cli.errors import LangpruneError
 from langprune_cli.stages.evaluate import loaded
 from langprune_cli.stages.evaluate.loaded import free_bytes, weight_bytes
-from langprune_cli.stages.evaluate.speed import Speed, compare, speed_rows, timed_run
+from langprune_cli.stages.evaluate.speed import Speed, Workload, compare, speed_rows, timed_run
 from tests.support.command import snapshot
 from tests.support.pico import FAMILIES, save_pico
 
 CPU = torch.device("cpu")
-SHORT: dict[str, Any] = {"batch": 2, "prompt": 12, "new_tokens": 3, "repeats": 2}
+SHORT: dict[str, int] = {"batch": 2, "prompt": 12, "new_tokens": 3, "repeats": 2}
 
 
-def measure_speed(folder: Path, **how: Any) -> Speed:
+def measure_speed(folder: Path, *, dtype: torch.dtype | None = None, **load: int) -> Speed:
     """Measure one model."""
-    (speed,) = compare({folder.name: folder}, **how).values()
+    (speed,) = compare({folder.name: folder}, Workload(**load), dtype=dtype).values()
     return speed
 
 
@@ -87,7 +86,7 @@ def test_a_smaller_model_beside_its_dense_one(tmp_path: Path, capsys: pytest.Cap
     save_pico("llama", tmp_path / "dense")
     save_pico("llama", tmp_path / "small", intermediate_size=32, num_hidden_layers=2)
     capsys.readouterr()
-    found = compare({"dense": tmp_path / "dense", "small [0.3]": tmp_path / "small"}, **SHORT)
+    found = compare({"dense": tmp_path / "dense", "small [0.3]": tmp_path / "small"}, Workload(**SHORT))
     assert capsys.readouterr() == ("", "")  # no bars of transformers
     dense, small = found.values()
     assert list(found) == ["dense", "small [0.3]"]
@@ -124,7 +123,7 @@ def test_factors_are_of_turns_taken_side_by_side() -> None:
 
 
 def test_nothing_to_compare(capsys: pytest.CaptureFixture[str]) -> None:
-    assert speed_rows(compare({}, **SHORT)) == []
+    assert speed_rows(compare({}, Workload(**SHORT))) == []
     print_speeds([])
     assert capsys.readouterr().out == ""
 
@@ -172,8 +171,8 @@ def test_models_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert free_bytes(CPU) == kilobytes * 1024
     folders = {"a": tmp_path / "a", "b": tmp_path / "b"}
     with pytest.raises(LangpruneError, match=f"the weights of a and b take {2 * size:,} bytes of memory and"):
-        compare(folders, **SHORT)
-    assert len(compare(folders, dtype=torch.bfloat16, **SHORT)) == 2
+        compare(folders, Workload(**SHORT))
+    assert len(compare(folders, Workload(**SHORT), dtype=torch.bfloat16)) == 2
     assert measure_speed(tmp_path / "a", **SHORT).decode > 0
 
 

@@ -16,10 +16,11 @@ from transformers import AutoModelForCausalLM
 from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.location.location import ModelLocation
 from langprune_cli.stages.recover.block_tuning import TuneSettings, held_out
-from langprune_cli.stages.recover.tuning import tune
+from langprune_cli.stages.recover.tuning import Pair, tune
 from langprune_cli.stages.recover.tuning_run import read_tuned
 from langprune_cli.store.building import Outcome
 from langprune_cli.store.manifest import read_manifest
+from langprune_cli.store.target import Target
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import Compute, OpenedModel
 from langprune_cli.text.windows import fingerprint
@@ -70,9 +71,8 @@ def opened(folder: Path) -> OpenedModel:
 def tuned(here: Path, settings: TuneSettings = SETTINGS, reporter: Reporter | None = None, **more: Any) -> Outcome:
     """Tune here/pruned to be as here/dense."""
     dense, pruned = opened(here / "dense"), opened(here / "pruned")
-    return tune(
-        Workspace(here / "ws"), dense, pruned, more.pop("on", windows()), settings, reporter or Reporter(), **more
-    )
+    pair, on = Pair(dense, pruned, more.pop("blocks", None)), more.pop("on", windows())
+    return tune(Workspace(here / "ws"), pair, on, settings, reporter or Reporter(), to=Target(**more))
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -296,7 +296,7 @@ def test_what_the_manifest_says(tmp_path: Path) -> None:
 def test_the_commands_know_it_as_a_pruned_model(workspace: Path, pico_model: Path, tmp_path: Path) -> None:
     """It is listed, evaluated beside the dense model it came from, and exported with figures of both."""
     pruned = workspace / "models" / "uk-wanda-2x4"
-    outcome = tune(Workspace(workspace), opened(pico_model), opened(pruned), windows(), SETTINGS, Reporter())
+    outcome = tune(Workspace(workspace), Pair(opened(pico_model), opened(pruned)), windows(), SETTINGS, Reporter())
     assert outcome.artifact.name == "uk-wanda-2x4-tuned"
     assert outcome.artifact.manifest.about["checked"]["sparsity"] == 0.5
     assert "with mask uk-wanda-2x4, 50.00% zeros, checked" in did("ls", "models", "-w", workspace).out
