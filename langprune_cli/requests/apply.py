@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from langprune_cli.errors import UsageError
 from langprune_cli.requests.shared.choice import ModelTargetOptions, TuneOptions, check_damping
 from langprune_cli.requests.shared.inputs import own_stats, stats_for
+from langprune_cli.requests.shared.names import UPDATES, check_name
 from langprune_cli.requests.shared.options import ModelOptions, OpeningOptions
 from langprune_cli.requests.shared.run import running
 from langprune_cli.requests.shared.tuning import Tuning, text_of, tuned
@@ -52,6 +53,7 @@ class ApplyRequest(TuneOptions, ModelOptions, ModelTargetOptions, OpeningOptions
     def check(self) -> None:
         """Raise UsageError for options that have no use for --reapply, and for a mask in a file without it."""
         super().check()
+        check_name("--update", self.update, UPDATES)
         check_damping(self.damping)
         if not (self.reapply or self.of_file):
             return

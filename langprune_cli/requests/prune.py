@@ -9,6 +9,7 @@ from langprune_cli.errors import UsageError
 from langprune_cli.requests.calibrate import WITHOUT_EFFECT
 from langprune_cli.requests.shared import structured, vocabulary
 from langprune_cli.requests.shared.choice import ChoiceOptions, ModelTargetOptions, TuneOptions
+from langprune_cli.requests.shared.names import UPDATES, check_name
 from langprune_cli.requests.shared.options import GatheringOptions, ModelOptions, TextOptions, WindowOptions
 from langprune_cli.requests.shared.results import Made
 from langprune_cli.requests.shared.run import running
@@ -66,6 +67,7 @@ class PruneRequest(
     def check(self) -> None:
         """Raise UsageError for values that do not exist."""
         super().check()
+        check_name("--update", self.update, UPDATES)
         at_least("--max-tokens", self.max_tokens, 1)
         one_of("--propagation", self.propagation, PROPAGATIONS)
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from langprune_cli.requests.shared.inputs import stats_for
+from langprune_cli.requests.shared.names import METHODS, check_name
 from langprune_cli.requests.shared.options import ModelOptions, OpeningOptions, TargetOptions
 from langprune_cli.requests.shared.results import Made
 from langprune_cli.requests.shared.run import running
@@ -21,6 +22,11 @@ class ScoreRequest(ModelOptions, OpeningOptions, TargetOptions):
 
     method: str = "wanda"
     stats: str | None = None
+
+    def check(self) -> None:
+        """Raise LangpruneError for a method that is not known."""
+        super().check()
+        check_name("--method", self.method, METHODS)
 
 
 def score(request: ScoreRequest) -> Made:

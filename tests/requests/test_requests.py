@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from langprune_cli.cli.app import app
-from langprune_cli.errors import UsageError
+from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.requests.apply import ApplyRequest
 from langprune_cli.requests.calibrate import CalibrateRequest
 from langprune_cli.requests.combine import CombineRequest
@@ -147,6 +147,24 @@ def test_requests_refuse(ask: type[Request], options: dict[str, Any], says: str)
         ask(**options)
 
 
+@pytest.mark.parametrize(
+    ("ask", "option", "near"),
+    [
+        (ScoreRequest, "method", "wanda"),
+        (MaskRequest, "method", "osscar"),
+        (MaskRequest, "refine", "dsnot"),
+        (PruneRequest, "allocation", "alpha"),
+        (PruneRequest, "update", "least-squares"),
+        (ApplyRequest, "update", "pcg"),
+    ],
+)
+def test_names_of_plug_ins_are_known_without_them(ask: type[Request], option: str, near: str) -> None:
+    ask(**{option: near})
+    with pytest.raises(LangpruneError, match=f"--{option} '{near}x' is unknown: did you mean {near}") as raised:
+        ask(**{option: f"{near}x"})
+    assert raised.value.exit_code == 1
+
+
 @pytest.mark.parametrize("spelled", [("nsamples", "seed"), ("dtype",), ("all_experts",)])
 def test_options_about_windows_are_refused_at_their_defaults_where_tokens_are_counted(spelled: Sequence[str]) -> None:
     request = CalibrateRequest(collect="tokens")
@@ -155,10 +173,19 @@ def test_options_about_windows_are_refused_at_their_defaults_where_tokens_are_co
         with_given(request, spelled)
 
 
-def test_a_wrong_request_is_refused_before_torch_is_imported() -> None:
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["calibrate", "--max-tokens", "5"], 2),
+        (["mask", "--method", "wonda"], 1),
+        (["prune", "--pattern", "2of4"], 2),
+        (["export"], 2),
+    ],
+)
+def test_a_wrong_request_is_refused_before_torch_is_imported(words: list[str], code: int) -> None:
     script = (
         "import sys; from langprune_cli.__main__ import main; "
-        "code = main(['calibrate', '--max-tokens', '5']); sys.exit(code if 'torch' not in sys.modules else 9)"
+        "code = main(sys.argv[1:]); sys.exit(code if 'torch' not in sys.modules else 9)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1)

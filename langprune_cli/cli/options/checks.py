@@ -1,34 +1,14 @@
-"""Values of options that are names, checked while the command line is read: before torch is imported, which takes seconds."""
+"""Artifacts and models that options name, looked for while the command line is read: before torch is imported."""
 
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from langprune_cli.cli.options.completion import names_of, one_of
-from langprune_cli.errors import LangpruneError, near_matches
+from langprune_cli.cli.options.completion import names_of
 from langprune_cli.location.location import check_hub_id, local_path
-from langprune_cli.numerics.pattern_names import check_spelling
 from langprune_cli.requests.shared.values import MASK_FILES
 from langprune_cli.store.workspace import Workspace
-
-
-def named(option: str, names: list[str]) -> dict[str, Any]:
-    """Return the settings of an option whose value is one of `names`: its completion, and a check with the nearest ones."""
-
-    def check(value: str | None) -> str | None:
-        if value is not None and value not in names:
-            raise LangpruneError(f"{option} {value!r} is unknown: {near_matches(value, names)}")
-        return value
-
-    return {"autocompletion": one_of(names), "callback": check}
-
-
-def patterns(value: list[str] | None) -> list[str] | None:
-    """Refuse patterns that are none by their spelling."""
-    for each in value or []:
-        check_spelling(each)
-    return value
 
 
 def artifact(kind: str) -> dict[str, Any]:

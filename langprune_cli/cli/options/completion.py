@@ -7,14 +7,6 @@ from typing import Any
 
 import typer
 
-import langprune_cli.allocations
-import langprune_cli.depth_methods
-import langprune_cli.methods
-import langprune_cli.refinements
-import langprune_cli.unit_methods
-import langprune_cli.updates
-from langprune_cli.registry import names_in
-
 Completion = Callable[[str], list[str]]
 
 
@@ -46,13 +38,6 @@ def one_of(words: list[str]) -> Completion:
     return lambda incomplete: [word for word in words if word.startswith(incomplete)]
 
 
-WEIGHT_METHODS = names_in(langprune_cli.methods)
-UNIT_METHODS = names_in(langprune_cli.unit_methods)
-DEPTH_METHODS = names_in(langprune_cli.depth_methods)
-METHODS = list(dict.fromkeys([*WEIGHT_METHODS, *UNIT_METHODS, *DEPTH_METHODS]))
-UPDATES = names_in(langprune_cli.updates)
-REFINEMENTS = names_in(langprune_cli.refinements)
-ALLOCATIONS = names_in(langprune_cli.allocations)
 patterns = one_of(["unstructured", "2:4", "4:8", "N:8", "channels", "kv-groups", "blocks", "vocab"])
 
 

@@ -8,6 +8,7 @@ import typer
 from langprune_cli import defaults
 from langprune_cli.cli.options import checks, completion
 from langprune_cli.cli.options.completion import names_of
+from langprune_cli.requests.shared import names
 from langprune_cli.requests.shared.values import DEFAULT_WORKSPACE, WORKSPACE_VARIABLE, option_name
 
 __all__ = ["DEFAULT_WORKSPACE"]
@@ -161,9 +162,9 @@ Sampling = Annotated[
     ),
 ]
 Method = typer.Option(
-    **checks.named("--method", completion.METHODS),
-    help=f"{completion.listed(completion.WEIGHT_METHODS)}; of channels and groups {completion.listed(completion.UNIT_METHODS)}; "
-    f"of blocks {completion.listed(completion.DEPTH_METHODS)}.",
+    autocompletion=completion.one_of(names.METHODS),
+    help=f"{completion.listed(names.WEIGHT_METHODS)}; of channels and groups {completion.listed(names.UNIT_METHODS)}; "
+    f"of blocks {completion.listed(names.DEPTH_METHODS)}.",
     rich_help_panel=CHOICE,
 )  # with a type of each command's own
 Stats = Annotated[
@@ -180,7 +181,6 @@ Pattern = Annotated[
         "--pattern",
         "-p",
         autocompletion=completion.patterns,
-        callback=checks.patterns,
         help="unstructured (if left out), N:M = N kept of every M inputs, N:8 (the letter N) for an N of each block's own; or "
         "channels, kv-groups, blocks, as channels:0.1, or vocab, which make the model smaller; several times if need be.",
         rich_help_panel=CHOICE,
@@ -233,7 +233,7 @@ Exclude = Annotated[
 Refine = Annotated[
     str | None,
     typer.Option(
-        **checks.named("--refine", completion.REFINEMENTS),
+        autocompletion=completion.one_of(names.REFINEMENTS),
         help="Better the mask afterwards: sparseswaps (by Hessians) or dsnot (by norms).",
         rich_help_panel=CHOICE,
     ),
@@ -241,7 +241,7 @@ Refine = Annotated[
 Allocation = Annotated[
     str,
     typer.Option(
-        **checks.named("--allocation", completion.ALLOCATIONS),
+        autocompletion=completion.one_of(names.ALLOCATIONS),
         help="How sparsity is spread over blocks: uniform, owl, alpha or search.",
         rich_help_panel=CHOICE,
     ),
@@ -295,7 +295,7 @@ Damping = Annotated[
 Update = Annotated[
     str | None,
     typer.Option(
-        **checks.named("--update", completion.UPDATES),
+        autocompletion=completion.one_of(names.UPDATES),
         help="New values for the weights that stay: none, sparsegpt, pcg, or least-squares for channels and groups; "
         "what belongs to the method if left out.",
         rich_help_panel=CHOICE,

@@ -6,6 +6,7 @@ from pathlib import Path
 from langprune_cli import defaults
 from langprune_cli.errors import UsageError
 from langprune_cli.numerics.pattern_names import check_spelling
+from langprune_cli.requests.shared.names import ALLOCATIONS, METHODS, REFINEMENTS, check_name
 from langprune_cli.requests.shared.options import Request, TargetOptions
 from langprune_cli.requests.shared.values import Names, at_least, folder, one_of, several, size_in_bytes
 from langprune_cli.store.target import Target
@@ -63,8 +64,11 @@ class ChoiceOptions(PatternOptions):
         return self.damping is not None or self.min_expert_tokens is not None
 
     def check(self) -> None:
-        """Raise UsageError for values that do not exist."""
+        """Raise UsageError for values that do not exist, LangpruneError for methods and the like that are not known."""
         super().check()
+        check_name("--method", self.method, METHODS)
+        check_name("--refine", self.refine, REFINEMENTS)
+        check_name("--allocation", self.allocation, ALLOCATIONS)
         one_of("--group", self.group, ("row", "layer"))
         one_of("--ties", self.ties, ("exact", "together"))
         check_damping(self.damping)

@@ -1,0 +1,24 @@
+"""Names of what plug-ins offer, by their files alone: a name that is unknown is refused before torch is imported."""
+
+import langprune_cli.allocations
+import langprune_cli.depth_methods
+import langprune_cli.methods
+import langprune_cli.refinements
+import langprune_cli.unit_methods
+import langprune_cli.updates
+from langprune_cli.errors import LangpruneError, near_matches
+from langprune_cli.registry import names_in
+
+WEIGHT_METHODS = names_in(langprune_cli.methods)
+UNIT_METHODS = names_in(langprune_cli.unit_methods)
+DEPTH_METHODS = names_in(langprune_cli.depth_methods)
+METHODS = list(dict.fromkeys([*WEIGHT_METHODS, *UNIT_METHODS, *DEPTH_METHODS]))
+UPDATES = names_in(langprune_cli.updates)
+REFINEMENTS = names_in(langprune_cli.refinements)
+ALLOCATIONS = names_in(langprune_cli.allocations)
+
+
+def check_name(option: str, value: str | None, names: list[str]) -> None:
+    """Raise LangpruneError for what is none of `names`, with the nearest ones."""
+    if value is not None and value not in names:
+        raise LangpruneError(f"{option} {value!r} is unknown: {near_matches(value, names)}")
