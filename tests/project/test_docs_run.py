@@ -43,6 +43,7 @@ STANDS_FOR = {
     "uk-...": "uk-wanda-2x4",
     "./uk-to-share/mask/keep_masks.safetensors": "shared/mask/keep_masks.safetensors",
     # The built-in model has six blocks, and one KV group in each, which has to stay.
+    "blocks": "blocks:0.2",  # a tenth of six is none
     "blocks:0.1": "blocks:0.2",
     "kv-groups:0.125": "blocks:0.2",
     **dict.fromkeys(TEXTS, "own.jsonl"),
