@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import tokenizers
 import torch
@@ -28,6 +27,7 @@ from langprune_cli.store.files import need_space
 from langprune_cli.store.manifest import is_artifact
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.walk import HiddenStates
+from langprune_cli.tokens.tokenizer import Tokenizer
 from langprune_cli.types import Windows
 
 DEMO = "demo"
@@ -116,7 +116,7 @@ class OpenedModel:
         return self.streamed.digest
 
     @cached_property
-    def tokenizer(self) -> Any:  # noqa: ANN401 - transformers is untyped
+    def tokenizer(self) -> Tokenizer:
         """Return the model's own tokenizer; raises LangpruneError when its files are missing or unreadable."""
         return _read_tokenizer(self.location.folder, trust_remote_code=self.compute.trust_remote_code)
 
@@ -184,7 +184,7 @@ class OpenedTokenizer:
         """Open both; raises LangpruneError for files that are missing or unreadable."""
         self.location = location
         self.digest = tokenizer_digest(location.folder)
-        self.tokenizer: Any = _read_tokenizer(location.folder, trust_remote_code=trust_remote_code)
+        self.tokenizer = _read_tokenizer(location.folder, trust_remote_code=trust_remote_code)
         config = read_config(location.folder, trust_remote_code=trust_remote_code)
         # A model may have more ids than its tokenizer (padding), and a tokenizer ids that lie apart from the others.
         highest = max(self.tokenizer.get_vocab().values(), default=-1)
@@ -213,13 +213,13 @@ def window_length(asked: int | None, context: int | None, label: str) -> int:
     return asked
 
 
-def _read_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:  # noqa: ANN401 - transformers is untyped
+def _read_tokenizer(folder: Path, *, trust_remote_code: bool) -> Tokenizer:
     check_files(folder)
     try:
         # For some families transformers would make one of an empty vocabulary, and say nothing.
         if not any(VOCABULARY.fullmatch(path.name) for path in folder.iterdir()):
             raise ValueError("there is no vocabulary file")
-        return transformers.AutoTokenizer.from_pretrained(
+        found: Tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
@@ -227,6 +227,7 @@ def _read_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:  # noqa: A
             f"{folder} has no tokenizer that opens ({first_line(error)}): add tokenizer.json, or give token windows with "
             "--data FILE.safetensors"
         ) from error
+    return found
 
 
 def choose_model(workspace: Workspace, named: str | None, revision: str | None, reporter: Reporter) -> ModelChoice:

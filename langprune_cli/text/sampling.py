@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.tokens.encoding import Tokenizer, batches, encode, encode_batch
+from langprune_cli.tokens.encoding import batches, encode, encode_batch
+from langprune_cli.tokens.tokenizer import Tokenizer
 
 JOIN = "\n\n"  # between documents, as in the published evaluation of WikiText-2 and UberText
 _HELD_BYTES = 128 * 2**20  # text held in memory at once; more documents than that are read in several passes

@@ -14,7 +14,8 @@ from langprune_cli.text.files import not_a_file
 from langprune_cli.text.hub import HUB_PREFIX, read_to_its_bound
 from langprune_cli.text.sampling import JOIN, RankedDocuments, TooFewDocumentsError, concat_windows, document_windows
 from langprune_cli.text.sources import read_documents, source_for
-from langprune_cli.tokens.encoding import Tokenizer, encode
+from langprune_cli.tokens.encoding import encode
+from langprune_cli.tokens.tokenizer import Tokenizer
 from langprune_cli.types import TextSpec, Windows
 
 SAMPLINGS = ("concat", "document")

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from langprune_cli.tokens.encoding import Tokenizer, encode_bare
+from langprune_cli.tokens.encoding import encode_bare
 from langprune_cli.tokens.token_bytes import decoded_bytes
+from langprune_cli.tokens.tokenizer import Tokenizer
 
 _PIECE = 2**18  # characters tokenised as one text: keeps all cores busy, and memory small
 _BATCH_BYTES = 2 * 2**20  # text tokenised in one call

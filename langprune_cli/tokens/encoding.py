@@ -1,29 +1,17 @@
 """The tokenizer interface, and batched encoding with the tokenizer's defaults."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from langprune_cli.tokens import pieces
 from langprune_cli.tokens.pieces import encode_long, says_places
+from langprune_cli.tokens.tokenizer import Tokenizer
 
 _BATCH_BYTES = 2 * 2**20  # text tokenised in one call: a fast tokenizer needs about 125 bytes of memory for each
 _BATCH_DOCUMENTS = 256
-
-
-class Tokenizer(Protocol):
-    """The methods of a `transformers` tokenizer that are used here; fast ones use all cores for a batch."""
-
-    def __call__(self, text: str | list[str], **options: Any) -> Any:  # noqa: ANN401  (transformers is untyped here)
-        """Return a mapping with `input_ids`, with the special tokens that are added by default."""
-
-    def __len__(self) -> int:
-        """Return the size of the vocabulary, added tokens included."""
-
-    def decode(self, token_ids: Any, **options: Any) -> Any:  # noqa: ANN401
-        """Return the text of a list of ids."""
 
 
 def encode(tokenizer: Tokenizer, text: str) -> Tensor:  # int32 [t]
@@ -50,8 +38,7 @@ def encode_bare(tokenizer: Tokenizer, texts: list[str]) -> list[Sequence[int]]:
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        ids: list[Sequence[int]] = _ids(tokenizer, texts, add_special_tokens=False)
-        return ids
+        return _ids(tokenizer, texts, add_special_tokens=False)
     backend.no_truncation()  # as tokenizer.json may have them; `transformers` sets both anew in every call
     backend.no_padding()
     return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
@@ -74,8 +61,7 @@ def batches(sizes: Iterator[tuple[int, bytes]], first: int) -> Iterator[list[tup
         yield batch
 
 
-def _ids(tokenizer: Tokenizer, text: str | list[str], **options: Any) -> Any:  # noqa: ANN401  (ids, or a list for each text)
+def _ids(tokenizer: Tokenizer, texts: list[str], **options: object) -> list[Sequence[int]]:
     # verbose=False: a text longer than the context is meant here, and no reason for the library's warning.
-    return tokenizer(text, verbose=False, return_attention_mask=False, return_token_type_ids=False, **options)[
-        "input_ids"
-    ]
+    found = tokenizer(texts, verbose=False, return_attention_mask=False, return_token_type_ids=False, **options)
+    return cast("list[Sequence[int]]", found["input_ids"])

@@ -9,12 +9,12 @@ import re
 import string
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any
 
 import jinja2
 from jinja2 import nodes
 
 from langprune_cli.tokens.encoding import encode_bare
+from langprune_cli.tokens.tokenizer import Tokenizer
 from langprune_cli.tokens.vocabulary import Vocabulary
 
 VERSION = 1  # part of a mask's key: another number where other tokens are kept
@@ -63,18 +63,18 @@ _ACRONYMS = "JSON HTML CSS XML YAML SQL API URL HTTP HTTPS PDF CSV ID TODO AI LL
 _TYPOGRAPHY = "–—‘’“”„«»…•·→←≤≥≠×°€£©§"
 
 
-def frame_ids(tokenizer: Any) -> set[int]:  # noqa: ANN401 - a transformers tokenizer
+def frame_ids(tokenizer: Tokenizer) -> set[int]:
     """Return the ids that a tokenizer's chat template writes around messages; none without a template."""
     return _ids(tokenizer, list(_rendered(tokenizer, dict.fromkeys(_ROLES[:3], ""), ())))
 
 
-def kept_ids(tokenizer: Any, vocabulary: Vocabulary) -> set[int]:  # noqa: ANN401
+def kept_ids(tokenizer: Tokenizer, vocabulary: Vocabulary) -> set[int]:
     """Return the ids of white space, punctuation, the chat template and the short list of words."""
     texts = [*_rendered(tokenizer, _SAMPLES, (_TOOL,)), *_template_strings(tokenizer), *_listed()]
     return _marks(vocabulary) | _ids(tokenizer, texts)
 
 
-def _ids(tokenizer: Any, texts: list[str]) -> set[int]:  # noqa: ANN401
+def _ids(tokenizer: Tokenizer, texts: list[str]) -> set[int]:
     return {i for ids in encode_bare(tokenizer, texts) for i in ids} if texts else set()
 
 
@@ -100,7 +100,7 @@ def _listed() -> Iterator[str]:
         yield from (mark, f" {mark}", f"a{mark} ", f"a{mark}s")
 
 
-def _rendered(tokenizer: Any, contents: dict[str, str], tools: Sequence[Any]) -> Iterator[str]:  # noqa: ANN401
+def _rendered(tokenizer: Tokenizer, contents: dict[str, str], tools: Sequence[object]) -> Iterator[str]:
     """Yield sample conversations rendered by the chat template; templates may refuse system, assistant or tool messages."""
     if not getattr(tokenizer, "chat_template", None):
         return
@@ -115,7 +115,7 @@ def _rendered(tokenizer: Any, contents: dict[str, str], tools: Sequence[Any]) ->
                     )
 
 
-def _template_strings(tokenizer: Any) -> Iterator[str]:  # noqa: ANN401
+def _template_strings(tokenizer: Tokenizer) -> Iterator[str]:
     """Yield every string literal in the chat templates, also in branches that no sample reaches."""
     template = getattr(tokenizer, "chat_template", None) or {}
     environment = jinja2.Environment(  # noqa: S701 - parsed, never rendered

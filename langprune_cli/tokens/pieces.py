@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from langprune_cli.errors import LangpruneError
+from langprune_cli.tokens.tokenizer import Tokenizer
 
 PIECE = 2**20  # characters encoded at once; shorter texts are encoded whole
 _MOST = 16  # pieces joined if two agree nowhere: 2 GB of memory
@@ -33,7 +34,7 @@ def says_places(tokenizer: object) -> bool:
     return getattr(tokenizer, "backend_tokenizer", None) is not None
 
 
-def encode_long(tokenizer: Any, text: str) -> "array[int]":  # noqa: ANN401 - transformers is untyped here
+def encode_long(tokenizer: Tokenizer, text: str) -> "array[int]":
     """Return the token ids of a text as one tokenizer call would, with special tokens.
 
     Raises LangpruneError if two pieces agree nowhere in millions of characters.
@@ -65,7 +66,7 @@ def encode_long(tokenizer: Any, text: str) -> "array[int]":  # noqa: ANN401 - tr
     return ids
 
 
-def _encoded(tokenizer: Any, text: str, start: int, end: int) -> _Piece:  # noqa: ANN401 - as above
+def _encoded(tokenizer: Tokenizer, text: str, start: int, end: int) -> _Piece:
     found = tokenizer(
         text[start:end], verbose=False, return_attention_mask=False, return_token_type_ids=False,
         return_offsets_mapping=True, return_special_tokens_mask=True,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from langprune_cli.tokens.encoding import Tokenizer
+from langprune_cli.tokens.tokenizer import Tokenizer
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.tokens.encoding import Tokenizer
 from langprune_cli.tokens.merging import merge_path
 from langprune_cli.tokens.token_bytes import byte_characters, description, space_mark, steps
+from langprune_cli.tokens.tokenizer import Tokenizer
 
 Kind = Literal["byte-level BPE", "BPE", "Unigram"]
 Pair = tuple[str, str]

@@ -4,13 +4,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
 
 import torch
 from torch import nn
 
 from langprune_cli.models.experts import Expert
 from langprune_cli.models.families import experts_in
+from langprune_cli.models.protocols import CausalModel, Configuration
 from langprune_cli.models.skeleton import find_blocks
 from langprune_cli.solvers import admm, conjugate_gradient
 from langprune_cli.stages.plan.memory import linear_shapes, sites_of
@@ -44,7 +44,7 @@ class Costs:
         return {**vars(self), "flops": self.flops}
 
 
-def costs(dense: Any, smaller: Any, windows: int, seqlen: int) -> Costs:  # noqa: ANN401 - transformers is untyped
+def costs(dense: CausalModel, smaller: CausalModel, windows: int, seqlen: int) -> Costs:
     """Count what pruning `dense` to `smaller` takes, both without weights, on so many windows.
 
     Sites as `plan_memory` tells them. A token of t, h wide, costs 2 r i operations in a linear of r rows and i inputs, and
@@ -88,7 +88,7 @@ def _sites(block: nn.Module, routed: float) -> Iterator[tuple[int, int, float]]:
         yield from ((rows, inputs, share) for rows, inputs in sites_of(shapes))
 
 
-def _share_of_an_expert(text: Any) -> float:  # noqa: ANN401 - transformers is untyped
+def _share_of_an_expert(text: Configuration) -> float:
     experts = experts_in(text)
     return (getattr(text, "num_experts_per_tok", None) or 1) / experts if experts else 1.0
 

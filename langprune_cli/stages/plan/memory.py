@@ -1,13 +1,13 @@
 """How much memory pruning takes at its peak, on a CPU and on a GPU: an estimate from the shapes alone."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from langprune_cli.defaults import BATCH_TOKENS
 from langprune_cli.models.experts import linears_in
+from langprune_cli.models.protocols import CausalModel
 from langprune_cli.models.skeleton import find_blocks
 
 _PROCESS_BYTES = 580_000_000  # Python and torch, once loaded, and what the library of products keeps
@@ -33,8 +33,8 @@ class Peaks:
     device: int  # on a GPU, where it computes there
 
 
-def peaks(  # transformers is untyped
-    model: Any,  # noqa: ANN401
+def peaks(
+    model: CausalModel,
     windows: int,
     seqlen: int,
     *,

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -16,7 +15,7 @@ from langprune_cli.models.families import Axis, Kind, axes_of, kinds_of
 from langprune_cli.models.model_files import CONFIG
 from langprune_cli.models.narrowing import Narrowing, opened_as
 from langprune_cli.models.own_code import own_code
-from langprune_cli.models.protocols import CausalModel
+from langprune_cli.models.protocols import CausalModel, Configuration
 from langprune_cli.models.skeleton import build_skeleton, context_of, find_blocks, read_config, stated_dtype
 from langprune_cli.models.vocabulary_rows import with_vocab_size
 from langprune_cli.numerics.patterns import Pattern, parse_pattern, prune_count
@@ -94,7 +93,7 @@ class Plan:
         """Return the size of the weights as they are."""
         return self.parameters_before * self.dtype.itemsize
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """Return the plan as --json shows it."""
         axes = [
             {"pattern": each.pattern, "unit": each.unit, "before": each.before, "after": each.after,
@@ -176,7 +175,7 @@ def plan(
 
 def _planned(
     location: ModelLocation,
-    config: Any,  # noqa: ANN401 - transformers is untyped
+    config: Configuration,
     asked: Asked,
     windows: int,
     seqlen: int | None,
@@ -246,13 +245,13 @@ class _Builder:
     dtype: torch.dtype
     trust_remote_code: bool
 
-    def __call__(self, config: Any) -> Any:  # noqa: ANN401 - transformers is untyped
+    def __call__(self, config: Configuration) -> CausalModel:
         with torch.device("meta"):
             return build_skeleton(config, self.dtype, trust_remote_code=self.trust_remote_code)
 
 
-def _raw(location: ModelLocation) -> dict[str, Any]:
-    raw: dict[str, Any] = json.loads((location.folder / CONFIG).read_bytes())
+def _raw(location: ModelLocation) -> dict[str, object]:
+    raw: dict[str, object] = json.loads((location.folder / CONFIG).read_bytes())
     return raw
 
 
@@ -261,7 +260,7 @@ def _count(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _row_bytes(model: Any, rows: int, dtype: torch.dtype) -> int:  # noqa: ANN401 - transformers is untyped
+def _row_bytes(model: CausalModel, rows: int, dtype: torch.dtype) -> int:
     """Return what a token takes on disk: its row of the embedding, and of a head that is not tied to it."""
     tables = [each for each in (model.get_input_embeddings(), model.get_output_embeddings()) if each is not None]
     unique = {id(weight): weight for each in tables for weight in each.parameters()}

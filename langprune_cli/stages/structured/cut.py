@@ -3,7 +3,6 @@
 import json
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -57,6 +56,6 @@ def sizes(dense: StreamedModel, smaller: StreamedModel) -> dict[str, int]:
     return {"parameters_before": dense.checkpoint.parameters(), "parameters_after": smaller.checkpoint.parameters()}
 
 
-def as_json(record: dict[str, Any]) -> bytes:
+def as_json(record: dict[str, object]) -> bytes:
     """Return a configuration as transformers writes it, its keys in their order."""
     return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()

@@ -3,7 +3,7 @@
 import copy
 import json
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from langprune_cli.errors import LangpruneError, first_line
 from langprune_cli.models.model_files import CONFIG
 from langprune_cli.models.narrowing import opened_as
+from langprune_cli.models.protocols import CausalModel, Configuration
 from langprune_cli.models.skeleton import find_blocks
 from langprune_cli.models.streamed import StreamedModel
 from langprune_cli.stages.structured.cutting import narrowing_of
@@ -47,14 +48,12 @@ def check_without(model: OpenedModel, stay: Sequence[int]) -> None:
     names = {name: narrowing.leftover(name) for name in dense.outside_names()}
     names |= {name: narrowing.name(name, index) for index in stay for name in dense.tensor_names(index)}
     checkpoint = dense.checkpoint.renamed({old: new for old, new in names.items() if new})
-    options: dict[str, Any] = {
-        "dtype": torch.float32,
-        "device": dense.device,
-        "trust_remote_code": model.compute.trust_remote_code,
-    }
+    build = partial(
+        StreamedModel, dtype=torch.float32, device=dense.device, trust_remote_code=model.compute.trust_remote_code
+    )
     try:
-        whole = StreamedModel(folder, config=_looking_back_less(dense.config), checkpoint=dense.checkpoint, **options)
-        smaller = StreamedModel(folder, config=_looking_back_less(config), checkpoint=checkpoint, **options)
+        whole = build(folder, config=_looking_back_less(dense.config), checkpoint=dense.checkpoint)
+        smaller = build(folder, config=_looking_back_less(config), checkpoint=checkpoint)
         check_shapes(whole.model, smaller.model, stay)
         _compare(whole, smaller, stay)
     except Exception as error:
@@ -65,7 +64,7 @@ def check_without(model: OpenedModel, stay: Sequence[int]) -> None:
     model.fit_to_stay.add(stay)
 
 
-def check_shapes(dense: Any, smaller: Any, stay: Sequence[int]) -> None:  # noqa: ANN401 - models of transformers
+def check_shapes(dense: CausalModel, smaller: CausalModel, stay: Sequence[int]) -> None:
     """Raise LangpruneError where the smaller of two skeletons has other parameters than what is left of the dense one."""
     here, wanted = _shapes(dense), _shapes(smaller)
     expected = [here[-1], *(here[index] for index in stay)]
@@ -77,7 +76,7 @@ def check_shapes(dense: Any, smaller: Any, stay: Sequence[int]) -> None:  # noqa
             raise _refusal(dense.config, f"the smaller model would want {differs} {where}as {would}, and it is {was}")
 
 
-def _shapes(model: Any) -> list[dict[str, tuple[int, ...]]]:  # noqa: ANN401 - a model of transformers
+def _shapes(model: CausalModel) -> list[dict[str, tuple[int, ...]]]:
     """Return the shapes of the parameters by path: of each block, and last of what is outside of them."""
     prefix, blocks = find_blocks(model)
     found = [{path: tuple(each.shape) for path, each in block.named_parameters()} for block in blocks]
@@ -104,7 +103,7 @@ def _compare(whole: StreamedModel, smaller: StreamedModel, stay: Sequence[int]) 
         _same(whole.config, logits, others, "the logits")
 
 
-def _same(config: Any, x: Tensor, y: Tensor, what: str) -> None:  # noqa: ANN401 - transformers is untyped
+def _same(config: Configuration, x: Tensor, y: Tensor, what: str) -> None:
     finite = torch.isfinite(x)
     difference = float((x - y)[finite].abs().max()) if finite.any() else 0.0
     largest = float(x[finite].abs().max()) if finite.any() else 0.0
@@ -113,14 +112,14 @@ def _same(config: Any, x: Tensor, y: Tensor, what: str) -> None:  # noqa: ANN401
         raise _refusal(config, f"{what} differs {share} from what it is with these blocks doing nothing")
 
 
-def _refusal(config: Any, what: str) -> LangpruneError:  # noqa: ANN401 - transformers is untyped
+def _refusal(config: Configuration, what: str) -> LangpruneError:
     return LangpruneError(
         f"Blocks of this {config.get_text_config().model_type} cannot be removed: what others compute depends on their "
         f"number or on how many there are ({what}): prune it with another pattern"
     )
 
 
-def _looking_back_less(config: Any) -> Any:  # noqa: ANN401 - transformers is untyped
+def _looking_back_less(config: Configuration) -> Configuration:
     """Return a configuration whose windows are shorter than the text that is run: else blocks with and without look alike."""
     config = copy.deepcopy(config)
     text = config.get_text_config()
