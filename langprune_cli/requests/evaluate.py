@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.requests.shared.options import ForwardOptions, TargetOptions, TextOptions
@@ -15,14 +15,12 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong 
     from collections.abc import Mapping, Sequence
 
     from langprune_cli.requests.shared.run import Run
-    from langprune_cli.stages.evaluate.rows import SizeRow
+    from langprune_cli.stages.evaluate.rows import PairRow, Row, SizeRow, SpeedRow, TaskRow
     from langprune_cli.stages.evaluate.subjects import Subject
     from langprune_cli.store.artifact import Artifact
     from langprune_cli.store.building import Outcome
     from langprune_cli.store.manifest import Manifest
     from langprune_cli.streaming.opened import ModelChoice, OpenedModel
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,14 +86,14 @@ class Evaluated(Made):
     """What `eval` found: the figures of its artifact, and speeds, which no artifact keeps."""
 
     rows: tuple[Row, ...] = ()  # of each text, the dense model first
-    compare: tuple[Row, ...] = ()  # every two pruned ones of each text
-    tasks: tuple[Row, ...] | None = None  # None: no task was asked for
+    compare: tuple[PairRow, ...] = ()  # every two pruned ones of each text
+    tasks: tuple[TaskRow, ...] | None = None  # None: no task was asked for
     sizes: tuple[SizeRow, ...] | None = None  # what smaller models lost in size and perplexity; None: masks alone
-    speed: tuple[Row, ...] | None = None  # None: not measured
+    speed: tuple[SpeedRow, ...] | None = None  # None: not measured
 
-    def document(self) -> dict[str, Sequence[Mapping[str, Any]]]:
+    def document(self) -> dict[str, Sequence[Mapping[str, object]]]:
         """Return the figures as --json shows them."""
-        found: dict[str, Sequence[Mapping[str, Any]] | None] = {
+        found: dict[str, Sequence[Mapping[str, object]] | None] = {
             "rows": self.rows,
             "compare": self.compare,
             "tasks": self.tasks,
@@ -156,7 +154,7 @@ def evaluate(request: EvaluateRequest) -> Evaluated:
 
 
 def _figures(
-    run: Run, made: Made, lineup: Lineup, models: list[OpenedModel], speed: tuple[Row, ...] | None
+    run: Run, made: Made, lineup: Lineup, models: list[OpenedModel], speed: tuple[SpeedRow, ...] | None
 ) -> Evaluated:
     """Return the figures of an evaluation; nothing but its plan in a dry run."""
     from langprune_cli.stages.evaluate.evaluate import read_result  # noqa: PLC0415

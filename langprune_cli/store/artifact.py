@@ -6,14 +6,15 @@ bytes, so that a run which was interrupted and resumed ends byte-identical to on
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from langprune_cli.errors import LangpruneError
+from langprune_cli.records import About, BlockRecord
 from langprune_cli.store.files import (
     HashedFiles,
     canonical_json,
@@ -25,7 +26,7 @@ from langprune_cli.store.files import (
     remove_folder,
     write_bytes,
 )
-from langprune_cli.store.manifest import MANIFEST, SCHEMA, Manifest, Record, read_manifest
+from langprune_cli.store.manifest import MANIFEST, SCHEMA, Manifest, read_manifest
 from langprune_cli.store.plain import plain_file
 from langprune_cli.store.temporary import TEMPORARY, sweep
 
@@ -45,10 +46,10 @@ class Recipe:
     """What identifies an artifact; its key is computed from it."""
 
     kind: str
-    inputs: Record  # digests of the model, the text and the tokenizer, keys of parent artifacts
-    params: Record  # settings that change the result
-    about: Record = field(default_factory=dict)  # for people: names, sources, notes; not part of the key
-    environment: Record = field(default_factory=dict)  # versions and device; not part of the key
+    inputs: Mapping[str, object]  # digests of the model, the text and the tokenizer, keys of parent artifacts
+    params: Mapping[str, object]  # settings that change the result
+    about: Mapping[str, object] = field(default_factory=dict)  # for people: names, sources, notes; not part of the key
+    environment: Mapping[str, str] = field(default_factory=dict)  # versions and device; not part of the key
 
     @property
     def key(self) -> str:
@@ -108,7 +109,7 @@ class Artifact:
         """Return the tensors of one safetensors part; raises LangpruneError as `read` does."""
         return self.tensors_and_record(part)[0]
 
-    def tensors_and_record(self, part: str) -> "tuple[dict[str, Tensor], Record]":
+    def tensors_and_record(self, part: str) -> "tuple[dict[str, Tensor], BlockRecord]":
         """Return a part's tensors and the record that was written with them; raises LangpruneError as `read` does."""
         from safetensors import SafetensorError  # noqa: PLC0415 - with torch, see above
         from safetensors.torch import load  # noqa: PLC0415
@@ -117,7 +118,9 @@ class Artifact:
         try:
             tensors = load(data)
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            record: Record = dict(json.loads(header.get("__metadata__", {}).get(_RECORD, "{}")))
+            record: BlockRecord = json.loads(header.get("__metadata__", {}).get(_RECORD, "{}"))
+            if not isinstance(record, dict):
+                raise TypeError("the record is no object")
         except (SafetensorError, ValueError, TypeError, RecursionError) as error:  # its hash fits: forged
             raise LangpruneError(
                 f"{self.folder / part} is no safetensors file of langprune's: make it again"
@@ -129,7 +132,7 @@ class Artifact:
         return sum(part["size"] for part in self.manifest.parts.values())
 
 
-def same_bytes(manifest: Manifest, about: Record) -> bool:
+def same_bytes(manifest: Manifest, about: Mapping[str, object]) -> bool:
     """Return whether an artifact was computed on exactly the weights that `about` names, if it names any.
 
     A key identifies a model by samples of its weights; `weights_sha256` covers every byte. Older statistics do not record it;
@@ -230,7 +233,7 @@ class ArtifactWriter:
         with self.part(name) as temporary:
             temporary.write_bytes(data)
 
-    def write_tensors(self, name: str, tensors: "dict[str, Tensor]", record: Record | None = None) -> None:
+    def write_tensors(self, name: str, tensors: "dict[str, Tensor]", record: BlockRecord | None = None) -> None:
         """Write one safetensors part and its JSON record.
 
         The record is one metadata entry: safetensors writes several in an order that changes from run to run.
@@ -251,7 +254,7 @@ class ArtifactWriter:
                     f"{self.folder / name} was changed or removed by something else while {self.folder.name} was being made: "
                     "give the command again, it goes on where it stopped"
                 )
-        self.manifest.about |= about
+        self.manifest.about = cast("About", {**self.manifest.about, **about})
         self.manifest.complete = True
         with disk_errors(self.folder):
             self.scratch.unlink(missing_ok=True)

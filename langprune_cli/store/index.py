@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypedDict, cast
 
 from langprune_cli.errors import LangpruneError
+from langprune_cli.records import Inputs, Params
 from langprune_cli.store.files import canonical_json, weights_digest, write_bytes
-from langprune_cli.store.manifest import MANIFEST, Manifest, Record, read_manifest
+from langprune_cli.store.manifest import MANIFEST, Manifest, read_manifest
 from langprune_cli.store.plain import plain_file
 
 _SCHEMA = 1
@@ -40,6 +42,20 @@ class Listed:
     modified_ns: int
 
 
+class _Saved(TypedDict):
+    """An outline as JSON has it."""
+
+    kind: str
+    key: str
+    complete: bool
+    inputs: Inputs
+    params: Params
+    model: tuple[str, str | None] | None
+    weights: str | None
+    parts: list[str]
+    models: list[str]
+
+
 @dataclass(frozen=True)
 class Outline:
     """What lookups compare in a manifest."""
@@ -47,8 +63,8 @@ class Outline:
     kind: str
     key: str
     complete: bool
-    inputs: Record  # those that are text or null; lists and objects are left out
-    params: Record
+    inputs: Inputs  # those that are text or null; lists and objects are left out
+    params: Params
     model: tuple[str, str | None] | None  # name and revision of the model that it was made from
     weights: str | None  # of a model: sha256 over those of its weight files, see `weights_digest`
     parts: tuple[str, ...]  # names; of an evaluation only, in which each cell has a part of its own
@@ -65,7 +81,7 @@ class Outline:
             manifest.kind,
             manifest.key,
             manifest.complete,
-            {name: each for name, each in manifest.inputs.items() if isinstance(each, str | None)},
+            cast("Inputs", {name: each for name, each in manifest.inputs.items() if isinstance(each, str | None)}),
             manifest.params,
             (str(model["name"]), model.get("revision")) if isinstance(model, dict) and "name" in model else None,
             weights_digest(hashes) if manifest.kind == "models" else None,
@@ -74,16 +90,19 @@ class Outline:
         )
 
     @classmethod
-    def read(cls, record: Record) -> "Outline":
+    def read(cls, record: _Saved) -> "Outline":
         """Return the outline that `asdict` was taken of; raises KeyError, TypeError or ValueError for anything else."""
         model = record["model"]
         outline = cls(
-            **record
-            | {
-                "model": None if model is None else (str(model[0]), model[1]),
-                "parts": tuple(record["parts"]),
-                "models": tuple(record["models"]),
-            }
+            record["kind"],
+            record["key"],
+            record["complete"],
+            record["inputs"],
+            record["params"],
+            None if model is None else (str(model[0]), model[1]),
+            record["weights"],
+            tuple(record["parts"]),
+            tuple(record["models"]),
         )
         if not (isinstance(outline.inputs, dict) and isinstance(outline.params, dict)):
             raise TypeError("inputs and params are objects")

@@ -83,8 +83,14 @@ def _locked(path: Path, folder: Path, patience: float = 0) -> FileLock | None:
     Without flock there is no lock: filelock's fallback, a file that merely exists, would outlive a killed process.
     """
     lock = FileLock(path, patience, poll_interval=_POLL, fallback_to_soft=False)
+    with disk_errors(folder):
+        try:
+            make_folder(path.parent)  # whatever it raises is no lack of locks
+        except OSError as error:
+            if error.errno in _NO_PLACE:
+                return None
+            raise
     try:
-        make_folder(path.parent)
         lock.acquire()
     except Timeout:
         raise

@@ -4,9 +4,10 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from langprune_cli.errors import LangpruneError
+from langprune_cli.records import About, Inputs, Params, TextRecord, stats_key
 from langprune_cli.store.files import Parts, canonical_json, check_parts, check_signed, disk_errors
 from langprune_cli.store.plain import plain_file
 from langprune_cli.version import __version__
@@ -16,8 +17,6 @@ MANIFEST = "manifest.json"
 _NAMES = (b'"complete"', b'"digest"', b'"inputs"', b'"key"', b'"kind"', b'"params"', b'"parts"', b'"schema"')
 _ENOUGH_NAMES = 5  # of these, to recognise a manifest that is no longer valid JSON
 
-Record = dict[str, Any]
-
 
 @dataclass
 class Manifest:
@@ -25,15 +24,31 @@ class Manifest:
 
     kind: str
     key: str
-    inputs: Record
-    params: Record
-    about: Record
-    environment: Record
+    inputs: Inputs
+    params: Params
+    about: About
+    environment: dict[str, str]
     parts: Parts
     complete: bool
     schema: int = SCHEMA
     tool: str = f"langprune {__version__}"
     digest: str = ""  # of all of the above, set whenever it is written
+
+    @property
+    def stats(self) -> str | None:
+        """Return the key of the statistics that it was made from; None if there are none or several."""
+        return stats_key(self.inputs)
+
+    @property
+    def added(self) -> list[str]:
+        """Return the keys of the statistics that were added up to make it."""
+        keys = self.inputs.get("stats")
+        return keys if isinstance(keys, list) else []
+
+    @property
+    def text(self) -> TextRecord:
+        """Return what is known of the text behind it; {} if it has none."""
+        return self.about.get("text") or {}
 
 
 class Described(Protocol):
@@ -44,11 +59,11 @@ class Described(Protocol):
         """Return its kind."""
 
     @property
-    def inputs(self) -> Record:
+    def inputs(self) -> Inputs:
         """Return what it was made from."""
 
     @property
-    def params(self) -> Record:
+    def params(self) -> Params:
         """Return the settings that it was made with."""
 
 

@@ -4,13 +4,14 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from math import ceil
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from langprune_cli.defaults import COVERAGE
 from langprune_cli.errors import LangpruneError, UsageError
+from langprune_cli.records import VocabularyRecord
 from langprune_cli.tokens.counting import TokenCounts
 from langprune_cli.tokens.vocabulary import Kind, Vocabulary
 
@@ -62,15 +63,16 @@ class VocabularyChoice:
     chat: int | None = None  # ids that stay for chats, Markdown and code alone; None: none was to
     new: tuple[float, ...] = ()  # by language: about what share of other text are tokens that were not counted once
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> VocabularyRecord:
         """Return the record that an artifact keeps of the choice."""
-        return {
+        record = {
             "rows_before": self.rows,
             "rows_after": len(self.stay),
             "required": self.required,
             **({} if self.chat is None else {"chat": self.chat}),
             "languages": [asdict(each) for each in self.languages],
         }
+        return cast("VocabularyRecord", record)
 
 
 def choose_vocabulary(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from langprune_cli.cli.display.console import print_line
 from langprune_cli.cli.display.tables import print_table
 from langprune_cli.stages.evaluate.rows import (
     MARKS,
     TASK_COLUMNS,
+    PairRow,
+    Row,
+    TaskRow,
     change_of,
     comparable_ppl,
     first_of,
@@ -19,12 +21,10 @@ from langprune_cli.stages.evaluate.rows import (
     task_lines,
 )
 
-Row = dict[str, Any]
-
 _LEGEND = "Change of ppl against dense with its 95% interval over windows; noise: the interval holds 0."
 
 
-def print_evaluation(rows: Sequence[Row], compare: Sequence[Row]) -> None:
+def print_evaluation(rows: Sequence[Row], compare: Sequence[PairRow]) -> None:
     """Print dense and pruned beside each other: a matrix of at least two pruned ones on at least two texts, else a list."""
     texts = list(dict.fromkeys(row["text"] for row in rows))
     each = len(rows) // len(texts)
@@ -55,7 +55,7 @@ def _print_list(rows: Sequence[Row]) -> None:
 
 def _print_matrix(
     texts: Sequence[Sequence[Row]],  # the rows of each text, the dense one first
-    compare: Sequence[Row],
+    compare: Sequence[PairRow],
 ) -> None:
     """Print ppl with its change, the best of each text marked, and beneath it bits per byte."""
     marked = [marks(rows, compare) for rows in texts]
@@ -90,7 +90,7 @@ def _change(row: Row, dense: Row) -> str:
     return f"{change:+.1%} ±{50 * (high - low):.1f}" + ("" if row["significant"] else ", noise")
 
 
-def print_tasks(rows: Sequence[Row]) -> None:
+def print_tasks(rows: Sequence[TaskRow]) -> None:
     """Print the results of benchmark tasks, model beside model."""
     print_table(list(TASK_COLUMNS), [list(line) for line in task_lines(rows)])
 

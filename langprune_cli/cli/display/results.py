@@ -90,9 +90,9 @@ def _describe_stats(manifest: Manifest) -> str:
         tokens = ", ".join(f"{each['tokens']:,} tokens of {label}" for label, each in counted.items())
         return f"{tokens}, counted over a vocabulary of {params['vocab_size']:,}"
     text = manifest.inputs["text"]
-    how = about["text"].get("sampling") or f"of {len(about['text']['texts'])} texts"
+    how = manifest.text.get("sampling") or f"of {len(manifest.text['texts'])} texts"
     if "weights" in params:
-        shares = zip(about["stats"], params["weights"], strict=True)
+        shares = zip(about["stats"] or (), params["weights"], strict=True)
         how += f" ({', '.join(f'{share:g} {name}' for name, share in shares)} per {params['per']})"
     return f"{text['windows']} windows of {text['seqlen']} tokens, {how}, {params['dtype']}"
 

@@ -1,15 +1,15 @@
 """The table of speeds and sizes on stdout."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from langprune_cli.cli.display.console import print_json, print_line
 from langprune_cli.cli.display.tables import print_table
+from langprune_cli.stages.evaluate.rows import SpeedRow
 
 _COLUMNS = ["model", "parameters", "in memory", "files", "prefill", "factor", "decode", "factor"]
 
 
-def print_speeds(rows: Sequence[dict[str, Any]]) -> None:
+def print_speeds(rows: Sequence[SpeedRow]) -> None:
     """Print the rows of `speed_rows`, dense first: sizes, and tokens per second with their factor to the first row's."""
     if not rows:
         return
@@ -26,7 +26,7 @@ def print_speeds(rows: Sequence[dict[str, Any]]) -> None:
         print_line(STAYS_DENSE)
 
 
-def show_speeds(rows: Sequence[dict[str, Any]], *, json: bool) -> None:
+def show_speeds(rows: Sequence[SpeedRow], *, json: bool) -> None:
     """Print the rows as a table, or as a JSON document of their own."""
     if json:
         print_json({"schema": 1, "kind": "speed", "speed": list(rows)})
@@ -34,11 +34,11 @@ def show_speeds(rows: Sequence[dict[str, Any]], *, json: bool) -> None:
         print_speeds(rows)
 
 
-def _line(row: dict[str, Any], *, dense: bool) -> list[str]:
+def _line(row: SpeedRow, *, dense: bool) -> list[str]:
     sizes = [f"{row['parameters']:,}", _megabytes(row["weight_bytes"]), _megabytes(row["file_bytes"])]
     speeds = []
-    for what in ("prefill", "decode"):
-        speeds += [f"{row[what]:,.1f}", "" if dense else f"{row[f'{what}_factor']:.2f}x"]
+    for speed, factor in ((row["prefill"], row["prefill_factor"]), (row["decode"], row["decode_factor"])):
+        speeds += [f"{speed:,.1f}", "" if dense else f"{factor:.2f}x"]
     return [row["model"], *sizes, *speeds]
 
 

@@ -48,7 +48,7 @@ def own_stats(run: Run, mask: Artifact, needs: Needs) -> Artifact | None:
     """Return the statistics that a mask was made from, where they are still there and will do."""
     from langprune_cli.stages.statistics.collecting import has_hessians, of_norms  # noqa: PLC0415
 
-    key = mask.manifest.inputs["stats"]
+    key = mask.manifest.stats
     own = run.workspace.by_key("stats", key) if key else None
     return own if own and of_norms(own.manifest) and (needs != "hessian" or has_hessians(own)) else None
 

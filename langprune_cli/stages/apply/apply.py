@@ -1,15 +1,16 @@
 """Stage 4, `apply`: give the weights that stay their new values, and write the pruned model as a Hugging Face folder."""
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from langprune_cli.errors import UsageError
 from langprune_cli.methods.method import methods
 from langprune_cli.models.shards import MAX_SHARD_BYTES
 from langprune_cli.numerics.patterns import Pattern, parse_pattern
+from langprune_cli.records import BaseRecord, Params
 from langprune_cli.stages.apply.model_writing import ModelWriter
 from langprune_cli.stages.solving.allocating import allocated_patterns
 from langprune_cli.stages.solving.updating import Updated, updated_block
@@ -63,10 +64,10 @@ def apply(
     used = needed_stats(update.needs, f"--update {update.name}", stats, model)
     about = mask.manifest.about
     known = {
-        "stats": about.get("stats") or mask.manifest.inputs["stats"] or (used.name if used else None),
+        "stats": about.get("stats") or mask.manifest.stats or (used.name if used else None),
         "text": about.get("text") or calibration_text(used),
     }
-    made_of = MaskOf(mask.name, mask.key, mask.manifest.params, about | known)
+    made_of = MaskOf(mask.name, mask.key, mask.manifest.params, {**about, **known})
     recipe = model_recipe(model, made_of, update, settings, used.key if used else None)
 
     def new_weights(index: int) -> dict[str, Updated]:
@@ -87,7 +88,7 @@ def apply(
     return run_stage(recipe, to, make, None if cut else model.streamed.checkpoint.size)
 
 
-def own_update(params: dict[str, Any]) -> str:
+def own_update(params: Params) -> str:
     """Return the update that belongs to the method of a mask with these parameters; none where the method is unknown."""
     known = unit_methods() if is_structured(params["pattern"]) else methods()
     method = known.get(params["method"])
@@ -110,7 +111,7 @@ def mask_patterns(mask: Artifact, blocks: int) -> list[Pattern]:
     """Return the pattern that every block of a mask follows."""
     params = mask.manifest.params
     if is_structured(params["pattern"]):
-        return [Pattern(params["sparsity"])] * blocks
+        return [Pattern(params["sparsity"] or 0.0)] * blocks
     return allocated_patterns(mask) or [parse_pattern(params["pattern"], params["sparsity"])] * blocks
 
 
@@ -120,8 +121,8 @@ class MaskOf:
 
     name: str
     key: str
-    params: dict[str, Any]
-    about: dict[str, Any]
+    params: Mapping[str, object]
+    about: Mapping[str, object]
 
 
 def model_recipe(
@@ -149,7 +150,7 @@ def model_recipe(
     )
 
 
-def _pruned_before(folder: Path) -> dict[str, Any] | None:
+def _pruned_before(folder: Path) -> BaseRecord | None:
     """Return {"mask": name and params} where `folder` holds a model that was pruned already, as written or exported."""
     for name in (MANIFEST, PROVENANCE):
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # somebody else's file of that name

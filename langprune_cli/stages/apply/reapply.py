@@ -6,7 +6,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -16,6 +15,7 @@ from langprune_cli.models.shards import MAX_SHARD_BYTES
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.packing import unpack_mask
 from langprune_cli.numerics.patterns import Pattern
+from langprune_cli.records import ReturnedRecord, Saved
 from langprune_cli.stages.apply.apply import ApplySettings, MaskOf, check_target, model_recipe
 from langprune_cli.stages.apply.model_writing import ModelWriter
 from langprune_cli.stages.solving.updating import Pruned, Updated
@@ -29,8 +29,6 @@ from langprune_cli.store.workspace import Workspace
 from langprune_cli.store.written import Written
 from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.updates.update import get_update
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def mask_of_artifact(mask: Artifact) -> SavedMask:
     parts = [part for part in sorted(mask.manifest.parts) if part.startswith("block-")]
     for part in parts:
         mask.read(part)
-    of = MaskOf(mask.name, mask.key, params, about | {"stats": about.get("stats") or mask.manifest.inputs["stats"]})
+    of = MaskOf(mask.name, mask.key, params, {**about, "stats": about.get("stats") or mask.manifest.stats})
     return SavedMask(of, mask.manifest.inputs["model"], tuple(mask.folder / part for part in parts))
 
 
@@ -82,14 +80,17 @@ def mask_of_file(path: Path) -> SavedMask:
             )
         Written(path.parent.parent).check(f"{path.parent.name}/{path.name}")
         key = sha256_file(path)
-    record: Record = {"about": {}, "inputs": {}}
+    record: Saved = {"about": {}, "inputs": {}}
     with suppress(
         LangpruneError, OSError, ValueError, AttributeError
     ):  # the file may have been taken out of its folder
         record |= json.loads(plain_file(path.parent.parent / PROVENANCE).read_bytes())
-    about = dict(record["about"])
-    params = {"name": path.stem} | (about.pop("mask", None) or {})
-    return SavedMask(MaskOf(params.pop("name"), key, params, about), record["inputs"].get("model"), (path,))
+    about = record["about"]
+    said = about.get("mask") or {}
+    params = {name: value for name, value in said.items() if name != "name"}
+    known = {name: value for name, value in about.items() if name != "mask"}
+    mask = MaskOf(said.get("name", path.stem), key, params, known)
+    return SavedMask(mask, record["inputs"].get("model"), (path,))
 
 
 class MaskSetAgain:
@@ -123,7 +124,7 @@ class MaskSetAgain:
             found[linear.name] = Updated(tensor, Pruned(index, linear.name, keep.numel(), removed, None, None))
         return found
 
-    def returned(self, index: int) -> Record:
+    def returned(self, index: int) -> ReturnedRecord:
         """Count the weights of block `index` that the mask does not keep, and those of them that are not zero (any more)."""
         masked = returned = 0
         for linear, keep in self.block(index):

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from itertools import pairwise
 from operator import add
-from typing import Any
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from langprune_cli.errors import LangpruneError, UsageError
+from langprune_cli.records import About, BlockRecord, TextRecord
 from langprune_cli.stages.calibrate.token_counts import (
     counts_part,
     counts_record,
@@ -32,6 +33,8 @@ from langprune_cli.store.manifest import Manifest
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.text.windows import fingerprint
 from langprune_cli.tokens.counting import TokenCounts
+
+T = TypeVar("T")
 
 
 def combine_stats(
@@ -60,7 +63,7 @@ def combine_stats(
             raise UsageError(f"stats {one.name} and {other.name} are the same artifact: name it once")
     for sums in parents:
         for parent in parents:
-            if parent.key in sums.manifest.inputs.get("stats", ()):
+            if parent.key in sums.manifest.added:
                 raise UsageError(f"stats {sums.name} hold those of {parent.name} already: leave {parent.name} out")
     _need_same(parents, "collect", lambda manifest: manifest.params["collect"], "--collect", ", ".join)
     to = Destination(workspace, "+".join(sorted(parent.name for parent in parents)), name, force=force)
@@ -77,9 +80,9 @@ def combine_stats(
 def _need_same(
     parents: Sequence[Artifact],
     what: str,
-    of: Callable[[Manifest], Any],
+    of: Callable[[Manifest], T],
     option: str,
-    spell: Callable[[Any], str] = str,
+    spell: Callable[[T], str] = str,
 ) -> None:
     """Raise LangpruneError where one of `parents` has another `what` than the first."""
     first, *others = parents
@@ -92,7 +95,7 @@ def _need_same(
             )
 
 
-def _need_same_model(parents: Sequence[Artifact], field: str, what: str) -> None:
+def _need_same_model(parents: Sequence[Artifact], field: Literal["model", "tokenizer"], what: str) -> None:
     """Raise LangpruneError where `parents` were not all made from one model, or with one tokenizer."""
     first, *others = parents
     for other in others:
@@ -149,7 +152,7 @@ def _recipe(parents: Sequence[Artifact], windows: Tensor, weights: Weights | Non
             },
             **({"weights": list(weights.of), "per": weights.per} if weights else {}),
         },
-        about=_about(parents) | {"blocks": first.about["blocks"]},
+        about={**_about(parents), "blocks": first.about["blocks"]},
         environment=_environment(),
     )
 
@@ -172,11 +175,11 @@ def _recipe_of_counts(parents: Sequence[Artifact]) -> Recipe:
     )
 
 
-def _about(parents: Sequence[Artifact]) -> dict[str, Any]:
-    texts: list[dict[str, object]] = []
+def _about(parents: Sequence[Artifact]) -> About:
+    texts: list[TextRecord] = []
     for parent in parents:
-        about = parent.manifest.about
-        texts += about["text"].get("texts") or [text_record(parent.manifest.inputs, about)]
+        manifest = parent.manifest
+        texts += manifest.text.get("texts") or [text_record(manifest.inputs, manifest.about)]
     return {
         "model": parents[0].manifest.about["model"],
         "stats": [parent.name for parent in parents],
@@ -213,7 +216,7 @@ def _add(
 
 def _sum_of_block(
     parents: Sequence[Artifact], part: str, weights: Weights | None
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+) -> tuple[dict[str, Tensor], BlockRecord]:
     """Return the sums of one block, and its record of sites; raises LangpruneError where the sites differ."""
     sums: dict[str, Tensor] = {}
     dtypes: dict[str, torch.dtype] = {}
@@ -255,7 +258,7 @@ def _add_up(sites: dict[str, list[str]], others: dict[str, list[str]], *, mixtur
     return same and (mixture or sites.keys() == others.keys())
 
 
-def _sum_of_experts(parents: Sequence[Artifact]) -> dict[str, Any]:
+def _sum_of_experts(parents: Sequence[Artifact]) -> About:
     """Return how many tokens each expert saw in all texts, nothing for a model without experts."""
     counts = [parent.manifest.about.get("expert_tokens") for parent in parents]
     if not all(counts):

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from langprune_cli.models.families import axes_of
 from langprune_cli.numerics.patterns import Group, Pattern, keep_mask, parse_pattern
 from langprune_cli.numerics.units import highest
 from langprune_cli.numerics.votes import consensus, normalised_ranks, votes
+from langprune_cli.records import Params, TextRecord, Unit, stats_key, texts_of
 from langprune_cli.stages.mask.mask import mask_summary
 from langprune_cli.stages.mask.score import block_scores
 from langprune_cli.stages.solving.unit_choosing import readers_of
@@ -96,9 +96,10 @@ def combine_masks(
     _check(parents, model)
     if any(is_structured(parent.manifest.params["pattern"]) for parent in parents):
         _check_columns(parents, vote, sparsity)
-        params = {each: parents[0].manifest.params[each] for each in ("pattern", "sparsity", "kept")}
-        pattern = Pattern(params["sparsity"])
-        choose: Choose = partial(_columns, model, params["kept"])
+        shared = parents[0].manifest.params
+        params: Params = {"pattern": shared["pattern"], "sparsity": shared["sparsity"], "kept": shared["kept"]}
+        pattern = Pattern(shared["sparsity"] or 0.0)
+        choose: Choose = partial(_columns, model, shared["kept"])
     else:
         fit = _pattern_to_meet(parents, vote, sparsity)
         if fit is None and any(":" in parent.manifest.params["pattern"] for parent in parents):
@@ -205,29 +206,25 @@ def _pattern_to_meet(parents: Sequence[Artifact], vote: Vote, sparsity: float | 
     return parse_pattern(shared, None) if colon and n.isdecimal() and vote.how.startswith("vote") else None
 
 
-def _params(fit: Pattern | None, group: Group, sources: list[_Source] | None) -> dict[str, Any]:
+def _params(fit: Pattern | None, group: Group, sources: list[_Source] | None) -> Params:
     """Return what of this changes a mask, for its key."""
     if fit is None:
         return {"pattern": "unstructured", "sparsity": None}
     ranked_by = "scores" if sources else "magnitude"
-    return {
-        "pattern": str(fit),
-        "sparsity": fit.sparsity,
-        "ranked_by": ranked_by,
-        **({} if fit.m else {"group": group}),
-    }
+    params: Params = {"pattern": str(fit), "sparsity": fit.sparsity, "ranked_by": ranked_by}
+    return params if fit.m else {**params, "group": group}
 
 
 def _are_of(scores: Described, made_of: tuple[str, str | None, str]) -> bool:
     """Return whether scores are of that model, those statistics and that method."""
-    return (scores.inputs["model"], scores.inputs["stats"], scores.params["method"]) == made_of
+    return (scores.inputs["model"], stats_key(scores.inputs), scores.params["method"]) == made_of
 
 
 def _sources(workspace: Workspace, parents: Sequence[Artifact]) -> list[_Source] | None:
     """Return where each mask's scores come from; None where those of one are neither in the workspace nor can be made."""
     found = []
     for mask in parents:
-        method, key = methods().get(mask.manifest.params["method"]), mask.manifest.inputs["stats"]
+        method, key = methods().get(mask.manifest.params["method"]), mask.manifest.stats
         if method is None:
             return None
         scores = workspace.newest(
@@ -267,7 +264,7 @@ def _sizes(model: OpenedModel, index: int, names: set[str], group: Group) -> dic
 
 
 def _columns(
-    model: OpenedModel, kept: dict[Any, int], index: int, masks: Sequence[dict[str, Tensor]]
+    model: OpenedModel, kept: dict[Unit, int], index: int, masks: Sequence[dict[str, Tensor]]
 ) -> dict[str, Tensor]:
     """Return the keep masks of a block's channels and KV groups: by votes, of equal ones those that are read with more weight."""
     axes = readers_of(model, index, axes_of(model.streamed.config, kept))
@@ -288,10 +285,10 @@ def _votes(masks: Sequence[dict[str, Tensor]], name: str) -> Tensor:
     return votes(found) + (len(masks) - len(found))
 
 
-def _text(parents: Sequence[Artifact]) -> dict[str, Any] | None:
+def _text(parents: Sequence[Artifact]) -> TextRecord | None:
     """Return what is known of all texts behind the masks, each once."""
-    texts: list[dict[str, Any]] = []
+    texts: list[TextRecord] = []
     for parent in parents:
-        text = parent.manifest.about.get("text")
-        texts += [each for each in (text.get("texts") or [text] if text else []) if each not in texts]
+        if text := parent.manifest.text:
+            texts += [each for each in texts_of(text) if each not in texts]
     return {"texts": texts} if len(texts) > 1 else texts[0] if texts else None

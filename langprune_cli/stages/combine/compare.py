@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +64,7 @@ class Pair:
         found = dict.fromkeys(cell.linear for cell in self.cells)
         return {linear: _figures([cell for cell in self.cells if cell.linear == linear]) for linear in found}
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """Return all figures as JSON has them, those of each block and kind of linear among them: a heat map's."""
         return {
             "one": self.one,
@@ -147,7 +146,7 @@ class _Way:
 
     def cells(self, index: int, one: dict[str, Tensor], other: dict[str, Tensor]) -> list[Cell]:
         """Return the cells of one block."""
-        found: dict[str, list[Any]] = {}
+        found: dict[str, list[Sums]] = {}
         for name in one | other:
             tensor, another = one.get(name), other.get(name)
             if self.absent and tensor is None:
@@ -156,7 +155,7 @@ class _Way:
                 another = self.absent(one[name])
             if tensor is not None and another is not None:
                 found.setdefault(linear_kind(name), []).append(self.sums_of(tensor, another))
-        return [Cell(index, linear, total(sums)) for linear, sums in found.items()]
+        return [Cell(index, linear, total(sums)) for linear, sums in found.items()]  # type: ignore[type-var] # all of one type
 
 
 def _way(artifacts: Sequence[Artifact], model: OpenedModel | None) -> _Way:

@@ -1,6 +1,7 @@
 """`demo`: all six stages on the built-in model, for two languages, and the table that shows what the tool is for."""
 
 import time
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def run_demo(workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
     rows = read_rows(evaluate(workspace, subjects, held_out, reporter, settings).artifact)
     reporter.note("6 export: a folder to share, with a model card")
     exported = _export_once(workspace, models[0].name, reporter)
-    ppl = {(row["mask"], row["text"]): row["ppl"] for row in rows}
+    ppl = {(row["mask"], row["text"]): inf if row["ppl"] is None else row["ppl"] for row in rows}
     labels = ["dense", *(f"pruned for {language}" for language in languages)]
     names = [None, *(each.name for each in masks)]
     table = [

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,18 +10,17 @@ from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.numerics.bootstrap import Interval, mean_intervals
+from langprune_cli.stages.evaluate.rows import Change, MeasuredRow, PairRow, Row
 from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.tokens.token_bytes import token_byte_lengths
 from langprune_cli.types import Windows
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Measured:
     """A row, and what it is the mean of."""
 
-    row: Row
+    row: MeasuredRow
     model: OpenedModel
     windows: Windows
     nats: Tensor  # float64 [n], summed over each window's predicted tokens
@@ -30,7 +28,7 @@ class Measured:
 
 def compared(
     measured: Sequence[Measured],  # of one text, the dense model first
-) -> tuple[list[Row], list[Row]]:
+) -> tuple[list[Row], list[PairRow]]:
     """Return the rows with their change against the first, and a row for each pair of the others.
 
     Changes are in nats per predicted token. A model with another vocabulary is compared where its windows hold the same bytes
@@ -38,11 +36,11 @@ def compared(
     """
     differences = _differences(measured)
     nothing = _fields(None)
-    rows = [
-        each.row | (_fields(differences.get((number, 0))) if number else nothing)
+    rows: list[Row] = [
+        {**each.row, **(_fields(differences.get((number, 0))) if number else nothing)}
         for number, each in enumerate(measured)
     ]
-    pairs = [
+    pairs: list[PairRow] = [
         {
             "text": one["text"],
             "language": one["language"],
@@ -57,7 +55,7 @@ def compared(
     return rows, pairs
 
 
-def _fields(change: Interval | None) -> Row:
+def _fields(change: Interval | None) -> Change:
     return {
         "change_nats": change.mean if change else None,
         "change_low": change.low if change else None,

@@ -7,16 +7,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from safetensors.torch import load
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.numerics.bootstrap import LEVEL, METHOD, RESAMPLES, SEED
 from langprune_cli.numerics.nats import bits_per_byte, perplexity
+from langprune_cli.records import CellRecord
 from langprune_cli.stages.evaluate.comparing import Measured, compared
 from langprune_cli.stages.evaluate.evaluation_text import EvaluationText, evaluation_text, per_original_token
 from langprune_cli.stages.evaluate.quantized import quantizer_environment
+from langprune_cli.stages.evaluate.rows import CellRow, Labels, PairRow, Result, Row
 from langprune_cli.stages.evaluate.subjects import Losses, Subject
 from langprune_cli.stages.evaluate.tasks import run_tasks, tasks_identity
 from langprune_cli.stages.statistics.parts import text_identity
@@ -31,13 +33,6 @@ from langprune_cli.tokens.token_bytes import predicted_bytes
 from langprune_cli.types import TextSpec, Windows
 
 RESULT = "result.json"
-
-_FIELDS = (  # of a row that follow from its cell and labels alone
-    "model", "mask", "text", "source", "model_digest", "mask_key", "dtype", "language", "fingerprint", "windows", "seqlen",
-    "cell", "tokens", "nats", "ppl", "bpb",
-)  # fmt: skip
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -79,9 +74,10 @@ def evaluate(
     ]
     reference, whole = models[0], [subject.model for subject in subjects if not subject.mask]
     cells = [(subject, text) for text in texts for subject in subjects]
+    weights = {model.digest: model.streamed.checkpoint.weights_sha256 for model in models}
     recipe = Recipe(
         "evals",
-        inputs={"cells": [subject.identity | text_identity(text.of(subject.model)) for subject, text in cells]}
+        inputs={"cells": [_identity(subject, text.of(subject.model)) for subject, text in cells]}
         | ({"tasks": tasks_identity(whole, tasks)} if tasks else {}),
         params={
             "bpb": _has_tokenizer(reference),  # without one bpb is unknown, and is not to stay so when one comes
@@ -89,7 +85,7 @@ def evaluate(
         },
         about={
             "models": {model.label: model.about for model in models},
-            WEIGHTS: {model.digest: model.streamed.checkpoint.weights_sha256 for model in models},
+            WEIGHTS: weights,
         },
         environment=reference.environment() | (quantizer_environment() if subjects[-1].bits else {}),
     )
@@ -102,24 +98,25 @@ def evaluate(
             *(Path(task).stem for task in tasks),
         ]
     )
-    known = _KnownCells(workspace, recipe.about[WEIGHTS], none=to.force)
+    known = _KnownCells(workspace, weights, none=to.force)
 
     def make(writer: ArtifactWriter) -> Artifact:
         for number, text in enumerate(texts):
             for other, windows in enumerate(text.windows.values()):
                 name = f"windows-{number}-{other}.safetensors" if other else f"windows-{number}.safetensors"
                 writer.write_tensors(name, {"windows": windows.ids})
-        rows, pairs = [], []
+        rows: list[Row] = []
+        pairs: list[PairRow] = []
         one_by_one = (Losses(subject, reporter) for subject in subjects)  # quantized, one is in memory at a time
         measured = [[_measured(writer, losses, text, known) for text in texts] for losses in one_by_one]
         for of_subjects in zip(*measured, strict=True):
             of_text, among = compared(of_subjects)
             rows += of_text
             pairs += among
-        result = {"schema": 1, "rows": rows, "compare": pairs}
+        result: Result = {"rows": rows, "compare": pairs}
         if tasks:
             result["tasks"] = [row for model in whole for row in run_tasks(model, tasks)]
-        writer.write(RESULT, readable_json(result))
+        writer.write(RESULT, readable_json({"schema": 1, **result}))
         return writer.finish(rows=len(rows))
 
     return run_stage(recipe, Destination(workspace, default, to.name, force=to.force), make)
@@ -130,10 +127,10 @@ def read_rows(artifact: Artifact) -> list[Row]:
     return read_result(artifact)["rows"]
 
 
-def read_result(artifact: Artifact) -> dict[str, list[Row]]:
-    """Return an evaluation's "rows" of models on texts, "compare", pairs of pruned ones, and "tasks", where some were run."""
-    result: dict[str, list[Row]] = json.loads(artifact.read(RESULT))
-    return {name: result[name] for name in ("rows", "compare", "tasks") if name in result}
+def read_result(artifact: Artifact) -> Result:
+    """Return what an evaluation found."""
+    result = json.loads(artifact.read(RESULT))
+    return cast("Result", {name: result[name] for name in ("rows", "compare", "tasks") if name in result})
 
 
 def evaluations_of(workspace: Workspace, models: set[str], damaged: list[str]) -> Iterator[tuple[Artifact, list[Row]]]:
@@ -155,7 +152,7 @@ def _sound_rows(artifact: Artifact) -> list[Row] | None:
     """Return the rows of an evaluation; None where they cannot be read, or lack fields."""
     try:
         rows = read_rows(artifact)
-        return rows if all(row.keys() >= set(_FIELDS) for row in rows) else None
+        return rows if all(row.keys() >= Row.__required_keys__ for row in rows) else None
     except (LangpruneError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -193,8 +190,12 @@ class _KnownCells:
         return None
 
 
+def _identity(subject: Subject, windows: Windows) -> CellRecord:
+    return {**subject.identity, **text_identity(windows)}
+
+
 def _cell_of(subject: Subject, windows: Windows) -> str:
-    identity = subject.identity | text_identity(windows)
+    identity = _identity(subject, windows)
     return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
 
 
@@ -220,7 +221,7 @@ def _measured(
     windows = text.of(subject.model)
     row = _cell(writer, losses, windows, known)
     nats = Artifact(writer.folder, writer.manifest).tensors(_losses_part(row["cell"]))["nats"]
-    return Measured(row | per_original_token(text, subject.model, row), subject.model, windows, nats)
+    return Measured({**row, **per_original_token(text, subject.model, row)}, subject.model, windows, nats)
 
 
 def _cell(
@@ -228,11 +229,11 @@ def _cell(
     losses: Losses,
     windows: Windows,
     known: _KnownCells,
-) -> Row:
+) -> CellRow:
     """Return one row; its losses per window become a part."""
     subject = losses.subject
     cell = _cell_of(subject, windows)
-    labels = {
+    labels: Labels = {
         "model": subject.model.label,
         "mask": subject.mask.name if subject.mask else None,
         "text": windows.spec.name,
@@ -242,8 +243,15 @@ def _cell(
     if not writer.has(part) and (before := known.row(cell)):
         row, nats_part = before
         writer.write(part, nats_part)
-        found = {field: row[field] for field in _FIELDS} | subject.identity | labels
-        return found | {"bpb": _known_bpb(subject, windows, row, nats_part)}
+        return {
+            **labels,
+            **_identity(subject, windows),
+            "cell": cell,
+            "tokens": row["tokens"],
+            "nats": row["nats"],
+            "ppl": row["ppl"],
+            "bpb": _known_bpb(subject, windows, row, nats_part),
+        }
     if writer.has(part):
         nats = Artifact(writer.folder, writer.manifest).tensors(part)["nats"]
     else:
@@ -253,8 +261,7 @@ def _cell(
     ppl = perplexity(total, tokens)
     return {
         **labels,
-        **subject.identity,
-        **text_identity(windows),
+        **_identity(subject, windows),
         "cell": cell,
         "tokens": tokens,
         "nats": total / tokens,

@@ -4,10 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from langprune_cli.defaults import HUB_WINDOWS
 from langprune_cli.numerics.nats import perplexity
+from langprune_cli.stages.evaluate.rows import CellRow, PerOriginalToken
 from langprune_cli.store.building import Reporter
 from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.text.hub import HUB_PREFIX
@@ -77,7 +78,7 @@ def evaluation_text(
     return EvaluationText(original, found)
 
 
-def per_original_token(text: EvaluationText, model: OpenedModel, row: dict[str, Any]) -> dict[str, float | None]:
+def per_original_token(text: EvaluationText, model: OpenedModel, row: CellRow) -> PerOriginalToken:
     """Return {"ppl_per_original_token"} of a model with another vocabulary than the original's; {} for others.
 
     exp(nats a byte x bytes a token of the original's): what compares, where a text falls into other tokens. None where it is

@@ -4,9 +4,9 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
@@ -62,13 +62,13 @@ def load_whole(
     *,
     trust: bool,
     quantization: object = None,  # a configuration of transformers; the device's own memory is then filled directly
-) -> Any:  # noqa: ANN401 - transformers is untyped
+) -> nn.Module:
     """Load a model as its users do, tensor by tensor; raises LangpruneError where transformers cannot."""
     quantized = {"quantization_config": quantization, "device_map": {"": str(device)}} if quantization else {}
     Written(folder).check_all()
     with _no_bars():
         try:
-            model = AutoModelForCausalLM.from_pretrained(
+            model: nn.Module = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype or "auto", local_files_only=True, use_safetensors=True, trust_remote_code=trust,
                 **quantized,
             )  # fmt: skip

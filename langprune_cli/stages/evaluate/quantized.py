@@ -4,10 +4,9 @@ import gc
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 
 from langprune_cli.errors import LangpruneError, first_line
@@ -78,7 +77,7 @@ class QuantizedModel:
         self.bits = bits
 
     @cached_property
-    def _loaded(self) -> Any:  # noqa: ANN401 - transformers is untyped
+    def _loaded(self) -> nn.Module:
         """Raises LangpruneError where its weights do not fit, or do not load."""
         gc.collect()  # the quantized model before this one, which its cycles keep
         model, streamed = self.model, self.model.streamed

@@ -2,11 +2,85 @@
 
 from collections.abc import Mapping, Sequence
 from math import exp
-from typing import Any, TypedDict
+from typing import NotRequired, TypedDict
 
+from langprune_cli.records import CellRecord
 from langprune_cli.store.manifest import Manifest
 
-Row = dict[str, Any]
+
+class Change(TypedDict, total=False):
+    """By how much a row's loss differs from another's, in nats per token; None where that cannot be known."""
+
+    change_nats: float | None
+    change_low: float | None
+    change_high: float | None
+    significant: bool | None
+
+
+class Labels(TypedDict):
+    """What a row is called: labels, which decide nothing."""
+
+    model: str
+    mask: str | None
+    text: str
+    source: str
+
+
+class CellRow(Labels, CellRecord):
+    """A model, with or without a mask, on one text: what it loses there."""
+
+    cell: str
+    tokens: int
+    nats: float
+    ppl: float | None  # None: infinite
+    bpb: float | None  # None: not known
+
+
+class PerOriginalToken(TypedDict, total=False):
+    """A perplexity that compares, of a model that cuts text into other tokens than the dense model."""
+
+    ppl_per_original_token: float | None  # None: not known
+
+
+class MeasuredRow(CellRow, PerOriginalToken):
+    """The same beside the dense model, before they are compared."""
+
+
+class Row(MeasuredRow, Change):
+    """A row of an evaluation, as it is on disk."""
+
+
+class PairRow(Change):
+    """Two pruned ones on one text."""
+
+    text: str
+    language: str | None
+    model: str
+    mask: str | None
+    than_model: str
+    than_mask: str | None
+
+
+class TaskRow(TypedDict):
+    """A metric of a benchmark task, of one model."""
+
+    model: str
+    task: str
+    metric: str
+    filter: str
+    value: float | None
+    stderr: float | None
+    examples: int | None
+    shots: int | None
+    higher_is_better: bool | None
+
+
+class Result(TypedDict):
+    """What an evaluation found; older ones have no pairs."""
+
+    rows: list[Row]
+    compare: NotRequired[list[PairRow]]
+    tasks: NotRequired[list[TaskRow]]
 
 
 class SizeRow(TypedDict):
@@ -22,6 +96,34 @@ class SizeRow(TypedDict):
     ppl_after: float | None
 
 
+class ConvertedLinears(TypedDict):
+    """How many of a model's 2:4 linears are held as semi-structured tensors."""
+
+    converted: int
+    linears: int
+
+
+class SpeedRow(TypedDict):
+    """A model's speed and size, beside those of the first model."""
+
+    model: str
+    parameters: int
+    weight_bytes: int
+    file_bytes: int
+    prefill: float
+    prefill_factor: float
+    decode: float
+    decode_factor: float
+    dtype: str
+    device: str
+    batch: int
+    prompt: int
+    new_tokens: int
+    semi_structured: ConvertedLinears | None
+    prefill_seconds: list[float]
+    decode_seconds: list[float]
+
+
 MARKS = "*: the best pruned one on this text; =: not told apart from it by these windows."
 TASK_COLUMNS = ("task", "metric", "model", "value", "stderr", "examples")
 
@@ -30,8 +132,7 @@ _MOST_NATS = 700.0  # exp of more is beyond float64; no interval is of use then
 
 def comparable_ppl(row: Row) -> float | None:
     """Return a row's perplexity as it compares with the dense row's: per token of the dense model's tokenizer."""
-    found: float | None = row.get("ppl_per_original_token", row["ppl"])
-    return found
+    return row.get("ppl_per_original_token", row["ppl"])
 
 
 def change_of(row: Row, dense: Row) -> float | None:
@@ -48,7 +149,7 @@ def interval_of(row: Row) -> tuple[float, float] | None:
 
 def marks(
     rows: Sequence[Row],  # of one text, the dense one first
-    compare: Sequence[Row],  # the evaluation's pairs of pruned ones
+    compare: Sequence[PairRow],  # the evaluation's pairs of pruned ones
 ) -> list[str]:
     """Return for each row "*" for the best of several pruned ones, "=" where its difference to that is noise, else ""."""
     known = [row for row in rows[1:] if comparable_ppl(row) is not None]
@@ -64,11 +165,11 @@ def marks(
     return ["*" if row is best else "=" if (row["model"], row["mask"]) in noise else "" for row in rows]
 
 
-def task_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+def task_lines(rows: Sequence[TaskRow]) -> list[tuple[str, ...]]:
     """Return results of benchmark tasks as cells of TASK_COLUMNS: model beside model, the dense one first."""
     lines = []
     for row in rows:
-        value, error = ("" if row[name] is None else f"{row[name]:.4f}" for name in ("value", "stderr"))
+        value, error = ("" if each is None else f"{each:.4f}" for each in (row["value"], row["stderr"]))
         examples = "" if row["examples"] is None else f"{row['examples']:,}"
         lines.append((row["task"], row["metric"], row["model"], value, error, examples))
     return sorted(lines, key=lambda line: line[:2])  # stable: models stay in their order

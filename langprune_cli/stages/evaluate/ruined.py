@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from math import exp, log
-from typing import Any
 
+from langprune_cli.records import languages_of
 from langprune_cli.stages.evaluate.rows import Row, change_of
 from langprune_cli.stages.structured.structures import VOCABULARY, is_structured
 from langprune_cli.store.manifest import Manifest
@@ -38,7 +38,7 @@ def ruined_notes(rows: Sequence[Row], made: dict[str, Manifest]) -> Iterator[str
 
 
 def _advice(manifest: Manifest, rows: Sequence[Row]) -> Iterator[str]:
-    languages = _calibrated_on(manifest)
+    languages = languages_of(manifest.text)
     others = list(
         dict.fromkeys(row["language"] for row in rows if row["language"] and row["language"] not in languages)
     )
@@ -52,15 +52,10 @@ def _advice(manifest: Manifest, rows: Sequence[Row]) -> Iterator[str]:
         yield f"What helps: {'; '.join(helps)}."
 
 
-def _calibrated_on(manifest: Manifest) -> set[str]:
-    text = manifest.about.get("text") or {}
-    return {each["language"] for each in text.get("texts") or [text] if each.get("language")}
-
-
 def _what_helps(manifest: Manifest) -> list[str]:
     """Return what a user can do that was not done."""
     about, params = manifest.about, manifest.params
-    mask: dict[str, Any] = params if manifest.kind == "masks" else about.get("mask") or {}
+    mask = params if manifest.kind == "masks" else about.get("mask") or {}
     pattern, update = mask.get("pattern", "unstructured"), params.get("update", "none")
     if pattern == VOCABULARY:
         return ["a higher --coverage, and text of every language that is to stay"]

@@ -8,7 +8,6 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +36,7 @@ STAYS_DENSE = (
 class Twin:
     """A model once more, with what the kernels take of its 2:4 linears in packed form; the rest it shares with the model."""
 
-    model: Any  # transformers is untyped
+    model: nn.Module
     converted: int
     linears: int  # that are 2:4, converted or not
 

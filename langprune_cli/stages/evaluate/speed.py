@@ -5,15 +5,15 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.model_files import weight_files
 from langprune_cli.models.skeleton import context_of, read_config
 from langprune_cli.stages.evaluate.loaded import check_memory, load_whole, weight_bytes
+from langprune_cli.stages.evaluate.rows import ConvertedLinears, SpeedRow
 from langprune_cli.stages.evaluate.semi_structured import held_bytes, kernel_errors, semi_structured_twin
 
 
@@ -50,7 +50,7 @@ class _Run:
 
     label: str
     folder: Path
-    model: Any  # transformers is untyped
+    model: nn.Module
     semi_structured: tuple[int, int] | None = None
     seconds: list[tuple[float, float]] = field(default_factory=list)  # of every repeat, the warm-up too
 
@@ -92,7 +92,8 @@ def compare(
     """
     device = torch.device(device)
     configs = {label: read_config(each, trust_remote_code=trust_remote_code) for label, each in folders.items()}
-    _check_numbers(configs, {name.replace("_", " "): number for name, number in asdict(load).items()})
+    contexts = {label: context_of(config) for label, config in configs.items()}
+    _check_numbers(contexts, {name.replace("_", " "): number for name, number in asdict(load).items()})
     sizes = {label: weight_bytes(each, dtype) for label, each in folders.items()}
     check_memory(sizes, device)
     for label, size in sizes.items():  # each is read into the memory of the CPU, and moved from there
@@ -131,27 +132,27 @@ def compare(
     }
 
 
-def _check_numbers(configs: dict[str, Any], numbers: dict[str, int]) -> None:
+def _check_numbers(contexts: dict[str, int | None], numbers: dict[str, int]) -> None:
     """Raise LangpruneError for numbers below 1, and more tokens than the context of a model."""
     for name, number in numbers.items():
         if number < 1:
             raise LangpruneError(f"{number} {name} leaves nothing to measure: give 1 or more")
     prompt, new_tokens = numbers["prompt"], numbers["new tokens"]
-    for label, config in configs.items():
-        context = context_of(config)
+    for label, context in contexts.items():
         if context and prompt + new_tokens > context:
             raise LangpruneError(
                 f"{prompt} tokens and {new_tokens} new ones are more than the context of {label}, {context}: ask for fewer"
             )
 
 
-def speed_rows(speeds: dict[str, Speed]) -> list[dict[str, Any]]:
+def speed_rows(speeds: dict[str, Speed]) -> list[SpeedRow]:
     """Return one row per model, ready for JSON.
 
     The factors are how many times as fast as the first model it is, the median over repeats: the two turns of one repeat
     were taken side by side, and share what else the machine was doing.
     """
-    rows, first = [], None
+    rows: list[SpeedRow] = []
+    first = None
     for label, speed in speeds.items():
         first = first or speed
         rows.append(
@@ -169,8 +170,7 @@ def speed_rows(speeds: dict[str, Speed]) -> list[dict[str, Any]]:
                 "batch": speed.batch,
                 "prompt": speed.prompt,
                 "new_tokens": speed.new_tokens,
-                "semi_structured": speed.semi_structured
-                and dict(zip(("converted", "linears"), speed.semi_structured, strict=True)),
+                "semi_structured": _converted(*speed.semi_structured) if speed.semi_structured else None,
                 "prefill_seconds": list(speed.prefill_seconds),
                 "decode_seconds": list(speed.decode_seconds),
             }
@@ -178,12 +178,16 @@ def speed_rows(speeds: dict[str, Speed]) -> list[dict[str, Any]]:
     return rows
 
 
+def _converted(converted: int, linears: int) -> ConvertedLinears:
+    return {"converted": converted, "linears": linears}
+
+
 def _factor(first: tuple[float, ...], seconds: tuple[float, ...]) -> float:
     return median(a / b for a, b in zip(first, seconds, strict=True))
 
 
 def timed_run(
-    model: Any,  # noqa: ANN401 - transformers is untyped
+    model: nn.Module,
     ids: Tensor,  # int64 [b, p], on the model's device
     new_tokens: int,
 ) -> tuple[Tensor, tuple[float, float]]:  # int64 [b, 1 + new_tokens]; seconds

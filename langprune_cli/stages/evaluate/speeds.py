@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 from langprune_cli.defaults import SEQLEN
-from langprune_cli.stages.evaluate.rows import Row
+from langprune_cli.stages.evaluate.rows import SpeedRow
 from langprune_cli.stages.evaluate.semi_structured import NO_KERNELS, NO_LINEARS, accelerates
 from langprune_cli.stages.evaluate.speed import Workload, compare, speed_rows
 from langprune_cli.store.building import Reporter
 from langprune_cli.streaming.opened import OpenedModel
 
 
-def measured_speeds(models: Sequence[OpenedModel], reporter: Reporter, *, semi_structured: bool) -> list[Row]:
+def measured_speeds(models: Sequence[OpenedModel], reporter: Reporter, *, semi_structured: bool) -> list[SpeedRow]:
     """Measure the models turn by turn; prompts as long as all of them can read, 512 tokens at most.
 
     semi_structured: those with 2:4 linears once more, with these in packed form; a note says why there is no such row.

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.streamed import Block
+from langprune_cli.records import SubjectIdentity
 from langprune_cli.stages.evaluate.quantized import QuantizedModel, check_quantizable
 from langprune_cli.stages.evaluate.rows import with_bits
 from langprune_cli.stages.statistics.parts import BLOCKS_PART, VOCABULARY_PART
@@ -31,16 +31,19 @@ class Subject:
     bits: int | None = None  # None: as the checkpoint has it
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> SubjectIdentity:
         """Return what decides the result beside the text: checkpoint, mask, dtype, and bits where it is quantized."""
-        return {
+        identity: SubjectIdentity = {
             "model_digest": self.model.digest,
             "mask_key": self.mask.key if self.mask else None,
             "dtype": str(self.model.streamed.dtype).removeprefix("torch."),
-            # Version 0.1.0 used the embeddings for their head: a row of its own is no answer any more.
-            **({"untied": True} if self.model.streamed.untied else {}),
-            **({"bits": self.bits} if self.bits else {}),
         }
+        if self.model.streamed.untied:
+            # Version 0.1.0 used the embeddings for their head: a row of its own is no answer any more.
+            identity["untied"] = True
+        if self.bits:
+            identity["bits"] = self.bits
+        return identity
 
     @property
     def label(self) -> str:

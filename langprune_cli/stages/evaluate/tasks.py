@@ -9,16 +9,26 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from transformers import AutoModelForCausalLM
 
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
 from langprune_cli.models.model_files import tokenizer_digest
+from langprune_cli.records import TasksRecord
+from langprune_cli.stages.evaluate.rows import TaskRow
 from langprune_cli.store.written import Written
 from langprune_cli.streaming.opened import OpenedModel
 
-Row = dict[str, Any]
+_Results = TypedDict(  # what the harness returns, as far as it is read here
+    "_Results",
+    {
+        "results": dict[str, dict[str, object]],
+        "n-samples": dict[str, dict[str, int]],
+        "n-shot": dict[str, int],
+        "higher_is_better": dict[str, dict[str, bool]],
+    },
+)
 
 # HFLM pads a batch; one by one a task's figures do not depend on what else is in the batch, nor on the machine's memory.
 _BATCH = 1
@@ -52,7 +62,7 @@ def harness_version() -> str:
         ) from error
 
 
-def tasks_identity(models: Sequence[OpenedModel], names: Sequence[str]) -> Row:
+def tasks_identity(models: Sequence[OpenedModel], names: Sequence[str]) -> TasksRecord:
     """Return what decides the results: checkpoints, tokenizers, dtypes, tasks, and the harness that defines these."""
     return {
         "models": [
@@ -68,7 +78,7 @@ def tasks_identity(models: Sequence[OpenedModel], names: Sequence[str]) -> Row:
     }
 
 
-def run_tasks(model: OpenedModel, names: Sequence[str]) -> list[Row]:
+def run_tasks(model: OpenedModel, names: Sequence[str]) -> list[TaskRow]:
     """Return a row for each task and metric, groups of tasks after their own.
 
     The model is loaded whole, by transformers. Examples in the prompt and their number are the tasks' own; seeds are the
@@ -86,7 +96,7 @@ def run_tasks(model: OpenedModel, names: Sequence[str]) -> list[Row]:
                 model.location.folder, dtype=model.streamed.dtype, trust_remote_code=compute.trust_remote_code
             )
             adapter = HFLM(pretrained=loaded.to(device).eval(), tokenizer=model.tokenizer, batch_size=_BATCH)
-            results: Any = simple_evaluate(model=adapter, tasks=list(names), log_samples=False)
+            results = simple_evaluate(model=adapter, tasks=list(names), log_samples=False)
     except (LangpruneError, MemoryError):
         raise
     except Exception as error:  # tasks run code of their own, and fail in ways of their own
@@ -96,12 +106,12 @@ def run_tasks(model: OpenedModel, names: Sequence[str]) -> list[Row]:
     finally:
         loaded = adapter = None
         gc.collect()  # the next model is loaded whole too
-    return _rows(model, results)
+    return _rows(model, cast("_Results", results))
 
 
-def _rows(model: OpenedModel, results: Row) -> list[Row]:
+def _rows(model: OpenedModel, results: _Results) -> list[TaskRow]:
     """Return the harness's {"acc,none": value, "acc_stderr,none": error} of each task as rows."""
-    rows = []
+    rows: list[TaskRow] = []
     for task, figures in results["results"].items():
         for key, value in figures.items():
             metric, comma, filtered = key.partition(",")

@@ -8,7 +8,6 @@ the tokenizer of the folder DENSE, which has all tokens, is asked for them.
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Any
 
 _METHOD = (
     "get_vocab_base_pre"  # its argument is the tokenizer; in convert_hf_to_gguf.py itself, later in conversion/base.py
@@ -21,19 +20,20 @@ def main() -> None:
     sys.path[0] = str(Path(converter).parent)  # it was the folder of this file, whose modules are not the converter's
     sys.argv = [converter, *arguments]
     spec = importlib.util.spec_from_file_location("convert_hf_to_gguf", converter)
-    module: Any = importlib.util.module_from_spec(spec) if spec and spec.loader else None
-    if spec and spec.loader:
+    module = importlib.util.module_from_spec(spec) if spec and spec.loader else None
+    if spec and spec.loader and module:
         sys.modules["convert_hf_to_gguf"] = module
         spec.loader.exec_module(module)
     from transformers import AutoTokenizer  # noqa: PLC0415 - after the path is the converter's
 
     tokenizer = AutoTokenizer.from_pretrained(dense, local_files_only=True)
-    if not _ask_instead(tokenizer) or not hasattr(module, "main"):
+    run = getattr(module, "main", None)
+    if not _ask_instead(tokenizer) or run is None:
         sys.exit(f"it has no {_METHOD}, by which it would be told the tokenizer: a llama.cpp of this year has")
-    module.main()
+    run()
 
 
-def _ask_instead(tokenizer: Any) -> bool:  # noqa: ANN401 - transformers is untyped
+def _ask_instead(tokenizer: object) -> bool:
     """Have every class that names tokenizers ask this one; return whether there is any."""
     classes = {
         each for module in list(sys.modules.values()) for each in vars(module).values() if isinstance(each, type)

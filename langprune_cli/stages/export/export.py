@@ -10,11 +10,12 @@ from langprune_cli.errors import LangpruneError
 from langprune_cli.location.hub_snapshot import CARD
 from langprune_cli.models.checkpoint import Checkpoint, TensorEntry
 from langprune_cli.models.shards import plan_shards, write_shard
-from langprune_cli.stages.evaluate.evaluate import Row, evaluations_of, has_bytes_of
+from langprune_cli.stages.evaluate.evaluate import evaluations_of, has_bytes_of
+from langprune_cli.stages.evaluate.rows import Row
 from langprune_cli.stages.export.exported import GGUF, MASK_FILE
 from langprune_cli.stages.export.gguf import tokenizer_before, write_gguf
 from langprune_cli.stages.export.inherited import inherited
-from langprune_cli.stages.export.model_card import model_card
+from langprune_cli.stages.export.model_card import Evaluated, model_card
 from langprune_cli.stages.export.public import public_record
 from langprune_cli.store.artifact import PROVENANCE, Artifact
 from langprune_cli.store.building import Reporter
@@ -194,7 +195,7 @@ def _staging(out: Path, workspace: Workspace) -> Iterator[Path]:
         raise
 
 
-def _rows_about(workspace: Workspace, model: Artifact, reporter: Reporter) -> list[dict[str, Row | None]]:
+def _rows_about(workspace: Workspace, model: Artifact, reporter: Reporter) -> list[Evaluated]:
     """Return the newest rows about this model, or about its mask on the fly, each with that of the model it came from."""
     try:
         checkpoint = Checkpoint(model.folder)
@@ -204,7 +205,7 @@ def _rows_about(workspace: Workspace, model: Artifact, reporter: Reporter) -> li
             f"{model.folder} is damaged ({error}): make it again with langprune apply --force"
         ) from error
     base_digest, mask_key = model.manifest.inputs["model"], model.manifest.inputs["mask"]
-    subjects = {(base_digest, None): "base", (digest, None): "pruned"}
+    subjects: dict[tuple[str, str | None], str] = {(base_digest, None): "base", (digest, None): "pruned"}
     if (
         model.manifest.params.get("update", "none") == "none"
     ):  # else the weights that stay are others than the mask's alone

@@ -6,10 +6,11 @@ import sys
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.location.location import ModelLocation
+from langprune_cli.records import About, ModelRecord
 from langprune_cli.stages.structured.structures import VOCABULARY
 from langprune_cli.store.artifact import PROVENANCE, Artifact
 from langprune_cli.store.building import Reporter
@@ -53,7 +54,7 @@ def tokenizer_before(workspace: Workspace, model: Artifact, reporter: Reporter) 
     Raises LangpruneError for a tokenizer that the converter cannot take, and where the first model's is not to be had.
     """
     about, trimmed = model.manifest.about, False
-    source: dict[str, Any] = {}
+    source: ModelRecord = {}
     seen = set()
     while about:
         trimmed |= (about.get("mask") or {}).get("pattern") == VOCABULARY
@@ -80,13 +81,13 @@ def tokenizer_before(workspace: Workspace, model: Artifact, reporter: Reporter) 
     return dense.location.folder
 
 
-def _about(workspace: Workspace, name: str) -> dict[str, Any]:
+def _about(workspace: Workspace, name: str) -> About:
     """Return what an artifact or an exported folder says of itself; {} for a model that was never pruned here."""
     if artifact := model_artifact(workspace, name):
         return artifact.manifest.about
     with suppress(OSError, ValueError, AttributeError):
         found: object = json.loads(Path(name, PROVENANCE).read_bytes()).get("about")
-        return found if isinstance(found, dict) else {}
+        return cast("About", found) if isinstance(found, dict) else {}
     return {}
 
 

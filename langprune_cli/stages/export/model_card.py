@@ -1,10 +1,12 @@
 """The model card of an exported model: what was pruned, how, on which text, and what it cost."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 from markupsafe import Markup
 
-from langprune_cli.stages.evaluate.rows import comparable_ppl
+from langprune_cli.records import About, MaskRecord, TextRecord, languages_of, texts_of
+from langprune_cli.stages.evaluate.rows import Row, comparable_ppl
 from langprune_cli.stages.export.public import public_name
 from langprune_cli.stages.structured.structures import VOCABULARY, is_structured
 from langprune_cli.store.artifact import Artifact
@@ -15,18 +17,25 @@ from langprune_cli.text.hub import HUB_PREFIX, parse_hub_source
 _UNKNOWN = "not recorded"
 
 
+class Evaluated(TypedDict):
+    """A row of an evaluation, and that of the base model on the same text where there is one."""
+
+    pruned: Row
+    base: Row | None
+
+
 def model_card(
     model: Artifact,
-    rows: list[dict[str, Any]],
+    rows: Sequence[Evaluated],
     title: str,
     mask_file: str | None = None,
     *,
-    inherited: dict[str, Any] | None = None,
+    inherited: Mapping[str, str] | None = None,
     gguf: bool = False,
 ) -> str:
     """Return README.md of an exported model.
 
-    `rows` are pairs of evaluation rows: {"pruned": row, "base": row or None}. `mask_file` is where the masks lie, if they
+    `mask_file` is where the masks lie, if they
     go with the model. `inherited` is what the front matter takes over from the base model: licence and id.
     What the manifest says for people may be missing: an older version wrote less.
     """
@@ -35,13 +44,14 @@ def model_card(
     revision = source.get("revision")
     base = public_name(source["name"], revision) if source.get("name") else None
     own = {"base_model": base} if base and revision else {}  # only a hub id means something to others
+    evaluated = {language for row in rows if (language := row["pruned"]["language"])}
     return render(
         "model_card.md.j2",
         title=title,
         gguf=gguf,
-        front=own | (inherited or {}),
+        front={**own, **(inherited or {})},
         datasets=sorted(_datasets(about)),
-        languages=sorted({row["pruned"]["language"] for row in rows if row["pruned"]["language"]} | _languages(about)),
+        languages=sorted(evaluated | languages_of(model.manifest.text)),
         base=base or "A model",
         removed=_removed(about),
         tool=model.manifest.tool,
@@ -63,19 +73,22 @@ def _facts(model: Artifact, base: str) -> list[tuple[str, str]]:
         before = about["base"].get("mask") or {}
         facts += [("base was itself pruned", f"{before.get('method', _UNKNOWN)}, {_pattern(before)}")]
     facts += [("method", mask.get("method", _UNKNOWN)), ("pattern", _pattern(mask))]
-    if mask.get("exclude"):
-        facts += [("left dense", Markup("linears whose name matches {}").format(code(mask["exclude"])))]
+    if exclude := mask.get("exclude"):
+        facts += [("left dense", Markup("linears whose name matches {}").format(code(exclude)))]
     if tails := about.get("dense_tail_columns"):
         columns = sorted(set(tails.values()))
         many = f"{columns[0]}" if len(columns) == 1 else f"{columns[0]} to {columns[-1]}"
         facts += [("left dense", f"the last columns ({many}) of {len(tails)} linears, whose width M does not divide")]
     facts += [("update of surviving weights", model.manifest.params.get("update", _UNKNOWN))]
     if trained := about.get("tuned"):
-        facts += [("blocks tuned to the base model's", f"{trained['epochs']} epochs at most, on {_text(trained)}")]
-    return [*facts, ("calibration text", _text(about))]
+        facts += [
+            ("blocks tuned to the base model's", f"{trained['epochs']} epochs at most, on {_text(trained.get('text'))}")
+        ]
+    needless = "stats" in about and about["stats"] is None
+    return [*facts, ("calibration text", _text(about.get("text"), needless=needless))]
 
 
-def _removed(about: dict[str, Any]) -> str:
+def _removed(about: About) -> str:
     """Return what was done: parameters that left, or the share of all the linears' weights that are zero.
 
     Excluded linears and dense tails count in.
@@ -93,19 +106,14 @@ def _removed(about: dict[str, Any]) -> str:
     return f"with {checked['zeros'] / max(1, checked['pruned_weights']):.1%} of the weights of {which} set to zero"
 
 
-def _languages(about: dict[str, Any]) -> set[str]:
-    text = about.get("text") or {}
-    return {each["language"] for each in text.get("texts") or [text] if each.get("language")}
-
-
-def _datasets(about: dict[str, Any]) -> set[str]:
+def _datasets(about: About) -> set[str]:
     """Return the datasets of the hub that the model was calibrated or tuned on, by their ids."""
     texts = [text for text in (about.get("text"), (about.get("tuned") or {}).get("text")) if text]
-    sources = [each.get("source") or "" for text in texts for each in text.get("texts") or [text]]
+    sources = [each.get("source") or "" for text in texts for each in texts_of(text)]
     return {parse_hub_source(each).dataset for each in sources if each.startswith(HUB_PREFIX)}
 
 
-def _pattern(mask: dict[str, Any]) -> str:
+def _pattern(mask: MaskRecord) -> str:
     """Return the pattern in words; N:M needs no group."""
     pattern = mask.get("pattern")
     if pattern is None:
@@ -119,13 +127,12 @@ def _pattern(mask: dict[str, Any]) -> str:
     return f"{pattern}{share}"
 
 
-def _text(about: dict[str, Any]) -> str:
-    text = about.get("text")
+def _text(text: TextRecord | None, *, needless: bool = False) -> str:
+    """Return a text in words. needless: whether the method needs none."""
     if text and text.get("texts"):  # statistics of several texts, added up
-        return "; ".join(_text({"text": each}) for each in text["texts"])
+        return "; ".join(map(_text, text["texts"]))
     if not text or not text.get("source"):
-        needless = not text and "stats" in about and about["stats"] is None
-        return "none, the method needs no text" if needless else _UNKNOWN
+        return "none, the method needs no text" if needless and not text else _UNKNOWN
     language = f"{text['language']}, " if text.get("language") else ""
     drawn = [str(text["sampling"])] if text.get("sampling") else []
     drawn += [f"seed {text['seed']}"] if text.get("seed") is not None else []
@@ -135,13 +142,10 @@ def _text(about: dict[str, Any]) -> str:
     return f"{language}{public_name(text['source'])}{size}{how}{mark}"
 
 
-def _figures(pruned: dict[str, Any], base: dict[str, Any] | None) -> list[str]:
+def _figures(pruned: Row, base: Row | None) -> list[str]:
     """Return the cells of an evaluation's row."""
-
-    def figure(row: dict[str, Any] | None, key: str) -> str:
-        return f"{row[key]:.4g}" if row and row[key] is not None else "-"
-
-    pruned = pruned | {"ppl": comparable_ppl(pruned)}
     text = f"{public_name(pruned['source'])}" + (f" ({pruned['language']})" if pruned["language"] else "")
-    cells = [text, pruned["dtype"], str(pruned["seqlen"]), f"{pruned['tokens']:,}"]
-    return [*cells, *(figure(row, key) for key in ("ppl", "bpb") for row in (base, pruned))]
+    ppl = base and base["ppl"], comparable_ppl(pruned)
+    bpb = base and base["bpb"], pruned["bpb"]
+    figures = ["-" if each is None else f"{each:.4g}" for each in (*ppl, *bpb)]
+    return [text, pruned["dtype"], str(pruned["seqlen"]), f"{pruned['tokens']:,}", *figures]

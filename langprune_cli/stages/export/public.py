@@ -1,7 +1,6 @@
 """Names of models and texts as they may be published: without the folders that they lie in."""
 
 from pathlib import Path
-from typing import Any
 
 from langprune_cli.text.hub import HUB_PREFIX
 from langprune_cli.text.sources import BUILTIN_PREFIX
@@ -13,7 +12,7 @@ def public_name(name: str, revision: str | None = None) -> str:
     return name if public else Path(name).name
 
 
-def public_record(value: Any) -> Any:  # noqa: ANN401 - JSON values
+def public_record(value: object) -> object:
     """Return what a manifest says for people as it may be published: names of models and texts, and every absolute path."""
     if isinstance(value, list):
         return [public_record(each) for each in value]
@@ -22,8 +21,9 @@ def public_record(value: Any) -> Any:  # noqa: ANN401 - JSON values
     if not isinstance(value, dict):
         return value
     record = {field: public_record(each) for field, each in value.items()}
-    if isinstance(value.get("source"), str):
-        record["source"] = public_name(value["source"])
-    if isinstance(value.get("name"), str) and "revision" in value:  # a model
-        record["name"] = public_name(value["name"], value["revision"])
+    source, name = value.get("source"), value.get("name")
+    if isinstance(source, str):
+        record["source"] = public_name(source)
+    if isinstance(name, str) and "revision" in value:  # a model
+        record["name"] = public_name(name, value["revision"])
     return record

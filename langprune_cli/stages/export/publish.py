@@ -6,10 +6,13 @@ The endpoint, the token and offline mode are those of the `huggingface_hub` libr
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants, errors, get_token
-from huggingface_hub import utils as hub_utils
+from huggingface_hub.utils import (  # type: ignore[attr-defined] # exported without saying so to type checkers
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 
 from langprune_cli.errors import LangpruneError, UsageError, first_line
 from langprune_cli.store.building import Reporter
@@ -106,11 +109,10 @@ def _sentence(repo: str, status: int, said: str | None) -> str:
 @contextmanager
 def _no_bars() -> Iterator[None]:
     """Keep huggingface_hub from drawing bars across the caller's."""
-    bars: Any = hub_utils  # which exports its functions without saying so to type checkers
-    shown = not bars.are_progress_bars_disabled()
-    bars.disable_progress_bars()
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
     try:
         yield
     finally:
         if shown:
-            bars.enable_progress_bars()
+            enable_progress_bars()

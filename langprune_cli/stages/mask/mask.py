@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 
@@ -34,7 +35,7 @@ class MaskSource:
 
 def source_of_scores(workspace: Workspace, scores: Artifact) -> MaskSource:
     """Return the source that a scores artifact stands for; the statistics themselves need not be there any more."""
-    key = scores.manifest.inputs["stats"]
+    key = scores.manifest.stats
     return MaskSource(workspace.by_key("stats", key) if key else None, scores)
 
 
@@ -58,8 +59,9 @@ def mask(
     stats_name = source.stats.name if source.stats else None
     stats_key, text = source.stats.key if source.stats else None, calibration_text(source.stats)
     if source.scores:
-        stats_key, known = source.scores.manifest.inputs["stats"], source.scores.manifest.about
-        stats_name, text = known.get("stats"), known.get("text")
+        known = source.scores.manifest.about
+        stats_key, text = source.scores.manifest.stats, known.get("text")
+        stats_name = cast("str | None", known.get("stats"))
     recipe = mask_recipe(
         model,
         chooser,

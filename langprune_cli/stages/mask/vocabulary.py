@@ -56,7 +56,7 @@ def mask_vocabulary(
             "model": model.about,
             "stats": stats.name,
             # Counts of several texts name each of them instead of one language.
-            "text": stats.manifest.inputs.get("text", {}) | stats.manifest.about["text"],
+            "text": {**stats.manifest.inputs.get("text", {}), **stats.manifest.text},
         },
         environment=model.environment(),
     )

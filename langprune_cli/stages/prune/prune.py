@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from langprune_cli.numerics.site import Needs, most_needed
+from langprune_cli.records import TextRecord
 from langprune_cli.stages.apply.apply import (
     ApplySettings,
     MaskOf,
@@ -187,7 +188,7 @@ class _Making:
     model_stats: str | None  # key of the statistics that the update uses
     known: Artifact | None  # statistics of the dense model
     gathered: Recipe | None  # of statistics that are gathered on the way
-    text: dict[str, object] | None  # behind the statistics
+    text: TextRecord | None  # behind the statistics
     to: Destination  # of mask and statistics
     name: str | None  # of the model
     out: Path | None
@@ -213,7 +214,7 @@ class _Making:
             held: dict[str, tuple[Place, ArtifactWriter]] = {}
             name = hold(self.gathered, self.to, stats).name if self.gathered else stats and stats.name
             scored_by = str(name) if self.masks.inputs["stats"] else None
-            mask = hold(replace(self.masks, about=self.masks.about | {"stats": scored_by}), self.to, masks)
+            mask = hold(replace(self.masks, about={**self.masks.about, "stats": scored_by}), self.to, masks)
             hold(*self._model(mask.name, str(name) if scored_by or self.model_stats else None), None)
             made, seconds = self._make({kind: writer for kind, (_, writer) in held.items()}, stats, masks, spread_by)
             settled = {kind: held[kind][0].settle(artifact) for kind, artifact in made.items()}
@@ -225,7 +226,7 @@ class _Making:
         """Return where statistics, mask and model would lie."""
         stats = planned(self.gathered, self.to).artifact if self.gathered else self.known
         scored_by = stats.name if stats and self.masks.inputs["stats"] else None
-        masks = planned(replace(self.masks, about=self.masks.about | {"stats": scored_by}), self.to)
+        masks = planned(replace(self.masks, about={**self.masks.about, "stats": scored_by}), self.to)
         recipe, to = self._model(masks.artifact.name, stats.name if stats and (scored_by or self.model_stats) else None)
         return Pruning(planned(recipe, to), [masks])
 
@@ -238,7 +239,7 @@ class _Making:
         run = self.run_
         tails = dense_tails(self._shapes, run.chooser.settings.pattern)
         known = {"stats": stats, "text": self.text if stats else None, "dense_tail_columns": tails}
-        of = MaskOf(mask, self.masks.key, self.masks.params, self.masks.about | known)
+        of = MaskOf(mask, self.masks.key, self.masks.params, {**self.masks.about, **known})
         recipe = model_recipe(run.model, of, run.update, run.settings.apply, self.model_stats)
         # Statistics and mask of propagation `pruned` depend on the update, and are named after it already.
         default = mask if self.gathered else model_name(mask, run.chooser.method.update, run.update)

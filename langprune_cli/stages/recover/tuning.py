@@ -99,7 +99,7 @@ def tune_recipe(
             "mask": {"name": pruned.label},
             **about,
             "model": dense.about,
-            "tuned": {"model": pruned.about, **how, "text": text_identity(windows) | text_about(windows)},
+            "tuned": {"model": pruned.about, **how, "text": {**text_identity(windows), **text_about(windows)}},
         },
         environment=pruned.environment(),
     )

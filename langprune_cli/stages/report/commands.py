@@ -4,10 +4,11 @@ import re
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from langprune_cli.defaults import HUB_WINDOWS
+from langprune_cli.records import MaskRecord, ModelRecord, Params, TextRecord
 from langprune_cli.stages.evaluate.evaluate import read_result
+from langprune_cli.stages.evaluate.rows import Row
 from langprune_cli.stages.export.public import public_name
 from langprune_cli.stages.report.options import Words, option, words_of
 from langprune_cli.store.artifact import Artifact
@@ -76,17 +77,17 @@ class _Commands:
 
     def _stats(self, stats: Artifact) -> list[Words]:
         manifest = stats.manifest
-        inputs, params, about = manifest.inputs, manifest.params, manifest.about
-        if isinstance(inputs.get("stats"), list):
-            shares = words_of("stats", {each: params.get(each) for each in ("weights", "per")})
-            return [["combine", "stats", *self._named(inputs["stats"]), *shares]]
-        texts = [inputs["text"] | about["text"]]
-        drawn = _text(texts) if "tokens" in params["collect"] else _drawn(inputs["text"], about["text"])
-        return [["calibrate", *self._of_model(about["model"]), *drawn, *words_of("stats", params)]]
+        params, identity = manifest.params, manifest.inputs.get("text", {})
+        if manifest.added:
+            shares = words_of("stats", params, without=("--collect", "--dtype", "--all-experts"))
+            return [["combine", "stats", *self._named(manifest.added), *shares]]
+        texts: list[TextRecord] = [{**identity, **manifest.text}]
+        drawn = _text(texts) if "tokens" in params["collect"] else _drawn(identity, manifest.text)
+        return [["calibrate", *self._of_model(manifest.about["model"]), *drawn, *words_of("stats", params)]]
 
     def _scores(self, scores: Artifact) -> list[Words]:
         manifest = scores.manifest
-        used = option("--stats", *self._named([manifest.inputs["stats"]]))
+        used = option("--stats", *self._named([manifest.stats]))
         return [["score", *words_of("scores", manifest.params), *used, *self._of_model(manifest.about["model"])]]
 
     def _mask(self, mask: Artifact) -> list[Words]:
@@ -100,12 +101,12 @@ class _Commands:
             ]
             return [["combine", "masks", *self._named(inputs["masks"]), *how]]
         model = self._of_model(about["model"])
-        used = option("--stats", *self._named([inputs["stats"] or inputs.get("allocation_stats")]))
+        used = option("--stats", *self._named([mask.manifest.stats or inputs.get("allocation_stats")]))
         if "adaptive" in params:  # a joint method's mask that was chosen by its scores, and not as it solves
             score = ["score", *words_of("scores", params), *used, *model]
             of_scores = words_of("masks", params, without=("--method", "--damping", "--min-expert-tokens"))
             return [score, ["mask", *model, "--scores", mask.name, *of_scores]]
-        return [["mask", *model, *used, *words_of("masks", params | about.get("rounding", {}))]]
+        return [["mask", *model, *used, *words_of("masks", _as_asked(mask))]]
 
     def _model(self, model: Artifact) -> list[Words]:
         """Return what makes a model: `prune` where its statistics are of pruned blocks, else `apply`."""
@@ -115,25 +116,21 @@ class _Commands:
             named = mask.name if mask else f"{HIDDEN}/keep_masks.safetensors"
             words = words_of("models", params, without=("--update", "--damping"))
             return [["apply", "--reapply", *self._of_model(about["model"]), "--mask", named, *words]]
-        of_mask = about["mask"] | (mask.manifest.params if mask else {})
-        trained = about.get("tuned", {})
-        before = self._before_tuning(model)
-        settings = (
-            {**before.manifest.params, **params, "of_mask": of_mask} if before else {**params, "of_mask": of_mask}
-        )
-        training = {each: trained.get(each) for each in ("epochs", "learning_rate")}
-        own = words_of("models", settings | training)
+        of_mask: MaskRecord = {**about["mask"], **mask.manifest.params} if mask else about["mask"]
+        trained, before = about.get("tuned"), self._before_tuning(model)
+        settings: Params = {**before.manifest.params, **params} if before else params
+        untrained = () if trained else ("--epochs", "--learning-rate")
         tune = ["--tune"] if trained else []
         if mask and gathered:
             of_stats = gathered.manifest
-            drawn = _drawn(of_stats.inputs["text"], of_stats.about["text"])
-            chosen = of_stats.params["pruned_with"] | mask.manifest.params | mask.manifest.about.get("rounding", {})
-            own = words_of("models", settings | training, without=("--damping",))
+            drawn = _drawn(of_stats.inputs["text"], of_stats.text)
+            own = words_of("models", settings, without=("--damping", *untrained), of_mask=of_mask)
             of_run = words_of("stats", of_stats.params, without=("--collect",))
-            choice = words_of("masks", chosen)
+            choice = words_of("masks", {**of_stats.params["pruned_with"], **_as_asked(mask)})
             return [["prune", *self._of_model(about["model"]), *drawn, *choice, *tune, *own, *of_run]]
-        used = (before or model).manifest.inputs.get("stats") or (self._trained_on(model) if trained else None)
+        used = (before or model).manifest.stats or (self._trained_on(model) if trained else None)
         named = mask.name if mask else about["mask"]["name"]
+        own = words_of("models", settings, without=untrained, of_mask=of_mask)
         return [["apply", "--mask", named, *option("--stats", *self._named([used])), *tune, *own]]
 
     def _before_tuning(self, model: Artifact) -> Artifact | None:
@@ -149,10 +146,11 @@ class _Commands:
 
     def _eval(self, evaluation: Artifact) -> list[Words]:
         result, inputs = read_result(evaluation), evaluation.manifest.inputs
-        rows, tasks = result["rows"], inputs.get("tasks", {})
+        rows, tasks = result["rows"], inputs.get("tasks")
         texts = list({row["text"]: row for row in rows}.values())
         masks = dict.fromkeys(row["mask"] for row in rows if row["mask"])
-        dense, *others = dict.fromkeys(row["model"] for row in [*rows, *result.get("tasks", [])])
+        names = [*(row["model"] for row in rows), *(row["model"] for row in result.get("tasks", []))]
+        dense, *others = dict.fromkeys(names)
         known = evaluation.manifest.about.get("models", {})
         # Pruned models and masks say themselves which one is dense.
         asked = others or ([] if masks else [dense])
@@ -162,10 +160,10 @@ class _Commands:
             words += [*_text(texts), *_windows(texts), *option("--load-bits", texts[0].get("bits"))]
         if tasks:
             words += ["--tasks", ",".join(_task(each) for each in tasks["names"])]
-        dtype = texts[0]["dtype"] if texts else tasks["models"][0]["dtype"]
-        return [[*words, "--dtype", dtype]]
+        dtypes = [*(row["dtype"] for row in texts), *(each["dtype"] for each in (tasks["models"] if tasks else []))]
+        return [[*words, "--dtype", dtypes[0]]]
 
-    def _of_model(self, about: dict[str, Any]) -> Words:
+    def _of_model(self, about: ModelRecord) -> Words:
         """Return --model, by its name where a command above makes it, and --revision."""
         name, revision = about["name"], about.get("revision")
         if made := self._called(name):
@@ -184,7 +182,13 @@ class _Commands:
         return [self._names.get(key, key[:16]) for key in keys if key]
 
 
-def _windows(texts: Sequence[dict[str, Any]]) -> Words:
+def _as_asked(mask: Artifact) -> Params:
+    """Return a mask's parameters with the rounding that was asked for."""
+    rounding: Params = mask.manifest.about.get("rounding", {})
+    return {**mask.manifest.params, **rounding}
+
+
+def _windows(texts: Sequence[Row]) -> Words:
     """Return --seqlen and --max-windows of rows of an evaluation."""
     read = [each for each in texts if not is_given(each["source"])]
     most = max(each["windows"] for each in texts)
@@ -203,9 +207,9 @@ def _task(name: str) -> str:
     return f"{HIDDEN}/{name[:16]}.yaml" if re.fullmatch("[0-9a-f]{64}", name) else name
 
 
-def _drawn(identity: dict[str, Any], about: dict[str, Any]) -> Words:
+def _drawn(identity: TextRecord, about: TextRecord) -> Words:
     """Return the options of a text, or of a mixture, and of the windows drawn of it."""
-    texts = about.get("texts") or [identity | about]
+    texts: list[TextRecord] = about.get("texts") or [{**identity, **about}]
     mixed = "texts" in about
     part, parts, whole = about.get("shard") or (1, 1, identity["windows"])
     words = _text(texts, windows=mixed) + option("--shard", f"{part}/{parts}" if parts > 1 else None)
@@ -218,7 +222,7 @@ def _drawn(identity: dict[str, Any], about: dict[str, Any]) -> Words:
     return [*words, *number, "--seqlen", str(identity["seqlen"]), *seed, "--sampling", first["sampling"]]
 
 
-def _text(texts: Sequence[dict[str, Any]], *, windows: bool = False) -> Words:
+def _text(texts: Sequence[TextRecord] | Sequence[Row], *, windows: bool = False) -> Words:
     """Return --lang and --data of texts; windows: with how many are drawn of each."""
     tags = [each["language"] + (f":{each['windows']}" if windows else "") for each in texts if each["language"]]
     sources = [each["source"] for each in texts]

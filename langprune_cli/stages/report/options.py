@@ -1,17 +1,19 @@
 """Which option asks for which parameter of a manifest: one table, so that a command can be put together from any manifest."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from functools import partial
 
 from langprune_cli.defaults import COVERAGE, DAMPING, MAX_TOKENS, MIN_EXPERT_TOKENS
 from langprune_cli.methods.method import methods
 from langprune_cli.models.shards import MAX_SHARD_BYTES
+from langprune_cli.records import Params
 from langprune_cli.stages.apply.apply import own_update
 from langprune_cli.stages.recover.block_tuning import TuneSettings
 from langprune_cli.stages.structured.structures import VOCABULARY, is_structured
 from langprune_cli.tokens.choice import ROUND_TO
 
 Words = list[str]
+
 
 # By kind: parameter -> option. None: no option has it, it follows from other parameters, or from what goes in.
 OPTIONS: dict[str, dict[str, str | None]] = {
@@ -41,15 +43,17 @@ _DEFAULTS = {
 }  # fmt: skip
 
 
-def words_of(kind: str, params: dict[str, Any], *, without: Iterable[str] = ()) -> Words:
+def words_of(kind: str, params: Params, *, without: Iterable[str] = (), of_mask: Params | None = None) -> Words:
     """Return the options that ask for the parameters of an artifact of `kind`; those of its defaults are left out.
 
-    without: options that a command does not take.
+    without: options that a command does not take. of_mask: the parameters of a model's mask.
     """
     words: Words = []
-    for param, option in OPTIONS[kind].items():
-        if option and option not in without and params.get(param) is not None:
-            words += _SPECIAL.get((kind, param), _plainly)(option, param, params)
+    for param, name in OPTIONS[kind].items():
+        value: object = params.get(param)
+        if name and name not in without and value is not None:
+            special = partial(_update, of_mask=of_mask) if param == "update" else _SPECIAL.get((kind, param))
+            words += special(name, params) if special else option(name, None if _DEFAULTS.get(name) == value else value)
     return words
 
 
@@ -58,27 +62,23 @@ def option(name: str, value: object = None) -> Words:
     return [] if value is None else [name, str(value)]
 
 
-def _plainly(name: str, param: str, params: dict[str, Any]) -> Words:
-    return [] if _DEFAULTS.get(name) == params[param] else option(name, params[param])
-
-
-def _collect(name: str, _param: str, params: dict[str, Any]) -> Words:
+def _collect(name: str, params: Params) -> Words:
     return option(name, next((each for each in params["collect"] if each != "norms"), None))
 
 
-def _all_experts(name: str, _param: str, _params: dict[str, Any]) -> Words:
+def _all_experts(name: str, _params: Params) -> Words:
     return [name]
 
 
-def _weights(name: str, _param: str, params: dict[str, Any]) -> Words:
+def _weights(name: str, params: Params) -> Words:
     return [name, ",".join(map(str, params["weights"]))]
 
 
-def _method(name: str, _param: str, params: dict[str, Any]) -> Words:
+def _method(name: str, params: Params) -> Words:
     return [] if params["pattern"] == VOCABULARY else [name, params["method"]]
 
 
-def _pattern(name: str, _param: str, params: dict[str, Any]) -> Words:
+def _pattern(name: str, params: Params) -> Words:
     """Return every pattern; the first of parts with its share to the last digit."""
     first, *others = params["pattern"].split("+")
     if is_structured(first) and first != VOCABULARY:
@@ -87,41 +87,41 @@ def _pattern(name: str, _param: str, params: dict[str, Any]) -> Words:
     return [*words, "--no-keep-chat"] if first == VOCABULARY and "keep_chat" not in params else words
 
 
-def _sparsity(name: str, _param: str, params: dict[str, Any]) -> Words:
+def _sparsity(name: str, params: Params) -> Words:
     spread = params["pattern"] == "unstructured" or params["pattern"].startswith("N:")
     return option(name, params["sparsity"]) if spread else []
 
 
-def _group(name: str, _param: str, params: dict[str, Any]) -> Words:
+def _group(name: str, params: Params) -> Words:
     known = methods().get(params["method"])
     return [] if known and known.group == params["group"] else [name, params["group"]]
 
 
-def _ties(name: str, _param: str, params: dict[str, Any]) -> Words:
+def _ties(name: str, params: Params) -> Words:
     known = methods().get(params["method"])
     usual = params["group"] == "row" or (known and known.ties == params["ties"])
     return [] if usual else [name, params["ties"]]
 
 
-def _round_to(name: str, _param: str, params: dict[str, Any]) -> Words:
+def _round_to(name: str, params: Params) -> Words:
     tokens_alone = params["pattern"] == VOCABULARY and params["round_to"] == ROUND_TO
     return [] if tokens_alone else [name, str(params["round_to"])]
 
 
-def _update(name: str, _param: str, params: dict[str, Any]) -> Words:
-    """Return the update where it is not the mask's own; `of_mask`: the parameters of that mask."""
+def _update(name: str, params: Params, of_mask: Params | None) -> Words:
+    """Return the update where it is not that of the mask's method."""
     update = params["update"].removesuffix("tune").removesuffix(", ") or "none"
-    own = own_update(params["of_mask"]) if params.get("of_mask") else None
+    own = own_update(of_mask) if of_mask else None
     return [] if update == own else [name, update]
 
 
-def _by_itself(_name: str, _param: str, _params: dict[str, Any]) -> Words:
-    """Return nothing: that is on unless the command line turns it off, which the pattern says."""
+def _by_itself(_name: str, _params: Params) -> Words:
+    """Return nothing: it is on unless the command line turns it off, which the pattern says."""
     return []
 
 
-def _shards(name: str, param: str, params: dict[str, Any]) -> Words:
-    size = params[param]
+def _shards(name: str, params: Params) -> Words:
+    size = params["max_shard_bytes"]
     if size == MAX_SHARD_BYTES:
         return []
     number, unit = next(
@@ -130,7 +130,7 @@ def _shards(name: str, param: str, params: dict[str, Any]) -> Words:
     return [name, f"{number}{unit}" if unit else f"{size / 1000!r}KB"]
 
 
-_SPECIAL: dict[tuple[str, str], Callable[[str, str, dict[str, Any]], Words]] = {
+_SPECIAL: dict[tuple[str, str], Callable[[str, Params], Words]] = {
     ("stats", "collect"): _collect,
     ("stats", "experts"): _all_experts,
     ("stats", "weights"): _weights,
@@ -141,6 +141,5 @@ _SPECIAL: dict[tuple[str, str], Callable[[str, str, dict[str, Any]], Words]] = {
     ("masks", "ties"): _ties,
     ("masks", "round_to"): _round_to,
     ("masks", "keep_chat"): _by_itself,
-    ("models", "update"): _update,
     ("models", "max_shard_bytes"): _shards,
 }

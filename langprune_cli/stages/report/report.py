@@ -5,18 +5,27 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import Checkpoint
+from langprune_cli.records import ModelRecord, TextRecord, TunedRecord, languages_of
 from langprune_cli.stages.apply.model_writing import PRUNING_PART, read_pruned
 from langprune_cli.stages.combine.compare import Comparison, compare_artifacts, linear_kind
-from langprune_cli.stages.evaluate.evaluate import Row, read_result
-from langprune_cli.stages.evaluate.rows import change_of, comparable_ppl, interval_of, marks, model_label
+from langprune_cli.stages.evaluate.evaluate import read_result
+from langprune_cli.stages.evaluate.rows import (
+    Row,
+    TaskRow,
+    change_of,
+    comparable_ppl,
+    interval_of,
+    marks,
+    model_label,
+)
 from langprune_cli.stages.solving.updating import Pruned
 from langprune_cli.stages.statistics.parts import BLOCKS_PART, VOCABULARY_PART
 from langprune_cli.store.artifact import WEIGHTS, Artifact, open_artifact
 from langprune_cli.store.building import Reporter
+from langprune_cli.store.manifest import Manifest
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedModel, model_artifact
 
@@ -47,8 +56,7 @@ class Subject:
     @property
     def languages(self) -> set[str]:
         """Return the languages of the text that it was pruned on, as far as they are known."""
-        text = self.of.manifest.about.get("text") or {} if self.of else {}
-        return {each["language"] for each in text.get("texts") or [text] if each.get("language")}
+        return languages_of(self.of.manifest.text) if self.of else set()
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ class Matrix:
     texts: tuple[Row, ...]  # the dense model's row of each
     subjects: tuple[Subject, ...]  # the dense one first
     figures: tuple[tuple[Figure | None, ...], ...]  # [subject][text]
-    tasks: tuple[Row, ...]  # a row for each model, task and metric
+    tasks: tuple[TaskRow, ...]  # a row for each model, task and metric
     tasks_of: tuple[Artifact, ...]  # the pruned models that the tasks were run on
 
     @property
@@ -163,7 +171,7 @@ class _PrunedModels:
             known = each.manifest.about.get(WEIGHTS)
             self._weights |= known if isinstance(known, dict) else {}
 
-    def get(self, digest: str, *abouts: dict[str, Any] | None) -> Artifact | None:
+    def get(self, digest: str, *abouts: ModelRecord | None) -> Artifact | None:
         """Return the model with that digest; abouts: the records, one of which may name it."""
         for about in abouts:
             named = model_artifact(self._workspace, about["name"]) if about and about.get("name") else None
@@ -193,8 +201,9 @@ def _matrix(workspace: Workspace, evaluation: Artifact, pruned: _PrunedModels) -
     result = read_result(evaluation)
     texts = [list(rows) for _, rows in groupby(result["rows"], key=lambda row: row["text"])]
     marked = [marks(rows, result.get("compare", [])) for rows in texts]
-    labels = {row["model"]: {"name": row["model"]} for row in [*result["rows"], *result.get("tasks", [])]}
-    known = labels | evaluation.manifest.about.get("models", {})
+    labels = [*(row["model"] for row in result["rows"]), *(row["model"] for row in result.get("tasks", []))]
+    known: dict[str, ModelRecord] = {each: {"name": each} for each in labels}
+    known |= evaluation.manifest.about.get("models", {})
     subjects, figures = [], []
     for place, row in enumerate(texts[0] if texts else []):
         mask = workspace.by_key("masks", row["mask_key"]) if row["mask_key"] else None
@@ -234,10 +243,11 @@ def _sources(workspace: Workspace, shown: Sequence[Artifact], pruned: _PrunedMod
                 artifact.key
             )  # before its parents: a mask that removes nothing makes the model that it was made for
             inputs, about = artifact.manifest.inputs, artifact.manifest.about
-            before = [("model", about.get("model")), ("pruned", about.get("tuned", {}).get("model"))]
-            parents = [workspace.by_key(kind, key) for kind, key in _parents(inputs)]
+            tuned: TunedRecord = about.get("tuned", {})
+            parents = [workspace.by_key(kind, key) for kind, key in _parents(artifact.manifest)]
             parents += [workspace.by_key("stats", key) for key in _trained_on(artifact, workspace)]
-            models = [pruned.get(inputs[name], named) for name, named in before if name in inputs]
+            before = [(inputs.get("model"), about.get("model")), (inputs.get("pruned"), tuned.get("model"))]
+            models = [pruned.get(digest, named) for digest, named in before if digest is not None]
             for each in [*models, *parents]:
                 if each:
                     add(each)
@@ -250,22 +260,26 @@ def _sources(workspace: Workspace, shown: Sequence[Artifact], pruned: _PrunedMod
 
 def _trained_on(model: Artifact, workspace: Workspace) -> list[str]:
     """Return the keys of the statistics whose windows a model was tuned on."""
-    source = model.manifest.about.get("tuned", {}).get("text", {}).get("source")
+    tuned: TunedRecord = model.manifest.about.get("tuned", {})
+    text: TextRecord = tuned.get("text", {})
+    source = text.get("source")
     found = []
-    for name in workspace.names("stats") if source else ():
+    folder = Path(source).parent.resolve() if source else None
+    for name in workspace.names("stats") if folder else ():
         place = workspace.root / "stats" / name
-        if place.resolve() == Path(source).parent.resolve():
+        if place.resolve() == folder:
             with suppress(LangpruneError):  # damaged or not complete: none that a report could show
                 found.append(open_artifact(place, "stats").key)
     return found
 
 
-def _parents(inputs: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _parents(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """Yield kind and key of what an artifact was made from."""
-    for name, kind in (("stats", "stats"), ("allocation_stats", "stats"), ("masks", "masks"), ("mask", "masks")):
-        keys = inputs.get(name) or []
-        for key in [keys] if isinstance(keys, str) else keys:
-            yield kind, key
+    inputs = manifest.inputs
+    stats = [manifest.stats, *manifest.added, inputs.get("allocation_stats")]
+    masks = [*inputs.get("masks", []), inputs.get("mask")]
+    yield from (("stats", key) for key in stats if key)
+    yield from (("masks", key) for key in masks if key)
 
 
 def _comparisons(sources: Sequence[Artifact], open_model: Open, reporter: Reporter) -> Iterator[Comparison]:

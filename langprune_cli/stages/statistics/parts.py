@@ -1,12 +1,12 @@
 """Names of parts, what may lie in them, and what identifies a text: what several stages agree on."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
+from langprune_cli.records import TextIdentity, TextRecord
 from langprune_cli.store.artifact import Artifact
 from langprune_cli.types import Windows
 
@@ -44,7 +44,7 @@ def fitting(
     return found
 
 
-def text_identity(windows: Windows) -> dict[str, object]:
+def text_identity(windows: Windows) -> TextIdentity:
     """Return what identifies a text as far as results go: its language and the very tokens."""
     return {
         "language": windows.spec.language,
@@ -54,11 +54,11 @@ def text_identity(windows: Windows) -> dict[str, object]:
     }
 
 
-def text_about(windows: Windows) -> dict[str, Any]:
+def text_about(windows: Windows) -> TextRecord:
     """Return what people may want to know of a text: where its windows come from; of a mixture, that of each of its texts."""
-    shard = {"shard": list(windows.shard)} if windows.shard else {}
+    shard: TextRecord = {"shard": list(windows.shard)} if windows.shard else {}
     if windows.parts:
-        return {"texts": [text_identity(part) | text_about(part) for part in windows.parts], **shard}
+        return {"texts": [{**text_identity(part), **text_about(part)} for part in windows.parts], **shard}
     return {
         **shard,
         "source": windows.spec.source,

@@ -1,9 +1,9 @@
 """One block's input sites, with the weights of their linears and their statistics: what every solver is given."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import regex
 import torch
@@ -14,6 +14,7 @@ from langprune_cli.errors import LangpruneError, UnsolvableError, UsageError, fi
 from langprune_cli.machine.memory import LARGEST_KEPT, give_back_freed
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.site import Needs, Site
+from langprune_cli.records import TextRecord
 from langprune_cli.stages.statistics.collecting import BlockStats, has_hessians, need_norms, read_block_stats
 from langprune_cli.stages.statistics.parts import WINDOWS_PART, block_part
 from langprune_cli.store.artifact import Artifact
@@ -97,14 +98,15 @@ def _same_text(stats: Artifact) -> str:
     return " ".join([*([f"--lang {language}"] if language else []), f"--data {stats.folder / WINDOWS_PART}"])
 
 
-def calibration_text(stats: Artifact | None) -> dict[str, object] | None:
+def calibration_text(stats: Artifact | None) -> TextRecord | None:
     """Return what is known of the text behind statistics, for artifacts made from them to carry along."""
     return text_record(stats.manifest.inputs, stats.manifest.about) if stats else None
 
 
-def text_record(inputs: dict[str, Any], about: dict[str, Any]) -> dict[str, object]:
+def text_record(inputs: Mapping[str, object], about: Mapping[str, object]) -> TextRecord:
     """Return the same from the inputs of statistics and what is known about them."""
-    return {**inputs["text"], **about["text"]}
+    identity, known = cast("TextRecord", inputs["text"]), cast("TextRecord", about["text"])
+    return {**identity, **known}
 
 
 def prunable(model: OpenedModel, index: int, exclude: str | None) -> list[Linear]:

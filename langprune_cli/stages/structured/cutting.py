@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
@@ -76,7 +75,7 @@ def cut_of(model: OpenedModel, masks: Artifact | ArtifactWriter) -> Cut | None:
 
     Raises LangpruneError for a family that cannot be cut so.
     """
-    params: dict[str, Any] = masks.manifest.params
+    params = masks.manifest.params
     if not is_structured(params["pattern"]):
         return None
     if params["pattern"] == VOCABULARY:

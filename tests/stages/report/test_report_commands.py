@@ -2,18 +2,22 @@
 
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import pytest
 import typer.main
 
+from langprune_cli import records
 from langprune_cli.cli.app import app
 from langprune_cli.methods.method import methods
 from langprune_cli.refinements.refinement import refinements
 from langprune_cli.stages.report.commands import HIDDEN, commands
 from langprune_cli.stages.report.options import OPTIONS
 from langprune_cli.store.artifact import Artifact
+from langprune_cli.store.files import Parts
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.unit_methods.method import unit_methods
 from tests.support.command import SEQLEN, did
@@ -161,6 +165,41 @@ def test_every_parameter_of_a_manifest_has_an_option_or_follows_from_others(plac
     for each in artifacts(places[""]):
         unknown = each.manifest.params.keys() - OPTIONS[each.manifest.kind].keys()
         assert not unknown, f"{each.manifest.kind} have {unknown}: say in report_options.py which options ask for them"
+
+
+def test_every_field_of_a_manifest_has_a_type(places: dict[str, Path]) -> None:
+    """What the stages write is what records.py says, down to the last level."""
+    unknown = set()
+    for each in artifacts(places[""]):
+        manifest = each.manifest
+        kinds = {"inputs": records.Inputs, "params": records.Params, "about": records.About, "parts": Parts}
+        for part, kind in kinds.items():
+            unknown |= {f"{manifest.kind}: {part}{path}" for path in _untyped(getattr(manifest, part), kind)}
+    assert unknown == set()
+
+
+def _untyped(value: Any, kind: Any) -> Iterator[str]:
+    """Yield the places in a JSON value that a type does not know, or knows as something else."""
+    options = get_args(kind) if get_origin(kind) in {Union, UnionType} else (kind,)
+    for one in options:
+        if is_typeddict(one) and isinstance(value, dict):
+            known = get_type_hints(one)
+            yield from (f".{name}" for name in value.keys() - known.keys())
+            yield from (
+                f".{name}{at}" for name in value.keys() & known.keys() for at in _untyped(value[name], known[name])
+            )
+            return
+        if get_origin(one) is dict and isinstance(value, dict):
+            yield from (f"{{}}{at}" for each in value.values() for at in _untyped(each, get_args(one)[1]))
+            return
+        if get_origin(one) is list and isinstance(value, list):
+            yield from (f"[]{at}" for each in value for at in _untyped(each, get_args(one)[0]))
+            return
+        plain = get_origin(one) is None and not is_typeddict(one)
+        if (get_origin(one) is Literal and value in get_args(one)) or (plain and isinstance(value, one)):
+            return
+    if not (float in options and type(value) is int):  # JSON's 1 may stand for 1.0
+        yield f" = {value!r}"
 
 
 def test_every_option_of_what_makes_an_artifact_is_known() -> None:
