@@ -189,3 +189,14 @@ def test_a_wrong_request_is_refused_before_torch_is_imported(words: list[str], c
     )
     done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (code, 1)
+
+
+def test_help_makes_no_requests() -> None:
+    """--help answers at once: commands import their requests when they run."""
+    script = (
+        "import sys; from langprune_cli.__main__ import main; main(['prune', '--help']); "
+        "sys.exit(any(each.startswith('langprune_cli.requests.') and each.count('.') == 2 and not each.endswith('.shared') "
+        "for each in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -6,8 +6,6 @@ import typer
 
 from langprune_cli.cli.display.made import console, show_made
 from langprune_cli.cli.options import shared as opt
-from langprune_cli.requests.combine import CombineRequest
-from langprune_cli.requests.combine import combine as run_combine
 
 
 def combine(
@@ -59,9 +57,11 @@ def combine(
 
     [bold]langprune combine stats uk en --weights 0.7,0.3[/bold]
     """
+    from langprune_cli.requests.combine import CombineRequest, combine  # noqa: PLC0415 - --help needs no requests
+
     request = CombineRequest(
         kind=kind, names=names, weights=weights, per=per, how=how, sparsity=sparsity, model=model, revision=revision,
         cache_dir=cache_dir, trust_remote_code=trust_remote_code, name=name, force=force, workspace=workspace,
         reporter=console(workspace), given=opt.given(context),
     )  # fmt: skip
-    show_made(run_combine(request), json=json)
+    show_made(combine(request), json=json)

@@ -10,8 +10,6 @@ from langprune_cli.cli.display.console import print_json, print_line
 from langprune_cli.cli.display.made import console
 from langprune_cli.cli.display.tables import print_table
 from langprune_cli.cli.options import shared as opt
-from langprune_cli.requests.compare import CompareRequest
-from langprune_cli.requests.compare import compare as run_compare
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
     from langprune_cli.numerics.overlap import Figures
@@ -54,11 +52,13 @@ def compare(
 
     [bold]langprune compare uk-wanda-0.5 en-wanda-0.5[/bold]
     """
+    from langprune_cli.requests.compare import CompareRequest, compare  # noqa: PLC0415 - --help needs no requests
+
     request = CompareRequest(
         names=names, kind=kind, model=model, revision=revision, cache_dir=cache_dir, trust_remote_code=trust_remote_code,
         workspace=workspace, reporter=console(workspace),
     )  # fmt: skip
-    found = run_compare(request)
+    found = compare(request)
     if json:
         pairs = [each.record() for each in found.pairs]
         print_json({"schema": 1, "kind": found.kind, "names": names, "pairs": pairs})

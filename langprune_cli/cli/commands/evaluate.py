@@ -1,6 +1,6 @@
 """The command `eval`: dense beside pruned, on texts, tasks and by speed."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,8 +13,9 @@ from langprune_cli.cli.display.speeds import show_speeds
 from langprune_cli.cli.options import checks
 from langprune_cli.cli.options import shared as opt
 from langprune_cli.cli.options.completion import names_of
-from langprune_cli.requests.evaluate import Evaluated, EvaluateRequest
-from langprune_cli.requests.evaluate import evaluate as run_evaluate
+
+if TYPE_CHECKING:
+    from langprune_cli.requests.evaluate import Evaluated
 
 _INPUT = "What goes in"
 LoadBits = Annotated[
@@ -105,6 +106,8 @@ def evaluate(
 
     [bold]langprune eval --lang uk --lang en[/bold]
     """
+    from langprune_cli.requests.evaluate import EvaluateRequest, evaluate  # noqa: PLC0415 - --help needs no requests
+
     request = EvaluateRequest(
         lang=lang or (), corpus=corpus, data=data or (), model=model or (), revision=revision, mask=mask or (), seqlen=seqlen,
         max_windows=max_windows, tasks=tasks, load_bits=load_bits, speed=speed, semi_structured=semi_structured, dtype=dtype,
@@ -112,10 +115,10 @@ def evaluate(
         max_memory=max_memory, name=name, force=force, dry_run=dry_run, workspace=workspace,
         reporter=console(workspace, dry_run=dry_run),
     )  # fmt: skip
-    _show(run_evaluate(request), json=json)
+    _show(evaluate(request), json=json)
 
 
-def _show(found: Evaluated, *, json: bool) -> None:
+def _show(found: "Evaluated", *, json: bool) -> None:
     if found.planned is not None:
         show_made(found, json=json)
         return

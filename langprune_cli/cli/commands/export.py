@@ -1,7 +1,7 @@
 """The command `export`: a folder to share, or a repository on the hub."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,8 +10,9 @@ from langprune_cli.cli.display.made import console
 from langprune_cli.cli.display.tables import print_table
 from langprune_cli.cli.options import checks
 from langprune_cli.cli.options import shared as opt
-from langprune_cli.requests.export import Exported, ExportRequest
-from langprune_cli.requests.export import export as run_export
+
+if TYPE_CHECKING:
+    from langprune_cli.requests.export import Exported
 
 _INPUT = "What goes in"
 _OUTPUT = "What comes out"
@@ -72,11 +73,13 @@ def export(
 
     [bold]langprune export --out ./llama-uk-2x4[/bold]
     """
+    from langprune_cli.requests.export import ExportRequest, export  # noqa: PLC0415 - --help needs no requests
+
     request = ExportRequest(
         out=out, model=model, with_mask=with_mask, file_format=file_format, converter=converter, push_to_hub=push_to_hub,
         public=public, dry_run=dry_run, workspace=workspace, reporter=console(workspace, dry_run=dry_run),
     )  # fmt: skip
-    found = run_export(request)
+    found = export(request)
     if found.sizes is not None:
         _print_sizes(found.sizes, found.model.name, push_to_hub, json=json)
     else:
@@ -97,7 +100,7 @@ def _print_sizes(sizes: dict[str, int | None], model: str, repo: str | None, *, 
     print_line(f"{model}: {len(sizes)} files, {total / 1e6:,.2f} MB{beside}{where}; nothing was written or sent.")
 
 
-def _print_done(found: Exported, *, json: bool) -> None:
+def _print_done(found: "Exported", *, json: bool) -> None:
     name, out, files = found.model.name, found.folder, list(found.files)
     if json:
         sent = {"commit": found.commit} if found.commit else {}

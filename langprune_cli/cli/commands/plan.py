@@ -11,8 +11,6 @@ from langprune_cli.cli.display.pruning import print_vocabulary
 from langprune_cli.cli.display.results import parameters
 from langprune_cli.cli.display.tables import print_table
 from langprune_cli.cli.options import shared as opt
-from langprune_cli.requests.plan import PlanRequest
-from langprune_cli.requests.plan import plan as run_plan
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
     from langprune_cli.stages.plan.plan import Plan
@@ -52,12 +50,14 @@ def plan(
 
     [bold]langprune plan --model Qwen/Qwen3-0.6B --pattern channels:0.1 --pattern blocks:0.1[/bold]
     """
+    from langprune_cli.requests.plan import PlanRequest, plan  # noqa: PLC0415 - --help needs no requests
+
     request = PlanRequest(
         model=model, revision=revision, pattern=pattern or (), sparsity=sparsity, round_to=round_to, rounding=rounding,
         coverage=coverage, vocab_size=vocab_size, keep_chat=keep_chat, stats=stats, nsamples=nsamples, seqlen=seqlen,
         cache_dir=cache_dir, trust_remote_code=trust_remote_code, workspace=workspace, reporter=console(workspace),
     )  # fmt: skip
-    found = run_plan(request)
+    found = plan(request)
     if json:
         print_json(found.document())
         return

@@ -7,8 +7,6 @@ import typer
 from langprune_cli import defaults
 from langprune_cli.cli.display.made import console, show_pruned
 from langprune_cli.cli.options import shared as opt
-from langprune_cli.requests.prune import PruneRequest
-from langprune_cli.requests.prune import prune as run_prune
 
 
 def prune(
@@ -70,6 +68,8 @@ def prune(
 
     [bold]langprune prune --model Qwen/Qwen3-0.6B --lang uk --pattern 2:4[/bold]
     """
+    from langprune_cli.requests.prune import PruneRequest, prune  # noqa: PLC0415 - --help needs no requests
+
     request = PruneRequest(
         lang=lang or (), corpus=corpus, data=data or (), model=model, revision=revision, nsamples=nsamples, seqlen=seqlen,
         seed=seed, sampling=sampling, method=method, pattern=pattern or (), sparsity=sparsity, round_to=round_to,
@@ -81,4 +81,4 @@ def prune(
         max_shard_size=max_shard_size, name=name, force=force, dry_run=dry_run, workspace=workspace,
         reporter=console(workspace, dry_run=dry_run), given=opt.given(context),
     )  # fmt: skip
-    show_pruned(run_prune(request), json=json)
+    show_pruned(prune(request), json=json)

@@ -10,8 +10,6 @@ import typer
 from langprune_cli.cli.display.console import print_json, print_line
 from langprune_cli.cli.display.made import console
 from langprune_cli.cli.options import shared as opt
-from langprune_cli.requests.report import ReportRequest
-from langprune_cli.requests.report import report as run_report
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
     from langprune_cli.stages.report.report import Report
@@ -71,11 +69,13 @@ def report(
 
     [bold]langprune report --out report.html[/bold]
     """
+    from langprune_cli.requests.report import ReportRequest, report  # noqa: PLC0415 - --help needs no requests
+
     request = ReportRequest(
         evaluation=evaluation or (), model=model or (), compare=compare, out=out, form=form, title=title, force=force,
         cache_dir=cache_dir, trust_remote_code=trust_remote_code, workspace=workspace, reporter=console(workspace),
     )  # fmt: skip
-    made = run_report(request)
+    made = report(request)
     if json:
         shown = [f"{each.manifest.kind}/{each.name}" for each in made.shown.sources]
         path = str(made.place.absolute())

@@ -8,14 +8,6 @@ from langprune_cli import defaults
 from langprune_cli.cli.display.made import console, show_made
 from langprune_cli.cli.options import checks
 from langprune_cli.cli.options import shared as opt
-from langprune_cli.requests.apply import ApplyRequest
-from langprune_cli.requests.apply import apply as run_apply
-from langprune_cli.requests.calibrate import CalibrateRequest
-from langprune_cli.requests.calibrate import calibrate as run_calibrate
-from langprune_cli.requests.mask import MaskRequest
-from langprune_cli.requests.mask import mask as run_mask
-from langprune_cli.requests.score import ScoreRequest
-from langprune_cli.requests.score import score as run_score
 
 _INPUT = "What goes in"
 _OUTPUT = "What comes out"
@@ -67,6 +59,8 @@ def calibrate(
 
     [bold]langprune calibrate --model Qwen/Qwen3-0.6B --lang uk --data texts.jsonl[/bold]
     """
+    from langprune_cli.requests.calibrate import CalibrateRequest, calibrate  # noqa: PLC0415 - --help needs no requests
+
     request = CalibrateRequest(
         lang=lang or (), corpus=corpus, data=data or (), model=model, revision=revision, nsamples=nsamples, seqlen=seqlen,
         seed=seed, sampling=sampling, collect=collect, max_tokens=max_tokens, shard=shard, dtype=dtype, device=device,
@@ -74,7 +68,7 @@ def calibrate(
         max_memory=max_memory, name=name, force=force, dry_run=dry_run, workspace=workspace,
         reporter=console(workspace, dry_run=dry_run), given=opt.given(context),
     )  # fmt: skip
-    show_made(run_calibrate(request), json=json)
+    show_made(calibrate(request), json=json)
 
 
 def score(
@@ -96,12 +90,14 @@ def score(
 
     [bold]langprune score --method ria[/bold]
     """
+    from langprune_cli.requests.score import ScoreRequest, score  # noqa: PLC0415 - --help needs no requests
+
     request = ScoreRequest(
         method=method, stats=stats, model=model, revision=revision, device=device, cache_dir=cache_dir,
         trust_remote_code=trust_remote_code, name=name, force=force, dry_run=dry_run, workspace=workspace,
         reporter=console(workspace, dry_run=dry_run),
     )  # fmt: skip
-    show_made(run_score(request), json=json)
+    show_made(score(request), json=json)
 
 
 def mask(
@@ -146,6 +142,8 @@ def mask(
 
     [bold]langprune mask --pattern 2:4[/bold]
     """
+    from langprune_cli.requests.mask import MaskRequest, mask  # noqa: PLC0415 - --help needs no requests
+
     request = MaskRequest(
         pattern=pattern or (), sparsity=sparsity, method=method, round_to=round_to, rounding=rounding, coverage=coverage,
         vocab_size=vocab_size, keep_chat=keep_chat, variant=variant, group=group, ties=ties, exclude=exclude, refine=refine,
@@ -153,7 +151,7 @@ def mask(
         revision=revision, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code, name=name, force=force,
         dry_run=dry_run, workspace=workspace, reporter=console(workspace, dry_run=dry_run),
     )  # fmt: skip
-    show_made(run_mask(request), json=json)
+    show_made(mask(request), json=json)
 
 
 def apply(
@@ -198,10 +196,12 @@ def apply(
 
     [bold]langprune apply --mask uk-wanda-2x4 --update sparsegpt --out ./pruned[/bold]
     """
+    from langprune_cli.requests.apply import ApplyRequest, apply  # noqa: PLC0415 - --help needs no requests
+
     request = ApplyRequest(
         mask=mask, reapply=reapply, update=update, stats=stats, damping=damping, tune=tune, epochs=epochs,
         learning_rate=learning_rate, model=model, revision=revision, out=out, max_shard_size=max_shard_size, device=device,
         cache_dir=cache_dir, trust_remote_code=trust_remote_code, name=name, force=force, dry_run=dry_run,
         workspace=workspace, reporter=console(workspace, dry_run=dry_run),
     )  # fmt: skip
-    show_made(run_apply(request), json=json)
+    show_made(apply(request), json=json)
