@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("depth_methods",),
     ("stages.statistics",),
     ("stages.structured",),
+    ("structured_patterns",),
     ("stages.solving", "stages.evaluate", "stages.plan"),
     ("stages.calibrate", "stages.apply", "stages.export", "stages.doctor"),
     ("stages.mask", "stages.recover"),

@@ -30,6 +30,7 @@ class DepthMethod:
     name: str
     paper: str
     choose: Callable[[OpenedModel, Tensor, float, Reporter], Depth]  # (model, windows [n, t], sparsity, reporter)
+    update: str = "none"  # blocks that stay are as they were
     by_losses: bool = False  # whether it looks at logits, so that it depends on the model's head
 
 

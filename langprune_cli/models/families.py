@@ -3,17 +3,23 @@
 A unit leaves a model when its entries leave every tensor listed here. Paths and layouts are those of transformers' modules.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from langprune_cli.errors import LangpruneError, UsageError
-from langprune_cli.models.protocols import Configuration
 
-# What one number in config.json counts: experts, and what all tokens share beside them, have widths of their own.
-Kind = Literal["channels", "expert-channels", "shared-expert-channels", "kv-groups"]
+if TYPE_CHECKING:  # protocols need torch, and the command line reads this file with the patterns
+    from langprune_cli.models.protocols import Configuration
+
+# What one number in config.json counts, such as "channels" or "kv-groups": experts ("expert-channels"), and what all tokens share
+# beside them ("shared-expert-channels"), have widths of their own.
+Kind = str
+KV_GROUPS: Kind = "kv-groups"
 
 
 @dataclass(frozen=True)
@@ -33,9 +39,9 @@ class Axis:
     units: int  # per block
     size: int  # input columns of the reader per unit, consecutive
     reader: str  # path of the linear that reads the units
-    slices: tuple[
-        Slice, ...
-    ]  # the reader's weight included; tensors that a checkpoint has not (biases) are of no effect
+    slices: tuple[Slice, ...]  # the reader's weight included; tensors that a checkpoint lacks (biases) have no effect
+    numbers: tuple[tuple[str, int], ...]  # keys of config.json that count the units, with what each counts of one unit
+    fixed: tuple[tuple[str, int], ...] = ()  # keys whose default follows from the number of units, and must not
 
 
 @dataclass(frozen=True)
@@ -159,13 +165,11 @@ def heads_of(config: Configuration) -> HeadCounts:
     return HeadCounts(groups, heads // groups, width)
 
 
-def kinds_of(config: Configuration, structure: Literal["channels", "kv-groups"]) -> tuple[Kind, ...]:
-    """Return what `channels` or `kv-groups` are in a model: where there are experts, channels are of several kinds.
+def channel_kinds(config: Configuration) -> tuple[Kind, ...]:
+    """Return which kinds of channels a model has: several where there are experts.
 
     Raises LangpruneError for a family that is not in the table.
     """
-    if structure == "kv-groups":
-        return ("kv-groups",)
     text = config.get_text_config()
     sparse = sparse_blocks(text)
     here = {"channels": not all(sparse), "expert-channels": any(sparse), "shared-expert-channels": any(sparse)}
@@ -197,7 +201,7 @@ def axes_of(config: Configuration, kinds: Iterable[Kind]) -> tuple[Axis, ...]:
 
 def _axes(config: Configuration, kind: Kind) -> list[Axis]:
     family, text = family_of(config), config.get_text_config()
-    if kind == "kv-groups":
+    if kind == KV_GROUPS:
         return [_groups(config)]
     where = family.channels[kind]
     units = getattr(text, where.width_key) or 4 * text.hidden_size  # gpt2 leaves it out when it is four times as wide
@@ -208,6 +212,7 @@ def _axes(config: Configuration, kind: Kind) -> list[Axis]:
             1,
             where.reader.format(expert),
             {path.format(expert): sizes for path, sizes in where.writers.items()},
+            ((where.width_key, 1),),
             transposed=family.transposed,
         )
         for expert in range(experts_in(text) if "{}" in where.reader else 1)
@@ -226,23 +231,30 @@ def _groups(config: Configuration) -> Axis:
             f"This {text.model_type} has one KV group in each block, which has to stay: prune channels or blocks of it"
         )
     writers = {path: tuple(size(heads) for size in sizes) for path, sizes in family.attention.items()}
-    return _axis("kv-groups", heads.groups, _q(heads), _ATTENTION_READER, writers, transposed=family.transposed)
+    numbers = ("num_attention_heads", heads.queries), ("num_key_value_heads", 1)
+    axis = _axis(KV_GROUPS, heads.groups, _q(heads), _ATTENTION_READER, writers, numbers, transposed=family.transposed)
+    return replace(axis, fixed=(("head_dim", heads.width),))  # else it is taken for hidden_size over fewer heads
 
 
 def _axis(
-    kind: Kind, units: int, size: int, reader: str, writers: dict[str, tuple[int, ...]], *, transposed: bool
+    kind: Kind,
+    units: int,
+    size: int,
+    reader: str,
+    writers: dict[str, tuple[int, ...]],
+    numbers: tuple[tuple[str, int], ...],
+    *,
+    transposed: bool,
 ) -> Axis:
     rows, columns = (1, 0) if transposed else (0, 1)
     slices = [Slice(f"{reader}.weight", columns, (size,))]  # its bias is an output: it stays
     for path, sizes in writers.items():
         slices += [Slice(f"{path}.weight", rows, sizes), Slice(f"{path}.bias", 0, sizes)]
-    return Axis(kind, units, size, reader, tuple(slices))
+    return Axis(kind, units, size, reader, tuple(slices), numbers)
 
 
-def default_rounding(kind: Kind, units: int) -> int:
-    """Return the multiple that the number of units which stay is rounded to: the wider a layer, the wider its kernels' tiles."""
-    if kind == "kv-groups":
-        return 1
+def default_rounding(units: int) -> int:
+    """Return the multiple that as many channels stay of: the wider a layer, the wider its kernels' tiles."""
     wide = next((tile for least, tile in ((4096, 128), (2048, 64), (1024, 32), (512, 16)) if units >= least), 8)
     return wide if units >= 64 else 1
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import TensorEntry
-from langprune_cli.models.families import Axis, Kind, Slice, family_of, heads_of, sparse_blocks
+from langprune_cli.models.families import KV_GROUPS, Axis, Kind, Slice, sparse_blocks
 from langprune_cli.models.protocols import Configuration
 
 # Lists in the configurations of one family or another that have one entry per block.
@@ -108,7 +108,7 @@ class Narrowing:
         text = config.get_text_config()
         smaller = self._written(raw, config)
         problem = self._problem(smaller, config)
-        if problem and "kv-groups" in self.kept:
+        if problem and KV_GROUPS in self.kept:
             self._refuse_heads(raw, config)
         if problem:
             raise LangpruneError(
@@ -123,14 +123,11 @@ class Narrowing:
         if text is not config:
             key = next(key for key, value in vars(config).items() if value is text)
             part = cast("dict[str, object]", smaller.setdefault(key, {}))
-        widths = family_of(text).channels if self.kept else {}
-        for kind in self.kept.keys() & widths.keys():
-            _state(part, text, widths[kind].width_key, self.kept[kind])
-        if "kv-groups" in self.kept:
-            heads, groups = heads_of(text), self.kept["kv-groups"]
-            _state(part, text, "num_attention_heads", groups * heads.queries)
-            _state(part, text, "num_key_value_heads", groups)
-            _state(part, text, "head_dim", heads.width)  # else it is taken for hidden_size over fewer heads
+        for axis in {axis.kind: axis for axis in self.axes}.values():
+            for key, of_each in axis.numbers:
+                _state(part, text, key, self.kept[axis.kind] * of_each)
+            for key, value in axis.fixed:
+                _state(part, text, key, value)
         if len(self.blocks) < text.num_hidden_layers:
             self._without_blocks(part, text)
         return smaller
@@ -173,11 +170,12 @@ class Narrowing:
 
     def _refuse_heads(self, raw: dict[str, object], config: Configuration) -> None:
         """Raise LangpruneError where the number of KV groups is what is wrong."""
-        units = next(axis.units for axis in self.axes if axis.kind == "kv-groups")
+        units = next(axis.units for axis in self.axes if axis.kind == KV_GROUPS)
         every = tuple(range(config.get_text_config().num_hidden_layers))
-        fewer = [replace(self, kept={"kv-groups": groups}, blocks=every) for groups in range(1, units)]
-        possible = [each.kept["kv-groups"] for each in reversed(fewer) if each._opens(raw, config)]  # noqa: SLF001 - its own class
-        if self.kept["kv-groups"] in possible:
+        axes = tuple(axis for axis in self.axes if axis.kind == KV_GROUPS)
+        fewer = [replace(self, axes=axes, kept={KV_GROUPS: groups}, blocks=every) for groups in range(1, units)]
+        possible = [each.kept[KV_GROUPS] for each in reversed(fewer) if each._opens(raw, config)]  # noqa: SLF001 - its own class
+        if self.kept[KV_GROUPS] in possible:
             return
         # Rounded up to four places: a share that is a little less than what was meant would remove one group fewer.
         shares = [
@@ -185,7 +183,7 @@ class Narrowing:
         ]
         what = f"give {' or '.join(shares)}, or prune channels or blocks" if shares else "prune channels or blocks"
         raise LangpruneError(
-            f"transformers does not open this {config.get_text_config().model_type} with {self.kept['kv-groups']} of its "
+            f"transformers does not open this {config.get_text_config().model_type} with {self.kept[KV_GROUPS]} of its "
             f"{units} KV groups{'' if shares else ', nor with any other number'}: {what}"
         )
 

@@ -94,8 +94,8 @@ def _set_again(run: Run, request: ApplyRequest) -> Outcome:
 def _applied(run: Run, request: ApplyRequest) -> list[Outcome]:
     from langprune_cli.stages.apply.apply import ApplySettings, apply, own_update  # noqa: PLC0415
     from langprune_cli.stages.calibrate.calibrate import CalibrationSettings  # noqa: PLC0415
-    from langprune_cli.stages.structured.cutting import blocks_that_stayed  # noqa: PLC0415
-    from langprune_cli.stages.structured.structures import VOCABULARY  # noqa: PLC0415
+    from langprune_cli.stages.structured.block_cut import blocks_that_stayed  # noqa: PLC0415
+    from langprune_cli.structured_patterns.pattern import patterns_of  # noqa: PLC0415
     from langprune_cli.updates.update import get_update  # noqa: PLC0415
 
     mask, stats, to = run.pick("masks", _name(request), "mask", "mask"), request.stats, request.target
@@ -103,8 +103,11 @@ def _applied(run: Run, request: ApplyRequest) -> list[Outcome]:
     experts = params.get("min_expert_tokens")  # the same experts go without as when the mask was made
     update = request.update or own_update(params)
     settings = ApplySettings(update, solving_of(request.damping, experts), request.max_shard_bytes)
-    if params["pattern"] == VOCABULARY and (request.tune or request.update or request.damping is not None):
-        raise UsageError("--tune, --update and --damping have nothing to change where tokens leave: leave them out")
+    aside = [each.parts for each in patterns_of(params["pattern"]) if not each.touches_blocks]
+    if aside and (request.tune or request.update or request.damping is not None):
+        raise UsageError(
+            f"--tune, --update and --damping have nothing to change where {aside[0]} leave: leave them out"
+        )
     needs = get_update(update).needs
     if needs == "nothing" and stats and not request.tune:
         raise UsageError(f"--stats {stats} has no use for --update {update}: leave it out")

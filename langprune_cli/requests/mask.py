@@ -11,9 +11,10 @@ from langprune_cli.requests.shared.choice import ChoiceOptions
 from langprune_cli.requests.shared.inputs import newer_scores, stats_for
 from langprune_cli.requests.shared.options import ModelOptions, OpeningOptions, TargetOptions
 from langprune_cli.requests.shared.run import running
-from langprune_cli.requests.shared.structured import BLOCKS, unit_options
+from langprune_cli.requests.shared.structured import unit_options
 from langprune_cli.requests.shared.values import several
 from langprune_cli.requests.shared.weights import method_of, note_cost, settings_of
+from langprune_cli.structured_patterns.pattern import get_pattern
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
     from collections.abc import Sequence
@@ -93,21 +94,24 @@ def _of_tokens(run: Run, request: MaskRequest, target: VocabularyTarget) -> Outc
 
 
 def _of_parts(run: Run, request: MaskRequest, options: UnitOptions) -> Outcome:
-    from langprune_cli.stages.mask.block_mask import mask_blocks  # noqa: PLC0415
     from langprune_cli.stages.mask.mask import MaskSource, mask  # noqa: PLC0415
+    from langprune_cli.stages.mask.whole import mask_whole  # noqa: PLC0415
 
     name, force = request.name, request.force
-    if options.blocks and options.units:
+    first, *others = *options.wholes, *options.units
+    pattern = get_pattern(first.kind)
+    if pattern.whole and others:
         raise UsageError(
-            "blocks are chosen by themselves: run mask and apply for them first, then for the rest on that model, or all of it "
-            "with langprune prune"
+            f"{first.kind} are chosen by themselves: run mask and apply for them first, then for the rest on that model, or all "
+            "of it with langprune prune"
         )
-    if options.blocks:
-        method = options.method or BLOCKS
-        stats = stats_for(run, "norms", f"--method {method}", request.stats)
+    if pattern.whole:
+        method = options.method or pattern.method
+        stats = stats_for(run, pattern.whole.needs or "norms", f"--method {method}", request.stats)
         opened = run.open_named(request, stats)
         assert stats is not None  # noqa: S101 - "norms" are never nothing
-        return mask_blocks(run.workspace, opened, stats, options.blocks, method, run.reporter, name=name, force=force)
+        choosing = pattern.whole.choosing(opened, stats, first, pattern.check_method(method), run.reporter)
+        return mask_whole(run.workspace, opened, choosing, name=name, force=force)
     chosen = options.method_of_units()
     stats = stats_for(run, chosen.needs, f"--method {chosen.name}", request.stats)
     opened = run.open_named(request, stats)

@@ -67,7 +67,9 @@ def plan(request: PlanRequest) -> PlanResult:
     with running(request) as run:
         from langprune_cli.stages.plan.cost import measured_rate  # noqa: PLC0415
         from langprune_cli.stages.plan.plan import find_config, plan, read_patterns  # noqa: PLC0415
-        from langprune_cli.stages.structured.structures import Rounding  # noqa: PLC0415
+        from langprune_cli.stages.structured.structures import Rounding, Structure  # noqa: PLC0415
+        from langprune_cli.structured_patterns.vocab import PATTERN  # noqa: PLC0415
+        from langprune_cli.tokens.choice import VocabularyTarget  # noqa: PLC0415
 
         target, patterns = vocabulary_target(several(request.pattern) or ["channels"], request)
         if request.stats and not target:
@@ -77,7 +79,8 @@ def plan(request: PlanRequest) -> PlanResult:
         asked, chosen = read_patterns(patterns, request.sparsity, rounding), None
         if target:
             tokens, chosen = planned_tokens(run, choice, target, request.stats)
-            asked = replace(asked, tokens=tokens, chat=chosen.chat if chosen else None)
+            leaving = Structure(PATTERN.name, 0.0, VocabularyTarget(size=tokens))
+            asked = replace(asked, structures=(*asked.structures, leaving), chat=chosen.chat if chosen else None)
         found = find_config(run.workspace, choice, run.compute)
         for note in found.notes:
             run.reporter.note(note)

@@ -135,7 +135,7 @@ class Chain:
         if weights and (steps.update or weights.method.update) == "none":
             note_cost(self.run, weights.method.name, weights.settings)
         if parts:
-            self.without_blocks(parts, last=not parts.units and not weights)
+            self.without_wholes(parts, last=not parts.units and not weights)
         if parts and parts.units:
             units = parts.chooser(self.model)
             self.pruned(
@@ -182,17 +182,18 @@ class Chain:
         self.made = [*made, *self.made]
         self.dense = self.model  # what stays of it computes what it did, and reads the same ids as those after it
 
-    def without_blocks(self, parts: UnitOptions, *, last: bool) -> None:
-        """Let blocks leave, where some are to."""
-        from langprune_cli.stages.structured.cutting import blocks_that_stayed  # noqa: PLC0415
+    def without_wholes(self, parts: UnitOptions, *, last: bool) -> None:
+        """Let leave what is chosen for the whole model, one pattern after the other."""
+        from langprune_cli.stages.structured.block_cut import blocks_that_stayed  # noqa: PLC0415
 
-        self.model, made = structured.without_blocks(
-            self.run, self.model, self.specs[0], self.calibration, parts,
-            max_shard_bytes=self.request.max_shard_bytes, to=self._target(last=last),
-        )  # fmt: skip
-        if made:
-            self._stayed = blocks_that_stayed(made[-1].artifact)
-        self.made = [*made, *self.made]
+        for structure in parts.wholes:
+            self.model, made = structured.without(
+                self.run, self.model, self.specs[0], self.calibration, structure,
+                method=None if parts.units else parts.method, max_shard_bytes=self.request.max_shard_bytes,
+                to=self._target(last=last and structure is parts.wholes[-1]),
+            )  # fmt: skip
+            self._stayed = blocks_that_stayed(made[-1].artifact) or self._stayed
+            self.made = [*made, *self.made]
 
     def pruned(self, chooser: AnyChooser, update: str, *, last: bool) -> None:
         """Prune what the chooser says, block by block."""
@@ -237,13 +238,13 @@ class Chain:
 def steps_of(request: PruneRequest) -> Steps:
     """Return what is to leave, and how it is chosen; raises UsageError for what does not go together."""
     from langprune_cli.stages.solving.choosing import Chooser  # noqa: PLC0415
-    from langprune_cli.stages.structured.structures import split_patterns  # noqa: PLC0415
+    from langprune_cli.structured_patterns.pattern import get_pattern, split_patterns  # noqa: PLC0415
 
     tokens, patterns = vocabulary.vocabulary_target(several(request.pattern) or ["unstructured"], request)
     structures, singles = split_patterns(patterns)
     if len(singles) > 1:
         raise UsageError(f"--pattern {' and --pattern '.join(singles)} are both about single weights: give one of them")
-    rounds = not tokens or any(each.startswith("channels") for each in structures)
+    rounds = not tokens or any((units := get_pattern(each).units) and units.rounds for each in structures)
     for_parts, for_weights = _methods(request.method, structures, singles)
     parts = unit_options(
         structures, for_parts, request, sparsity=None if singles else request.sparsity,
@@ -272,13 +273,12 @@ def _refuse_for_tokens(request: PruneRequest) -> None:
 
 def _methods(method: str | None, structures: list[str], singles: list[str]) -> tuple[str | None, str | None]:
     """Return the methods for parts and for single weights: a name that only one of them has is for that one."""
-    from langprune_cli.depth_methods.method import depth_methods  # noqa: PLC0415
     from langprune_cli.methods.method import methods  # noqa: PLC0415
-    from langprune_cli.unit_methods.method import unit_methods  # noqa: PLC0415
+    from langprune_cli.structured_patterns.pattern import structured_patterns  # noqa: PLC0415
 
     if not (structures and singles):
         return method, method
-    of_parts = method in unit_methods() or method in depth_methods()
+    of_parts = any(method in each.methods() for each in structured_patterns().values())
     return (method if of_parts else None), (method if method in methods() or not of_parts else None)
 
 

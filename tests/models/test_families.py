@@ -15,10 +15,10 @@ from langprune_cli.models.families import (
     Axis,
     Kind,
     axes_of,
+    channel_kinds,
     default_rounding,
     family_of,
     kept_units,
-    kinds_of,
 )
 from langprune_cli.models.skeleton import build_skeleton, find_blocks
 from tests.support import pico
@@ -142,7 +142,7 @@ def test_unknown_families(config: Any, what: str, kind: Kind) -> None:
     ):
         axes_of(config, [kind])
     with pytest.raises(LangpruneError, match="cannot be removed"):
-        kinds_of(config, "channels")
+        channel_kinds(config)
 
 
 def test_text_models_inside_of_others() -> None:
@@ -155,8 +155,7 @@ def test_text_models_inside_of_others() -> None:
     [(4096, 128), (4095, 64), (2048, 64), (2047, 32), (1024, 32), (1023, 16), (512, 16), (511, 8), (64, 8), (63, 1)],
 )
 def test_default_rounding(units: int, tile: int) -> None:
-    assert default_rounding("channels", units) == tile
-    assert default_rounding("kv-groups", units) == 1
+    assert default_rounding(units) == tile
 
 
 @pytest.mark.parametrize(("units", "kept"), [(11008, 9856), (13824, 12416), (24576, 22144), (14336, 12928)])

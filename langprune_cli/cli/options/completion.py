@@ -7,6 +7,8 @@ from typing import Any
 
 import typer
 
+from langprune_cli.structured_patterns.pattern import structured_patterns
+
 Completion = Callable[[str], list[str]]
 
 
@@ -38,7 +40,7 @@ def one_of(words: list[str]) -> Completion:
     return lambda incomplete: [word for word in words if word.startswith(incomplete)]
 
 
-patterns = one_of(["unstructured", "2:4", "4:8", "N:8", "channels", "kv-groups", "blocks", "vocab"])
+patterns = one_of(["unstructured", "2:4", "4:8", "N:8", *structured_patterns()])
 
 
 def languages(incomplete: str) -> list[str]:

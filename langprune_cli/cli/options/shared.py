@@ -182,7 +182,8 @@ Pattern = Annotated[
         "-p",
         autocompletion=completion.patterns,
         help="unstructured (if left out), N:M = N kept of every M inputs, N:8 (the letter N) for an N of each block's own; or "
-        "channels, kv-groups, blocks, as channels:0.1, or vocab, which make the model smaller; several times if need be.",
+        f"{', '.join(names.SHARED)}, as {names.SHARED[0]}:0.1, or {', '.join(names.UNSHARED)}, which make the "
+        "model smaller; several times if need be.",
         rich_help_panel=CHOICE,
     ),
 ]
@@ -191,7 +192,7 @@ Sparsity = Annotated[
     typer.Option(
         "--sparsity",
         "-s",
-        help="Fraction removed; if left out 0.5, of channels, groups and blocks 0.1.",
+        help="Fraction removed; if left out 0.5, of parts that leave whole 0.1.",
         rich_help_panel=CHOICE,
     ),
 ]

@@ -8,11 +8,15 @@ import langprune_cli.unit_methods
 import langprune_cli.updates
 from langprune_cli.errors import LangpruneError, near_matches
 from langprune_cli.registry import names_in
+from langprune_cli.structured_patterns.pattern import structured_patterns
 
 WEIGHT_METHODS = names_in(langprune_cli.methods)
 UNIT_METHODS = names_in(langprune_cli.unit_methods)
 DEPTH_METHODS = names_in(langprune_cli.depth_methods)
-METHODS = list(dict.fromkeys([*WEIGHT_METHODS, *UNIT_METHODS, *DEPTH_METHODS]))
+SHARED = [name for name, each in structured_patterns().items() if each.share]  # patterns that a share may follow
+UNSHARED = [name for name, each in structured_patterns().items() if not each.share]
+_OF_PATTERNS = [each.method for each in structured_patterns().values() if each.method]
+METHODS = list(dict.fromkeys([*WEIGHT_METHODS, *UNIT_METHODS, *DEPTH_METHODS, *_OF_PATTERNS]))
 UPDATES = names_in(langprune_cli.updates)
 REFINEMENTS = names_in(langprune_cli.refinements)
 ALLOCATIONS = names_in(langprune_cli.allocations)

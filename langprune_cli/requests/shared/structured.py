@@ -1,4 +1,4 @@
-"""Channels, KV groups and blocks: what requests say of them, as the stages take it."""
+"""Structured patterns: what requests say of them, as the stages take it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from langprune_cli.errors import UsageError
 from langprune_cli.requests.shared.weights import solving_of
+from langprune_cli.structured_patterns.pattern import check_rounding, get_pattern, parse_structures, split_patterns
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
     from collections.abc import Mapping
@@ -24,8 +25,6 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong 
     from langprune_cli.types import TextSpec
     from langprune_cli.unit_methods.method import UnitMethod
 
-_UNITS, BLOCKS = "osscar", "search"  # the methods where none is named
-
 
 @dataclass(frozen=True)
 class UnitOptions:
@@ -38,22 +37,22 @@ class UnitOptions:
 
     @property
     def units(self) -> tuple[Structure, ...]:
-        """Return the kinds that leave every block."""
-        return tuple(each for each in self.structures if each.kind != "blocks")
+        """Return what leaves every block."""
+        return tuple(each for each in self.structures if get_pattern(each.kind).units)
 
     @property
-    def blocks(self) -> Structure | None:
-        """Return what is said of whole blocks."""
-        return next((each for each in self.structures if each.kind == "blocks"), None)
+    def wholes(self) -> tuple[Structure, ...]:
+        """Return what is chosen for the whole model, one after the other: what is listed last first."""
+        return tuple(each for each in reversed(self.structures) if get_pattern(each.kind).whole)
 
     def method_of_units(self) -> UnitMethod:
-        """Return the method for channels and groups."""
-        from langprune_cli.unit_methods.method import get_unit_method  # noqa: PLC0415
+        """Return the method for units."""
+        from langprune_cli.stages.solving.unit_choosing import unit_method  # noqa: PLC0415
 
-        return get_unit_method(self.method or _UNITS)
+        return unit_method(self.units, self.method)
 
     def chooser(self, model: OpenedModel) -> UnitChooser:
-        """Return what chooses channels and groups of a model."""
+        """Return what chooses the units of a model."""
         from langprune_cli.stages.solving.unit_choosing import UnitChooser  # noqa: PLC0415
 
         return UnitChooser.of(self.method_of_units(), self.units, model, self.rounding, self.solving)
@@ -68,7 +67,7 @@ def unit_options(
     sparsity, round_to: as the request has them, None where they are about other parts.
     of_weights: options that only patterns of weights have, by name; those that were not given are falsy.
     """
-    from langprune_cli.stages.structured.structures import Rounding, parse_structures, spelled, split_patterns  # noqa: PLC0415
+    from langprune_cli.stages.structured.structures import Rounding, spelled  # noqa: PLC0415
 
     structured, single = split_patterns(patterns)
     if len(single) > 1:
@@ -79,8 +78,11 @@ def unit_options(
             f"{structured[0]} first, then for {single[0]} on that model, or all of it with langprune prune"
         )
     structures = parse_structures(structured, sparsity)
-    if not any(each.kind == "channels" for each in structures) and (round_to or request.rounding != "down"):
-        raise UsageError("--round-to and --round go with --pattern channels only: leave them out")
+    check_rounding(
+        structures,
+        lambda rounded: f"--round-to and --round go with --pattern {rounded} only: leave them out",
+        given=bool(round_to or request.rounding != "down"),
+    )
     if not structures:
         return None
     for option, value in of_weights.items():
@@ -90,31 +92,26 @@ def unit_options(
     return UnitOptions(structures, method, Rounding(round_to, request.rounding == "nearest"), solving)
 
 
-def without_blocks(
-    run: Run, model: OpenedModel, spec: TextSpec, calibration: CalibrationSettings, options: UnitOptions, *,
-    max_shard_bytes: int, to: Target,
+def without(
+    run: Run, model: OpenedModel, spec: TextSpec, calibration: CalibrationSettings, structure: Structure, *,
+    method: str | None, max_shard_bytes: int, to: Target,
 ) -> tuple[OpenedModel, list[Outcome]]:  # fmt: skip
-    """Make a model without the blocks that are to leave, and open it; return it, and what was made: itself, statistics, mask.
+    """Make a model without what a pattern of the whole model takes, and open it; return it, and what was made.
 
-    The same model and nothing where all blocks stay.
+    What was made: itself, statistics, mask. method: None for the pattern's own.
     """
-    from langprune_cli.depth_methods.method import blocks_that_stay, get_depth_method  # noqa: PLC0415
     from langprune_cli.stages.apply.apply import ApplySettings, apply  # noqa: PLC0415
     from langprune_cli.stages.calibrate.calibrate import calibrate  # noqa: PLC0415
-    from langprune_cli.stages.mask.block_mask import mask_blocks  # noqa: PLC0415
-    from langprune_cli.stages.structured.without_blocks import check_first_run  # noqa: PLC0415
+    from langprune_cli.stages.mask.whole import mask_whole  # noqa: PLC0415
     from langprune_cli.streaming.opened import ModelChoice  # noqa: PLC0415
 
-    structure, workspace, reporter = options.blocks, run.workspace, run.reporter
-    if structure is None:
-        return model, []
-    method = BLOCKS if options.method is None or options.units else options.method
-    get_depth_method(method)
-    blocks = len(model.streamed.blocks)
-    leaving = blocks - blocks_that_stay(blocks, structure.sparsity)
-    check = partial(check_first_run, model, leaving)
+    workspace, reporter, pattern = run.workspace, run.reporter, get_pattern(structure.kind)
+    assert pattern.whole is not None  # noqa: S101 - others go by `UnitOptions.chooser`
+    method = pattern.check_method(method or pattern.method)
+    check = partial(pattern.whole.check, model, structure)
     (stats,) = calibrate(workspace, model, [spec], calibration, reporter, force=to.force, before=check)
-    masks = mask_blocks(workspace, model, stats.artifact, structure, method, reporter, force=to.force)
+    choosing = pattern.whole.choosing(model, stats.artifact, structure, method, reporter)
+    masks = mask_whole(workspace, model, choosing, force=to.force)
     settings = ApplySettings(max_shard_bytes=max_shard_bytes)
     made = apply(workspace, model, masks.artifact, reporter, settings, name=to.name, out=to.out, force=to.force)
     smaller = run.open(ModelChoice(str(made.artifact.folder)))

@@ -28,19 +28,19 @@ def vocabulary_target(patterns: list[str], request: PatternOptions) -> tuple[Voc
 
     Raises UsageError for values out of range, and for options about tokens where they are not to leave.
     """
-    from langprune_cli.stages.structured.structures import VOCABULARY  # noqa: PLC0415
+    from langprune_cli.structured_patterns.vocab import PATTERN  # noqa: PLC0415
     from langprune_cli.tokens.choice import ROUND_TO, VocabularyTarget  # noqa: PLC0415
 
-    others = [pattern for pattern in patterns if pattern != VOCABULARY]
+    others = [pattern for pattern in patterns if pattern != PATTERN.name]
     coverage, vocab_size, keep_chat = request.coverage, request.vocab_size, request.keep_chat
     if len(others) == len(patterns):
         keeping = f"--{'' if keep_chat else 'no-'}keep-chat"
         for option, value in (("--coverage", coverage), ("--vocab-size", vocab_size), (keeping, keep_chat)):
             if value is not None:
-                raise UsageError(f"{option} goes with --pattern {VOCABULARY} only: leave it out")
+                raise UsageError(f"{option} goes with --pattern {PATTERN.name} only: leave it out")
         return None, others
     if len(others) < len(patterns) - 1:
-        raise UsageError(f"--pattern {VOCABULARY} is given twice: once is enough")
+        raise UsageError(f"--pattern {PATTERN.name} is given twice: once is enough")
     if coverage is not None and vocab_size is not None:
         raise UsageError("--coverage and --vocab-size both say how many tokens stay: give one of them")
     wanted = COVERAGE if coverage is None else coverage
@@ -94,8 +94,8 @@ def planned_tokens(
     run: Run, choice: ModelChoice, target: VocabularyTarget, stats: str | None
 ) -> tuple[int, VocabularyChoice | None]:
     """Return how many tokens would stay, and which: a size needs no counts, where none are named, and says not which."""
-    from langprune_cli.stages.calibrate.token_counts import needed_token_counts  # noqa: PLC0415
-    from langprune_cli.stages.mask.vocabulary import vocabulary_of  # noqa: PLC0415
+    from langprune_cli.stages.statistics.counted_tokens import needed_token_counts  # noqa: PLC0415
+    from langprune_cli.stages.structured.vocabulary_choosing import vocabulary_of  # noqa: PLC0415
     from langprune_cli.streaming.opened import open_tokenizer  # noqa: PLC0415
     from langprune_cli.tokens.vocabulary import Vocabulary  # noqa: PLC0415
 
@@ -116,9 +116,13 @@ def masked(
     run: Run, model: OpenedModel, stats: Artifact, target: VocabularyTarget, *, name: str | None, force: bool
 ) -> Outcome:
     """Make the mask of tokens; what the smaller model would be bad at is said before."""
-    from langprune_cli.stages.mask.vocabulary import mask_vocabulary  # noqa: PLC0415
+    from langprune_cli.stages.mask.whole import mask_whole  # noqa: PLC0415
+    from langprune_cli.stages.structured.structures import Structure  # noqa: PLC0415
+    from langprune_cli.stages.structured.vocabulary_choosing import choosing_tokens  # noqa: PLC0415
+    from langprune_cli.structured_patterns.vocab import PATTERN  # noqa: PLC0415
 
-    return mask_vocabulary(run.workspace, model, stats, target, partial(_note, run), name=name, force=force)
+    choosing = choosing_tokens(model, stats, Structure(PATTERN.name, 0.0, target), partial(_note, run))
+    return mask_whole(run.workspace, model, choosing, name=name, force=force)
 
 
 def _note(run: Run, choice: VocabularyChoice) -> None:

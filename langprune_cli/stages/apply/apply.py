@@ -9,22 +9,21 @@ from pathlib import Path
 from langprune_cli.errors import UsageError
 from langprune_cli.methods.method import methods
 from langprune_cli.models.shards import MAX_SHARD_BYTES
+from langprune_cli.numerics.pattern_names import is_structured
 from langprune_cli.numerics.patterns import Pattern, parse_pattern
 from langprune_cli.records import BaseRecord, Params
+from langprune_cli.stages.apply.cutting import cut_of
 from langprune_cli.stages.apply.model_writing import ModelWriter
 from langprune_cli.stages.solving.allocating import allocated_patterns
 from langprune_cli.stages.solving.updating import Updated, updated_block
 from langprune_cli.stages.statistics.sites import SOLVING, Solving, block_stats, calibration_text, needed_stats
-from langprune_cli.stages.structured.cutting import blocks_that_stayed, cut_of
 from langprune_cli.stages.structured.keep_masks import MaskReader
-from langprune_cli.stages.structured.structures import is_structured
-from langprune_cli.stages.structured.without_blocks import check_without
 from langprune_cli.store.artifact import PROVENANCE, Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.manifest import MANIFEST
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedModel
-from langprune_cli.unit_methods.method import unit_methods
+from langprune_cli.structured_patterns.pattern import own_method
 from langprune_cli.updates.update import Update, get_update
 
 
@@ -75,8 +74,8 @@ def apply(
         return updated_block(model, index, masks.block(index), update, known, settings.solving)
 
     def make(writer: ArtifactWriter) -> Artifact:
-        if stay := blocks_that_stayed(mask):
-            check_without(model, stay)
+        if cut:
+            cut.check_dense()
         target = ModelWriter(writer, model, settings.max_shard_bytes, cut)
         target.need_space()
         reporter.begin(f"apply {writer.folder.name}", target.blocks, 0)
@@ -90,8 +89,7 @@ def apply(
 
 def own_update(params: Params) -> str:
     """Return the update that belongs to the method of a mask with these parameters; none where the method is unknown."""
-    known = unit_methods() if is_structured(params["pattern"]) else methods()
-    method = known.get(params["method"])
+    method = own_method(params) if is_structured(params["pattern"]) else methods().get(params["method"])
     return method.update if method else "none"
 
 

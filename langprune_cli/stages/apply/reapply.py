@@ -14,13 +14,13 @@ from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.models.shards import MAX_SHARD_BYTES
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.packing import unpack_mask
+from langprune_cli.numerics.pattern_names import is_structured
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.records import ReturnedRecord, Saved
 from langprune_cli.stages.apply.apply import ApplySettings, MaskOf, check_target, model_recipe
 from langprune_cli.stages.apply.model_writing import ModelWriter
 from langprune_cli.stages.solving.updating import Pruned, Updated
 from langprune_cli.stages.structured.keep_masks import remove_pruned
-from langprune_cli.stages.structured.structures import is_structured
 from langprune_cli.store.artifact import PROVENANCE, Artifact, ArtifactWriter
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.files import disk_errors, sha256_file

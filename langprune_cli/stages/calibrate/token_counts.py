@@ -1,18 +1,13 @@
-"""`calibrate --collect tokens`: how often each token occurs in a text, from the tokenizer alone; and the counts read back."""
+"""`calibrate --collect tokens`: how often each token occurs in a text, from the tokenizer alone."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 
-import torch
-from torch import Tensor
-
 from langprune_cli.defaults import MAX_TOKENS
-from langprune_cli.errors import LangpruneError, UsageError
-from langprune_cli.location.location import ModelLocation
-from langprune_cli.models.model_files import tokenizer_digest
 from langprune_cli.stages.calibrate.calibrate import name_among, stats_name
+from langprune_cli.stages.statistics.counted_tokens import counts_part, counts_record, counts_tensors, read_counts_part
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.files import need_space
@@ -27,11 +22,6 @@ from langprune_cli.types import TextSpec, Windows
 _FINGERPRINTED = (
     64  # bytes of files for each token asked for: a token takes 3 to 6, and a record may hold more than its text
 )
-
-
-def counts_part(number: int) -> str:
-    """Return the file that holds the counts of part `number` of a text."""
-    return f"counts-{number:03d}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -73,67 +63,6 @@ def count_tokens(
         )
         for text in texts
     ]
-
-
-def has_token_counts(stats: Artifact) -> bool:
-    """Return whether statistics are counts of tokens."""
-    return "tokens" in stats.manifest.params["collect"]
-
-
-def read_token_counts(stats: Artifact) -> dict[str, TokenCounts]:
-    """Return the counts by language, or by the text's name where it is of no known language; sorted by that.
-
-    Raises LangpruneError as `Artifact.read` does.
-    """
-    found: dict[str, TokenCounts] = {}
-    for part in stats.manifest.parts:
-        for label, counts in _read_part(stats, part).items():
-            found[label] = found[label] + counts if label in found else counts
-    return dict(sorted(found.items()))  # safetensors gives tensors in no order
-
-
-def needed_token_counts(what: str, stats: Artifact | None, location: ModelLocation) -> Artifact:
-    """Return the statistics, where they are what `what` ("--pattern vocab:0.5") needs: counts made with a model's tokenizer.
-
-    Raises UsageError when they are missing, LangpruneError when they hold no counts or those of another tokenizer.
-    """
-    make = "run langprune calibrate --lang LANGUAGE --collect tokens"
-    if stats is None:
-        raise UsageError(f"{what} needs token counts: {make} first, or name some with --stats")
-    if not has_token_counts(stats):
-        raise LangpruneError(f"{what} needs token counts, and stats {stats.name} hold none: {make}")
-    if stats.manifest.inputs["tokenizer"] != tokenizer_digest(location.folder):
-        raise LangpruneError(
-            f"stats {stats.name} hold counts made with another tokenizer ({stats.manifest.about['model']['name']}) than that "
-            f"of {location.about['name']}: {make} for this model"
-        )
-    return stats
-
-
-def counts_tensors(label: str, counts: TokenCounts) -> dict[str, Tensor]:
-    """Return counts as they are kept in a part, by "<label>/<what>"."""
-    return {
-        f"{label}/counts": counts.counts,
-        f"{label}/tokens": torch.tensor(counts.tokens),
-        f"{label}/bytes": torch.tensor(counts.bytes),
-        f"{label}/documents": torch.tensor(counts.documents),
-    }
-
-
-def counts_record(counts: TokenCounts) -> dict[str, int]:
-    """Return what an artifact's `about` says of one language."""
-    return {"tokens": counts.tokens, "bytes": counts.bytes, "documents": counts.documents}
-
-
-def _read_part(stats: Artifact, part: str) -> dict[str, TokenCounts]:
-    tensors = stats.tensors(part)
-    labels = [name.removesuffix("/counts") for name in tensors if name.endswith("/counts")]
-    return {
-        label: TokenCounts(
-            tensors[f"{label}/counts"], *(int(tensors[f"{label}/{what}"]) for what in ("tokens", "bytes", "documents"))
-        )
-        for label in labels
-    }
 
 
 def _identified(spec: TextSpec, model: OpenedTokenizer, max_tokens: int, reporter: Reporter) -> _Text:
@@ -190,12 +119,12 @@ def _parts(
         if not writer.has(counts_part(0)):
             counted = count_windows(model.tokenizer, text.windows.ids, model.vocab_size, max_tokens)
             writer.write_tensors(counts_part(0), counts_tensors(text.label, counted))
-        yield _read_part(Artifact(writer.folder, writer.manifest), counts_part(0))[text.label]
+        yield read_counts_part(Artifact(writer.folder, writer.manifest), counts_part(0))[text.label]
         return
     left = max_tokens
     for number, part in groupby(batches(read_documents(text.source)), key=lambda batch: batch.part):
         if writer.has(counts_part(number)):
-            counted = _read_part(Artifact(writer.folder, writer.manifest), counts_part(number))[text.label]
+            counted = read_counts_part(Artifact(writer.folder, writer.manifest), counts_part(number))[text.label]
             reporter.tick(0, counted.tokens)
         else:
             counted = TokenCounts.zeros(model.vocab_size)

@@ -15,15 +15,15 @@ from torch import Tensor
 
 from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.records import About, BlockRecord, TextRecord
-from langprune_cli.stages.calibrate.token_counts import (
+from langprune_cli.stages.combine.weights import Weights, factors_of, in_order
+from langprune_cli.stages.statistics.collecting import read_block_stats
+from langprune_cli.stages.statistics.counted_tokens import (
     counts_part,
     counts_record,
     counts_tensors,
     has_token_counts,
     read_token_counts,
 )
-from langprune_cli.stages.combine.weights import Weights, factors_of, in_order
-from langprune_cli.stages.statistics.collecting import read_block_stats
 from langprune_cli.stages.statistics.parts import WINDOWS_PART, fitting
 from langprune_cli.stages.statistics.sites import text_record
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe

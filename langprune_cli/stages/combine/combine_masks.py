@@ -9,24 +9,24 @@ from torch import Tensor
 
 from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.methods.method import Method, methods
-from langprune_cli.models.families import axes_of
+from langprune_cli.numerics.pattern_names import is_structured
 from langprune_cli.numerics.patterns import Group, Pattern, keep_mask, parse_pattern
 from langprune_cli.numerics.units import highest
 from langprune_cli.numerics.votes import consensus, normalised_ranks, votes
-from langprune_cli.records import Params, TextRecord, Unit, stats_key, texts_of
+from langprune_cli.records import Params, TextRecord, stats_key, texts_of
 from langprune_cli.stages.mask.mask import mask_summary
 from langprune_cli.stages.mask.score import block_scores
 from langprune_cli.stages.solving.unit_choosing import readers_of
 from langprune_cli.stages.statistics.parts import block_part
 from langprune_cli.stages.statistics.sites import block_stats
-from langprune_cli.stages.structured.keep_masks import BlockMasks, MaskReader, need_weights
-from langprune_cli.stages.structured.structures import is_structured
+from langprune_cli.stages.structured.keep_masks import BlockMasks, MaskReader
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.files import need_space
 from langprune_cli.store.manifest import Described
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedModel, check_same_model
+from langprune_cli.structured_patterns.pattern import need_bits, unit_axes
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def combine_masks(
         shared = parents[0].manifest.params
         params: Params = {"pattern": shared["pattern"], "sparsity": shared["sparsity"], "kept": shared["kept"]}
         pattern = Pattern(shared["sparsity"] or 0.0)
-        choose: Choose = partial(_columns, model, shared["kept"])
+        choose: Choose = partial(_columns, model, shared["pattern"], shared["kept"])
     else:
         fit = _pattern_to_meet(parents, vote, sparsity)
         if fit is None and any(":" in parent.manifest.params["pattern"] for parent in parents):
@@ -172,7 +172,7 @@ def _check(parents: Sequence[Artifact], model: OpenedModel) -> None:
     if len(parents) < 2:
         raise UsageError("combine masks makes one of two or more artifacts: name another")
     for number, parent in enumerate(parents):
-        need_weights("combine", parent)
+        need_bits("combine", parent)
         check_same_model(parent, model)
         if number and parents[number - 1].key == parent.key:
             raise UsageError(f"masks {parents[number - 1].name} and {parent.name} are the same artifact: name it once")
@@ -264,10 +264,10 @@ def _sizes(model: OpenedModel, index: int, names: set[str], group: Group) -> dic
 
 
 def _columns(
-    model: OpenedModel, kept: dict[Unit, int], index: int, masks: Sequence[dict[str, Tensor]]
+    model: OpenedModel, pattern: str, kept: dict[str, int], index: int, masks: Sequence[dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Return the keep masks of a block's channels and KV groups: by votes, of equal ones those that are read with more weight."""
-    axes = readers_of(model, index, axes_of(model.streamed.config, kept))
+    """Return the keep masks of a block's units: by votes, of equal ones those that are read with more weight."""
+    axes = readers_of(model, index, unit_axes(pattern, model.streamed.config, tuple(kept)))
     linears = [linear for linear in model.streamed.linears(index) if linear.name in axes]
     sizes = block_scores(model, linears, methods()["magnitude"], None)
     keep = {}

@@ -20,10 +20,11 @@ from langprune_cli.numerics.overlap import (
 )
 from langprune_cli.stages.statistics.collecting import need_norms, read_block_stats
 from langprune_cli.stages.statistics.parts import block_part
-from langprune_cli.stages.structured.keep_masks import MaskReader, need_weights
+from langprune_cli.stages.structured.keep_masks import MaskReader
 from langprune_cli.store.artifact import Artifact
 from langprune_cli.store.building import Reporter
 from langprune_cli.streaming.opened import OpenedModel
+from langprune_cli.structured_patterns.pattern import need_bits
 
 Sums = Overlap | Agreement | Divergence
 
@@ -170,7 +171,7 @@ def _way(artifacts: Sequence[Artifact], model: OpenedModel | None) -> _Way:
     if model is None:
         raise ValueError("masks are compared beside their model")
     for each in artifacts:
-        need_weights("compare", each)
+        need_bits("compare", each)
     readers = {each.key: MaskReader(each, model) for each in artifacts}
     # A linear that one of the masks leaves dense is kept whole by it.
     return _Way(lambda artifact, index: readers[artifact.key].by_name(index), overlap_of, torch.ones_like)

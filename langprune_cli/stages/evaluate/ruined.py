@@ -5,8 +5,8 @@ from math import exp, log
 
 from langprune_cli.records import languages_of
 from langprune_cli.stages.evaluate.rows import Row, change_of
-from langprune_cli.stages.structured.structures import VOCABULARY, is_structured
 from langprune_cli.store.manifest import Manifest
+from langprune_cli.structured_patterns.pattern import patterns_of
 
 # From which loss on a model counts as ruined: a perplexity that is half as high again, which readers notice at once.
 RUINED_NATS = log(1.5)
@@ -57,19 +57,18 @@ def _what_helps(manifest: Manifest) -> list[str]:
     about, params = manifest.about, manifest.params
     mask = params if manifest.kind == "masks" else about.get("mask") or {}
     pattern, update = mask.get("pattern", "unstructured"), params.get("update", "none")
-    if pattern == VOCABULARY:
-        return ["a higher --coverage, and text of every language that is to stay"]
-    found = []
-    if not is_structured(pattern) and not (mask.get("method") == "admm" and "pcg" in update):
+    structured = patterns_of(pattern)
+    found = [advice for each in structured[:1] for advice in each.advice(update)]
+    if structured and not structured[0].share:
+        return found
+    if not structured and not (mask.get("method") == "admm" and "pcg" in update):
         found.append(
             f"langprune prune, whose default method (admm, update pcg) loses far less than {mask.get('method')} with "
             + ("no update" if update == "none" else f"update {update}")
         )
-    elif is_structured(pattern) and not pattern.startswith("blocks") and update.startswith(("none", "tune")):
-        found.append("--update least-squares")
     if "tuned" not in about:
         found.append("--tune of prune or apply")
-    if ":" in pattern and not is_structured(pattern):
+    if ":" in pattern and not structured:
         found.append(
             f"--pattern channels:0.1 instead of {pattern}, which makes the model smaller and faster everywhere"
         )

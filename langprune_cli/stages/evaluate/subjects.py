@@ -12,13 +12,13 @@ from langprune_cli.models.streamed import Block
 from langprune_cli.records import SubjectIdentity
 from langprune_cli.stages.evaluate.quantized import QuantizedModel, check_quantizable
 from langprune_cli.stages.evaluate.rows import with_bits
-from langprune_cli.stages.statistics.parts import BLOCKS_PART, VOCABULARY_PART
 from langprune_cli.stages.structured.keep_masks import MaskReader, remove_pruned
 from langprune_cli.store.artifact import Artifact
 from langprune_cli.store.building import Reporter
 from langprune_cli.streaming.losses import window_losses
 from langprune_cli.streaming.opened import OpenedModel, check_same_model
 from langprune_cli.streaming.walk import walk
+from langprune_cli.structured_patterns.pattern import whole_pattern
 from langprune_cli.types import Windows
 
 
@@ -62,12 +62,11 @@ class Subject:
         if not self.mask:
             return
         check_same_model(self.mask, self.model)
-        for part, what in ((BLOCKS_PART, "whole blocks"), (VOCABULARY_PART, "tokens")):
-            if part in self.mask.manifest.parts:
-                raise LangpruneError(
-                    f"mask {self.mask.name} is of {what}, which eval cannot leave out on the fly: run langprune apply "
-                    f"--mask {self.mask.name}, then eval"
-                )
+        if whole := whole_pattern(self.mask.manifest.params["pattern"]):
+            raise LangpruneError(
+                f"mask {self.mask.name} is of {whole.parts}, which eval cannot leave out on the fly: run langprune apply "
+                f"--mask {self.mask.name}, then eval"
+            )
 
 
 class Losses:

@@ -11,11 +11,11 @@ from typing import cast
 from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.location.location import ModelLocation
 from langprune_cli.records import About, ModelRecord
-from langprune_cli.stages.structured.structures import VOCABULARY
 from langprune_cli.store.artifact import PROVENANCE, Artifact
 from langprune_cli.store.building import Reporter
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import Compute, ModelChoice, OpenedTokenizer, model_artifact, open_tokenizer
+from langprune_cli.structured_patterns.pattern import patterns_of
 from langprune_cli.tokens.token_bytes import description
 from langprune_cli.tokens.vocabulary import Kind, Vocabulary
 
@@ -57,7 +57,8 @@ def tokenizer_before(workspace: Workspace, model: Artifact, reporter: Reporter) 
     source: ModelRecord = {}
     seen = set()
     while about:
-        trimmed |= (about.get("mask") or {}).get("pattern") == VOCABULARY
+        pattern = str((about.get("mask") or {}).get("pattern"))
+        trimmed |= any(each.trims_tokenizer for each in patterns_of(pattern))
         source = about.get("model") or {}
         name = source.get("name")
         # What a folder says of itself may lead in a circle.

@@ -5,11 +5,12 @@ from typing import TypedDict
 
 from markupsafe import Markup
 
+from langprune_cli.numerics.pattern_names import is_structured
 from langprune_cli.records import About, MaskRecord, TextRecord, languages_of, texts_of
 from langprune_cli.stages.evaluate.rows import Row, comparable_ppl
 from langprune_cli.stages.export.public import public_name
-from langprune_cli.stages.structured.structures import VOCABULARY, is_structured
 from langprune_cli.store.artifact import Artifact
+from langprune_cli.structured_patterns.pattern import UNCHANGED, patterns_of
 from langprune_cli.templates.markdown import code
 from langprune_cli.templates.rendering import render
 from langprune_cli.text.hub import HUB_PREFIX, parse_hub_source
@@ -55,7 +56,7 @@ def model_card(
         base=base or "A model",
         removed=_removed(about),
         tool=model.manifest.tool,
-        tokens_left=(about.get("mask") or {}).get("pattern") == VOCABULARY,
+        unchanged=_unchanged(about),
         facts=_facts(model, base or _UNKNOWN),
         mask_file=mask_file,
         figures=[_figures(row["pruned"], row["base"]) for row in rows],
@@ -104,6 +105,11 @@ def _removed(about: About) -> str:
         return f"with {share:.1%} of the weights of its blocks' linears set to zero"
     which = "the linears that were pruned" if (about.get("mask") or {}).get("exclude") else "its blocks' linears"
     return f"with {checked['zeros'] / max(1, checked['pruned_weights']):.1%} of the weights of {which} set to zero"
+
+
+def _unchanged(about: About) -> str:
+    structured = patterns_of(str((about.get("mask") or {}).get("pattern")))
+    return structured[0].unchanged if structured else UNCHANGED
 
 
 def _datasets(about: About) -> set[str]:

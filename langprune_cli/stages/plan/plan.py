@@ -1,38 +1,25 @@
 """`plan`: what a pruning would leave, from a model's configuration alone."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from langprune_cli.defaults import NSAMPLES
-from langprune_cli.depth_methods.method import blocks_that_stay
 from langprune_cli.errors import UsageError
 from langprune_cli.location.config_only import locate_config
 from langprune_cli.location.location import ModelLocation
-from langprune_cli.models.families import Axis, Kind, axes_of, kinds_of
-from langprune_cli.models.model_files import CONFIG
-from langprune_cli.models.narrowing import Narrowing, opened_as
 from langprune_cli.models.own_code import own_code
 from langprune_cli.models.protocols import CausalModel, Configuration
 from langprune_cli.models.skeleton import build_skeleton, context_of, find_blocks, read_config, stated_dtype
-from langprune_cli.models.vocabulary_rows import with_vocab_size
 from langprune_cli.numerics.patterns import Pattern, parse_pattern, prune_count
 from langprune_cli.stages.plan.cost import Costs, costs, token_costs
 from langprune_cli.stages.plan.memory import Peaks, linear_shapes, peaks
-from langprune_cli.stages.structured.structures import (
-    DOWN,
-    VOCABULARY,
-    Rounding,
-    Structure,
-    parse_structures,
-    split_patterns,
-)
-from langprune_cli.stages.structured.without_blocks import check_shapes
+from langprune_cli.stages.structured.sketch import AxisPlan, Sketch
+from langprune_cli.stages.structured.structures import DOWN, Rounding, Structure
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import Compute, ModelChoice, model_artifact, window_length
-from langprune_cli.tokens.choice import ids_in, replace_ids
+from langprune_cli.structured_patterns.pattern import check_rounding, get_pattern, parse_structures, split_patterns
 
 
 @dataclass(frozen=True)
@@ -42,23 +29,7 @@ class Asked:
     structures: tuple[Structure, ...]
     pattern: Pattern | None = None  # of single weights, where those go too
     rounding: Rounding = DOWN
-    tokens: int | None = None  # that stay; None: all
-    chat: int | None = None  # of these, for chats, Markdown and code alone; None: not known, or none asked for
-
-
-@dataclass(frozen=True)
-class AxisPlan:
-    """What one pattern leaves."""
-
-    pattern: str
-    unit: str  # what is counted
-    before: int
-    after: int
-
-    @property
-    def removed(self) -> float:
-        """Return the fraction removed."""
-        return 1 - self.after / self.before if self.before else 0.0
+    chat: int | None = None  # tokens that stay for chats, Markdown and code alone; None: not known, or none asked for
 
 
 @dataclass(frozen=True)
@@ -135,9 +106,12 @@ def read_patterns(texts: Sequence[str], sparsity: float | None, rounding: Roundi
     structures = parse_structures(structured, None if single else sparsity)
     if not texts and sparsity is not None:
         raise UsageError(f"--sparsity {sparsity:g} has no use where tokens alone leave: leave it out")
-    if not any(each.kind == "channels" for each in structures) and (rounding.to is not None or rounding.nearest):
-        option = "--round nearest" if rounding.to is None else f"--round-to {rounding.to}"
-        raise UsageError(f"{option} is about channels: add --pattern channels, or leave it out")
+    option = "--round nearest" if rounding.to is None else f"--round-to {rounding.to}"
+    check_rounding(
+        structures,
+        lambda rounded: f"{option} is about {rounded}: add --pattern {rounded}, or leave it out",
+        given=rounding.given,
+    )
     return Asked(structures, parse_pattern(single[0], sparsity) if single else None, rounding)
 
 
@@ -185,57 +159,25 @@ def _planned(
     dtype = stated_dtype(config) or torch.bfloat16
     build = _Builder(dtype, trust_remote_code=trust_remote_code)
     model = build(config)
-    prefix, blocks = find_blocks(model)
-    layers = len(blocks)
-    kept: dict[Kind, int] = {}
-    axes: tuple[Axis, ...] = ()
-    stay, found = layers, []
+    sketch = Sketch(location, config, model, build)
     for structure in asked.structures:
-        if structure.kind == "blocks":
-            stay = blocks_that_stay(layers, structure.sparsity)
-            last = tuple(range(layers - stay, layers))
-            without = Narrowing((), {}, last, prefix).config(_raw(location), config)
-            check_shapes(model, build(opened_as(config, without)), last)
-            found.append(AxisPlan("blocks", "blocks", layers, stay))
-        else:
-            here = axes_of(config, kinds_of(config, structure.kind))
-            axes += here
-            for axis in {axis.kind: axis for axis in here}.values():
-                kept[axis.kind] = asked.rounding.kept(structure, axis)
-                found.append(AxisPlan(structure.kind, _per(axis.kind), axis.units, kept[axis.kind]))
-    rows: int = config.get_text_config().vocab_size
-    tokens = rows if asked.tokens is None else min(rows, asked.tokens)
-    if asked.tokens is not None:
-        found.append(AxisPlan(VOCABULARY, "tokens", rows, tokens))
-    smaller = model
-    if found:
-        narrowed = Narrowing(axes, kept, tuple(range(stay)), prefix).config(_raw(location), config)
-        if tokens < rows:
-            narrowed = with_vocab_size(narrowed, config, tokens)
-            replace_ids(narrowed, dict.fromkeys(ids_in(narrowed), 0))  # what they become is not known yet
-        smaller = build(opened_as(config, narrowed))
+        sketch = get_pattern(structure.kind).plan(sketch, structure, asked.rounding)
+    smaller, found = sketch.smaller(), list(sketch.plans)
     zeros = 0
     if asked.pattern:
         weights, zeros = _zeros(smaller, asked.pattern)
         found.append(AxisPlan(str(asked.pattern), "weights of linears, not zero", weights, weights - zeros))
-    if (
-        not asked.structures and not asked.pattern
-    ):  # tokens are counted by the tokenizer: no window goes through the model
-        windows = 0
+    if not asked.pattern and not any(get_pattern(each.kind).touches_blocks for each in asked.structures):
+        windows = 0  # none goes through the model: the tokenizer counts tokens
     context = context_of(config)
     length = window_length(seqlen, context, location.label)
-    taken = costs(model, smaller, windows, length) if windows else token_costs(smaller, rows, tokens)
-    memory = peaks(model, windows, length, blocks_leave=stay < layers)
+    taken = costs(model, smaller, windows, length) if windows else token_costs(smaller, sketch.rows, sketch.tokens_left)
+    memory = peaks(model, windows, length, blocks_leave=sketch.stay < sketch.layers)
     return Plan(
         location.id, _count(model), _count(smaller), zeros, dtype, memory, windows,
-        length, tuple(found), (4 * length * rows, 4 * length * tokens), taken,
-        None if asked.chat is None else (asked.chat, asked.chat * _row_bytes(model, rows, dtype)),
+        length, tuple(found), (4 * length * sketch.rows, 4 * length * sketch.tokens_left), taken,
+        None if asked.chat is None else (asked.chat, asked.chat * _row_bytes(model, sketch.rows, dtype)),
     )  # fmt: skip
-
-
-def _per(kind: Kind) -> str:
-    """Return what a number of units counts: channels per block, or per expert of it."""
-    return "channels per expert" if kind == "expert-channels" else f"{kind} per block"
 
 
 @dataclass(frozen=True)
@@ -248,11 +190,6 @@ class _Builder:
     def __call__(self, config: Configuration) -> CausalModel:
         with torch.device("meta"):
             return build_skeleton(config, self.dtype, trust_remote_code=self.trust_remote_code)
-
-
-def _raw(location: ModelLocation) -> dict[str, object]:
-    raw: dict[str, object] = json.loads((location.folder / CONFIG).read_bytes())
-    return raw
 
 
 def _count(model: torch.nn.Module) -> int:

@@ -17,6 +17,7 @@ from langprune_cli.stages.apply.apply import (
     model_name,
     model_recipe,
 )
+from langprune_cli.stages.apply.cutting import cut_of
 from langprune_cli.stages.apply.model_writing import ModelWriter
 from langprune_cli.stages.calibrate.calibrate import (
     CalibrationSettings,
@@ -35,7 +36,6 @@ from langprune_cli.stages.solving.unit_choosing import AnyChooser
 from langprune_cli.stages.statistics.experts import finish_stats, without_statistics
 from langprune_cli.stages.statistics.parts import block_part
 from langprune_cli.stages.statistics.sites import calibration_text, text_record
-from langprune_cli.stages.structured.cutting import cut_of
 from langprune_cli.stages.structured.keep_masks import MaskReader
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.building import Destination, Outcome, Place, Reporter, being_made_at, made_before, planned

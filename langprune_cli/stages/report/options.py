@@ -9,7 +9,7 @@ from langprune_cli.models.shards import MAX_SHARD_BYTES
 from langprune_cli.records import Params
 from langprune_cli.stages.apply.apply import own_update
 from langprune_cli.stages.recover.block_tuning import TuneSettings
-from langprune_cli.stages.structured.structures import VOCABULARY, is_structured
+from langprune_cli.structured_patterns.pattern import patterns_of
 from langprune_cli.tokens.choice import ROUND_TO
 
 Words = list[str]
@@ -75,16 +75,18 @@ def _weights(name: str, params: Params) -> Words:
 
 
 def _method(name: str, params: Params) -> Words:
-    return [] if params["pattern"] == VOCABULARY else [name, params["method"]]
+    structured = patterns_of(params["pattern"])
+    return [] if structured and not structured[0].method else [name, params["method"]]
 
 
 def _pattern(name: str, params: Params) -> Words:
     """Return every pattern; the first of parts with its share to the last digit."""
     first, *others = params["pattern"].split("+")
-    if is_structured(first) and first != VOCABULARY:
-        first = f"{first.partition(':')[0]}:{params['sparsity']}"
+    structured = patterns_of(params["pattern"])
+    if structured and structured[0].share:
+        first = f"{structured[0].name}:{params['sparsity']}"
     words = [word for each in (first, *others) for word in (name, each)]
-    return [*words, "--no-keep-chat"] if first == VOCABULARY and "keep_chat" not in params else words
+    return words + [word for each in structured for word in each.words(params)]
 
 
 def _sparsity(name: str, params: Params) -> Words:
@@ -104,8 +106,8 @@ def _ties(name: str, params: Params) -> Words:
 
 
 def _round_to(name: str, params: Params) -> Words:
-    tokens_alone = params["pattern"] == VOCABULARY and params["round_to"] == ROUND_TO
-    return [] if tokens_alone else [name, str(params["round_to"])]
+    of_rows = any(each.trims_tokenizer for each in patterns_of(params["pattern"]))
+    return [] if of_rows and params["round_to"] == ROUND_TO else [name, str(params["round_to"])]
 
 
 def _update(name: str, params: Params, of_mask: Params | None) -> Words:

@@ -22,7 +22,7 @@ from langprune_cli.stages.evaluate.rows import (
     model_label,
 )
 from langprune_cli.stages.solving.updating import Pruned
-from langprune_cli.stages.statistics.parts import BLOCKS_PART, VOCABULARY_PART
+from langprune_cli.stages.structured.keep_masks import of_linears
 from langprune_cli.store.artifact import WEIGHTS, Artifact, open_artifact
 from langprune_cli.store.building import Reporter
 from langprune_cli.store.manifest import Manifest
@@ -298,7 +298,7 @@ def _comparisons(sources: Sequence[Artifact], open_model: Open, reporter: Report
 
 
 def _has_weights(mask: Artifact) -> bool:
-    return mask.manifest.parts.keys().isdisjoint({BLOCKS_PART, VOCABULARY_PART})
+    return of_linears(mask.manifest)
 
 
 def _has_norms(stats: Artifact) -> bool:

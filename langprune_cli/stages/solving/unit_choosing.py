@@ -6,16 +6,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from langprune_cli.models.families import Axis, Kind, Slice, axes_of, kinds_of
+from langprune_cli.models.families import Axis, Kind, Slice
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.numerics.site import Needs, Solution
 from langprune_cli.numerics.units import UnitSite
 from langprune_cli.stages.solving.choosing import Chooser, MaskSettings
 from langprune_cli.stages.statistics.sites import SOLVING, BlockSite, Solving
-from langprune_cli.stages.structured.cutting import narrowing_of
-from langprune_cli.stages.structured.structures import DOWN, Rounding, Structure, spelled
+from langprune_cli.stages.structured.narrowed import narrowing_of
+from langprune_cli.stages.structured.structures import DOWN, Rounding, Structure, check_distinct, spelled
 from langprune_cli.streaming.opened import OpenedModel
+from langprune_cli.structured_patterns.pattern import get_pattern, method_of
 from langprune_cli.unit_methods.method import UnitMethod, get_unit_method
 
 
@@ -34,7 +35,7 @@ class UnitChooser:
     def of(
         cls,
         method: UnitMethod,
-        structures: tuple[Structure, ...],  # channels and kv-groups
+        structures: tuple[Structure, ...],  # of units, not of the whole model
         model: OpenedModel,
         rounding: Rounding = DOWN,
         solving: Solving = SOLVING,
@@ -43,12 +44,14 @@ class UnitChooser:
         kept: dict[Kind, int] = {}
         axes: list[Axis] = []
         for structure in structures:
-            if structure.kind == "blocks":
-                raise ValueError("blocks are no units of a block")
-            here = axes_of(model.streamed.config, kinds_of(model.streamed.config, structure.kind))
-            kept |= {axis.kind: rounding.kept(structure, axis) for axis in here}
+            units = get_pattern(structure.kind).units
+            if units is None:
+                raise ValueError(f"{structure.kind} are no units of a block")
+            here = units.axes(model.streamed.config)
+            check_distinct(structure, here, kept)
+            kept |= {axis.kind: rounding.kept(structure, axis, rounds=units.rounds) for axis in here}
             axes += here
-        narrowing_of(model, kept)  # now, and not when the work is done: what transformers would not open
+        narrowing_of(model, axes, kept)  # now, and not when the work is done: what transformers would not open
         return cls(
             method,
             structures,
@@ -106,6 +109,18 @@ class UnitChooser:
 
 
 AnyChooser = Chooser | UnitChooser
+
+
+def unit_method(structures: Sequence[Structure], name: str | None) -> UnitMethod:
+    """Return the method that chooses these units together: the one named, else the first pattern's own.
+
+    Raises LangpruneError for a name that one of the patterns does not have.
+    """
+    found = [get_pattern(each.kind).methods()[method_of(structures, name)] for each in structures]
+    method = found[0]
+    if not isinstance(method, UnitMethod) or any(each is not method for each in found):
+        raise ValueError(f"{spelled(structures)} are not chosen by one method of units")
+    return method
 
 
 def readers_of(model: OpenedModel, index: int, axes: Sequence[Axis]) -> dict[str, Axis]:

@@ -12,8 +12,6 @@ from langprune_cli.types import Windows
 
 GENERATION_CONFIG = "generation_config.json"  # of a model
 WINDOWS_PART = "windows.safetensors"
-VOCABULARY_PART = "vocabulary.safetensors"  # of a mask of tokens: which stay
-BLOCKS_PART = "blocks.json"  # of a mask of whole blocks: which stay, and by what figures
 
 
 def block_part(index: int) -> str:

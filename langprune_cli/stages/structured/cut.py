@@ -8,7 +8,15 @@ from torch import Tensor
 
 from langprune_cli.models.checkpoint import TensorEntry
 from langprune_cli.models.streamed import StreamedModel
+from langprune_cli.store.artifact import Artifact, ArtifactWriter
 from langprune_cli.streaming.opened import OpenedModel
+
+Masks = Artifact | ArtifactWriter  # a writer while its parts are being made
+
+
+def readable(masks: Masks) -> Artifact:
+    """Return masks as an artifact, of which those parts can be read that are there."""
+    return masks if isinstance(masks, Artifact) else Artifact(masks.folder, masks.manifest)
 
 
 class Cut(ABC):
@@ -20,6 +28,9 @@ class Cut(ABC):
     def blocks(self) -> tuple[int, ...]:
         """Return the blocks that stay, by their index in the model that is cut."""
         return tuple(range(len(self.model.streamed.blocks)))
+
+    def check_dense(self) -> None:  # noqa: B027 - most cuts have nothing to measure
+        """Raise LangpruneError where the smaller model would not compute what the dense one does without these parts."""
 
     def name(self, _group: int, name: str) -> str | None:
         """Return what a tensor of block `group` (-1: of none) is called afterwards, None where it leaves."""

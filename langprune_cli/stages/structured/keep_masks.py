@@ -7,12 +7,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from langprune_cli.errors import LangpruneError
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.packing import pack_mask, unpack_mask
-from langprune_cli.stages.statistics.parts import BLOCKS_PART, VOCABULARY_PART, block_part, fitting
-from langprune_cli.stages.structured.structures import is_structured
+from langprune_cli.numerics.pattern_names import is_structured
+from langprune_cli.stages.statistics.parts import block_part, fitting
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
+from langprune_cli.store.manifest import Manifest
 from langprune_cli.streaming.opened import OpenedModel, check_same_model
 
 TRAINED = "; where it was trained after pruning, apply --reapply sets the mask again"
@@ -62,9 +62,9 @@ class MaskReader:
     def block(self, index: int) -> list[tuple[Linear, Tensor]]:
         """Return the pruned linears of block `index` with their keep masks [o, i]; none for -1, outside of all blocks.
 
-        None either where whole blocks leave, or tokens.
+        None either where the mask was chosen for the whole model.
         """
-        if index < 0 or not self.artifact.manifest.parts.keys().isdisjoint({BLOCKS_PART, VOCABULARY_PART}):
+        if index < 0 or not of_linears(self.artifact.manifest):
             return []
         packed = self.artifact.tensors(block_part(index))
         found = []
@@ -82,14 +82,9 @@ class MaskReader:
         return {linear.name: keep for linear, keep in self.block(index)}
 
 
-def need_weights(what: str, mask: Artifact) -> None:
-    """Raise LangpruneError when `what` ("compare") is given a mask of whole blocks or of tokens, which has no bits of weights."""
-    parts = mask.manifest.parts
-    leaves = "whole blocks" if BLOCKS_PART in parts else "tokens" if VOCABULARY_PART in parts else None
-    if leaves:
-        raise LangpruneError(
-            f"mask {mask.name} is of {leaves}, and {what} looks at single weights: name masks of weights or channels"
-        )
+def of_linears(mask: Manifest) -> bool:
+    """Return whether a mask has bits of linears; one that was chosen for the whole model (blocks, tokens) has none."""
+    return bool(mask.about.get("linears", True))
 
 
 def remove_pruned(

@@ -13,10 +13,18 @@ from langprune_cli.models.checkpoint import TensorEntry
 from langprune_cli.models.model_files import CONFIG
 from langprune_cli.models.vocabulary_rows import VocabularyRows, with_default_ids
 from langprune_cli.stages.statistics.parts import GENERATION_CONFIG
-from langprune_cli.stages.structured.cut import Cut, as_json
+from langprune_cli.stages.structured.cut import Cut, Masks, as_json, readable
 from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.tokens.choice import replace_ids
 from langprune_cli.tokens.tokenizer_files import trim_files
+
+VOCABULARY_PART = "vocabulary.safetensors"  # of a mask of tokens: which stay
+
+
+def vocabulary_cut(model: OpenedModel, masks: Masks) -> "VocabularyCut":
+    """Return what a mask of tokens cuts."""
+    stay: list[int] = readable(masks).tensors(VOCABULARY_PART)["stay"].tolist()
+    return VocabularyCut(model, VocabularyRows(model.streamed, stay))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from langprune_cli.models.narrowing import opened_as
 from langprune_cli.models.protocols import CausalModel, Configuration
 from langprune_cli.models.skeleton import find_blocks
 from langprune_cli.models.streamed import StreamedModel
-from langprune_cli.stages.structured.cutting import narrowing_of
+from langprune_cli.stages.structured.narrowed import narrowing_of
 from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.streaming.walk import HiddenStates
 
@@ -42,7 +42,7 @@ def check_without(model: OpenedModel, stay: Sequence[int]) -> None:
     stay = tuple(stay)
     if stay in model.fit_to_stay:
         return
-    narrowing = narrowing_of(model, {}, stay)
+    narrowing = narrowing_of(model, (), {}, stay)
     folder, dense = model.location.folder, model.streamed
     config = opened_as(dense.config, narrowing.config(json.loads((folder / CONFIG).read_bytes()), dense.config))
     names = {name: narrowing.leftover(name) for name in dense.outside_names()}

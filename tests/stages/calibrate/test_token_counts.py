@@ -16,7 +16,8 @@ from transformers import AutoTokenizer
 from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.location.config_only import locate_config
 from langprune_cli.location.location import DEMO_FOLDER, ModelLocation
-from langprune_cli.stages.calibrate.token_counts import count_tokens, needed_token_counts, read_token_counts
+from langprune_cli.stages.calibrate.token_counts import count_tokens
+from langprune_cli.stages.statistics.counted_tokens import needed_token_counts, read_token_counts
 from langprune_cli.store.artifact import open_artifact
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedTokenizer

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from langprune_cli.stages.calibrate.token_counts import read_token_counts
 from langprune_cli.stages.combine.combine import combine_stats
 from langprune_cli.stages.statistics.collecting import read_block_stats
+from langprune_cli.stages.statistics.counted_tokens import read_token_counts
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.workspace import Workspace
 from tests.support.command import DRAW, did, langprune, one_sentence, tree

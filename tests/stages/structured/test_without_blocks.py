@@ -106,7 +106,7 @@ def test_a_mask_that_was_made_before_is_looked_at_by_apply(
     langprune("calibrate", *here, "--model", tmp_path / "model", "--data", ids)
     with monkeypatch.context() as patch:
         for name in ("check_first_run", "check_without"):
-            patch.setattr(f"langprune_cli.stages.mask.block_mask.{name}", lambda *_: None)
+            patch.setattr(f"langprune_cli.stages.structured.block_choosing.{name}", lambda *_: None)
         assert langprune("mask", *here, "--pattern", "blocks:0.34", "--method", "influence").code == 0
     (blocks,) = (tmp_path / "w" / "masks").glob("*/blocks.json")
     if json.loads(blocks.read_text())["removed"] != [2]:  # without its last block all others keep their number

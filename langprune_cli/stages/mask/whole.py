@@ -1,0 +1,26 @@
+"""`mask` for patterns that are chosen once for the whole model: blocks and tokens."""
+
+from langprune_cli.stages.structured.choosing import Choosing
+from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.building import Destination, Outcome, run_stage
+from langprune_cli.store.workspace import Workspace
+from langprune_cli.streaming.opened import OpenedModel
+
+
+def mask_whole(
+    workspace: Workspace, model: OpenedModel, choosing: Choosing, *, name: str | None = None, force: bool = False
+) -> Outcome:
+    """Write what stays of the model, and the figures that it was decided by; raises what the choice raises."""
+    stats = choosing.stats
+    recipe = Recipe(
+        "masks",
+        inputs={"model": model.digest, "stats": stats.key, **choosing.inputs},
+        params={"exclude": None, **choosing.params},
+        about={"model": model.about, "stats": stats.name, "text": choosing.text},
+        environment=model.environment(),
+    )
+
+    def make(writer: ArtifactWriter) -> Artifact:
+        return writer.finish(linears=0, dense_tail_columns={}, **choosing.write(writer))
+
+    return run_stage(recipe, Destination(workspace, f"{stats.name}-{choosing.label}", name, force=force), make)

@@ -1,0 +1,23 @@
+"""The narrowing of an opened model to fewer units or blocks, refused where transformers would not open the result."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from langprune_cli.models.families import Axis, Kind
+from langprune_cli.models.model_files import CONFIG
+from langprune_cli.models.narrowing import Narrowing, blocks_prefix
+from langprune_cli.streaming.opened import OpenedModel
+
+
+def narrowing_of(
+    model: OpenedModel, axes: Sequence[Axis], kept: Mapping[Kind, int], blocks: Sequence[int] | None = None
+) -> Narrowing:
+    """Return the narrowing of a model to so many units of these axes in each block, and to these blocks (None: all).
+
+    Raises LangpruneError for a checkpoint that cannot be cut so, and where transformers would not open the result.
+    """
+    config, every = model.streamed.config, tuple(range(len(model.streamed.blocks)))
+    prefix = "" if blocks is None else blocks_prefix(model.streamed.tensor_paths(0), 0)
+    narrowing = Narrowing(tuple(axes), dict(kept), every if blocks is None else tuple(blocks), prefix)
+    narrowing.config(json.loads((model.location.folder / CONFIG).read_bytes()), config)
+    return narrowing

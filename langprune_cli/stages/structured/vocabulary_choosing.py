@@ -1,0 +1,94 @@
+"""`mask --pattern vocab`: which tokens stay, by how often each occurs in the user's languages."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from langprune_cli.models.model_files import CONFIG, tokenizer_digest
+from langprune_cli.models.vocabulary_rows import VocabularyRows
+from langprune_cli.stages.statistics.counted_tokens import needed_token_counts, read_token_counts
+from langprune_cli.stages.statistics.parts import GENERATION_CONFIG
+from langprune_cli.stages.structured.choosing import Choosing
+from langprune_cli.stages.structured.structures import Structure
+from langprune_cli.stages.structured.vocabulary_cut import VOCABULARY_PART
+from langprune_cli.store.artifact import Artifact, ArtifactWriter
+from langprune_cli.store.files import disk_errors
+from langprune_cli.streaming.opened import OpenedModel, OpenedTokenizer
+from langprune_cli.tokens.choice import VocabularyChoice, VocabularyTarget, choose_vocabulary, ids_in
+from langprune_cli.tokens.kept_text import VERSION, frame_ids, kept_ids
+from langprune_cli.tokens.tokenizer_files import ids_named_in
+from langprune_cli.tokens.vocabulary import Vocabulary
+
+
+def _silent(_choice: VocabularyChoice) -> None:
+    """Tell nobody."""
+
+
+def choosing_tokens(
+    model: OpenedModel,
+    stats: Artifact | None,
+    structure: Structure,
+    show: Callable[[VocabularyChoice], None] = _silent,
+) -> Choosing:
+    """Return how it is chosen which tokens stay.
+
+    show: is told of the choice, what it covers and what is lost, before anything is written.
+    Raises LangpruneError for statistics that are no counts or another tokenizer's, and for families whose vocabulary cannot be
+    trimmed; the work does for such tokenizers, and UsageError for a size below what has to stay.
+    """
+    target = structure.target or VocabularyTarget()
+    stats = needed_token_counts(f"--pattern {structure.kind}", stats, model.location)
+    rows = VocabularyRows(model.streamed, ())
+    rows.names  # noqa: B018 - a family that cannot be trimmed is refused now
+
+    def write(writer: ArtifactWriter) -> dict[str, object]:
+        choice = vocabulary_of(model, stats, target, rows.rows)
+        show(choice)
+        writer.write_tensors(VOCABULARY_PART, {"stay": torch.tensor(choice.stay)})
+        weights = sum(map(model.streamed.checkpoint.elements, rows.names))
+        return {
+            "weights": weights,
+            "removed": weights // rows.rows * (rows.rows - len(choice.stay)),
+            "vocabulary": choice.record(),
+        }
+
+    return Choosing(
+        stats,
+        params={
+            "method": "frequency",
+            "pattern": structure.kind,
+            "sparsity": structure.sparsity,
+            **({"coverage": target.coverage} if target.size is None else {"vocab_size": target.size}),
+            "round_to": target.round_to,
+            **({"keep_chat": VERSION} if target.keep_chat else {}),
+        },
+        # Counts of several texts name each of them instead of one language.
+        text={**stats.manifest.inputs.get("text", {}), **stats.manifest.text},
+        label=structure.kind,
+        write=write,
+        inputs={"tokenizer": tokenizer_digest(model.location.folder)},
+    )
+
+
+def vocabulary_of(
+    model: OpenedModel | OpenedTokenizer, stats: Artifact, target: VocabularyTarget, rows: int
+) -> VocabularyChoice:
+    """Return which of a model's `rows` tokens stay; raises as `choose_vocabulary` does.
+
+    Ids stay that the model's files name, and those that its chat template writes; those of chats, Markdown and code as
+    the target says.
+    """
+    folder = model.location.folder
+    always = set(ids_named_in(folder)) | frame_ids(model.tokenizer)
+    for file in (CONFIG, GENERATION_CONFIG):
+        always |= ids_in(json.loads(_bytes_of(folder / file)))
+    vocabulary = Vocabulary.opened(model.tokenizer)
+    chat = kept_ids(model.tokenizer, vocabulary) if target.keep_chat else None
+    return choose_vocabulary(vocabulary, read_token_counts(stats), target, always=always, chat=chat, rows=rows)
+
+
+def _bytes_of(path: Path) -> bytes:
+    with disk_errors(path, reading=True):
+        return path.read_bytes() if path.is_file() else b"{}"

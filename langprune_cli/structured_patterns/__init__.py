@@ -1,0 +1,1 @@
+"""Structured patterns, whose parts leave a model whole: one file, one record."""

@@ -1,0 +1,59 @@
+"""Whole blocks: those leave that the calibration text misses least, wherever they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from langprune_cli.structured_patterns.pattern import StructuredPattern, Whole
+
+if TYPE_CHECKING:  # the command line reads this file
+    from collections.abc import Mapping
+
+    from langprune_cli.depth_methods.method import DepthMethod
+    from langprune_cli.stages.structured.choosing import Choosing
+    from langprune_cli.stages.structured.cut import Cut, Masks
+    from langprune_cli.stages.structured.sketch import Sketch
+    from langprune_cli.stages.structured.structures import Rounding, Structure
+    from langprune_cli.store.artifact import Artifact
+    from langprune_cli.store.building import Reporter
+    from langprune_cli.streaming.opened import OpenedModel
+
+
+def plan(sketch: Sketch, structure: Structure, _rounding: Rounding) -> Sketch:
+    """Return what is left without a share of the blocks."""
+    from langprune_cli.stages.structured.sketch import without_blocks  # noqa: PLC0415
+
+    return without_blocks(sketch, structure)
+
+
+def choosing(model: OpenedModel, stats: Artifact, structure: Structure, method: str, reporter: Reporter) -> Choosing:
+    """Return how it is chosen which blocks stay."""
+    from langprune_cli.stages.structured.block_choosing import choosing_blocks  # noqa: PLC0415
+
+    return choosing_blocks(model, stats, structure, method, reporter)
+
+
+def check(model: OpenedModel, structure: Structure) -> None:
+    """Raise LangpruneError where blocks cannot leave this model, or none or all would."""
+    from langprune_cli.stages.structured.block_choosing import check_some_can_leave  # noqa: PLC0415
+
+    check_some_can_leave(model, structure)
+
+
+def cut(model: OpenedModel, masks: Masks) -> Cut:
+    """Return what a mask of blocks takes from a model."""
+    from langprune_cli.stages.structured.block_cut import block_cut  # noqa: PLC0415
+
+    return block_cut(model, masks)
+
+
+def methods() -> Mapping[str, DepthMethod]:
+    """Return the methods that choose blocks."""
+    from langprune_cli.depth_methods.method import depth_methods  # noqa: PLC0415
+
+    return depth_methods()
+
+
+PATTERN = StructuredPattern(
+    "blocks", "whole blocks", 2, Whole("norms", choosing, cut, check), plan, method="search", methods=methods
+)

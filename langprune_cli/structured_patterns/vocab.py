@@ -1,0 +1,59 @@
+"""Tokens that a text does not use: their rows leave embeddings and head, and the tokenizer forgets them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from langprune_cli.structured_patterns.pattern import StructuredPattern, Whole
+
+if TYPE_CHECKING:  # the command line reads this file
+    from collections.abc import Mapping
+
+    from langprune_cli.stages.structured.choosing import Choosing
+    from langprune_cli.stages.structured.cut import Cut, Masks
+    from langprune_cli.stages.structured.sketch import Sketch
+    from langprune_cli.stages.structured.structures import Rounding, Structure
+    from langprune_cli.store.artifact import Artifact
+    from langprune_cli.store.building import Reporter
+    from langprune_cli.streaming.opened import OpenedModel
+
+
+def plan(sketch: Sketch, structure: Structure, _rounding: Rounding) -> Sketch:
+    """Return what is left with as many tokens as the structure's target says."""
+    from langprune_cli.stages.structured.sketch import without_tokens  # noqa: PLC0415
+
+    return without_tokens(sketch, structure)
+
+
+def choosing(model: OpenedModel, stats: Artifact, structure: Structure, _method: str, _reporter: Reporter) -> Choosing:
+    """Return how it is chosen which tokens stay."""
+    from langprune_cli.stages.structured.vocabulary_choosing import choosing_tokens  # noqa: PLC0415
+
+    return choosing_tokens(model, stats, structure)
+
+
+def cut(model: OpenedModel, masks: Masks) -> Cut:
+    """Return what a mask of tokens takes from a model."""
+    from langprune_cli.stages.structured.vocabulary_cut import vocabulary_cut  # noqa: PLC0415
+
+    return vocabulary_cut(model, masks)
+
+
+def words(params: Mapping[str, Any]) -> list[str]:
+    """Return what asks for tokens of chats not to be kept, where a mask does not keep them."""
+    return [] if "keep_chat" in params else ["--no-keep-chat"]
+
+
+PATTERN = StructuredPattern(
+    "vocab",
+    "tokens",
+    3,
+    Whole(None, choosing, cut),
+    plan,
+    share=False,
+    touches_blocks=False,
+    trims_tokenizer=True,
+    unchanged="Tokens left with their rows of embeddings and head, and the others have new ids; all else is unchanged.",
+    advice=lambda _update: ["a higher --coverage, and text of every language that is to stay"],
+    words=words,
+)
