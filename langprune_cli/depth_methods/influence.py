@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from langprune_cli.depth_methods.method import Depth, DepthMethod, blocks_that_stay, without
 from langprune_cli.errors import LangpruneError
@@ -48,7 +47,7 @@ def block_influence(
 
     @contextmanager
     def watch(block: Block) -> Iterator[None]:
-        def see(_module: Any, args: tuple[Tensor, ...], output: Any) -> None:  # noqa: ANN401 - a hook's signature
+        def see(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
             sums[block.index] += _cosines(args[0], output if isinstance(output, Tensor) else output[0]).sum().cpu()
 
         handle = block.module.register_forward_hook(see)

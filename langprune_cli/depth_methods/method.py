@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -20,7 +19,7 @@ class Depth:
     """Which blocks stay, and the figures that it was decided by."""
 
     blocks: tuple[int, ...]  # that stay, ascending
-    record: dict[str, Any]  # ready for JSON: "method", "removed" (block indices), and what the method measured
+    record: dict[str, object]  # ready for JSON: "method", "removed" (block indices), and what the method measured
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def blocks_that_stay(total: int, sparsity: float) -> int:
     return total - removed
 
 
-def without(total: int, removed: Sequence[int], figures: dict[str, Any]) -> Depth:
+def without(total: int, removed: Sequence[int], figures: dict[str, object]) -> Depth:
     """Return the choice of `total` blocks that removes these, with the figures that it was decided by."""
     stay = tuple(index for index in range(total) if index not in removed)
     return Depth(stay, figures | {"removed": list(removed)})

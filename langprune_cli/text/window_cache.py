@@ -8,9 +8,8 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -27,7 +26,9 @@ from langprune_cli.types import TextSpec, Windows
 _SCHEMA = 1  # raise it when the same request gives other windows
 
 
-def kept_windows(spec: TextSpec, request: dict[str, Any], draw: Callable[[], Windows], reporter: Reporter) -> Windows:
+def kept_windows(
+    spec: TextSpec, request: Mapping[str, object], draw: Callable[[], Windows], reporter: Reporter
+) -> Windows:
     """Return the windows that `draw` makes of a text; those of a hub dataset come from the cache if possible.
 
     request: what the windows depend on besides the text, as JSON values. The dataset's commit is looked up first; if the Hub
@@ -71,7 +72,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "langprune"
 
 
-def _write(entry: Path, asked: dict[str, Any], windows: Windows, commit: str) -> None:
+def _write(entry: Path, asked: Mapping[str, object], windows: Windows, commit: str) -> None:
     """Write the tensor, then the record with its sha256."""
     try:
         make_folder(entry.parent)
@@ -91,7 +92,7 @@ def _write(entry: Path, asked: dict[str, Any], windows: Windows, commit: str) ->
     write_bytes(entry, readable_json(record))
 
 
-def _read(entry: Path, asked: dict[str, Any], spec: TextSpec, reporter: Reporter) -> tuple[Windows, str] | None:
+def _read(entry: Path, asked: Mapping[str, object], spec: TextSpec, reporter: Reporter) -> tuple[Windows, str] | None:
     """Return the windows of an entry and their commit; None if it is missing or damaged."""
     try:
         record = json.loads(plain_file(entry).read_bytes())

@@ -4,7 +4,7 @@ import atexit
 import json
 import sys
 import time
-from typing import Any
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.markup import escape
@@ -74,7 +74,7 @@ class ConsoleReporter:
         self._bar = None
 
 
-def print_json(document: dict[str, Any]) -> None:
+def print_json(document: Mapping[str, object]) -> None:
     """Print one JSON document on stdout."""
     sys.stdout.write(printable_json(json.dumps(document, ensure_ascii=False, indent=2)) + "\n")
 

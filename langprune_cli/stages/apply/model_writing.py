@@ -4,7 +4,6 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,7 +86,7 @@ class ModelWriter:
         masks: BlocksOfMasks,
         patterns: Sequence[Pattern],
         reporter: Reporter,
-        **about: Any,  # noqa: ANN401 - JSON values
+        **about: object,
     ) -> Artifact:
         """Check what was written (see `check`), add what is known only now to `about`, and mark the artifact complete."""
         return self.writer.finish(checked=self.check(masks, patterns, reporter), **about)

@@ -1,10 +1,10 @@
 """Stage 1, `calibrate`: run windows of text through the dense model and keep the sums that scores are made of."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
 from langprune_cli.defaults import NSAMPLES
 from langprune_cli.errors import LangpruneError
@@ -198,7 +198,7 @@ def draw(model: OpenedModel, specs: list[TextSpec], settings: CalibrationSetting
 
 
 def stats_recipe(
-    model: OpenedModel, windows: Windows, collect: Collect, pruned_with: dict[str, Any] | None = None
+    model: OpenedModel, windows: Windows, collect: Collect, pruned_with: Mapping[str, object] | None = None
 ) -> Recipe:
     """Return the recipe of statistics of these windows: of the dense model, or of one that is pruned block by block.
 

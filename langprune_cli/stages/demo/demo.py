@@ -3,13 +3,14 @@
 import time
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from langprune_cli.methods.method import get_method
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.stages.apply.apply import apply
 from langprune_cli.stages.calibrate.calibrate import CalibrationSettings, calibrate
 from langprune_cli.stages.evaluate.evaluate import EvaluationSettings, evaluate, read_rows
+from langprune_cli.stages.evaluate.rows import Row
 from langprune_cli.stages.evaluate.subjects import Subject
 from langprune_cli.stages.export.export import export
 from langprune_cli.stages.mask.mask import mask, source_of_scores
@@ -27,7 +28,19 @@ _WINDOWS = 128  # of held-out text: enough, and the demo is to be short
 _COMPUTE = Compute(dtype="float32", batch_tokens=8192)
 
 
-def run_demo(workspace: Workspace, reporter: Reporter) -> dict[str, Any]:
+class DemoResult(TypedDict):
+    """What the demo found, as --json prints it."""
+
+    schema: int
+    texts: list[str]
+    table: list[list[str]]
+    rows: list[Row]
+    verdict: list[str]
+    exported: str
+    seconds: float
+
+
+def run_demo(workspace: Workspace, reporter: Reporter) -> DemoResult:
     """Prune the demo model to half for each of its languages and evaluate every mask on every language.
 
     Returns {"texts", "table" (rows of text), "rows" (as `eval` has them), "verdict" (a sentence per language),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 from urllib.parse import urlsplit
 
 import torch
@@ -57,19 +57,50 @@ class Place:
     free_bytes: int
 
 
+class Cpu(TypedDict):
+    """The processor and its memory; None where the system does not say."""
+
+    name: str
+    cores: int | None
+    usable_cores: int | None
+    threads: int
+    features: list[str]
+    kernels: str
+    memory_bytes: int | None
+    free_bytes: int | None
+
+
+class Gpu(TypedDict):
+    """One GPU."""
+
+    device: str
+    name: str
+    capability: str
+    memory_bytes: int
+    free_bytes: int
+
+
+class HubSettings(TypedDict):
+    """How the hub is reached."""
+
+    endpoint: str
+    offline: bool
+    token: bool  # whether there is one
+
+
 @dataclass(frozen=True)
 class Checkup:
     """What was found."""
 
     versions: dict[str, str | None]  # of packages; None where one is missing
-    cpu: dict[str, Any]
-    cuda: list[dict[str, Any]]
+    cpu: Cpu
+    cuda: list[Gpu]
     rates: list[Rate]
     places: list[Place]
-    hub: dict[str, Any]
+    hub: HubSettings
     advice: list[str] = field(default_factory=list)
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """Return it as --json prints it."""
         return {"schema": 1, **asdict(self)}
 
@@ -116,7 +147,7 @@ def advice_on(found: Checkup, *, driver: bool = False) -> list[str]:
     full, half = rates.get(("cpu", "float32"), 0.0), rates.get(("cpu", "bfloat16"), 0.0)
     if full and half < _SLOWER * full:
         advice.append(f"bfloat16 runs at {half / full:.0%} of float32's rate on this CPU: use --dtype float32")
-    if found.cpu["threads"] < found.cpu["usable_cores"] and "OMP_NUM_THREADS" in os.environ:
+    if found.cpu["threads"] < (found.cpu["usable_cores"] or 0) and "OMP_NUM_THREADS" in os.environ:
         advice.append(
             f"torch uses {found.cpu['threads']} of {found.cpu['usable_cores']} cores: unset OMP_NUM_THREADS to use all"
         )
@@ -151,7 +182,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu() -> dict[str, Any]:
+def _cpu() -> Cpu:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     described = _cpu_info()
     return {
@@ -186,7 +217,7 @@ def _cpu_info() -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def _cuda(number: int) -> dict[str, Any]:
+def _cuda(number: int) -> Gpu:
     free, total = torch.cuda.mem_get_info(number)
     properties = torch.cuda.get_device_properties(number)
     return {

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from langprune_cli.errors import LangpruneError
+from langprune_cli.records import About, Inputs, Params
 from langprune_cli.stages.apply.apply import check_target
 from langprune_cli.stages.recover.block_tuning import TuneSettings
 from langprune_cli.stages.recover.tuning_run import Tuning
@@ -69,6 +70,15 @@ def tune(
     return run_stage(recipe, Destination(workspace, f"{pruned.label}-tuned", to.name, to.out, to.force), make)
 
 
+class Before(TypedDict, total=False):
+    """What is read of the manifest of the model that is tuned."""
+
+    tool: str
+    inputs: Inputs
+    params: Params
+    about: About
+
+
 def tune_recipe(
     dense: OpenedModel, pruned: OpenedModel, windows: Windows, settings: TuneSettings, blocks: Sequence[int]
 ) -> Recipe:
@@ -78,15 +88,17 @@ def tune_recipe(
     mask, empty where it has none that is known.
     """
     before = _record(pruned.location.folder)
-    about = before.get("about", {})
+    inputs: Inputs = before.get("inputs", {})
+    params: Params = before.get("params", {})
+    about: About = before.get("about", {})
     how = {key: value for key, value in asdict(settings).items() if key != "max_shard_bytes"}
-    update = before.get("params", {}).get("update", "none")
+    update = params.get("update", "none")
     return Recipe(
         "models",
         inputs={
             "model": dense.digest,
             "pruned": pruned.digest,
-            "mask": before.get("inputs", {}).get("mask", ""),
+            "mask": inputs.get("mask", ""),
             "text": text_identity(windows),
         },
         params={
@@ -105,11 +117,11 @@ def tune_recipe(
     )
 
 
-def _record(folder: Path) -> dict[str, Any]:
+def _record(folder: Path) -> Before:
     """Return the manifest of a pruned model, as written or exported; {} where `folder` holds a model from elsewhere."""
     for name in (MANIFEST, PROVENANCE):
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            record: dict[str, Any] = json.loads((folder / name).read_bytes())
+            record: Before = json.loads((folder / name).read_bytes())
             if record["tool"].startswith("langprune") and {"inputs", "params", "about"} <= record.keys():
                 return record
     return {}

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TypedDict
 
 import torch
 from safetensors import safe_open
@@ -11,6 +11,7 @@ from torch import Tensor
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import Checkpoint
 from langprune_cli.models.streamed import Block
+from langprune_cli.records import CheckedRecord
 from langprune_cli.stages.apply.model_writing import ModelWriter
 from langprune_cli.stages.recover.block_tuning import (
     Lesson,
@@ -54,7 +55,7 @@ class Tuning:
         self._reporter = reporter
         self._target = ModelWriter(writer, pruned, settings.max_shard_bytes)
         self._shards = {name: shard.file for shard in self._target.shards for name in shard.entries}
-        self._known: dict[int, dict[str, Any]] = {}  # what tuning did, by block
+        self._known: dict[int, BlockTuning] = {}  # what tuning did, by block
         if writer.has(TUNING_PART):
             self._known = {each["block"]: each for each in read_tuned(Artifact(writer.folder, writer.manifest))}
 
@@ -159,7 +160,7 @@ class Tuning:
         blocks = [self._known[each] for each in sorted(self._known)]
         self._writer.write(TUNING_PART, readable_json({"blocks": blocks}))
 
-    def _check(self) -> dict[str, Any]:
+    def _check(self) -> CheckedRecord:
         """Read back what was written, and return counts.
 
         Raises LangpruneError where something outside of the blocks, or a zero of their linears, is not what it was.
@@ -180,12 +181,20 @@ class Tuning:
                         raise self._damaged(name)
                     weights += found.numel()
                     zeros += int((found == 0).sum())
-        known = self._writer.manifest.about.get("checked") or {}
+        known: CheckedRecord = self._writer.manifest.about.get("checked") or {}
         counted = known.get("pruned_weights") or weights  # linears that were not pruned are not counted in
-        found_now = {"linear_weights": weights, "zeros": zeros, "untouched_tensors": unchanged}
-        if (now := sizes(self._dense, self._pruned))["parameters_before"] != now["parameters_after"]:
-            found_now |= now
-        return known | found_now | {"pruned_weights": counted, "sparsity": zeros / counted if counted else 0.0}
+        checked: CheckedRecord = {
+            **known,
+            "linear_weights": weights,
+            "zeros": zeros,
+            "untouched_tensors": unchanged,
+            "pruned_weights": counted,
+            "sparsity": zeros / counted if counted else 0.0,
+        }
+        now = sizes(self._dense, self._pruned)
+        if now["parameters_before"] == now["parameters_after"]:
+            return checked
+        return {**checked, "parameters_before": now["parameters_before"], "parameters_after": now["parameters_after"]}
 
     def _damaged(self, name: str) -> LangpruneError:
         return LangpruneError(
@@ -204,7 +213,16 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return torch.equal(*(each.contiguous().reshape(-1).view(torch.uint8) for each in (a, b)))
 
 
-def read_tuned(artifact: Artifact) -> list[dict[str, Any]]:
-    """Return what tuning did to each block: {"before", "after", "epoch"}, see `TunedBlock`."""
-    blocks: list[dict[str, Any]] = json.loads(artifact.read(TUNING_PART))["blocks"]
+class BlockTuning(TypedDict):
+    """What tuning did to a block, see `TunedBlock`."""
+
+    block: int
+    before: float
+    after: float
+    epoch: int
+
+
+def read_tuned(artifact: Artifact) -> list[BlockTuning]:
+    """Return what tuning did to each block."""
+    blocks: list[BlockTuning] = json.loads(artifact.read(TUNING_PART))["blocks"]
     return blocks

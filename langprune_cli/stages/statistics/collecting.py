@@ -1,13 +1,12 @@
 """Watch what a block's linears read, and sum its column moments and Hessian, once per input site."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.machine.team import Team, team
@@ -78,14 +77,14 @@ class StatsCollector:
             for handle in handles:
                 handle.remove()
 
-    def _new_forward(self, _module: Any, _args: Any) -> None:  # noqa: ANN401 - a hook's signature
+    def _new_forward(self, _module: nn.Module, _args: object) -> None:
         self._seen, self._calls = [], 0
 
-    def _count(self, _module: Any, _args: Any, _output: Any) -> None:  # noqa: ANN401 - a hook's signature
+    def _count(self, _module: nn.Module, _args: object, _output: object) -> None:
         self._calls_in_all = self._calls
 
-    def _hook(self, linear: Linear) -> Any:  # noqa: ANN401 - a hook
-        def see(_module: Any, args: tuple[Tensor, ...]) -> None:  # noqa: ANN401 - a hook's signature
+    def _hook(self, linear: Linear) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def see(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
             x = args[0]
             sums = next((sums for tensor, sums in self._seen if tensor is x), None)
             if sums is None:

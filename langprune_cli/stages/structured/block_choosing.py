@@ -1,5 +1,7 @@
 """`mask --pattern blocks`: which whole blocks stay, judged on the windows that the statistics were gathered on."""
 
+from typing import cast
+
 from langprune_cli.depth_methods.method import blocks_that_stay, get_depth_method
 from langprune_cli.stages.statistics.collecting import need_norms
 from langprune_cli.stages.statistics.parts import WINDOWS_PART
@@ -33,7 +35,7 @@ def choosing_blocks(
         check_without(model, depth.blocks)
         writer.write(BLOCKS_PART, readable_json({"stay": list(depth.blocks), **depth.record}))
         sizes = [_weights(model, index) for index in range(len(model.streamed.blocks))]
-        removed = depth.record["removed"]
+        removed = cast("list[int]", depth.record["removed"])
         return {
             "weights": sum(sizes),
             "removed": sum(sizes[index] for index in removed),
