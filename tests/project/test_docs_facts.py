@@ -41,8 +41,8 @@ def test_how_to_add_names_what_exists() -> None:
     section = _read(ROOT / "docs" / "architecture.md").partition("\n## How to add\n")[2]
     added = {each.split(" ", 2)[2] for each in re.findall(r"^### (Add .+)$", section, re.MULTILINE)}
     assert added >= {
-        "pruning method", "update, a refinement, an allocation", "method for channels and KV groups",
-        "pattern of single weights", "family of models", "corpus", "option",
+        "pruning method", "update, a refinement, an allocation", "method for channels and KV groups", "depth method",
+        "pattern of single weights", "structured pattern", "family of models", "corpus", "option",
     }  # fmt: skip
     after = re.sub(r"^\| before \|.*$", "", section, flags=re.MULTILINE)
     named = {
