@@ -5,9 +5,8 @@ dense hidden states. Added here: windows that are held out decide which epoch is
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +74,10 @@ class TunableStates(HiddenStates):
         call, hidden = self._calls[number][index], self.hidden[number]
         bfloat16 = hidden.dtype == torch.bfloat16
         with torch.autocast(hidden.device.type, torch.bfloat16, enabled=bfloat16):
-            return Call(_in_float32(call.args), _in_float32(call.kwargs))(module, hidden.float())
+            wide = Call(
+                tuple(map(_in_float32, call.args)), {key: _in_float32(each) for key, each in call.kwargs.items()}
+            )
+            return wide(module, hidden.float())
 
 
 @dataclass(frozen=True)
@@ -220,15 +222,15 @@ class Masters:
 class _Reweighted(nn.Module):
     """A module that computes with other weights than it holds."""
 
-    def __init__(self, module: nn.Module, weights: dict[str, Any]) -> None:
+    def __init__(self, module: nn.Module, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self._of = (module, weights)  # in a tuple, so that neither becomes a part of this one
+        self._of = (module, dict(weights))  # in a tuple, so that neither becomes a part of this one
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the block is called
+    def forward(self, *args: object, **kwargs: object) -> object:
         return functional_call(*self._of, args, kwargs)
 
 
-def _in_float32(value: Any) -> Any:  # noqa: ANN401 - whatever a model passes to its blocks
+def _in_float32(value: object) -> object:
     if isinstance(value, Tensor):
         return value.float() if value.is_floating_point() else value
     if isinstance(value, (tuple, list)):
