@@ -30,6 +30,7 @@ _WORTH_WRITING = 16
 SETTLED_NS = 2 * 10**9
 
 Stamp = tuple[int, ...]
+Cell = tuple[str | None, str | None, str | None, str | None]  # model digest, mask key, fingerprint of the text, dtype
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class _Saved(TypedDict):
     model: tuple[str, str | None] | None
     weights: str | None
     parts: list[str]
-    models: list[str]
+    cells: list[Cell]
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Outline:
     model: tuple[str, str | None] | None  # name and revision of the model that it was made from
     weights: str | None  # of a model: sha256 over those of its weight files, see `weights_digest`
     parts: tuple[str, ...]  # names; of an evaluation only, in which each cell has a part of its own
-    models: tuple[str, ...]  # of an evaluation only: digests of what it measured
+    cells: frozenset[Cell]  # of an evaluation only
 
     @classmethod
     def of(cls, manifest: Manifest) -> "Outline":
@@ -76,7 +77,6 @@ class Outline:
         model, cells = manifest.about.get("model"), manifest.inputs.get("cells")
         hashes = [entry["sha256"] for name, entry in manifest.parts.items() if name.endswith(".safetensors")]
         evaluation = manifest.kind == "evals"
-        digests = {each.get("model_digest") for each in cells or () if isinstance(each, dict)} if evaluation else set()
         return cls(
             manifest.kind,
             manifest.key,
@@ -86,7 +86,7 @@ class Outline:
             (str(model["name"]), model.get("revision")) if isinstance(model, dict) and "name" in model else None,
             weights_digest(hashes) if manifest.kind == "models" else None,
             tuple(sorted(manifest.parts)) if evaluation else (),
-            tuple(sorted(each for each in digests if isinstance(each, str))),
+            frozenset(map(_cell, cells)) if evaluation and isinstance(cells, list) else frozenset(),
         )
 
     @classmethod
@@ -102,11 +102,17 @@ class Outline:
             None if model is None else (str(model[0]), model[1]),
             record["weights"],
             tuple(record["parts"]),
-            tuple(record["models"]),
+            frozenset((model, mask, text, dtype) for model, mask, text, dtype in record["cells"]),
         )
         if not (isinstance(outline.inputs, dict) and isinstance(outline.params, dict)):
             raise TypeError("inputs and params are objects")
         return outline
+
+
+def _cell(cell: object) -> Cell:
+    """Return what an evaluation's cell is of, None for what a forged one does not say."""
+    known = {name: each for name, each in cell.items() if isinstance(each, str)} if isinstance(cell, dict) else {}
+    return known.get("model_digest"), known.get("mask_key"), known.get("fingerprint"), known.get("dtype")
 
 
 def listed(root: Path, kind: str) -> list[Listed]:
@@ -219,7 +225,10 @@ class Index:
         for name in gone:
             del self._known[name]
         self._new = 0
-        entries = {name: [stamp, asdict(outline)] for name, (stamp, outline) in self._known.items()}
+        entries = {
+            name: [stamp, asdict(outline) | {"cells": sorted(outline.cells, key=str)}]
+            for name, (stamp, outline) in self._known.items()
+        }
         with suppress(LangpruneError, OSError, ValueError):
             body = canonical_json({"schema": _SCHEMA, "entries": entries})
             write_bytes(self._path, f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}\n".encode())

@@ -106,6 +106,10 @@ class Workspace:
         """Return the names of one kind; their manifests are not read."""
         return sorted(each.folder.name for each in listed(self.root, kind))
 
+    def oldest_first(self, kind: str) -> list[Path]:
+        """Return the folders of one kind, by the time when they were made or last requested; their manifests are not read."""
+        return [each.folder for each in listed(self.root, kind)]
+
     def holds(self, kind: str, name: str) -> bool:
         """Return whether an artifact of that name has a manifest that can be read."""
         with suppress(LangpruneError):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,19 +133,38 @@ def read_result(artifact: Artifact) -> Result:
     return cast("Result", {name: result[name] for name in ("rows", "compare", "tasks") if name in result})
 
 
-def evaluations_of(workspace: Workspace, models: set[str], damaged: list[str]) -> Iterator[tuple[Artifact, list[Row]]]:
-    """Yield the complete evaluations of models with these digests, oldest first, with their rows.
+def evaluations_of(
+    workspace: Workspace,
+    pruned: set[tuple[str, str | None]],  # model digests and mask keys
+    base: str,  # digest of the model that they were made from
+    damaged: list[str],
+    usable: Callable[[Artifact, list[Row]], bool],
+) -> list[tuple[Artifact, list[Row]]]:
+    """Return the usable evaluations with a row of the `pruned`, and the newest with a row of `base` on each of their texts.
 
-    Adds the names of those that cannot be read to `damaged`.
+    They come oldest first, with their rows, but for those of quantized models. Other evaluations of the base are not read: all
+    may have a row of it. Adds the names of those that cannot be read to `damaged`.
     """
     errors: list[Unreadable] = []
-    for artifact in workspace.having("evals", lambda outline: not models.isdisjoint(outline.models), errors):
-        rows = _sound_rows(artifact)
-        if rows is None:
-            damaged.append(artifact.name)
-        else:
-            yield artifact, rows
+    found: dict[Path, tuple[Artifact, list[Row]]] = {}
+
+    def read(artifact: Artifact) -> list[Row]:
+        if artifact.folder not in found:
+            rows = _sound_rows(artifact)
+            damaged.extend([artifact.name] * (rows is None))
+            rows = [row for row in rows or () if not row.get("bits")]
+            found[artifact.folder] = artifact, rows if usable(artifact, rows) else []
+        return found[artifact.folder][1]
+
+    of_pruned = workspace.having("evals", lambda outline: any(cell[:2] in pruned for cell in outline.cells), errors)
+    cells = {(base, None, row["fingerprint"], row["dtype"]) for artifact in of_pruned for row in read(artifact)}
     damaged += [each.folder.name for each, _ in errors]
+    for artifact in workspace.newest_first("evals", lambda outline: not outline.cells.isdisjoint(cells)):
+        rows = read(artifact)
+        cells.difference_update(
+            (row["model_digest"], row["mask_key"], row["fingerprint"], row["dtype"]) for row in rows
+        )
+    return [found[folder] for folder in workspace.oldest_first("evals") if folder in found]
 
 
 def _sound_rows(artifact: Artifact) -> list[Row] | None:

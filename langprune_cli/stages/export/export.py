@@ -210,15 +210,19 @@ def _rows_about(workspace: Workspace, model: Artifact, reporter: Reporter) -> li
         model.manifest.params.get("update", "none") == "none"
     ):  # else the weights that stay are others than the mask's alone
         subjects[base_digest, mask_key] = "pruned"
+    pruned = {subject for subject, what in subjects.items() if what == "pruned"}
     by_text: dict[tuple[str, str], dict[str, Row]] = {}
     damaged: list[str] = []
-    for artifact, evaluated in evaluations_of(workspace, {base_digest, digest}, damaged):
-        rows = [row for row in evaluated if not row.get("bits")]  # the others are of a model that nobody exports
+
+    def usable(artifact: Artifact, rows: list[Row]) -> bool:
         if any(row["model_digest"] == digest for row in rows) and not has_bytes_of(artifact, digest, weights):
             reporter.note(
                 f"left out evaluation {artifact.name}, which is not known to be of these very weights: eval again"
             )
-            continue
+            return False
+        return True
+
+    for _, rows in evaluations_of(workspace, pruned, base_digest, damaged, usable):
         base_of = {row["text"]: row for row in rows if (row["model_digest"], row["mask_key"]) == (base_digest, None)}
         for row in rows:
             subject = subjects.get((row["model_digest"], row["mask_key"]))
