@@ -109,7 +109,7 @@ def section(artifacts: int, found: dict[str, dict[str, dict[str, int]]]) -> str:
         "it reads every manifest of that kind once and writes the index; its result is there already. `ls` shows all artifacts,",
         "and reads each.",
         "",
-        "Made by `python -m tests.benchmarks.workspace`; with `--before TREE` for another commit as well.",
+        "Made by `python -m tests.benchmarks.workspace --before TREE`, where TREE is a checkout of the commit before.",
         "",
         "| command | " + " | ".join(f"{title}, {tree}" for title, _ in COLUMNS for tree in found) + " |",
         "|---" * (1 + len(COLUMNS) * len(found)) + "|",

@@ -10,7 +10,6 @@ from typing import Any
 
 from langprune_cli.store.artifact import Artifact, Recipe, open_artifact
 from langprune_cli.store.files import canonical_json, document_digest, readable_json
-from langprune_cli.store.manifest import Record
 
 Files = dict[str, bytes | Path]  # name of a part -> what is in it, or the part that it is a link to
 
@@ -31,12 +30,12 @@ def crowd(workspace: Path, names: dict[str, str], counts: dict[str, int]) -> Non
 def _copy(
     artifact: Artifact,
     name: str,
-    change: Callable[[Artifact, Record, Files, int, dict[str, str]], None],
+    change: Callable[[Artifact, dict[str, Any], Files, int, dict[str, str]], None],
     number: int,
     keys: dict[str, str],
 ) -> str:
     """Write a copy and return its key."""
-    inputs: Record = json.loads(json.dumps(artifact.manifest.inputs))
+    inputs: dict[str, Any] = json.loads(json.dumps(artifact.manifest.inputs))
     files: Files = {part: artifact.folder / part for part in artifact.manifest.parts}
     change(artifact, inputs, files, number, keys)
     folder = artifact.folder.with_name(name)
@@ -59,21 +58,21 @@ def _digest(number: int) -> str:
     return hashlib.sha256(str(number).encode()).hexdigest()
 
 
-def _stats(_: Artifact, inputs: Record, _files: Files, number: int, _keys: dict[str, str]) -> None:
+def _stats(_: Artifact, inputs: dict[str, Any], _files: Files, number: int, _keys: dict[str, str]) -> None:
     inputs["text"]["fingerprint"] = _digest(number)
 
 
-def _from_stats(_: Artifact, inputs: Record, _files: Files, number: int, keys: dict[str, str]) -> None:
+def _from_stats(_: Artifact, inputs: dict[str, Any], _files: Files, number: int, keys: dict[str, str]) -> None:
     inputs["stats"] = keys.get("stats", _digest(number))
 
 
-def _model(artifact: Artifact, inputs: Record, files: Files, number: int, keys: dict[str, str]) -> None:
+def _model(artifact: Artifact, inputs: dict[str, Any], files: Files, number: int, keys: dict[str, str]) -> None:
     inputs["mask"] = keys.get("masks", _digest(number))
     config = json.loads((artifact.folder / "config.json").read_bytes())
     files["config.json"] = json.dumps(config | {"copy": number}).encode()  # so that its digest is one of its own
 
 
-def _evaluation(artifact: Artifact, inputs: Record, files: Files, number: int, keys: dict[str, str]) -> None:
+def _evaluation(artifact: Artifact, inputs: dict[str, Any], files: Files, number: int, keys: dict[str, str]) -> None:
     """Let the rows of masks be of another mask; the dense rows stay as they are."""
     key = keys.get("masks", _digest(number))
     result: dict[str, Any] = json.loads((artifact.folder / "result.json").read_bytes())
