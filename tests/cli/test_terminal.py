@@ -59,7 +59,8 @@ def test_a_pipe_gets_a_line_for_each_row(workspace: Path) -> None:
 
 def test_the_bar_has_whole_figures_and_names_its_times(width: int) -> None:
     now = [0.0]
-    console = Console(width=width, force_terminal=True, color_system=None, file=io.StringIO(), get_time=lambda: now[0])
+    size = {"width": width, "height": 25}  # rich takes a width alone for unknown where the terminal is dumb
+    console = Console(**size, force_terminal=True, color_system=None, file=io.StringIO(), get_time=lambda: now[0])
     bar = Bar("Calibrating on uk", 1_000_000, 120, console=console)
     now[0] = 3000.0
     bar.show(300_000, 36, "123,456 tokens/s")
