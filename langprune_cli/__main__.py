@@ -2,13 +2,16 @@
 
 import os
 import sys
-from collections.abc import Callable
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from pathlib import Path
 
 from langprune_cli.errors import LangpruneError, error_document, printable
 from langprune_cli.machine.memory import keep_freed
 
 JSON = "--json"
 DEBUG = "--debug"  # accepted anywhere on the line: one adds it to the end of a command that has just failed
+SHARED = {"calibrate", "prune"}  # commands whose windows several processes share
+NOTHING_TO_SHARE = {"--dry-run", "--help", "-h"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,32 +33,46 @@ def main(arguments: list[str] | None = None) -> int:
         from langprune_cli.cli.app import run  # noqa: PLC0415 - after the flag and the policy
 
         words = [word for word in words if word != DEBUG]
-        return _as_one_of_several(run, words) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else run(words)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            return _as_one_of_several(words, debug=debug)
+        return run(words)
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
         return _end(error, json=JSON in words)
 
 
-def _as_one_of_several(run: Callable[[list[str]], int], words: list[str]) -> int:
-    """Run the command line in the process that leads those which torchrun started; the others do what it tells them."""
-    from langprune_cli.machine.team import PeerLostError, Team  # noqa: PLC0415 - needs torch
-    from langprune_cli.stages.solving.teamwork import serve  # noqa: PLC0415 - as above
+def _as_one_of_several(words: list[str], *, debug: bool) -> int:
+    """Run the command line in one of the processes that torchrun started: all of them run the same stage."""
+    from langprune_cli.cli.app import run  # noqa: PLC0415 - after the flag and the policy
+    from langprune_cli.machine.team import Team  # noqa: PLC0415 - as above
 
+    command = next((word for word in words if not word.startswith("-")), "")
+    if command not in SHARED or not NOTHING_TO_SHARE.isdisjoint(words):
+        if os.environ.get("RANK", "0") != "0":
+            return 0
+        if command and NOTHING_TO_SHARE.isdisjoint(words):
+            print(f"{command} is not shared by several processes: the first one runs it alone.", file=sys.stderr)  # noqa: T201 - as above
+        return run(words)
     team = Team.join()
     try:
-        if team.leads:
-            code = run(words)  # where it fails, the others notice that this process is gone
-            team.tell("done")
-            return code
-        serve(team)
-    except PeerLostError:
-        if team.leads:
+        with ExitStack() as quiet:
+            if not team.leads:  # whatever it has to show, the first process shows
+                nowhere = quiet.enter_context(Path(os.devnull).open("w"))
+                quiet.enter_context(redirect_stdout(nowhere))
+                quiet.enter_context(redirect_stderr(nowhere))
+            code = run(words, team)
+        sys.stdout.flush()
+        team.barrier()  # torchrun ends the others as soon as one ends with an exit code: the first is to have spoken
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
             raise
-        return 1  # who is gone has said itself what ended it
+        with team.last_word(error) as ours:
+            return _end(error, json=JSON in words) if ours else _line_and_code(error)[1]
+    else:
+        return code
     finally:
         team.leave()
-    return 0
 
 
 def _end(error: BaseException, *, json: bool) -> int:
@@ -63,22 +80,23 @@ def _end(error: BaseException, *, json: bool) -> int:
     if isinstance(error, BrokenPipeError):  # the reader of our output has gone: `langprune ls | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it flushes
         return 1
-    if isinstance(error, KeyboardInterrupt):
-        line, code = "interrupted: a stage goes on where it stopped when its command is given again", 130
-    elif isinstance(error, LangpruneError):
-        line, code = f"error: {error}", error.exit_code
-    elif isinstance(error, OSError):
-        line, code = (
-            f"error: {error.filename or 'output'}: {error.strerror or error}: check it and run the command again",
-            1,
-        )
-    else:
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        line, code = f"error: {reason} ({type(error).__name__}): run it again with {DEBUG} to see where", 1
+    line, code = _line_and_code(error)
     print(printable(line), file=sys.stderr)  # noqa: T201 - rich would wrap and colour it
     if json:
-        print(error_document(line.removeprefix("error: "), code))  # noqa: T201 - as above
+        print(error_document(line.removeprefix("error: "), code), flush=True)  # noqa: T201 - as above
     return code
+
+
+def _line_and_code(error: BaseException) -> tuple[str, int]:
+    """Return what a user is told of an error, and the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted: a stage goes on where it stopped when its command is given again", 130
+    if isinstance(error, LangpruneError):
+        return f"error: {error}", error.exit_code
+    if isinstance(error, OSError):
+        return f"error: {error.filename or 'output'}: {error.strerror or error}: check it and run the command again", 1
+    reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+    return f"error: {reason} ({type(error).__name__}): run it again with {DEBUG} to see where", 1
 
 
 if __name__ == "__main__":

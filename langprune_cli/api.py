@@ -43,7 +43,8 @@ def _function(ask: Callable[P, Asked], run: Callable[[Asked], Result]) -> Callab
 def _shown(ask: Callable[..., object], run: Callable[..., object]) -> Signature:
     """Return a function's signature as help() shows it: what is asked, then where it goes and who is told."""
     fields = dict(signature(ask).parameters)
-    del fields["given"]  # filled in by the function
+    for own in ("given", "team"):  # filled in by the function, and by the command line under torchrun
+        fields.pop(own, None)
     common = [fields.pop("workspace"), fields.pop("reporter")]
     return Signature([*fields.values(), *common], return_annotation=signature(run).return_annotation)
 

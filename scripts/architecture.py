@@ -17,8 +17,9 @@ BEGIN, END = "<!-- rooms -->\n", "<!-- /rooms -->\n"
 # Rooms by layer, the lowest first: a file may import from its own room and from lower layers. `""` holds the package's own files.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "types", "records", "defaults", "version"),
-    ("registry", "machine", "store", "tokens", "templates"),
-    ("numerics", "text"),
+    ("registry", "machine", "tokens", "templates"),
+    ("store", "numerics"),
+    ("text",),
     ("solvers", "allocations", "models"),
     ("methods", "unit_methods", "updates", "refinements", "location"),
     ("streaming",),

@@ -1,6 +1,7 @@
 """The Typer application: names the commands; each module of this folder holds some of them."""
 
-from typing import Annotated, Any
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +23,9 @@ from langprune_cli.cli.commands import (
 from langprune_cli.cli.display.log import logged
 from langprune_cli.errors import error_document, printable
 from langprune_cli.version import __version__
+
+if TYPE_CHECKING:
+    from langprune_cli.machine.team import Team
 
 app = typer.Typer(
     name="langprune",
@@ -79,12 +83,15 @@ def langprune(
     """Prune large language models, after training, for the languages their users care about."""
 
 
-def run(words: list[str]) -> int:
-    """Run the command that `words` are; errors in the options are shown by click, others raised."""
+def run(words: list[str], team: "Team | None" = None) -> int:
+    """Run the command that `words` are; errors in the options are shown by click, others raised.
+
+    team: the processes that run it together, None where this one is alone. The first of them keeps the log.
+    """
     command = typer.main.get_command(app)
     try:
-        with logged(words):
-            code = command.main(args=words, prog_name="langprune", standalone_mode=False)
+        with logged(words) if team is None or team.leads else nullcontext():
+            code = command.main(args=words, prog_name="langprune", standalone_mode=False, obj=team)
     except typer.Abort as error:
         raise KeyboardInterrupt from error
     except _USAGE_ERROR as error:

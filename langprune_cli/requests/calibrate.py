@@ -71,7 +71,9 @@ class CalibrateRequest(TextOptions, ModelOptions, WindowOptions, GatheringOption
 def calibrate(request: CalibrateRequest) -> Made:
     """Make one artifact of statistics for each text."""
     with running(request) as run:
-        return run.made(lambda: _counted(run, request) if request.collect == "tokens" else _gathered(run, request))
+        if request.collect == "tokens":  # there are no windows to share
+            return run.made(lambda: run.team.first(lambda: _counted(run, request)))
+        return run.made(lambda: _gathered(run, request))
 
 
 def _gathered(run: Run, request: CalibrateRequest) -> list[Outcome]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from langprune_cli.errors import UsageError
@@ -19,10 +20,12 @@ from langprune_cli.requests.shared.values import at_least, one_of, several
 from langprune_cli.requests.shared.weights import method_of, note_cost, settings_of, solving_of
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
+    from collections.abc import Callable
+
     from langprune_cli.requests.shared.run import Run
     from langprune_cli.requests.shared.structured import UnitOptions
     from langprune_cli.stages.calibrate.calibrate import CalibrationSettings
-    from langprune_cli.stages.prune.prune import Pruning
+    from langprune_cli.stages.prune.making import Pruning
     from langprune_cli.stages.solving.choosing import Chooser
     from langprune_cli.stages.solving.unit_choosing import AnyChooser
     from langprune_cli.stages.solving.updating import Pruned
@@ -175,11 +178,12 @@ class Chain:
     def without_tokens(self, target: VocabularyTarget, *, last: bool) -> None:
         """Let tokens leave."""
         specs = [each for spec in self.specs for each in spec.singles]
-        self.model, made = vocabulary.without_tokens(
-            self.run, self.model, specs, target, max_tokens=self.request.max_tokens,
-            max_shard_bytes=self.request.max_shard_bytes, to=self._target(last=last),
+        self._made_smaller(
+            lambda: vocabulary.without_tokens(
+                self.run, self.model, specs, target, max_tokens=self.request.max_tokens,
+                max_shard_bytes=self.request.max_shard_bytes, to=self._target(last=last),
+            )
         )  # fmt: skip
-        self.made = [*made, *self.made]
         self.dense = self.model  # what stays of it computes what it did, and reads the same ids as those after it
 
     def without_wholes(self, parts: UnitOptions, *, last: bool) -> None:
@@ -187,18 +191,33 @@ class Chain:
         from langprune_cli.stages.structured.block_cut import blocks_that_stayed  # noqa: PLC0415
 
         for structure in parts.wholes:
-            self.model, made = structured.without(
-                self.run, self.model, self.specs[0], self.calibration, structure,
-                method=None if parts.units else parts.method, max_shard_bytes=self.request.max_shard_bytes,
-                to=self._target(last=last and structure is parts.wholes[-1]),
+            made = self._made_smaller(
+                partial(
+                    structured.without, self.run, self.model, self.specs[0], self.calibration, structure,
+                    method=None if parts.units else parts.method, max_shard_bytes=self.request.max_shard_bytes,
+                    to=self._target(last=last and structure is parts.wholes[-1]),
+                )
             )  # fmt: skip
-            self._stayed = blocks_that_stayed(made[-1].artifact) or self._stayed
-            self.made = [*made, *self.made]
+            stayed = self.run.team.first(partial(blocks_that_stayed, made[-1].artifact))
+            self._stayed = stayed or self._stayed
+
+    def _made_smaller(self, make: Callable[[], list[Outcome]]) -> list[Outcome]:
+        """Make a smaller model, the first of what `make` returns, and go on with it.
+
+        Of several processes, the first makes it: these steps share no windows.
+        """
+        from langprune_cli.streaming.opened import ModelChoice  # noqa: PLC0415
+
+        made = self.run.team.first(make)
+        self.model = self.run.open(ModelChoice(str(made[0].artifact.folder)))
+        self.made = [*made, *self.made]
+        return made
 
     def pruned(self, chooser: AnyChooser, update: str, *, last: bool) -> None:
         """Prune what the chooser says, block by block."""
         from langprune_cli.stages.apply.apply import ApplySettings  # noqa: PLC0415
-        from langprune_cli.stages.prune.prune import PruneSettings, prune  # noqa: PLC0415
+        from langprune_cli.stages.prune.making import PruneSettings  # noqa: PLC0415
+        from langprune_cli.stages.prune.prune import prune  # noqa: PLC0415
         from langprune_cli.streaming.opened import ModelChoice  # noqa: PLC0415
 
         run, request, to = self.run, self.request, self._target(last=last)
@@ -221,8 +240,9 @@ class Chain:
         if not request.tune:
             return self.made
         how = Tuning(self.dense, self.specs[0], self.calibration, self._stayed)
-        last = tuned(
-            self.run, how, self.made[0].artifact, request, max_shard_bytes=request.max_shard_bytes, to=request.target
+        pruned, most = self.made[0].artifact, request.max_shard_bytes
+        last = self.run.team.first(
+            lambda: tuned(self.run, how, pruned, request, max_shard_bytes=most, to=request.target)
         )
         return [last, *self.made]
 
@@ -232,7 +252,8 @@ class Chain:
 
         if self._pruned is None or self.run.planned:
             return ()
-        return tuple(read_pruned(self._pruned.model.artifact))
+        pruned = self._pruned.model.artifact
+        return self.run.team.first(lambda: tuple(read_pruned(pruned)))
 
 
 def steps_of(request: PruneRequest) -> Steps:

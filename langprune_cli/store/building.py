@@ -2,15 +2,17 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from langprune_cli.errors import OnlyPlannedError, UsageError
+from langprune_cli.machine.team import ALONE, Team
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe, same_bytes
 from langprune_cli.store.locks import being_made, remove_stale_lock
 from langprune_cli.store.manifest import Manifest
+from langprune_cli.store.silent import SilentWriter
 from langprune_cli.store.workspace import Planned, Workspace
 
 _INPUT_PARTS = "windows*.safetensors"  # written first, and cheap to draw again
@@ -68,20 +70,22 @@ def run_stage(
     to: Destination,
     make: Callable[[ArtifactWriter], Artifact],
     size: Callable[[], int] | None = None,
+    team: Team = ALONE,
 ) -> Outcome:
     """Return the artifact of `recipe`: found on disk if it is whole, else made or resumed by `make`.
 
     If `make` fails before it finishes a part that cost work, nothing stays on disk. A dry run makes nothing, see `planned`.
     size: returns the artifact's bytes, if they are known beforehand.
+    team: processes that all call this; the first looks at the disk and writes.
     Raises LangpruneError while another process makes the same artifact.
     """
     begun = time.monotonic()
     if to.workspace.planned is not None:
         return planned(recipe, to, size)
-    if found := made_before(recipe, to):
+    if found := team.first(lambda: made_before(recipe, to)):
         return Outcome(found, cached=True, seconds=time.monotonic() - begun)
-    with being_made_at(recipe, to) as place:
-        if found := made_before(recipe, to):  # by another process, since we looked
+    with being_made_at(recipe, to, team) as place:
+        if found := team.first(lambda: made_before(recipe, to)):  # by another process, since we looked
             return Outcome(found, cached=True, seconds=time.monotonic() - begun)
         with place.writer() as writer:
             artifact = make(writer)
@@ -130,14 +134,26 @@ class Place:
     name: str
     folder: Path
     alone: bool  # whether a lock keeps other processes away
+    team: Team
 
     @contextmanager
     def writer(self) -> Iterator[ArtifactWriter]:
         """Yield the writer; if the run fails before it finishes a part that cost work, nothing stays on disk.
 
         Finished parts are kept, even those of a complete artifact, which becomes incomplete until it is finished again.
+        Processes of the team other than the first get a writer that knows of these parts and writes nothing.
         """
-        writer = ArtifactWriter(self.folder, self.recipe, fresh=self.to.force, alone=self.alone)
+        writers: list[ArtifactWriter] = []
+
+        def take_over() -> Manifest:
+            writers.append(ArtifactWriter(self.folder, self.recipe, fresh=self.to.force, alone=self.alone))
+            return writers[0].manifest
+
+        manifest = self.team.first(take_over)
+        if not writers:
+            yield SilentWriter(self.folder, manifest)
+            return
+        writer = writers[0]
         writer.wrote = self.to.workspace.run_starts
         try:
             yield writer
@@ -149,19 +165,29 @@ class Place:
 
     def settle(self, artifact: Artifact) -> Artifact:
         """Register the finished artifact in the workspace, as the newest, and return it."""
-        if self.to.out:
-            artifact = self.to.workspace.place(artifact, self.name)
-        self.to.workspace.touch(artifact)
-        return artifact
+
+        def settled() -> Artifact:
+            found = self.to.workspace.place(artifact, self.name) if self.to.out else artifact
+            self.to.workspace.touch(found)
+            return found
+
+        return self.team.first(settled)
 
 
 @contextmanager
-def being_made_at(recipe: Recipe, to: Destination) -> Iterator[Place]:
-    """Find a place for an artifact and lock it; raises LangpruneError while another process makes the same artifact."""
+def being_made_at(recipe: Recipe, to: Destination, team: Team = ALONE) -> Iterator[Place]:
+    """Find a place for an artifact and lock it; raises LangpruneError while another process makes the same artifact.
+
+    team: processes that all call this; the first holds the lock.
+    """
     to = _settled(recipe.kind, to)
-    name, folder = _place(recipe, to)
-    with being_made(folder, recipe.kind, to.workspace) as alone:
-        yield Place(recipe, to, name, folder, alone)
+    with ExitStack() as held:
+
+        def hold() -> tuple[str, Path, bool]:
+            name, folder = _place(recipe, to)
+            return name, folder, held.enter_context(being_made(folder, recipe.kind, to.workspace))
+
+        yield Place(recipe, to, *team.first(hold), team)
 
 
 def _settled(kind: str, to: Destination) -> Destination:

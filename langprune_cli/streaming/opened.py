@@ -1,6 +1,5 @@
 """Open a model for a stage: which one is meant, where it lies, its streamed skeleton and its tokenizer."""
 
-import os
 import platform
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,11 +12,10 @@ import torch
 import transformers
 from torch import Tensor
 
-from langprune_cli.defaults import BATCH_TOKENS, SEQLEN
-from langprune_cli.errors import LangpruneError, UsageError, first_line, near_matches
+from langprune_cli.defaults import SEQLEN
+from langprune_cli.errors import LangpruneError, UsageError, first_line
 from langprune_cli.location.config_only import locate_config
 from langprune_cli.location.location import ModelLocation, locate_model
-from langprune_cli.machine.team import team
 from langprune_cli.models.model_files import VOCABULARY, check_files, tokenizer_digest
 from langprune_cli.models.skeleton import read_config
 from langprune_cli.models.streamed import StreamedModel
@@ -26,46 +24,12 @@ from langprune_cli.store.building import Reporter
 from langprune_cli.store.files import need_space
 from langprune_cli.store.manifest import is_artifact
 from langprune_cli.store.workspace import Workspace
+from langprune_cli.streaming.compute import Compute
 from langprune_cli.streaming.walk import HiddenStates
 from langprune_cli.tokens.tokenizer import Tokenizer
 from langprune_cli.types import Windows
 
 DEMO = "demo"
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Compute:
-    """How a model is run."""
-
-    dtype: str | None = "auto"  # auto: the checkpoint's own; None: the same, of a command that has no --dtype
-    device: str = "auto"  # auto: cuda where there is one
-    batch_tokens: int = BATCH_TOKENS
-    cache_dir: Path | None = None
-    trust_remote_code: bool = False
-    all_experts: bool = False  # whether every expert of a mixture sees every token
-    fetch: bool = True  # whether what is not on this machine is fetched from the hub
-    max_memory: int | None = None  # bytes that hidden states may take in memory; more of them are kept in a file
-
-    def torch_device(self) -> torch.device:
-        """Return the device; raises LangpruneError for one that this machine lacks."""
-        if self.device == "auto":
-            own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # each of several processes that torchrun starts has its own
-            return torch.device(own if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(self.device)
-            torch.empty(0, device=device).cpu()  # meta has no data to give back
-        except (RuntimeError, AssertionError) as error:
-            raise LangpruneError(f"--device {self.device} is not to be had on this machine: use cpu or auto") from error
-        return device
-
-    def torch_dtype(self) -> torch.dtype | None:
-        """Return the dtype to compute in, None for the checkpoint's own; raises UsageError for an unknown name."""
-        if self.dtype is None or self.dtype == "auto":
-            return None
-        if self.dtype not in _DTYPES:
-            raise UsageError(f"--dtype {self.dtype!r} is unknown: {near_matches(self.dtype, [*_DTYPES, 'auto'])}")
-        return _DTYPES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -253,14 +217,19 @@ def choose_model(workspace: Workspace, named: str | None, revision: str | None, 
 
 
 def open_model(workspace: Workspace, choice: ModelChoice, compute: Compute, reporter: Reporter) -> OpenedModel:
-    """Locate a model (an artifact's name, a folder, a hub id or `demo`) and open it.
+    """Locate a model (an artifact's name, a folder, a hub id or `demo`) and open it, in all processes that share the run.
 
-    Raises LangpruneError as `locate_model`, `Checkpoint` and `read_config` do.
+    Raises LangpruneError as `locate_model`, `Checkpoint` and `read_config` do, and where processes would open different models.
     """
-    location = _located(workspace, choice, compute, locate_model, reporter)
-    if others := team():  # which else would begin a second or two late
-        others.tell("open", location, compute)
+    team = compute.team
+    location = team.first(lambda: _located(workspace, choice, compute, locate_model, reporter))
+    if not location.folder.exists():  # on another machine than the first process, which has its own cache
+        location = _located(workspace, choice, compute, locate_model, reporter)
     model = OpenedModel(location, compute)
+    if len(set(team.all_gather(model.digest if team.size > 1 else ""))) > 1:
+        raise LangpruneError(
+            f"{model.label} is not the same model in all processes: give their machines the same files"
+        )
     on_cpu = model.streamed.dtype == torch.bfloat16 and model.streamed.device.type == "cpu"
     if compute.dtype is not None and on_cpu and _lacks_bfloat16():
         reporter.note("This CPU has no bfloat16 units: --dtype float32 is several times faster here.")

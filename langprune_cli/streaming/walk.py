@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from langprune_cli.machine.team import Team
 from langprune_cli.models.checkpoint import DTYPES, TensorEntry
 from langprune_cli.models.detours import Call
 from langprune_cli.models.fast_attention import fast_attention
@@ -122,6 +123,11 @@ class HiddenStates:
                 self.hidden[number] = waiting[: len(ids)].to(self.model.device)
                 waiting = waiting[len(ids) :]
         return after
+
+
+def tick_of_all(team: Team, tick: Tick) -> Tick:
+    """Return what counts the tokens of all processes, of which this one passes every `team.size`-th."""
+    return lambda index, tokens: tick(index, tokens * team.size)
 
 
 def walk(

@@ -17,7 +17,8 @@ from langprune_cli.depth_methods.search import search_windows
 from langprune_cli.errors import LangpruneError
 from langprune_cli.location.location import ModelLocation
 from langprune_cli.models.skeleton import find_blocks
-from langprune_cli.streaming.opened import Compute, OpenedModel
+from langprune_cli.streaming.compute import Compute
+from langprune_cli.streaming.opened import OpenedModel
 from tests.reference.depth import blocks_of, literal_influence, literal_nats, remove
 from tests.reference.quiet import Quiet
 from tests.support.pico import save_pico

@@ -23,7 +23,8 @@ from langprune_cli.stages.solving.choosing import Chooser, MaskSettings
 from langprune_cli.stages.statistics.parts import block_part
 from langprune_cli.store.artifact import Artifact
 from langprune_cli.store.workspace import Workspace
-from langprune_cli.streaming.opened import Compute, OpenedModel
+from langprune_cli.streaming.compute import Compute
+from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.types import TextSpec
 from tests.reference.quiet import Quiet
 from tests.support.paths import FIXTURES, NO_FIXTURES

@@ -18,11 +18,13 @@ from langprune_cli.stages.apply.apply import ApplySettings
 from langprune_cli.stages.calibrate.calibrate import CalibrationSettings
 from langprune_cli.stages.evaluate.evaluate import evaluate, read_rows
 from langprune_cli.stages.evaluate.subjects import Subject
-from langprune_cli.stages.prune.prune import PruneSettings, Pruning, prune
+from langprune_cli.stages.prune.making import PruneSettings, Pruning
+from langprune_cli.stages.prune.prune import prune
 from langprune_cli.stages.solving.choosing import Chooser, MaskSettings
 from langprune_cli.stages.statistics.parts import block_part
 from langprune_cli.store.workspace import Workspace
-from langprune_cli.streaming.opened import Compute, OpenedModel
+from langprune_cli.streaming.compute import Compute
+from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.types import TextSpec
 from tests.reference.quiet import Quiet
 from tests.support.paths import FIXTURES, NO_FIXTURES

@@ -39,7 +39,7 @@ REQUESTS: dict[str, type[Request]] = {
     "compare": CompareRequest,
     "report": ReportRequest,
 }
-OF_REQUESTS = {"reporter", "given"}  # which no option gives
+OF_REQUESTS = {"reporter", "given", "team"}  # which no option gives
 OF_COMMANDS = {"json", "help"}  # how the command prints
 
 

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 from langprune_cli.models.streamed import Block, StreamedModel
 from langprune_cli.stages.structured.keep_masks import MaskReader, remove_pruned
 from langprune_cli.store.artifact import Artifact
-from langprune_cli.streaming.opened import Compute, OpenedModel, locate_model
+from langprune_cli.streaming.compute import Compute
+from langprune_cli.streaming.opened import OpenedModel, locate_model
 from langprune_cli.streaming.walk import HiddenStates, walk
 from tests.support.command import DRAW, SEQLEN, did, snapshot, tree
 from tests.support.pico import save_pico

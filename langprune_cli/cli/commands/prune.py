@@ -80,5 +80,6 @@ def prune(
         trust_remote_code=trust_remote_code, all_experts=all_experts, max_memory=max_memory, out=out,
         max_shard_size=max_shard_size, name=name, force=force, dry_run=dry_run, workspace=workspace,
         reporter=console(workspace, dry_run=dry_run), given=opt.given(context),
+        team=context.obj,
     )  # fmt: skip
     show_pruned(prune(request), json=json)

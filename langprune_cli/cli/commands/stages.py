@@ -67,6 +67,7 @@ def calibrate(
         batch_tokens=batch_tokens, cache_dir=cache_dir, trust_remote_code=trust_remote_code, all_experts=all_experts,
         max_memory=max_memory, name=name, force=force, dry_run=dry_run, workspace=workspace,
         reporter=console(workspace, dry_run=dry_run), given=opt.given(context),
+        team=context.obj,
     )  # fmt: skip
     show_made(calibrate(request), json=json)
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from langprune_cli import defaults
 from langprune_cli.errors import UsageError
+from langprune_cli.machine.team import Team
 from langprune_cli.requests.shared.values import Names, Paths, at_least, one_of, option_name, size_in_bytes
 from langprune_cli.store.building import Reporter
 from langprune_cli.store.target import Target
@@ -115,6 +116,9 @@ class GatheringOptions(ForwardOptions):
     """How statistics of a model are gathered."""
 
     all_experts: bool = False
+    team: Team | None = field(
+        default=None, repr=False, compare=False
+    )  # the processes that gather them, each of its windows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,11 +23,13 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong 
     from collections.abc import Callable, Collection, Iterator, Sequence
     from pathlib import Path
 
+    from langprune_cli.machine.team import Team
     from langprune_cli.requests.shared.options import ModelOptions, Request, TextOptions
     from langprune_cli.store.artifact import Artifact
     from langprune_cli.store.building import Outcome, Reporter
     from langprune_cli.store.workspace import Workspace
-    from langprune_cli.streaming.opened import Compute, ModelChoice, OpenedModel
+    from langprune_cli.streaming.compute import Compute
+    from langprune_cli.streaming.opened import ModelChoice, OpenedModel
     from langprune_cli.types import TextSpec
 
 _LOUD = ("datasets", "huggingface_hub", "fsspec", "bitsandbytes")  # what matters of theirs comes up as an exception
@@ -59,6 +61,11 @@ class Run:
         self.reporter = reporter
 
     @property
+    def team(self) -> Team:
+        """Return the processes that run this together; the first looks into the workspace, for all of them."""
+        return self.compute.team
+
+    @property
     def planned(self) -> bool:
         """Return whether this is a dry run."""
         return self.workspace.planned is not None
@@ -82,9 +89,12 @@ class Run:
         """Make a model the workspace's when the run starts; not one that is an artifact of its own."""
         from langprune_cli.streaming.opened import model_artifact  # noqa: PLC0415
 
-        if not model_artifact(self.workspace, choice.name):
-            self.workspace.model()  # a damaged record is to be noticed before the work
-            self.workspace.when_run_starts_remember(about["name"] or choice.name, about["revision"])
+        def prepare() -> None:
+            if not model_artifact(self.workspace, choice.name):
+                self.workspace.model()  # a damaged record is to be noticed before the work
+                self.workspace.when_run_starts_remember(about["name"] or choice.name, about["revision"])
+
+        self.team.first(prepare)
 
     def choose(self, named: str | Path | None, revision: str | None, made_from: Artifact | None = None) -> ModelChoice:
         """Return the model that was named, else the one that an artifact was made from, else the workspace's."""
@@ -93,7 +103,8 @@ class Run:
         if named is None and made_from is not None:
             about = made_from.manifest.about["model"]
             return ModelChoice(about["name"], revision or about["revision"])
-        return choose_model(self.workspace, str(named) if named else None, revision, self.reporter)
+        name = str(named) if named else None
+        return self.team.first(lambda: choose_model(self.workspace, name, revision, self.reporter))
 
     def open_named(self, request: ModelOptions, made_from: Artifact | None = None) -> OpenedModel:
         """Open the model that a request names, else the one that an artifact was made from; one that is named is remembered."""
@@ -140,7 +151,7 @@ class Run:
         from langprune_cli.text.budgets import mixture, split_budgets  # noqa: PLC0415
 
         tags, budgets = split_budgets(lang)
-        specs = self.resolve(tags, data, corpus, choice, evaluation=False)
+        specs = self.team.first(lambda: self.resolve(tags, data, corpus, choice, evaluation=False))
         if budgets:
             if "--nsamples" in given:
                 raise UsageError(f"--lang {lang[0]} says how many windows are drawn: leave out --nsamples")
@@ -159,7 +170,7 @@ class Run:
             return Made((), tuple(reached.planned), whole=False)
         planned = self.workspace.planned
         if planned is None:
-            self.workspace.run_starts()  # where all was there already, none did
+            self.team.first(self.workspace.run_starts)  # where all was there already, none did
         return Made(outcomes, None if planned is None else tuple(planned))
 
 
@@ -180,7 +191,7 @@ def running(request: Request, *, device: str = "auto") -> Iterator[Run]:
 
 def compute_of(request: Request, device: str = "auto") -> Compute:
     """Return how models are run, as far as a request says."""
-    from langprune_cli.streaming.opened import Compute  # noqa: PLC0415
+    from langprune_cli.streaming.compute import Compute  # noqa: PLC0415
 
     compute = Compute(dtype=None, device=device, fetch=not (isinstance(request, DryRunOptions) and request.dry_run))
     if isinstance(request, HubOptions):
@@ -192,7 +203,7 @@ def compute_of(request: Request, device: str = "auto") -> Compute:
         most = size_in_bytes("--max-memory", request.max_memory) if request.max_memory else None
         compute = replace(compute, dtype=request.dtype, batch_tokens=request.batch_tokens, max_memory=most)
     if isinstance(request, GatheringOptions):
-        compute = replace(compute, all_experts=request.all_experts)
+        compute = replace(compute, all_experts=request.all_experts, team=request.team or compute.team)
     return compute
 
 

@@ -95,15 +95,14 @@ def unit_options(
 def without(
     run: Run, model: OpenedModel, spec: TextSpec, calibration: CalibrationSettings, structure: Structure, *,
     method: str | None, max_shard_bytes: int, to: Target,
-) -> tuple[OpenedModel, list[Outcome]]:  # fmt: skip
-    """Make a model without what a pattern of the whole model takes, and open it; return it, and what was made.
+) -> list[Outcome]:  # fmt: skip
+    """Make a model without what a pattern of the whole model takes; return what was made: the model, statistics, mask.
 
-    What was made: itself, statistics, mask. method: None for the pattern's own.
+    method: None for the pattern's own.
     """
     from langprune_cli.stages.apply.apply import ApplySettings, apply  # noqa: PLC0415
     from langprune_cli.stages.calibrate.calibrate import calibrate  # noqa: PLC0415
     from langprune_cli.stages.mask.whole import mask_whole  # noqa: PLC0415
-    from langprune_cli.streaming.opened import ModelChoice  # noqa: PLC0415
 
     workspace, reporter, pattern = run.workspace, run.reporter, get_pattern(structure.kind)
     assert pattern.whole is not None  # noqa: S101 - others go by `UnitOptions.chooser`
@@ -114,5 +113,4 @@ def without(
     masks = mask_whole(workspace, model, choosing, force=to.force)
     settings = ApplySettings(max_shard_bytes=max_shard_bytes)
     made = apply(workspace, model, masks.artifact, reporter, settings, name=to.name, out=to.out, force=to.force)
-    smaller = run.open(ModelChoice(str(made.artifact.folder)))
-    return smaller, [made, stats, masks]
+    return [made, stats, masks]

@@ -51,12 +51,12 @@ def vocabulary_target(patterns: list[str], request: PatternOptions) -> tuple[Voc
 def without_tokens(
     run: Run, model: OpenedModel, specs: list[TextSpec], target: VocabularyTarget, *, max_tokens: int | None,
     max_shard_bytes: int, to: Target,
-) -> tuple[OpenedModel, list[Outcome]]:  # fmt: skip
-    """Make a model without the tokens that the texts do not use, and open it; return it, and what was made: itself first."""
+) -> list[Outcome]:  # fmt: skip
+    """Make a model without the tokens that the texts do not use; return what was made, the model first."""
     from langprune_cli.stages.apply.apply import ApplySettings, apply  # noqa: PLC0415
     from langprune_cli.stages.calibrate.token_counts import count_tokens  # noqa: PLC0415
     from langprune_cli.stages.combine.combine import combine_stats  # noqa: PLC0415
-    from langprune_cli.streaming.opened import ModelChoice, OpenedTokenizer  # noqa: PLC0415
+    from langprune_cli.streaming.opened import OpenedTokenizer  # noqa: PLC0415
 
     workspace, reporter = run.workspace, run.reporter
     most = max_tokens or MAX_TOKENS
@@ -70,8 +70,7 @@ def without_tokens(
     mask = masked(run, model, stats, target, name=None, force=to.force)
     settings = ApplySettings(max_shard_bytes=max_shard_bytes)
     made = apply(workspace, model, mask.artifact, reporter, settings, name=to.name, out=to.out, force=to.force)
-    smaller = run.open(ModelChoice(str(made.artifact.folder)))
-    return smaller, [made, *counted, *joined, mask]
+    return [made, *counted, *joined, mask]
 
 
 def token_counts(run: Run, named: str | None) -> Artifact:

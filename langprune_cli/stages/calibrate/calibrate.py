@@ -10,7 +10,6 @@ from langprune_cli.defaults import NSAMPLES
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.streamed import Block
 from langprune_cli.numerics.site import Needs
-from langprune_cli.stages.solving.resuming import SAVE_AFTER_SECONDS, SavedStates
 from langprune_cli.stages.statistics.collecting import StatsCollector
 from langprune_cli.stages.statistics.experts import finish_stats
 from langprune_cli.stages.statistics.parts import WINDOWS_PART, block_part, text_about, text_identity
@@ -19,7 +18,8 @@ from langprune_cli.store.building import Destination, Outcome, Reporter, run_sta
 from langprune_cli.store.files import need_space
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedModel
-from langprune_cli.streaming.walk import walk
+from langprune_cli.streaming.resuming import SAVE_AFTER_SECONDS, SavedStates
+from langprune_cli.streaming.walk import tick_of_all, walk
 from langprune_cli.text.budgets import mixed
 from langprune_cli.text.sampling import TooFewDocumentsError
 from langprune_cli.text.window_cache import kept_windows
@@ -58,7 +58,8 @@ def calibrate(
     before: called before the work on each, where there is any: it raises where that work would be for nothing.
     Raises LangpruneError for text that cannot be read or is too little, and for activations that are not finite.
     """
-    model.streamed.checkpoint.begin_hashes(on_record=False)
+    if model.compute.team.leads:  # the others have the recipe from it
+        model.streamed.checkpoint.begin_hashes(on_record=False)
     texts = draw(model, list(specs), settings, reporter)
     if settings.shard:
         texts = [_shard(windows, *settings.shard) for windows in texts]
@@ -110,7 +111,8 @@ def calibrate_on(
         blocks = range(len(model.streamed.blocks))
         return windows.ids.numel() * 4 + stats_bytes(model, blocks, hessian=collect == "hessian")
 
-    return run_stage(stats_recipe(model, windows, collect), to, make, size)
+    recipe = model.compute.team.first(lambda: stats_recipe(model, windows, collect))
+    return run_stage(recipe, to, make, size, model.compute.team)
 
 
 def _shard(windows: Windows, part: int, parts: int) -> Windows:
@@ -157,7 +159,16 @@ class _Settled(TypedDict):
 
 
 def draw(model: OpenedModel, specs: list[TextSpec], settings: CalibrationSettings, reporter: Reporter) -> list[Windows]:
-    """Return the windows of all texts, before any is run: a mistake in the last one is not to cost the work on the first."""
+    """Return the windows of all texts, before any is run: a mistake in the last one is not to cost the work on the first.
+
+    Of several processes, the first draws them: so texts are read and tokenized once, and no other machine needs them.
+    """
+    return model.compute.team.first(lambda: _drawn(model, specs, settings, reporter))
+
+
+def _drawn(
+    model: OpenedModel, specs: list[TextSpec], settings: CalibrationSettings, reporter: Reporter
+) -> list[Windows]:
     drawn = [each for spec in specs for each in spec.singles if not is_given(each.source)]
     seqlen = model.seqlen(settings.seqlen, reporter) if drawn else 0
     vocab_size = model.streamed.config.get_text_config().vocab_size
@@ -233,30 +244,32 @@ def _collect(
     reporter: Reporter,
     save_after_seconds: float,
 ) -> Artifact:
-    blocks = len(model.streamed.blocks)
+    blocks, team = len(model.streamed.blocks), model.compute.team
     done = next((i for i in range(blocks) if not writer.has(block_part(i))), blocks)
-    need_space(writer.folder, windows.ids.numel() * 4 + stats_bytes(model, range(done, blocks), hessian=hessian))
+    needed = windows.ids.numel() * 4 + stats_bytes(model, range(done, blocks), hessian=hessian)
+    team.first(lambda: need_space(writer.folder, needed))
     if not writer.has(WINDOWS_PART):
         writer.write_tensors(WINDOWS_PART, {"windows": windows.ids})
     if done == blocks:
-        return finish_stats(writer, model, reporter)
+        return team.first(lambda: finish_stats(writer, model, reporter))
     saved = SavedStates(writer, model, windows, save_after_seconds)
     states, first = saved.start(done)
     if done:
         reporter.note(f"Going on with {writer.folder.name}: {done} of {blocks} blocks are on disk.")
-    collector = StatsCollector(hessian=hessian)
+    collector = StatsCollector(hessian=hessian, team=team)
 
     def observe(block: Block) -> AbstractContextManager[object] | None:
         return collector.watch(block, inputs_only=block.index + 1 == blocks) if block.index >= done else None
 
     reporter.begin(f"calibrate {writer.folder.name}", blocks, windows.ids.numel() * (blocks - first))
-    for block in walk(states, first=first, observe=observe, tick=reporter.tick, last_output=False):
+    tick = tick_of_all(team, reporter.tick)
+    for block in walk(states, first=first, observe=observe, tick=tick, last_output=False):
         if block.index >= done:
             tensors, sites = collector.tensors(block)
             writer.write_tensors(block_part(block.index), tensors, {"sites": sites})
         saved.keep(states, block.index)
     reporter.end()
-    return finish_stats(writer, model, reporter)
+    return team.first(lambda: finish_stats(writer, model, reporter))
 
 
 def stats_bytes(model: OpenedModel, blocks: Iterable[int], *, hessian: bool) -> int:

@@ -18,7 +18,8 @@ from langprune_cli.stages.mask.score import score
 from langprune_cli.stages.solving.choosing import Chooser, MaskSettings
 from langprune_cli.store.building import Reporter
 from langprune_cli.store.workspace import Workspace
-from langprune_cli.streaming.opened import DEMO, Compute, ModelChoice, open_model
+from langprune_cli.streaming.compute import Compute
+from langprune_cli.streaming.opened import DEMO, ModelChoice, open_model
 from langprune_cli.text.corpora import BUILTIN, resolve_texts
 
 _PATTERN = Pattern(0.5)

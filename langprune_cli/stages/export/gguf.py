@@ -14,7 +14,8 @@ from langprune_cli.records import About, ModelRecord
 from langprune_cli.store.artifact import PROVENANCE, Artifact
 from langprune_cli.store.building import Reporter
 from langprune_cli.store.workspace import Workspace
-from langprune_cli.streaming.opened import Compute, ModelChoice, OpenedTokenizer, model_artifact, open_tokenizer
+from langprune_cli.streaming.compute import Compute
+from langprune_cli.streaming.opened import ModelChoice, OpenedTokenizer, model_artifact, open_tokenizer
 from langprune_cli.structured_patterns.pattern import patterns_of
 from langprune_cli.tokens.token_bytes import description
 from langprune_cli.tokens.vocabulary import Kind, Vocabulary

@@ -18,7 +18,8 @@ from langprune_cli.stages.plan.memory import Peaks, linear_shapes, peaks
 from langprune_cli.stages.structured.sketch import AxisPlan, Sketch
 from langprune_cli.stages.structured.structures import DOWN, Rounding, Structure
 from langprune_cli.store.workspace import Workspace
-from langprune_cli.streaming.opened import Compute, ModelChoice, model_artifact, window_length
+from langprune_cli.streaming.compute import Compute
+from langprune_cli.streaming.opened import ModelChoice, model_artifact, window_length
 from langprune_cli.structured_patterns.pattern import check_rounding, get_pattern, parse_structures, split_patterns
 
 

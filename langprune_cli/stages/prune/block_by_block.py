@@ -7,13 +7,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from langprune_cli.machine.memory import give_back_freed
-from langprune_cli.machine.team import team
 from langprune_cli.models.streamed import Block
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.stages.apply.model_writing import ModelWriter
-from langprune_cli.stages.solving.resuming import SavedStates
 from langprune_cli.stages.solving.site_solving import Solved, Solver
-from langprune_cli.stages.solving.teamwork import spread_weights
 from langprune_cli.stages.solving.unit_choosing import AnyChooser
 from langprune_cli.stages.solving.updating import Updated, updated_block
 from langprune_cli.stages.statistics.collecting import BlockStats, StatsCollector
@@ -23,7 +20,8 @@ from langprune_cli.stages.structured.keep_masks import BlockMasks, MaskReader
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
 from langprune_cli.store.building import Reporter
 from langprune_cli.streaming.opened import OpenedModel
-from langprune_cli.streaming.walk import walk
+from langprune_cli.streaming.resuming import SavedStates
+from langprune_cli.streaming.walk import tick_of_all, walk
 from langprune_cli.types import Windows
 from langprune_cli.updates.update import Update
 
@@ -54,8 +52,9 @@ class BlockByBlock:
                 f"Going on with {self.target.writer.folder.name}: {self._done} of {len(blocks)} blocks are done."
             )
         self._walk = self._walked()
-        self.target.write(self._new_weights, lambda _: None)
-        for _ in self._walk:  # what the shards on disk did not ask for
+        if self.model.compute.team.leads:
+            self.target.write(self._new_weights, lambda _: None)
+        for _ in self._walk:  # what the shards on disk did not ask for; of a process that writes none, all blocks
             pass
         self.reporter.end()
 
@@ -130,7 +129,7 @@ class Propagated(BlockByBlock):
         if not self.stats.has(WINDOWS_PART):
             self.stats.write_tensors(WINDOWS_PART, {"windows": self.windows.ids})
         self._saved = SavedStates(self.stats, self.model, self.windows, self.save_after_seconds)
-        self._collector = StatsCollector(hessian=self.hessian)
+        self._collector = StatsCollector(hessian=self.hessian, team=self.model.compute.team)
         super().run()
 
     def _has(self, index: int) -> bool:
@@ -145,9 +144,8 @@ class Propagated(BlockByBlock):
             return
         states, first = self._saved.start(self._done)
         self.reporter.begin(self._what, blocks, self.windows.ids.numel() * (2 * blocks - self._done - first - 1))
-        steps = walk(
-            states, first=first, observe=self._observe, edit=self._edit, tick=self.reporter.tick, last_output=False
-        )
+        tick = tick_of_all(self.model.compute.team, self.reporter.tick)
+        steps = walk(states, first=first, observe=self._observe, edit=self._edit, tick=tick, last_output=False)
         for block in steps:
             self._saved.keep(states, block.index)
             yield block.index, self._updated
@@ -156,8 +154,10 @@ class Propagated(BlockByBlock):
         return self._collector.watch(block, inputs_only=True) if block.index >= self._done else None
 
     def _edit(self, block: Block) -> None:
-        if block.index < self._done:
-            self._updated = self._from_parts(block.index)
+        team = self.model.compute.team
+        if block.index < self._done:  # the parts are on the disk of the first process
+            self._updated = self._from_parts(block.index) if team.leads else {}
+            block.take(team.broadcast_tensors({name: each.tensor for name, each in self._updated.items()}))
         else:
             tensors, sites = self._collector.tensors(block)
             with ThreadPoolExecutor(1, "statistics") as writer:  # a tenth of the time of solving, and mostly the disk's
@@ -168,18 +168,6 @@ class Propagated(BlockByBlock):
                 self._updated = self._prune(block.index, BlockStats(tensors, sites, self.windows.count))
                 if writing:
                     writing.result()
-        weights = {name: each.tensor for name, each in self._updated.items()}
-        others = team()
-        if others and block.index < self._done:  # what was solved now, all have
-            spread_weights(others, block.index, weights)
-        block.take(weights)
+            block.take({name: each.tensor for name, each in self._updated.items()})
         if self.hessian:
             give_back_freed()  # of statistics and solvers, before the block's windows take their place
-
-    def _solved(self, index: int, known: BlockStats | None) -> list[Solved]:
-        others = team()
-        if others is None or known is None:
-            return super()._solved(index, known)
-        solver = Solver(self.chooser, self.update, self.patterns[index])
-        others.tell("solve", index, solver, self.windows.count)
-        return solver.shared(others, self.model, index, known)

@@ -1,101 +1,27 @@
 """`prune`: all of it at once, block by block, each block calibrated on what the pruned blocks before it put out."""
 
 import time
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
 
-from langprune_cli.numerics.site import Needs, most_needed
-from langprune_cli.records import TextRecord
+from langprune_cli.numerics.site import most_needed
 from langprune_cli.stages.apply.apply import (
-    ApplySettings,
-    MaskOf,
     check_target,
-    mask_patterns,
-    model_name,
-    model_recipe,
 )
-from langprune_cli.stages.apply.cutting import cut_of
-from langprune_cli.stages.apply.model_writing import ModelWriter
 from langprune_cli.stages.calibrate.calibrate import (
-    CalibrationSettings,
-    Collect,
-    calibrate_on,
-    collect_for,
     draw,
-    stats_bytes,
     stats_recipe,
 )
-from langprune_cli.stages.mask.mask import dense_tails, mask_recipe, mask_summary, prunable_shapes
-from langprune_cli.stages.prune.block_by_block import BlockByBlock, Propagated
-from langprune_cli.stages.solving.allocating import block_patterns, chosen_allocation
-from langprune_cli.stages.solving.resuming import SAVE_AFTER_SECONDS
-from langprune_cli.stages.solving.unit_choosing import AnyChooser
-from langprune_cli.stages.statistics.experts import finish_stats, without_statistics
-from langprune_cli.stages.statistics.parts import block_part
+from langprune_cli.stages.mask.mask import mask_recipe
+from langprune_cli.stages.prune.making import Making, PruneSettings, Pruning, Run
+from langprune_cli.stages.solving.allocating import chosen_allocation
 from langprune_cli.stages.statistics.sites import calibration_text, text_record
-from langprune_cli.stages.structured.keep_masks import MaskReader
-from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
-from langprune_cli.store.building import Destination, Outcome, Place, Reporter, being_made_at, made_before, planned
-from langprune_cli.store.files import need_space
+from langprune_cli.store.building import Destination, Reporter
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedModel
-from langprune_cli.types import TextSpec, Windows
-from langprune_cli.updates.update import Update, get_update
-
-
-@dataclass(frozen=True)
-class PruneSettings:
-    """Everything that decides what is pruned, and how."""
-
-    chooser: AnyChooser
-    apply: ApplySettings
-    calibration: CalibrationSettings
-    propagation: Literal["pruned", "dense"] = "pruned"
-
-
-@dataclass(frozen=True)
-class Pruning:
-    """What `prune` made: the artifacts that the stages would have."""
-
-    model: Outcome
-    parents: list[Outcome]  # statistics, where any were needed, and mask
-    seconds: dict[int, float] = field(default_factory=dict)  # per block, of choosing and updating; empty where cached
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What all of a run's functions read."""
-
-    workspace: Workspace
-    model: OpenedModel
-    windows: Windows
-    settings: PruneSettings
-    chooser: AnyChooser
-    update: Update
-    reporter: Reporter
-    save_after_seconds: float
-
-    @property
-    def collect(self) -> Collect:
-        """Return what statistics the method, the refinement and the update need together."""
-        return collect_for(most_needed(self.chooser.needs, self.update.needs))
-
-    def calibrate(self, needs: Needs, *, force: bool = False) -> Outcome | None:
-        """Return the dense model's statistics, made now where they are not there; None where none are needed."""
-        if needs == "nothing":
-            return None
-        return calibrate_on(
-            self.workspace,
-            self.model,
-            self.windows,
-            collect_for(needs),
-            self.reporter,
-            force=force,
-            save_after_seconds=self.save_after_seconds,
-        )
+from langprune_cli.streaming.resuming import SAVE_AFTER_SECONDS
+from langprune_cli.types import TextSpec
+from langprune_cli.updates.update import get_update
 
 
 def prune(
@@ -117,17 +43,17 @@ def prune(
     Raises what the stages raise.
     """
     begun = time.monotonic()
-    check_target(workspace, model, name, out)
+    model.compute.team.first(lambda: check_target(workspace, model, name, out))
     chooser, update = settings.chooser, get_update(settings.apply.update)
     chosen_allocation(chooser)
     (windows,) = draw(model, [spec], settings.calibration, reporter)
-    run = _Run(workspace, model, windows, settings, chooser, update, reporter, save_after_seconds)
+    run = Run(workspace, model, windows, settings, chooser, update, reporter, save_after_seconds)
     dense = settings.propagation == "dense" or most_needed(chooser.needs, update.needs) == "nothing"
     made = (_dense if dense else _pruned)(run, name, out, force=force)
     return replace(made, model=replace(made.model, seconds=time.monotonic() - begun))
 
 
-def _dense(run: _Run, name: str | None, out: Path | None, *, force: bool) -> Pruning:
+def _dense(run: Run, name: str | None, out: Path | None, *, force: bool) -> Pruning:
     """Calibrate, then choose and update in one go: what the chained stages make, with every solver run once."""
     spread_needs = chosen_allocation(run.chooser).needs
     calibrated = run.calibrate(most_needed(run.chooser.needs, run.update.needs, spread_needs), force=force)
@@ -143,15 +69,17 @@ def _dense(run: _Run, name: str | None, out: Path | None, *, force: bool) -> Pru
     )
     model_stats = None if known is None or run.update.needs == "nothing" else known.key
     to = Destination(run.workspace, name or label, force=force)
-    pruning = _Making(run, masks, model_stats, known, None, calibration_text(known), to, name, out).run(known)
+    making = Making(run, masks, model_stats, known, None, calibration_text(known), to, name, out)
+    pruning = run.team.first(lambda: making.run(known))  # no windows to share
     return replace(pruning, parents=[*([calibrated] if calibrated else []), *pruning.parents])
 
 
-def _pruned(run: _Run, name: str | None, out: Path | None, *, force: bool) -> Pruning:
-    """Walk the blocks once, statistics, masks and model being made side by side."""
+def _pruned(run: Run, name: str | None, out: Path | None, *, force: bool) -> Pruning:
+    """Walk the blocks once, statistics, masks and model being made side by side; all processes do, each with its windows."""
     spread_by = run.calibrate(chosen_allocation(run.chooser).needs)
     allocation_key = spread_by.artifact.key if spread_by else None
-    stats = stats_recipe(run.model, run.windows, run.collect, _pruned_with(run, allocation_key))
+    pruned_with = _pruned_with(run, allocation_key)
+    stats = run.team.first(lambda: stats_recipe(run.model, run.windows, run.collect, pruned_with))
     update = [] if run.update.name in {"none", run.chooser.method.update} else [run.update.name]
     scored = run.chooser.needs != "nothing"
     text = text_record(stats.inputs, stats.about)
@@ -165,11 +93,11 @@ def _pruned(run: _Run, name: str | None, out: Path | None, *, force: bool) -> Pr
     )
     model_stats = None if run.update.needs == "nothing" else stats.key
     to = Destination(run.workspace, name or label, force=force)
-    making = _Making(run, masks, model_stats, None, stats, text, to, name, out)
+    making = Making(run, masks, model_stats, None, stats, text, to, name, out)
     return making.run(spread_by.artifact if spread_by else None)
 
 
-def _pruned_with(run: _Run, allocation_key: str | None) -> dict[str, object]:
+def _pruned_with(run: Run, allocation_key: str | None) -> dict[str, object]:
     """Return what, beside the text, the inputs of a block depend on when those before it have been pruned."""
     return {
         **run.chooser.params(),
@@ -177,122 +105,3 @@ def _pruned_with(run: _Run, allocation_key: str | None) -> dict[str, object]:
         "update": run.update.name,
         "allocation_stats": allocation_key,
     }
-
-
-@dataclass(frozen=True)
-class _Making:
-    """A mask and a model made side by side, and with propagation `pruned` the statistics too."""
-
-    run_: _Run
-    masks: Recipe
-    model_stats: str | None  # key of the statistics that the update uses
-    known: Artifact | None  # statistics of the dense model
-    gathered: Recipe | None  # of statistics that are gathered on the way
-    text: TextRecord | None  # behind the statistics
-    to: Destination  # of mask and statistics
-    name: str | None  # of the model
-    out: Path | None
-
-    def run(self, spread_by: Artifact | None) -> Pruning:
-        """Return what is there already, or make what is not. spread_by: the statistics by which sparsity is spread."""
-        if self.run_.workspace.planned is not None:
-            return self._planned()
-        begun = time.monotonic()
-        stats = made_before(self.gathered, self.to) if self.gathered else self.known
-        masks = made_before(self.masks, self.to)
-        there = {each.manifest.kind: _there(each) for each in (stats if self.gathered else None, masks) if each}
-        if found := made_before(*self._model(self.to.default_name, None)):
-            return Pruning(_there(found), list(there.values()))
-        with ExitStack() as places, ExitStack() as writers:
-
-            def hold(recipe: Recipe, to: Destination, found: Artifact | None) -> Place:
-                place = places.enter_context(being_made_at(recipe, to))
-                if found is None:
-                    held[recipe.kind] = place, writers.enter_context(place.writer())
-                return place
-
-            held: dict[str, tuple[Place, ArtifactWriter]] = {}
-            name = hold(self.gathered, self.to, stats).name if self.gathered else stats and stats.name
-            scored_by = str(name) if self.masks.inputs["stats"] else None
-            mask = hold(replace(self.masks, about={**self.masks.about, "stats": scored_by}), self.to, masks)
-            hold(*self._model(mask.name, str(name) if scored_by or self.model_stats else None), None)
-            made, seconds = self._make({kind: writer for kind, (_, writer) in held.items()}, stats, masks, spread_by)
-            settled = {kind: held[kind][0].settle(artifact) for kind, artifact in made.items()}
-        elapsed = time.monotonic() - begun
-        outcomes = there | {kind: Outcome(artifact, False, elapsed) for kind, artifact in settled.items()}
-        return Pruning(outcomes["models"], [outcomes[kind] for kind in ("stats", "masks") if kind in outcomes], seconds)
-
-    def _planned(self) -> Pruning:
-        """Return where statistics, mask and model would lie."""
-        stats = planned(self.gathered, self.to).artifact if self.gathered else self.known
-        scored_by = stats.name if stats and self.masks.inputs["stats"] else None
-        masks = planned(replace(self.masks, about={**self.masks.about, "stats": scored_by}), self.to)
-        recipe, to = self._model(masks.artifact.name, stats.name if stats and (scored_by or self.model_stats) else None)
-        return Pruning(planned(recipe, to), [masks])
-
-    @cached_property
-    def _shapes(self) -> dict[str, tuple[int, int]]:
-        return prunable_shapes(self.run_.model, self.run_.chooser)
-
-    def _model(self, mask: str, stats: str | None) -> tuple[Recipe, Destination]:
-        """Return the recipe of the model with mask and statistics of those names, and where it goes."""
-        run = self.run_
-        tails = dense_tails(self._shapes, run.chooser.settings.pattern)
-        known = {"stats": stats, "text": self.text if stats else None, "dense_tail_columns": tails}
-        of = MaskOf(mask, self.masks.key, self.masks.params, {**self.masks.about, **known})
-        recipe = model_recipe(run.model, of, run.update, run.settings.apply, self.model_stats)
-        # Statistics and mask of propagation `pruned` depend on the update, and are named after it already.
-        default = mask if self.gathered else model_name(mask, run.chooser.method.update, run.update)
-        return recipe, replace(self.to, default_name=default, name=self.name, out=self.out)
-
-    def _make(
-        self,
-        writers: dict[str, ArtifactWriter],
-        stats: Artifact | None,
-        masks: Artifact | None,
-        spread_by: Artifact | None,
-    ) -> tuple[dict[str, Artifact], dict[int, float]]:
-        """Return the finished artifacts by kind, and the seconds per block."""
-        run, hessian = self.run_, self.run_.collect == "hessian"
-        cut = cut_of(run.model, masks or writers["masks"])
-        target = ModelWriter(writers["models"], run.model, run.settings.apply.max_shard_bytes, cut)
-        target.need_space()
-        if masks:
-            patterns = mask_patterns(masks, target.blocks)
-        else:
-            patterns = block_patterns(writers["masks"], run.model, run.chooser, spread_by, run.reporter)
-        common: dict[str, Any] = {
-            "model": run.model,
-            "chooser": run.chooser,
-            "update": run.update,
-            "patterns": patterns,
-            "masks": masks or writers["masks"],
-            "target": target,
-            "reporter": run.reporter,
-        }
-        if "stats" in writers:
-            todo = [index for index in range(target.blocks) if not writers["stats"].has(block_part(index))]
-            need_space(writers["stats"].folder, stats_bytes(run.model, todo, hessian=hessian))
-            walk: BlockByBlock = Propagated(
-                **common,
-                windows=run.windows,
-                stats=writers["stats"],
-                hessian=hessian,
-                save_after_seconds=run.save_after_seconds,
-            )
-        else:
-            walk = BlockByBlock(**common, statistics=stats)
-        walk.run()
-        made = {"stats": finish_stats(writers["stats"], run.model, run.reporter)} if "stats" in writers else {}
-        if masks is None:
-            known = made.get("stats", stats) if run.chooser.needs != "nothing" else None
-            few = without_statistics(known, run.chooser.settings.solving, run.reporter)
-            summary = mask_summary(writers["masks"], self._shapes, patterns)
-            masks = made["masks"] = writers["masks"].finish(**summary, **few)
-        made["models"] = target.finish(MaskReader(masks, run.model), patterns, run.reporter)
-        return made, walk.seconds
-
-
-def _there(artifact: Artifact) -> Outcome:
-    """Return the outcome of what was found made already."""
-    return Outcome(artifact, cached=True, seconds=0.0)

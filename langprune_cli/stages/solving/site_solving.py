@@ -1,4 +1,4 @@
-"""One site of a block solved: what `prune` does with each, in this process or, where several share a run, in any of them."""
+"""One site of a block solved: what `prune` does with each, in this process or, of several, in one of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,11 +36,13 @@ class Solver:
         return Solved(site.name, masks, finished(model, index, site, keep, solution), damping)
 
     def sites(self, model: OpenedModel, index: int, known: BlockStats | None) -> list["Solved"]:
-        """Solve the sites of a block, one after the other in memory."""
-        return self._solved(model, index, self.chooser.linears(model, index), known)
+        """Solve the sites of a block, one after the other in memory; each in one of the processes that share the run."""
+        if known is None or model.compute.team.size == 1:
+            return self._solved(model, index, self.chooser.linears(model, index), known)
+        return self._shared(model.compute.team, model, index, known)
 
-    def shared(self, team: Team, model: OpenedModel, index: int, known: BlockStats) -> list["Solved"]:
-        """Solve the sites of a block, each in one of several processes that all call this; return what `sites` would."""
+    def _shared(self, team: Team, model: OpenedModel, index: int, known: BlockStats) -> list["Solved"]:
+        """Solve the sites of this process, and return those of all."""
         owned = _owners(known, team.size)[team.rank]
         covered = {linear for linears in known.sites.values() for linear in linears}
         mine = {linear for name in owned for linear in known.sites[name]}
@@ -48,7 +50,7 @@ class Solver:
         # An expert that no token reached has no site: it is the leader's.
         ours = [each for each in linears if each.name in mine or (team.leads and each.name not in covered)]
         part = BlockStats(known.tensors, {name: known.sites[name] for name in owned}, known.windows)
-        found = [each for solved in team.all_know(self._solved(model, index, ours, part)) for each in solved]
+        found = [each for solved in team.all_gather(self._solved(model, index, ours, part)) for each in solved]
         place = {linear.name: number for number, linear in enumerate(linears)}
         return sorted(found, key=lambda each: place[next(iter(each.masks))])
 

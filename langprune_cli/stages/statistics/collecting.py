@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.machine.team import Team, team
+from langprune_cli.machine.team import ALONE, Team
 from langprune_cli.models.streamed import Block, Linear
 from langprune_cli.numerics.gram import add_gram, pack_upper, unpack_upper
 from langprune_cli.numerics.moments import ColumnMoments
@@ -47,9 +47,10 @@ class StatsCollector:
     Linears that are given the very same tensor (q, k and v; gate and up) share a site, named after the first of them.
     """
 
-    def __init__(self, *, hessian: bool) -> None:
-        """Take sums of squares and sums, and with `hessian` those of x xᵀ."""
+    def __init__(self, *, hessian: bool, team: Team = ALONE) -> None:
+        """Take sums of squares and sums, and with `hessian` those of x xᵀ. team: processes that each watch their windows."""
         self._with_hessian = hessian
+        self._team = team
         self._sums: dict[str, _Sums] = {}
         self._seen: list[tuple[Tensor, _Sums]] = []  # tensors of the current forward, held so that none is reused
         self._calls = 0  # of linears, in the current forward
@@ -63,9 +64,6 @@ class StatsCollector:
         there are, the others end with EnoughSeen at the last one, whose product is then never made.
         """
         self._sums, self._calls_in_all = {}, None
-        others = team()
-        if others and others.leads:
-            others.tell("watch", block.index, self._with_hessian, inputs_only)
         handles = [block.module.register_forward_pre_hook(self._new_forward)]
         handles += [linear.module.register_forward_pre_hook(self._hook(linear)) for linear in block.linears]
         if inputs_only and all(linear.expert is None for linear in block.linears):  # which experts are called differs
@@ -104,15 +102,10 @@ class StatsCollector:
     def tensors(self, block: Block) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
         """Return the block's sums by "<site>/<statistic>" and each site's linears.
 
-        Those of other processes that share the windows are added. Raises LangpruneError when an activation was not finite.
+        They are of the windows of all processes. Raises LangpruneError when an activation was not finite.
         """
-        if others := team():
-            others.tell("sums")
-            self.add_to(others)
-        return self.finished(block)
-
-    def finished(self, block: Block) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-        """Return what `tensors` does, once the sums of all processes have been added."""
+        if self._team.size > 1:
+            self._all_reduce()
         tensors = {}
         for name, sums in self._sums.items():
             if not torch.isfinite(sums.moments.sum_sq).all():
@@ -129,17 +122,17 @@ class StatsCollector:
                 sums.packed = None
         return tensors, {name: sums.linears for name, sums in self._sums.items()}
 
-    def add_to(self, others: Team) -> None:
-        """Add the sums of all processes up; an expert that a process's tokens did not reach has none there."""
+    def _all_reduce(self) -> None:
+        """Replace the sums by those of all processes; an expert that a process's tokens did not reach has none there."""
         mine = {
             name: (len(sums.moments.sum_sq), sums.moments.tokens, sums.linears) for name, sums in self._sums.items()
         }
-        for name, width, tokens, linears in _all_sites(others.all_know(mine)):
+        for name, width, tokens, linears in _all_sites(self._team.all_gather(mine)):
             device = next((sums.moments.sum_sq.device for sums in self._sums.values()), torch.device("cpu"))
             sums = self._sums.setdefault(name, _Sums.zeros(width, device, hessian=self._with_hessian))
             sums.pack()
             packed = [] if sums.packed is None else [sums.packed]
-            others.add_up([sums.moments.sum_sq, sums.moments.sum_x, *packed])
+            self._team.all_reduce([sums.moments.sum_sq, sums.moments.sum_x, *packed])
             sums.moments.tokens, sums.linears = tokens, linears
 
 

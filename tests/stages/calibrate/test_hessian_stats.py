@@ -25,7 +25,8 @@ from langprune_cli.stages.statistics.collecting import StatsCollector
 from langprune_cli.stages.statistics.parts import block_part
 from langprune_cli.store.artifact import Artifact
 from langprune_cli.store.workspace import Workspace
-from langprune_cli.streaming.opened import Compute, OpenedModel
+from langprune_cli.streaming.compute import Compute
+from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.streaming.walk import HiddenStates, walk
 from langprune_cli.types import TextSpec
 from tests.reference.forward import each_input

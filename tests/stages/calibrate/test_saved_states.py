@@ -10,7 +10,8 @@ from langprune_cli.models.streamed import Block
 from langprune_cli.stages.calibrate.calibrate import CalibrationSettings, calibrate
 from langprune_cli.store.artifact import SCRATCH
 from langprune_cli.store.workspace import Workspace
-from langprune_cli.streaming.opened import Compute, ModelChoice, open_model
+from langprune_cli.streaming.compute import Compute
+from langprune_cli.streaming.opened import ModelChoice, open_model
 from langprune_cli.streaming.walk import HiddenStates
 from langprune_cli.types import TextSpec
 from tests.support.command import tree

@@ -29,7 +29,8 @@ from langprune_cli.stages.evaluate.quantized import (
 from langprune_cli.stages.evaluate.rows import model_label
 from langprune_cli.stages.evaluate.subjects import Subject
 from langprune_cli.store.artifact import Artifact
-from langprune_cli.streaming.opened import Compute, OpenedModel
+from langprune_cli.streaming.compute import Compute
+from langprune_cli.streaming.opened import OpenedModel
 from tests.stages.evaluate.test_eval_and_export import PRUNED, texts
 from tests.support.command import SEQLEN, did, langprune, one_sentence
 from tests.support.pico import save_pico

@@ -17,7 +17,8 @@ from langprune_cli.store.locks import being_made
 from langprune_cli.store.manifest import Manifest
 from langprune_cli.store.temporary import TEMPORARY
 from langprune_cli.store.workspace import Workspace
-from langprune_cli.streaming.opened import Compute, ModelChoice, open_model
+from langprune_cli.streaming.compute import Compute
+from langprune_cli.streaming.opened import ModelChoice, open_model
 from tests.support.artifact_making import sign
 from tests.support.command import SEQLEN, did, langprune, one_sentence
 

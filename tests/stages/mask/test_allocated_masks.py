@@ -22,7 +22,8 @@ from langprune_cli.stages.solving.choosing import Chooser, MaskSettings
 from langprune_cli.stages.statistics.parts import block_part
 from langprune_cli.store.artifact import ArtifactWriter, open_artifact
 from langprune_cli.store.workspace import Workspace
-from langprune_cli.streaming.opened import Compute, OpenedModel
+from langprune_cli.streaming.compute import Compute
+from langprune_cli.streaming.opened import OpenedModel
 from tests.reference.quiet import Quiet
 from tests.support.artifact_making import sign
 from tests.support.command import DRAW, SEQLEN, did, langprune, one_sentence, snapshot, tree

@@ -22,7 +22,8 @@ from langprune_cli.store.building import Outcome
 from langprune_cli.store.manifest import read_manifest
 from langprune_cli.store.target import Target
 from langprune_cli.store.workspace import Workspace
-from langprune_cli.streaming.opened import Compute, OpenedModel
+from langprune_cli.streaming.compute import Compute
+from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.text.windows import fingerprint
 from langprune_cli.types import TextSpec, Windows
 from tests.reference.sites import SITES

@@ -12,7 +12,8 @@ from langprune_cli.location.location import locate_model
 from langprune_cli.stages.apply.apply import apply
 from langprune_cli.store.artifact import ArtifactWriter, open_artifact
 from langprune_cli.store.workspace import Workspace
-from langprune_cli.streaming.opened import Compute, OpenedModel
+from langprune_cli.streaming.compute import Compute
+from langprune_cli.streaming.opened import OpenedModel
 from tests.support.command import DRAW, did, langprune, one_sentence, tree
 from tests.support.interrupting import Interrupting
 from tests.support.text import vocabulary_trimming

@@ -5,8 +5,6 @@ from contextlib import suppress
 
 from safetensors import SafetensorError
 
-from langprune_cli.machine.team import team
-from langprune_cli.stages.solving.teamwork import SharedStates
 from langprune_cli.store.artifact import ArtifactWriter
 from langprune_cli.store.files import new_file
 from langprune_cli.streaming.opened import OpenedModel
@@ -31,7 +29,8 @@ class SavedStates:
         """Return hidden states and the block that reads them, as far on as were saved, but not beyond block `done`."""
         states = self._embedded()
         first = 0
-        if self._writer.scratch.exists() and not team():
+        # Where several processes have a share each, the blocks before are run again.
+        if self._model.compute.team.size == 1 and self._writer.scratch.exists():
             with suppress(
                 SafetensorError, KeyError, RuntimeError, StopIteration
             ):  # damaged: the blocks before are run again
@@ -43,7 +42,7 @@ class SavedStates:
 
     def keep(self, states: HiddenStates, after: int) -> None:
         """Write what block `after` put out, where enough work would be lost without it."""
-        if team():  # each process has a share; what is on disk is gone on with, its blocks being run again
+        if self._model.compute.team.size > 1:
             return
         last = len(self._model.streamed.blocks) - 1
         if time.monotonic() - self._saved > self._after and after < last:
@@ -52,7 +51,5 @@ class SavedStates:
             self._saved = time.monotonic()
 
     def _embedded(self) -> HiddenStates:
-        others = team()
-        if others:
-            return SharedStates(self._model, self._windows.ids, self._writer.folder, others)
-        return self._model.hidden_states(self._windows.ids, self._writer.folder, fast=True)
+        share = self._model.compute.team.share(self._windows.ids)
+        return self._model.hidden_states(share, self._writer.folder, fast=True)
