@@ -230,8 +230,8 @@ def _ended_well(kill: Kill, codes: list[int], here: Path) -> bool:
     for lines in others:
         errors = [line for line in lines if line.startswith(("error:", "Traceback"))]
         code = codes[1 - kill.rank]  # 0 where it had nothing left to do with the other
-        # Where the leader is gone the other is silent: two processes are not to say one thing.
-        lost = code == 1 and kill.rank == 1
+        # One sentence comes from one process: the first says that the other is gone, unless that one was interrupted and said so.
+        lost = code == 1 and kill.rank == 1 and kill.signal != "SIGINT"
         well = well and code in {0, 1} and len(errors) == lost and all(line.startswith(LOST) for line in errors)
     return well
 

@@ -1,9 +1,13 @@
 """Several processes share the windows of one run: the same sums to rounding, the same files, and a clean end when one dies."""
 
+import json
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -12,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from langprune_cli.store.manifest import read_manifest
-from tests.support.command import did, langprune, one_sentence
+from tests.support.command import did, langprune, one_sentence, tree
 from tests.support.pico import save_pico
 
 
@@ -32,6 +36,35 @@ def ran(*words: object, processes: int = 2) -> str:
 
 def alone(*words: object) -> None:
     subprocess.run([sys.executable, "-m", "langprune_cli", *map(str, words)], check=True, capture_output=True)
+
+
+def two(
+    *of_each: list[object],
+    folders: tuple[Path | None, Path | None] = (None, None),
+    largest_file: int | None = None,
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run two processes with a command line each, without torchrun, which would end one for the other's exit code.
+
+    folders: to run them in. largest_file: bytes of the largest file that the second one may write.
+    """
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    env = {**os.environ, **place, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "langprune_cli", *map(str, words)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env | {"RANK": str(rank), "LOCAL_RANK": "0"},
+            cwd=folders[rank],
+        )
+        for rank, words in enumerate(of_each)
+    ]  # fmt: skip
+    if largest_file is not None:  # it has not even begun to import
+        resource.prlimit(running[1].pid, resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    return [
+        subprocess.CompletedProcess(each.args, each.returncode, out, err)
+        for each in running
+        for out, err in [each.communicate(timeout=240)]
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +105,16 @@ def test_statistics_are_those_of_one_process(family: str, processes: int, tmp_pa
     ["--method", "wanda", "--pattern", "2:4"],
     ["--method", "sparsegpt", "--sparsity", "0.5"],
     ["--pattern", "channels:0.34", "--pattern", "kv-groups:0.5"],
+    ["--pattern", "blocks:0.34", "--pattern", "2:4", "--method", "wanda", "--tune", "--epochs", "1"],
 ])  # fmt: skip
 def test_models_are_those_of_one_process_but_for_rounding(words: list[str], tmp_path: Path, windows: Path) -> None:
     save_pico("llama", tmp_path / "model")
     options = ["prune", "-m", tmp_path / "model", "--data", windows, *words]
     ran(*options, "-w", tmp_path / "team")
     alone(*options, "-w", tmp_path / "alone")
-    (folder,) = (tmp_path / "alone" / "models").iterdir()
+    models = sorted((tmp_path / "alone" / "models").iterdir())
+    assert [each.name for each in models] == sorted(each.name for each in (tmp_path / "team" / "models").iterdir())
+    folder = max(models, key=lambda each: (each / "manifest.json").stat().st_mtime_ns)
     expected = load_file(folder / "model.safetensors")
     found = load_file(tmp_path / "team" / "models" / folder.name / "model.safetensors")
     assert found.keys() == expected.keys()
@@ -105,6 +141,74 @@ def test_an_interrupted_team_is_gone_on_with_by_one_process_and_the_other_way_ro
     after = load_file(model / "model.safetensors")
     for name, tensor in before.items():
         assert (after[name] - tensor).abs().max() <= 0.05 * tensor.abs().max()
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+def test_what_two_processes_left_two_go_on_with_to_the_same_bytes(method: str, tmp_path: Path, windows: Path) -> None:
+    save_pico("llama", tmp_path / "model")
+    words = ["prune", "-m", tmp_path / "model", "--data", windows, "--method", method, "-w", tmp_path / "w"]
+    ran(*words)
+    whole = tree(tmp_path / "w")
+    (stats,) = (tmp_path / "w" / "stats").iterdir()
+    (masks,) = (tmp_path / "w" / "masks").iterdir()
+    (model,) = (tmp_path / "w" / "models").iterdir()
+    for part in (stats / "block-002.safetensors", masks / "block-001.safetensors", model / "model.safetensors"):
+        part.unlink()
+    ran(*words)
+    made = tree(tmp_path / "w")
+    assert {name: made[name] for name in whole} == whole
+
+
+def test_one_document_is_printed_and_one_log_kept(tmp_path: Path, windows: Path) -> None:
+    save_pico("llama", tmp_path / "model")
+    words = ["prune", "-m", tmp_path / "model", "--data", windows, "--method", "wanda", "-w", tmp_path / "w", "--json"]
+    document = json.loads(ran(*words))
+    assert [each["kind"] for each in document["artifacts"]] == ["models", "stats", "masks"]
+    assert len(list((tmp_path / "w" / "logs").iterdir())) == 1
+    assert list((tmp_path / "w").rglob("*lock")) == []
+    again = json.loads(ran(*words))
+    assert all(each["cached"] for each in again["artifacts"])
+
+
+def test_what_has_no_windows_to_share_is_done_once(tmp_path: Path) -> None:
+    words = ["calibrate", "--lang", "uk", "--max-tokens", "2000", "--collect", "tokens", "-w", tmp_path / "w", "--json"]
+    first, second = two(words, words)
+    assert (first.returncode, second.returncode, second.stdout, second.stderr) == (0, 0, "", "")
+    assert json.loads(first.stdout)["kind"] == "stats"
+    first, second = two(["ls", "-w", tmp_path / "w"], ["ls", "-w", tmp_path / "w"])
+    assert (first.returncode, second.returncode, second.stdout, second.stderr) == (0, 0, "", "")
+    assert "uk-tokens" in first.stdout
+    assert first.stderr == "ls is not shared by several processes: the first one runs it alone.\n"
+
+
+@pytest.mark.parametrize(("option", "largest_file", "sentence"), [
+    (["--device", "cuda:99"], None, "--device cuda:99 is not to be had on this machine: use cpu or auto"),
+    (["--max-memory", "1KB"], 64, "File too large"),  # while the first process waits for its sums
+])  # fmt: skip
+def test_a_second_process_that_fails_says_so_and_ends_the_first(
+    option: list[object], largest_file: int | None, sentence: str, tmp_path: Path, windows: Path
+) -> None:
+    save_pico("llama", tmp_path / "model")
+    words = ["calibrate", "-m", tmp_path / "model", "--data", windows, "-w", tmp_path / "w", "--json"]
+    first, second = two(words, [*words, *option], largest_file=largest_file)
+    said = first.stderr + second.stderr
+    assert 0 not in (first.returncode, second.returncode), said
+    assert said.lower().count("error:") == 1, said
+    assert sentence in said
+    (document,) = filter(None, [first.stdout, second.stdout])
+    assert sentence in json.loads(document)["error"]
+    assert not (tmp_path / "w" / "stats").exists() or not list((tmp_path / "w" / "stats").iterdir())
+
+
+def test_another_model_in_the_second_process_is_noticed(tmp_path: Path, windows: Path) -> None:
+    for name, size in (("one", 32), ("two", 48)):
+        save_pico("llama", tmp_path / name / "model", intermediate_size=size)
+    words = ["calibrate", "-m", "model", "--data", windows, "-w", tmp_path / "w"]
+    first, second = two(words, words, folders=(tmp_path / "one", tmp_path / "two"))
+    assert (first.returncode, second.returncode) == (1, 1)
+    sentence = "error: model is not the same model in all processes: give their machines the same files\n"
+    assert sorted([first.stderr, second.stderr]) == ["", sentence]
+    assert not (tmp_path / "w" / "stats").exists()
 
 
 def test_more_processes_than_windows(tmp_path: Path, windows: Path) -> None:
