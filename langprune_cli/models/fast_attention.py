@@ -14,7 +14,9 @@ from langprune_cli.machine.attention import causal_attention, is_faster
 _NAME = "langprune_causal"
 _TORCHS = "sdpa"  # transformers' name for what calls torch's attention
 _torchs_attention = AttentionInterface()[_TORCHS]
-_KNOWN = {*signature(_torchs_attention).parameters, "softcap"}  # what it heeds, in this version of transformers
+_KNOWN = {*signature(_torchs_attention).parameters, "softcap"} - {
+    "dropout"
+}  # what it heeds, in this version of transformers
 
 
 class _Configuration(Protocol):
@@ -30,16 +32,15 @@ def _attention(
     *,
     scaling: float | None = None,
     is_causal: bool | None = None,  # None: as the module says
-    dropout: float = 0.0,
     **more: object,
 ) -> tuple[Tensor, None]:  # [b, t, h, v], and no probabilities
     """Attention as transformers' models call it: `causal_attention` for its kind of call, torch's for all others."""
     asked = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    plain = attention_mask is None and not dropout and all(more.get(name) is None for name in _KNOWN)
+    plain = attention_mask is None and not more.get("dropout") and all(more.get(name) is None for name in _KNOWN)
     if asked and plain and is_faster(query, key):
         return causal_attention(query, key, value, scaling).transpose(1, 2).contiguous(), None
     found: tuple[Tensor, None] = _torchs_attention(
-        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **more
+        module, query, key, value, attention_mask, scaling=scaling, is_causal=is_causal, **more
     )
     return found
 

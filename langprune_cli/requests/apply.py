@@ -86,8 +86,7 @@ def _set_again(run: Run, request: ApplyRequest) -> Outcome:
         saved = stage.mask_of_artifact(run.pick("masks", _name(request), "mask", "mask"))
     opened, to = run.open(run.choose(request.model, request.revision)), request.target
     return stage.reapply(
-        run.workspace, opened, saved, run.reporter, max_shard_bytes=request.max_shard_bytes,
-        name=to.name, out=to.out, force=to.force,
+        run.workspace, opened, saved, run.reporter, max_shard_bytes=request.max_shard_bytes, to=to,
     )  # fmt: skip
 
 
@@ -120,7 +119,7 @@ def _applied(run: Run, request: ApplyRequest) -> list[Outcome]:
     opened, first = run.open_named(request, mask), to.between if request.tune else to
     made = apply(
         run.workspace, opened, mask, run.reporter, settings,
-        stats=made_from, name=first.name, out=first.out, force=first.force,
+        stats=made_from, to=first,
     )  # fmt: skip
     if spec is None:
         return [made]

@@ -90,7 +90,7 @@ def _gathered(run: Run, request: CalibrateRequest) -> list[Outcome]:
     choice = run.choose(request.model, request.revision)
     specs = run.texts_of(request, choice)
     opened = run.open(choice, remember=True)
-    return calibrate(run.workspace, opened, specs, settings, run.reporter, name=request.name, force=request.force)
+    return calibrate(run.workspace, opened, specs, settings, run.reporter, to=request.target)
 
 
 def _counted(run: Run, request: CalibrateRequest) -> list[Outcome]:

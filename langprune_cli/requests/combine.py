@@ -86,7 +86,7 @@ def combine(request: CombineRequest) -> Made:
             lambda: [
                 combine_masks(
                     run.workspace, opened, parents, request.how, run.reporter,
-                    sparsity=request.sparsity, name=name, force=force,
+                    sparsity=request.sparsity, to=request.target,
                 )
             ]
         )  # fmt: skip

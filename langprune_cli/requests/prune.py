@@ -193,7 +193,7 @@ class Chain:
         for structure in parts.wholes:
             made = self._made_smaller(
                 partial(
-                    structured.without, self.run, self.model, self.specs[0], self.calibration, structure,
+                    structured.without, self.run, self.model, (self.specs[0], self.calibration), structure,
                     method=None if parts.units else parts.method, max_shard_bytes=self.request.max_shard_bytes,
                     to=self._target(last=last and structure is parts.wholes[-1]),
                 )
@@ -225,9 +225,7 @@ class Chain:
         propagation: Any = request.propagation
         settings = ApplySettings(update, solving, request.max_shard_bytes)
         how = PruneSettings(chooser, settings, self.calibration, propagation)
-        made = prune(
-            run.workspace, self.model, self.specs[0], how, run.reporter, name=to.name, out=to.out, force=to.force
-        )
+        made = prune(run.workspace, self.model, self.specs[0], how, run.reporter, to=to)
         self._pruned = made
         self.seconds = made.seconds
         self.made = [made.model, *made.parents, *self.made]

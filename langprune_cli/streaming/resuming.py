@@ -18,11 +18,10 @@ SAVE_AFTER_SECONDS = 120.0
 class SavedStates:
     """The scratch file of one walk over the blocks."""
 
-    def __init__(self, writer: ArtifactWriter, model: OpenedModel, windows: Windows, save_after_seconds: float) -> None:
+    def __init__(self, writer: ArtifactWriter, model: OpenedModel, windows: Windows) -> None:
         self._writer = writer
         self._model = model
         self._windows = windows
-        self._after = save_after_seconds
         self._saved = time.monotonic()
 
     def start(self, done: int) -> tuple[HiddenStates, int]:
@@ -45,7 +44,7 @@ class SavedStates:
         if self._model.compute.team.size > 1:
             return
         last = len(self._model.streamed.blocks) - 1
-        if time.monotonic() - self._saved > self._after and after < last:
+        if time.monotonic() - self._saved > SAVE_AFTER_SECONDS and after < last:
             with new_file(self._writer.scratch) as temporary:
                 states.save(temporary, after)
             self._saved = time.monotonic()

@@ -78,8 +78,7 @@ def _places(processes: int) -> list[dict[str, str]]:
 def _child(run: dict[str, Any], rank: int, place: dict[str, str], count: Path) -> int:
     """Run one command, or one of several processes of it, killed or counted, and return its exit code."""
     from langprune_cli.__main__ import main  # noqa: PLC0415 - imported before the fork
-    from langprune_cli.stages.calibrate.calibrate import calibrate  # noqa: PLC0415
-    from langprune_cli.stages.prune.prune import prune  # noqa: PLC0415
+    from langprune_cli.streaming import resuming  # noqa: PLC0415
 
     os.environ.update(place)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the parent runs in the background
@@ -87,8 +86,7 @@ def _child(run: dict[str, Any], rank: int, place: dict[str, str], count: Path) -
     os.dup2(os.open(run["stderr"][rank], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if run["states"]:
-        for stage in (calibrate, prune):
-            stage.__kwdefaults__["save_after_seconds"] = 0.0
+        resuming.SAVE_AFTER_SECONDS = 0.0
     kill = Kill(**run["kill"]) if run["kill"] else None
     kill = kill if kill and kill.rank == rank else None
     disk = Disk(Path(run["here"])) if kill and kill.signal == POWER else None

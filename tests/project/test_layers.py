@@ -48,6 +48,16 @@ def test_no_folder_is_crowded() -> None:
         assert {folder.relative_to(ROOT): count for folder, count in files.items() if count > MOST_FILES} == {}
 
 
+@pytest.mark.parametrize("module", [each for each in MODULES if not each.startswith("cli.commands")])
+def test_no_function_takes_eight_parameters(module: str) -> None:
+    """What belongs together is a record; a command of Typer's alone has an argument for each of its options."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            own = [each.arg for each in arguments if each.arg not in {"self", "cls"}]
+            assert len(own) < 8, f"{module}: {node.name} takes {len(own)} parameters"
+
+
 def test_the_drawing_of_the_package_is_up_to_date() -> None:
     assert DOCUMENT.read_text(encoding="utf-8") == page(), "run python -m scripts.architecture"
 

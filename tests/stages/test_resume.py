@@ -26,8 +26,7 @@ import langprune_cli.cli.app, langprune_cli.requests.shared.run, langprune_cli.s
 import torch._dynamo, transformers
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 from langprune_cli.__main__ import main
-from langprune_cli.stages.calibrate.calibrate import calibrate
-from langprune_cli.stages.prune.prune import prune
+from langprune_cli.streaming import resuming
 
 def strike(target, number, when, what):
     module, _, path = target.partition(":")
@@ -53,8 +52,7 @@ def child(run):
     os.dup2(os.open(run["stderr"], os.O_WRONLY | os.O_CREAT), 2)
     strike(*run["strike"])
     if run["save_after"] is not None:
-        for stage in (calibrate, prune):
-            stage.__kwdefaults__["save_after_seconds"] = run["save_after"]
+        resuming.SAVE_AFTER_SECONDS = run["save_after"]
     return main(run["words"])
 
 for run in json.load(sys.stdin):

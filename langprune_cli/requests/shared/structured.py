@@ -93,24 +93,25 @@ def unit_options(
 
 
 def without(
-    run: Run, model: OpenedModel, spec: TextSpec, calibration: CalibrationSettings, structure: Structure, *,
+    run: Run, model: OpenedModel, text: tuple[TextSpec, CalibrationSettings], structure: Structure, *,
     method: str | None, max_shard_bytes: int, to: Target,
 ) -> list[Outcome]:  # fmt: skip
     """Make a model without what a pattern of the whole model takes; return what was made: the model, statistics, mask.
 
-    method: None for the pattern's own.
+    text: what is judged on, and how windows are drawn of it. method: None for the pattern's own.
     """
     from langprune_cli.stages.apply.apply import ApplySettings, apply  # noqa: PLC0415
     from langprune_cli.stages.calibrate.calibrate import calibrate  # noqa: PLC0415
     from langprune_cli.stages.mask.whole import mask_whole  # noqa: PLC0415
 
+    spec, calibration = text
     workspace, reporter, pattern = run.workspace, run.reporter, get_pattern(structure.kind)
     assert pattern.whole is not None  # noqa: S101 - others go by `UnitOptions.chooser`
     method = pattern.check_method(method or pattern.method)
     check = partial(pattern.whole.check, model, structure)
-    (stats,) = calibrate(workspace, model, [spec], calibration, reporter, force=to.force, before=check)
+    (stats,) = calibrate(workspace, model, [spec], calibration, reporter, to=to.between, before=check)
     choosing = pattern.whole.choosing(model, stats.artifact, structure, method, reporter)
     masks = mask_whole(workspace, model, choosing, force=to.force)
     settings = ApplySettings(max_shard_bytes=max_shard_bytes)
-    made = apply(workspace, model, masks.artifact, reporter, settings, name=to.name, out=to.out, force=to.force)
+    made = apply(workspace, model, masks.artifact, reporter, settings, to=to)
     return [made, stats, masks]

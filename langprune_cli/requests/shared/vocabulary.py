@@ -69,7 +69,7 @@ def without_tokens(
         stats = joined[0].artifact
     mask = masked(run, model, stats, target, name=None, force=to.force)
     settings = ApplySettings(max_shard_bytes=max_shard_bytes)
-    made = apply(workspace, model, mask.artifact, reporter, settings, name=to.name, out=to.out, force=to.force)
+    made = apply(workspace, model, mask.artifact, reporter, settings, to=to)
     return [made, *counted, *joined, mask]
 
 

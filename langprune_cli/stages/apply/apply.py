@@ -21,6 +21,7 @@ from langprune_cli.stages.structured.keep_masks import MaskReader
 from langprune_cli.store.artifact import PROVENANCE, Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.manifest import MANIFEST
+from langprune_cli.store.target import TARGET, Target
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.structured_patterns.pattern import own_method
@@ -44,9 +45,7 @@ def apply(
     settings: ApplySettings = ApplySettings(),
     *,
     stats: Artifact | None = None,
-    name: str | None = None,
-    out: Path | None = None,
-    force: bool = False,
+    to: Target = TARGET,
 ) -> Outcome:
     """Write `model` with the weights that `mask` does not keep at +0.0 and the others as the update makes them.
 
@@ -56,7 +55,7 @@ def apply(
     Raises UsageError for the model's own folder, LangpruneError for a mask of another model, statistics without Hessians
     where the update needs them, a full disk, or a folder that holds other things.
     """
-    check_target(workspace, model, name, out)
+    check_target(workspace, model, to)
     update = get_update(settings.update)
     masks = MaskReader(mask, model)
     cut = cut_of(model, mask)
@@ -83,8 +82,9 @@ def apply(
         reporter.end()
         return target.finish(masks, mask_patterns(mask, target.blocks), reporter)
 
-    to = Destination(workspace, model_name(mask.name, own_update(mask.manifest.params), update), name, out, force)
-    return run_stage(recipe, to, make, None if cut else model.streamed.checkpoint.size)
+    own = model_name(mask.name, own_update(mask.manifest.params), update)
+    place = Destination(workspace, own, to.name, to.out, to.force)
+    return run_stage(recipe, place, make, None if cut else model.streamed.checkpoint.size)
 
 
 def own_update(params: Params) -> str:
@@ -98,9 +98,9 @@ def model_name(mask: str, own: str, update: Update) -> str:
     return mask if update.name == own else f"{mask}-{update.name}"
 
 
-def check_target(workspace: Workspace, model: OpenedModel, name: str | None, out: Path | None) -> None:
+def check_target(workspace: Workspace, model: OpenedModel, to: Target) -> None:
     """Raise UsageError where the model that is read would be written over."""
-    target = out or (workspace.folder("models", name) if name else None)
+    target = to.out or (workspace.folder("models", to.name) if to.name else None)
     if target and target.resolve() == model.location.folder.resolve():
         raise UsageError(f"{target} is the model that is read: choose another --name or --out")
 

@@ -25,6 +25,7 @@ from langprune_cli.store.artifact import PROVENANCE, Artifact, ArtifactWriter
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.files import disk_errors, sha256_file
 from langprune_cli.store.plain import plain_file
+from langprune_cli.store.target import TARGET, Target
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.store.written import Written
 from langprune_cli.streaming.opened import OpenedModel
@@ -160,9 +161,7 @@ def reapply(
     reporter: Reporter,
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
-    name: str | None = None,
-    out: Path | None = None,
-    force: bool = False,
+    to: Target = TARGET,
 ) -> Outcome:
     """Write `model`, trained from the one that a mask was made for, with the weights that the mask does not keep at +0.0.
 
@@ -171,7 +170,7 @@ def reapply(
     Raises UsageError for the model's own folder and for the model that the mask was made for, LangpruneError for a model
     whose linears have other names or shapes, a full disk, or a folder that holds other things.
     """
-    check_target(workspace, model, name, out)
+    check_target(workspace, model, to)
     if saved.made_for == model.digest:
         raise UsageError(f"mask {saved.of.name} was made for this very model, {model.label}: leave out --reapply")
     masks = MaskSetAgain(saved, model)
@@ -191,8 +190,8 @@ def reapply(
         found = {"blocks": blocks, **{each: sum(block[each] for block in blocks) for each in ("masked", "returned")}}
         return target.finish(masks, [Pattern(0.0)] * target.blocks, reporter, reapplied=found)
 
-    to = Destination(workspace, f"{saved.of.name}-on-{model.label}", name, out, force)
-    return run_stage(recipe, to, make, model.streamed.checkpoint.size)
+    place = Destination(workspace, f"{saved.of.name}-on-{model.label}", to.name, to.out, to.force)
+    return run_stage(recipe, place, make, model.streamed.checkpoint.size)
 
 
 def _nothing_came_back(name: str) -> LangpruneError:

@@ -16,9 +16,10 @@ from langprune_cli.stages.statistics.parts import WINDOWS_PART, block_part, text
 from langprune_cli.store.artifact import WEIGHTS, Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.files import need_space
+from langprune_cli.store.target import TARGET, Target
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedModel
-from langprune_cli.streaming.resuming import SAVE_AFTER_SECONDS, SavedStates
+from langprune_cli.streaming.resuming import SavedStates
 from langprune_cli.streaming.walk import tick_of_all, walk
 from langprune_cli.text.budgets import mixed
 from langprune_cli.text.sampling import TooFewDocumentsError
@@ -48,9 +49,7 @@ def calibrate(
     settings: CalibrationSettings,
     reporter: Reporter,
     *,
-    name: str | None = None,
-    force: bool = False,
-    save_after_seconds: float = SAVE_AFTER_SECONDS,
+    to: Target = TARGET,
     before: Callable[[], None] = lambda: None,
 ) -> list[Outcome]:
     """Make one stats artifact for each text: sums of squares and sums in float64, and with `hessian` of x xᵀ in float32.
@@ -70,9 +69,7 @@ def calibrate(
             windows,
             settings.collect,
             reporter,
-            name=name_among(name, windows.spec, len(texts)),
-            force=force,
-            save_after_seconds=save_after_seconds,
+            to=replace(to, name=name_among(to.name, windows.spec, len(texts))),
             before=before,
         )
         for windows in texts
@@ -86,9 +83,7 @@ def calibrate_on(
     collect: Collect,
     reporter: Reporter,
     *,
-    name: str | None = None,
-    force: bool = False,
-    save_after_seconds: float = SAVE_AFTER_SECONDS,
+    to: Target = TARGET,
     before: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Make the stats artifact of windows that have been drawn; see `calibrate`."""
@@ -98,21 +93,20 @@ def calibrate_on(
         windows=windows,
         hessian=collect == "hessian",
         reporter=reporter,
-        save_after_seconds=save_after_seconds,
     )
 
     def make(writer: ArtifactWriter) -> Artifact:
         before()
         return collected(writer)
 
-    to = Destination(workspace, stats_name(windows.spec, collect), name, force=force)
+    place = Destination(workspace, stats_name(windows.spec, collect), to.name, force=to.force)
 
     def size() -> int:
         blocks = range(len(model.streamed.blocks))
         return windows.ids.numel() * 4 + stats_bytes(model, blocks, hessian=collect == "hessian")
 
     recipe = model.compute.team.first(lambda: stats_recipe(model, windows, collect))
-    return run_stage(recipe, to, make, size, model.compute.team)
+    return run_stage(recipe, place, make, size, model.compute.team)
 
 
 def _shard(windows: Windows, part: int, parts: int) -> Windows:
@@ -242,7 +236,6 @@ def _collect(
     windows: Windows,
     hessian: bool,
     reporter: Reporter,
-    save_after_seconds: float,
 ) -> Artifact:
     blocks, team = len(model.streamed.blocks), model.compute.team
     done = next((i for i in range(blocks) if not writer.has(block_part(i))), blocks)
@@ -252,7 +245,7 @@ def _collect(
         writer.write_tensors(WINDOWS_PART, {"windows": windows.ids})
     if done == blocks:
         return team.first(lambda: finish_stats(writer, model, reporter))
-    saved = SavedStates(writer, model, windows, save_after_seconds)
+    saved = SavedStates(writer, model, windows)
     states, first = saved.start(done)
     if done:
         reporter.note(f"Going on with {writer.folder.name}: {done} of {blocks} blocks are on disk.")

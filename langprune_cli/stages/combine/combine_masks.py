@@ -24,6 +24,7 @@ from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.files import need_space
 from langprune_cli.store.manifest import Described
+from langprune_cli.store.target import TARGET, Target
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedModel, check_same_model
 from langprune_cli.structured_patterns.pattern import need_bits, unit_axes
@@ -79,8 +80,7 @@ def combine_masks(
     reporter: Reporter,
     *,
     sparsity: float | None = None,
-    name: str | None = None,
-    force: bool = False,
+    to: Target = TARGET,
 ) -> Outcome:
     """Write the mask of what all, any or at least K masks keep; with a sparsity so many weights leave, no more and no fewer.
 
@@ -132,7 +132,7 @@ def combine_masks(
     make = partial(_make, model=model, parents=parents, choose=choose, pattern=pattern, reporter=reporter)
     slug = vote.how.replace(":", "-") + (f"-{sparsity:g}" if sparsity is not None else "")
     default = "+".join(sorted(parent.name for parent in parents)) + f"-{slug}"
-    return run_stage(recipe, Destination(workspace, default, name, force=force), make)
+    return run_stage(recipe, Destination(workspace, default, to.name, force=to.force), make)
 
 
 # Of a block: its number and the parents' masks [o, i] by linear -> what stays, bool [o, i] by linear.

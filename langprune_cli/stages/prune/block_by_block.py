@@ -122,13 +122,12 @@ class Propagated(BlockByBlock):
     windows: Windows
     stats: ArtifactWriter
     hessian: bool  # whether Hessians are collected
-    save_after_seconds: float
 
     def run(self) -> None:
         """Prune all blocks, the windows being written first."""
         if not self.stats.has(WINDOWS_PART):
             self.stats.write_tensors(WINDOWS_PART, {"windows": self.windows.ids})
-        self._saved = SavedStates(self.stats, self.model, self.windows, self.save_after_seconds)
+        self._saved = SavedStates(self.stats, self.model, self.windows)
         self._collector = StatsCollector(hessian=self.hessian, team=self.model.compute.team)
         super().run()
 

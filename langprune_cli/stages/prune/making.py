@@ -37,6 +37,7 @@ from langprune_cli.stages.structured.keep_masks import MaskReader
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.building import Destination, Outcome, Place, Reporter, being_made_at, made_before, planned
 from langprune_cli.store.files import need_space
+from langprune_cli.store.target import Target
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.types import Windows
@@ -73,7 +74,6 @@ class Run:
     chooser: AnyChooser
     update: Update
     reporter: Reporter
-    save_after_seconds: float
 
     @property
     def team(self) -> Team:
@@ -95,8 +95,7 @@ class Run:
             self.windows,
             collect_for(needs),
             self.reporter,
-            force=force,
-            save_after_seconds=self.save_after_seconds,
+            to=Target(force=force),
         )
 
 
@@ -207,7 +206,6 @@ class Making:
                 windows=run.windows,
                 stats=writers["stats"],
                 hessian=hessian,
-                save_after_seconds=run.save_after_seconds,
             )
         else:
             walk = BlockByBlock(**common, statistics=stats)

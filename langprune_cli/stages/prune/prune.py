@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import replace
-from pathlib import Path
 
 from langprune_cli.numerics.site import most_needed
 from langprune_cli.stages.apply.apply import (
@@ -17,9 +16,9 @@ from langprune_cli.stages.prune.making import Making, PruneSettings, Pruning, Ru
 from langprune_cli.stages.solving.allocating import chosen_allocation
 from langprune_cli.stages.statistics.sites import calibration_text, text_record
 from langprune_cli.store.building import Destination, Reporter
+from langprune_cli.store.target import TARGET, Target
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedModel
-from langprune_cli.streaming.resuming import SAVE_AFTER_SECONDS
 from langprune_cli.types import TextSpec
 from langprune_cli.updates.update import get_update
 
@@ -31,10 +30,7 @@ def prune(
     settings: PruneSettings,
     reporter: Reporter,
     *,
-    name: str | None = None,
-    out: Path | None = None,
-    force: bool = False,
-    save_after_seconds: float = SAVE_AFTER_SECONDS,
+    to: Target = TARGET,
 ) -> Pruning:
     """Calibrate, choose, update and write the model: the stats, mask and model artifacts that the stages make.
 
@@ -43,20 +39,20 @@ def prune(
     Raises what the stages raise.
     """
     begun = time.monotonic()
-    model.compute.team.first(lambda: check_target(workspace, model, name, out))
+    model.compute.team.first(lambda: check_target(workspace, model, to))
     chooser, update = settings.chooser, get_update(settings.apply.update)
     chosen_allocation(chooser)
     (windows,) = draw(model, [spec], settings.calibration, reporter)
-    run = Run(workspace, model, windows, settings, chooser, update, reporter, save_after_seconds)
+    run = Run(workspace, model, windows, settings, chooser, update, reporter)
     dense = settings.propagation == "dense" or most_needed(chooser.needs, update.needs) == "nothing"
-    made = (_dense if dense else _pruned)(run, name, out, force=force)
+    made = (_dense if dense else _pruned)(run, to)
     return replace(made, model=replace(made.model, seconds=time.monotonic() - begun))
 
 
-def _dense(run: Run, name: str | None, out: Path | None, *, force: bool) -> Pruning:
+def _dense(run: Run, to: Target) -> Pruning:
     """Calibrate, then choose and update in one go: what the chained stages make, with every solver run once."""
     spread_needs = chosen_allocation(run.chooser).needs
-    calibrated = run.calibrate(most_needed(run.chooser.needs, run.update.needs, spread_needs), force=force)
+    calibrated = run.calibrate(most_needed(run.chooser.needs, run.update.needs, spread_needs), force=to.force)
     known = calibrated.artifact if calibrated else None
     scored_by = None if run.chooser.needs == "nothing" else known
     label = f"{scored_by.name}-{run.chooser.label}" if scored_by else run.chooser.label
@@ -68,13 +64,13 @@ def _dense(run: Run, name: str | None, out: Path | None, *, force: bool) -> Prun
         about={"stats": scored_by.name if scored_by else None, "text": calibration_text(scored_by)},
     )
     model_stats = None if known is None or run.update.needs == "nothing" else known.key
-    to = Destination(run.workspace, name or label, force=force)
-    making = Making(run, masks, model_stats, known, None, calibration_text(known), to, name, out)
+    place = Destination(run.workspace, to.name or label, force=to.force)
+    making = Making(run, masks, model_stats, known, None, calibration_text(known), place, to.name, to.out)
     pruning = run.team.first(lambda: making.run(known))  # no windows to share
     return replace(pruning, parents=[*([calibrated] if calibrated else []), *pruning.parents])
 
 
-def _pruned(run: Run, name: str | None, out: Path | None, *, force: bool) -> Pruning:
+def _pruned(run: Run, to: Target) -> Pruning:
     """Walk the blocks once, statistics, masks and model being made side by side; all processes do, each with its windows."""
     spread_by = run.calibrate(chosen_allocation(run.chooser).needs)
     allocation_key = spread_by.artifact.key if spread_by else None
@@ -92,8 +88,8 @@ def _pruned(run: Run, name: str | None, out: Path | None, *, force: bool) -> Pru
         about={"stats": None, "text": text if scored else None},
     )
     model_stats = None if run.update.needs == "nothing" else stats.key
-    to = Destination(run.workspace, name or label, force=force)
-    making = Making(run, masks, model_stats, None, stats, text, to, name, out)
+    place = Destination(run.workspace, to.name or label, force=to.force)
+    making = Making(run, masks, model_stats, None, stats, text, place, to.name, to.out)
     return making.run(spread_by.artifact if spread_by else None)
 
 

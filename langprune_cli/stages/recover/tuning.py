@@ -53,7 +53,7 @@ def tune(
     """
     dense, pruned = pair.dense, pair.pruned
     for model in (pruned, dense):
-        check_target(workspace, model, to.name, to.out)
+        check_target(workspace, model, to)
     stayed = _stayed(dense, pruned, pair.blocks)
     if windows.count < 2:
         raise LangpruneError(

@@ -10,6 +10,7 @@ from langprune_cli.models.streamed import Block
 from langprune_cli.stages.calibrate.calibrate import CalibrationSettings, calibrate
 from langprune_cli.store.artifact import SCRATCH
 from langprune_cli.store.workspace import Workspace
+from langprune_cli.streaming import resuming
 from langprune_cli.streaming.compute import Compute
 from langprune_cli.streaming.opened import ModelChoice, open_model
 from langprune_cli.streaming.walk import HiddenStates
@@ -34,7 +35,13 @@ def calibrated(folder: Path, model: Path, text: Path, batch_tokens: int = 32) ->
     here = Workspace(folder)
     opened = open_model(here, ModelChoice(str(model)), Compute(batch_tokens=batch_tokens), Silent())
     spec = TextSpec("uk", str(text / "uk.jsonl"), "uk")
-    calibrate(here, opened, [spec], CalibrationSettings(6, 16), Silent(), save_after_seconds=0)
+    calibrate(here, opened, [spec], CalibrationSettings(6, 16), Silent())
+
+
+@pytest.fixture(autouse=True)
+def _always_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save the states after every block, however little time it took."""
+    monkeypatch.setattr(resuming, "SAVE_AFTER_SECONDS", 0.0)
 
 
 @pytest.fixture

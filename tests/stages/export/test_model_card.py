@@ -15,6 +15,7 @@ from langprune_cli.stages.export.model_card import model_card
 from langprune_cli.store.artifact import Artifact
 from langprune_cli.store.locks import being_made
 from langprune_cli.store.manifest import Manifest
+from langprune_cli.store.target import Target
 from langprune_cli.store.temporary import TEMPORARY
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.compute import Compute
@@ -156,7 +157,7 @@ def test_what_is_for_people_may_be_missing(workspace: Path) -> None:
     assert "A model with weights of its blocks' linears set to zero" in card
     made = Workspace(workspace)
     model = open_model(made, ModelChoice(pico_folder(workspace)), Compute(), Silent())
-    outcome = apply(made, model, made.find("masks", PRUNED), Silent(), name="new", force=True)
+    outcome = apply(made, model, made.find("masks", PRUNED), Silent(), to=Target("new", force=True))
     stats = json.loads((workspace / "stats/uk/manifest.json").read_bytes())["key"]
     assert outcome.artifact.manifest.about["text"] is None
     assert outcome.artifact.manifest.about["stats"] == stats  # not null: that means that none were needed
