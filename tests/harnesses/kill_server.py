@@ -45,7 +45,7 @@ def serve() -> None:
     from langprune_cli.stages.apply import apply  # noqa: F401, PLC0415
     from langprune_cli.stages.demo import demo  # noqa: F401, PLC0415
     from langprune_cli.stages.evaluate import evaluate  # noqa: F401, PLC0415
-    from langprune_cli.stages.mask import mask, score, vocabulary  # noqa: F401, PLC0415
+    from langprune_cli.stages.mask import mask, score, whole  # noqa: F401, PLC0415
     from langprune_cli.stages.plan import plan  # noqa: F401, PLC0415
     from langprune_cli.stages.recover import tuning_run  # noqa: F401, PLC0415
 

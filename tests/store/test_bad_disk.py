@@ -16,7 +16,7 @@ from langprune_cli.stages.apply import model_writing
 from langprune_cli.stages.calibrate import calibrate
 from langprune_cli.stages.export import export
 from langprune_cli.stages.mask import mask, score
-from langprune_cli.stages.prune import prune
+from langprune_cli.stages.prune import making
 from langprune_cli.store.files import write_bytes
 from langprune_cli.store.temporary import TEMPORARY
 from tests.support.command import DRAW, langprune, one_sentence, snapshot, tree
@@ -66,7 +66,7 @@ def test_a_disk_that_fills_up(
     made: Path, disk: Path, monkeypatch: pytest.MonkeyPatch, pico_text: Path, command: str, room: int
 ) -> None:
     """A real full disk; only the look at its free space beforehand is left out, so that writing itself fails."""
-    for stage in (calibrate, mask, model_writing, prune, score):
+    for stage in (calibrate, making, mask, model_writing, score):
         monkeypatch.setattr(stage, "need_space", lambda *_: None)
     shutil.copytree(made, disk / "ws")
     (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - room * 4096))

@@ -192,7 +192,7 @@ class Silent:
 def test_reading_back_shows_its_progress(workspace: Path) -> None:
     made, reporter = Workspace(workspace), Silent()
     model = open_model(made, ModelChoice(pico_folder(workspace)), Compute(), reporter)
-    apply(made, model, made.find("masks", PRUNED), reporter, name="new")
+    apply(made, model, made.find("masks", PRUNED), reporter, to=Target("new"))
     assert reporter.passes == [("apply new", 3), ("check new", 3)]
     assert reporter.ticks == [3, 3]
 
