@@ -1,8 +1,9 @@
 """Entry point: `langprune` and `python -m langprune_cli`."""
 
+import atexit
 import os
 import sys
-from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 from langprune_cli.errors import LangpruneError, error_document, printable
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         words = [word for word in words if word != DEBUG]
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            return _as_one_of_several(words, debug=debug)
+            return _ending_at_once(_as_one_of_several(words, debug=debug))
         return run(words)
     except (Exception, KeyboardInterrupt) as error:
         if debug:
@@ -73,6 +74,23 @@ def _as_one_of_several(words: list[str], *, debug: bool) -> int:
         return code
     finally:
         team.leave()
+
+
+def _ending_at_once(code: int) -> int:
+    """Have this process end with `code` before the interpreter takes itself apart; return it.
+
+    Threads of torch.distributed may still hold tensors then, and one that asks a vanishing interpreter to let go of them aborts
+    the process, all its work being done (seen once: exit code -6, "terminate called without an active exception").
+    """
+
+    def end() -> None:
+        with suppress(OSError):  # who reads it may have gone
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+    atexit.register(end)
+    return code
 
 
 def _end(error: BaseException, *, json: bool) -> int:
