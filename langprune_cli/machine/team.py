@@ -174,9 +174,9 @@ class Team:
                 self._store.wait([_SAID], _LAST_WORD_WAIT)
 
     def _claims(self) -> bool:
-        with suppress(RuntimeError):  # as above
+        with suppress(RuntimeError):  # the process that kept the store has ended, and had its word
             return self._store is None or self._store.add(_CLAIMED, 1) == 1
-        return True
+        return self.leads
 
     def leave(self) -> None:
         """End the group."""
