@@ -35,10 +35,11 @@ from tests.support.command import did, langprune
 from tests.support.paths import REPOSITORY
 
 # What a reader has, and what stands for it here. Fewer tokens: the built-in model is small, and its context short.
-TEXTS = ("calibration.jsonl", "held-out.jsonl", "texts.jsonl")
+TEXTS = ("calibration.jsonl", "held-out.jsonl", "news.jsonl", "texts.jsonl", "wikitext-2.test.jsonl")
 STANDS_FOR = {
     "meta-llama/Llama-2-7b-hf": "demo",
     "Qwen/Qwen3-0.6B": "demo",
+    "./smollm2": "demo",
     "MODEL": "demo",
     "uk-...": "uk-wanda-2x4",
     "./uk-to-share/mask/keep_masks.safetensors": "shared/mask/keep_masks.safetensors",
