@@ -105,6 +105,4 @@ def _counted(run: Run, request: CalibrateRequest) -> list[Outcome]:
     opened = open_tokenizer(run.workspace, choice, run.compute, run.reporter)
     run.remember(choice, opened.location.about)
     most = MAX_TOKENS if request.max_tokens is None else request.max_tokens
-    return count_tokens(
-        run.workspace, opened, specs, run.reporter, max_tokens=most, name=request.name, force=request.force
-    )
+    return count_tokens(run.workspace, opened, specs, run.reporter, max_tokens=most, to=request.target)

@@ -74,12 +74,11 @@ def combine(request: CombineRequest) -> Made:
         from langprune_cli.stages.combine.weights import Weights  # noqa: PLC0415
 
         parents = [run.workspace.find(request.kind, each) for each in several(request.names)]
-        name, force = request.name, request.force
         if request.kind == "stats":
             per: Any = request.per
             weights = Weights(request.shares, per) if request.shares is not None else None
             return run.made(
-                lambda: [combine_stats(run.workspace, parents, run.reporter, weights=weights, name=name, force=force)]
+                lambda: [combine_stats(run.workspace, parents, run.reporter, weights=weights, to=request.target)]
             )
         opened = run.open(run.choose(request.model, request.revision, parents[0]))
         return run.made(

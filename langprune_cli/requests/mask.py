@@ -90,14 +90,13 @@ def _check_for_tokens(others: Sequence[str], request: MaskRequest) -> None:
 def _of_tokens(run: Run, request: MaskRequest, target: VocabularyTarget) -> Outcome:
     counts = vocabulary.token_counts(run, request.stats)
     opened = run.open_named(request, counts)
-    return vocabulary.masked(run, opened, counts, target, name=request.name, force=request.force)
+    return vocabulary.masked(run, opened, counts, target, request.target)
 
 
 def _of_parts(run: Run, request: MaskRequest, options: UnitOptions) -> Outcome:
     from langprune_cli.stages.mask.mask import MaskSource, mask  # noqa: PLC0415
     from langprune_cli.stages.mask.whole import mask_whole  # noqa: PLC0415
 
-    name, force = request.name, request.force
     first, *others = *options.wholes, *options.units
     pattern = get_pattern(first.kind)
     if pattern.whole and others:
@@ -111,12 +110,12 @@ def _of_parts(run: Run, request: MaskRequest, options: UnitOptions) -> Outcome:
         opened = run.open_named(request, stats)
         assert stats is not None  # noqa: S101 - "norms" are never nothing
         choosing = pattern.whole.choosing(opened, stats, first, pattern.check_method(method), run.reporter)
-        return mask_whole(run.workspace, opened, choosing, name=name, force=force)
+        return mask_whole(run.workspace, opened, choosing, request.target)
     chosen = options.method_of_units()
     stats = stats_for(run, chosen.needs, f"--method {chosen.name}", request.stats)
     opened = run.open_named(request, stats)
     source = MaskSource(stats)
-    return mask(run.workspace, opened, source, options.chooser(opened), run.reporter, name=name, force=force)
+    return mask(run.workspace, opened, source, options.chooser(opened), run.reporter, to=request.target)
 
 
 def _of_weights(run: Run, request: MaskRequest, pattern: str) -> Outcome:
@@ -130,7 +129,7 @@ def _of_weights(run: Run, request: MaskRequest, pattern: str) -> Outcome:
         opened.require_experts("--min-expert-tokens")
     chooser = Chooser.of(method, settings)
     note_cost(run, method.name, settings)
-    return mask(run.workspace, opened, source, chooser, run.reporter, name=request.name, force=request.force)
+    return mask(run.workspace, opened, source, chooser, run.reporter, to=request.target)
 
 
 def _source(run: Run, request: MaskRequest, settings: MaskSettings) -> tuple[MaskSource, Method]:

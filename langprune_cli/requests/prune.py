@@ -260,19 +260,17 @@ def steps_of(request: PruneRequest) -> Steps:
     from langprune_cli.structured_patterns.pattern import get_pattern, split_patterns  # noqa: PLC0415
 
     tokens, patterns = vocabulary.vocabulary_target(several(request.pattern) or ["unstructured"], request)
-    structures, singles = split_patterns(patterns)
-    if len(singles) > 1:
-        raise UsageError(f"--pattern {' and --pattern '.join(singles)} are both about single weights: give one of them")
+    structures, single = split_patterns(patterns)
     rounds = not tokens or any((units := get_pattern(each).units) and units.rounds for each in structures)
-    for_parts, for_weights = _methods(request.method, structures, singles)
+    for_parts, for_weights = _methods(request.method, together=bool(structures and single))
     parts = unit_options(
-        structures, for_parts, request, sparsity=None if singles else request.sparsity,
+        structures, for_parts, request, sparsity=None if single else request.sparsity,
         round_to=request.round_to if rounds else None,
-        of_weights={} if singles else request.of_weights | {"--variant": request.variant},
+        of_weights={} if single else request.of_weights | {"--variant": request.variant},
     )  # fmt: skip
     weights = None
-    if singles:
-        settings = settings_of(request, singles[0])
+    if single:
+        settings = settings_of(request, single)
         weights = Chooser.of(method_of(for_weights or "admm", settings, variant=request.variant), settings)
     elif not structures:
         _refuse_for_tokens(request)
@@ -290,12 +288,15 @@ def _refuse_for_tokens(request: PruneRequest) -> None:
         )
 
 
-def _methods(method: str | None, structures: list[str], singles: list[str]) -> tuple[str | None, str | None]:
-    """Return the methods for parts and for single weights: a name that only one of them has is for that one."""
+def _methods(method: str | None, *, together: bool) -> tuple[str | None, str | None]:
+    """Return the methods for parts and for single weights: a name that only one of them has is for that one.
+
+    together: whether both are to leave.
+    """
     from langprune_cli.methods.method import methods  # noqa: PLC0415
     from langprune_cli.structured_patterns.pattern import structured_patterns  # noqa: PLC0415
 
-    if not (structures and singles):
+    if not together:
         return method, method
     of_parts = any(method in each.methods() for each in structured_patterns().values())
     return (method if of_parts else None), (method if method in methods() or not of_parts else None)

@@ -38,6 +38,4 @@ def score(request: ScoreRequest) -> Made:
         method = get_method(request.method)
         stats = stats_for(run, method.needs, f"--method {request.method}", request.stats)
         opened = run.open_named(request, stats)
-        return run.made(
-            lambda: [score(run.workspace, opened, method, stats, run.reporter, name=request.name, force=request.force)]
-        )
+        return run.made(lambda: [score(run.workspace, opened, method, stats, run.reporter, to=request.target)])

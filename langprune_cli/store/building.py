@@ -13,6 +13,7 @@ from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe, same_
 from langprune_cli.store.locks import being_made, remove_stale_lock
 from langprune_cli.store.manifest import Manifest
 from langprune_cli.store.silent import SilentWriter
+from langprune_cli.store.target import Target
 from langprune_cli.store.workspace import Planned, Workspace
 
 _INPUT_PARTS = "windows*.safetensors"  # written first, and cheap to draw again
@@ -34,6 +35,22 @@ class Reporter(Protocol):
         """End that progress."""
 
 
+class Silent:
+    """A reporter that shows nothing."""
+
+    def note(self, text: str) -> None:
+        """Show nothing; so do the others."""
+
+    def begin(self, what: str, blocks: int, tokens: int) -> None:
+        """See above."""
+
+    def tick(self, block: int, tokens: int) -> None:
+        """See above."""
+
+    def end(self) -> None:
+        """See above."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """The artifact that a stage made or found."""
@@ -52,6 +69,11 @@ class Destination:
     name: str | None = None
     out: Path | None = None
     force: bool = False
+
+    @classmethod
+    def of(cls, workspace: Workspace, default_name: str, asked: Target) -> "Destination":
+        """Return where an artifact goes that is called `default_name` where its user gave no name."""
+        return cls(workspace, default_name, asked.name, asked.out, asked.force)
 
 
 @dataclass(frozen=True)

@@ -163,10 +163,12 @@ def whole_pattern(text: str) -> StructuredPattern | None:
     return next((each for each in patterns_of(text) if each.whole), None)
 
 
-def split_patterns(patterns: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the patterns of parts that leave whole, and those of single weights."""
-    structured = [text for text in patterns if is_structured(text)]
-    return structured, [text for text in patterns if not is_structured(text)]
+def split_patterns(patterns: Sequence[str]) -> tuple[list[str], str | None]:
+    """Return the patterns of parts that leave whole, and the one of single weights, if any; raises UsageError for two."""
+    single = [text for text in patterns if not is_structured(text)]
+    if len(single) > 1:
+        raise UsageError(f"--pattern {' and --pattern '.join(single)} are both about single weights: give one of them")
+    return [text for text in patterns if is_structured(text)], single[0] if single else None
 
 
 def parse_structures(patterns: Sequence[str], sparsity: float | None) -> tuple[Structure, ...]:

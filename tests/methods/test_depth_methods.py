@@ -17,10 +17,10 @@ from langprune_cli.depth_methods.search import search_windows
 from langprune_cli.errors import LangpruneError
 from langprune_cli.location.location import ModelLocation
 from langprune_cli.models.skeleton import find_blocks
+from langprune_cli.store.building import Silent
 from langprune_cli.streaming.compute import Compute
 from langprune_cli.streaming.opened import OpenedModel
 from tests.reference.depth import blocks_of, literal_influence, literal_nats, remove
-from tests.reference.quiet import Quiet
 from tests.support.pico import save_pico
 
 # Both kinds of norm, rotary, learned and ALiBi positions, per-layer attention, Conv1D, blocks that return tuples.
@@ -63,7 +63,7 @@ def silence(model: Any, family: str, index: int) -> None:
 def test_influence_is_the_literal_one(family: str, batch_tokens: int, tmp_path: Path) -> None:
     """Micro-batches of one window, of two with one left over, and of all windows."""
     whole = save_pico(family, tmp_path)
-    found = block_influence(opened(tmp_path), some_ids(), batch_tokens, Quiet())
+    found = block_influence(opened(tmp_path), some_ids(), batch_tokens, Silent())
     assert found == pytest.approx(literal_influence(whole, family, some_ids()), rel=1e-5)
     assert min(found) > 0.01  # random blocks do turn their inputs
 
@@ -73,7 +73,7 @@ def test_influence_of_a_bf16_checkpoint(dtype: str, tmp_path: Path) -> None:
     whole = save_pico("gemma3_text", tmp_path, dtype=torch.bfloat16)
     if dtype != "auto":
         whole = whole.float()
-    found = block_influence(opened(tmp_path, dtype=dtype), some_ids(), 24, Quiet())
+    found = block_influence(opened(tmp_path, dtype=dtype), some_ids(), 24, Silent())
     assert found == pytest.approx(literal_influence(whole, "gemma3_text", some_ids()), rel=1e-3)
 
 
@@ -91,15 +91,15 @@ def test_a_block_that_does_nothing_goes(family: str, index: int, tmp_path: Path)
     sharpen(whole)
     whole.save_pretrained(tmp_path)
     model, ids = opened(tmp_path), foretold(whole, some_ids())
-    influence = block_influence(model, ids, 48, Quiet())
+    influence = block_influence(model, ids, 48, Silent())
     assert [each == 0.0 for each in influence] == [k == index for k in range(3)]  # exactly
     stay = tuple(k for k in range(3) if k != index)
     for name, method in depth_methods().items():
-        chosen = method.choose(model, ids, 0.34, Quiet())
+        chosen = method.choose(model, ids, 0.34, Silent())
         assert chosen.blocks == stay
         assert (chosen.record["method"], chosen.record["removed"]) == (name, [index])
         assert json.loads(json.dumps(chosen.record, allow_nan=False)) == chosen.record
-    searched = search_windows(model, ids, 1, Quiet())
+    searched = search_windows(model, ids, 1, Silent())
     assert searched.runs[0] == (index, searched.dense)  # to the last bit
 
 
@@ -115,7 +115,7 @@ def test_a_search_gives_the_losses_of_stock_models_without_these_blocks(
     layers = {"n_layer" if family in {"gpt2", "bloom"} else "num_hidden_layers": blocks}
     save_pico(family, tmp_path, **layers)
     ids = some_ids()
-    found = search_windows(opened(tmp_path), ids, count, Quiet())
+    found = search_windows(opened(tmp_path), ids, count, Silent())
     assert found.count == count
     assert found.dense == pytest.approx(literal_nats(save_pico(family, tmp_path, **layers), ids), rel=1e-6)
     assert sorted(start for start, _ in found.runs) == list(range(blocks - count + 1))
@@ -137,7 +137,7 @@ def test_blocks_of_gemma_differ_in_what_they_attend_to(tmp_path: Path) -> None:
 
 def test_a_search_in_bf16(tmp_path: Path) -> None:
     save_pico("gemma3_text", tmp_path, dtype=torch.bfloat16, num_hidden_layers=7)
-    found = search_windows(opened(tmp_path, batch_tokens=24), some_ids(), 2, Quiet())
+    found = search_windows(opened(tmp_path, batch_tokens=24), some_ids(), 2, Silent())
     for start, nats in found.runs:
         whole = save_pico("gemma3_text", tmp_path, dtype=torch.bfloat16, num_hidden_layers=7)
         smaller = remove(whole, "gemma3_text", range(start, start + 2))
@@ -151,9 +151,9 @@ def test_a_search_does_not_depend_on_how_windows_are_grouped(
 ) -> None:
     """One window of 3 KiB a stream at a time, some of them, or all at once."""
     save_pico("gemma2", tmp_path, num_hidden_layers=5)
-    expected = search_windows(opened(tmp_path), some_ids(), 2, Quiet())
+    expected = search_windows(opened(tmp_path), some_ids(), 2, Silent())
     monkeypatch.setattr(search, "_LEAST_BYTES", budget)
-    found = search_windows(opened(tmp_path, batch_tokens), some_ids(), 2, Quiet())
+    found = search_windows(opened(tmp_path, batch_tokens), some_ids(), 2, Silent())
     assert found.dense == pytest.approx(expected.dense, rel=1e-6)
     assert dict(found.runs) == pytest.approx(dict(expected.runs), rel=1e-6)
 
@@ -176,10 +176,10 @@ def test_hidden_states_of_a_search_stay_within_their_bytes(tmp_path: Path, monke
 def test_one_window(seqlen: int, tmp_path: Path) -> None:
     whole = save_pico("llama", tmp_path)
     ids = some_ids(1, seqlen)
-    assert block_influence(opened(tmp_path), ids, 48, Quiet()) == pytest.approx(
+    assert block_influence(opened(tmp_path), ids, 48, Silent()) == pytest.approx(
         literal_influence(whole, "llama", ids), rel=1e-5
     )
-    found = search_windows(opened(tmp_path), ids, 2, Quiet())
+    found = search_windows(opened(tmp_path), ids, 2, Silent())
     assert found.dense == pytest.approx(literal_nats(whole, ids), rel=1e-6)
     assert [nats for _, nats in found.runs] == pytest.approx(
         sorted(literal_nats(remove(save_pico("llama", tmp_path), "llama", range(k, k + 2)), ids) for k in range(2))
@@ -189,10 +189,10 @@ def test_one_window(seqlen: int, tmp_path: Path) -> None:
 def test_all_blocks_but_one_go(tmp_path: Path) -> None:
     save_pico("llama", tmp_path)
     model = opened(tmp_path)
-    influence = block_influence(model, some_ids(), 48, Quiet())
-    assert influences.choose(model, some_ids(), 0.67, Quiet()).blocks == (influence.index(max(influence)),)
-    chosen = search.choose(model, some_ids(), 0.67, Quiet())
-    runs = search_windows(model, some_ids(), 2, Quiet()).runs
+    influence = block_influence(model, some_ids(), 48, Silent())
+    assert influences.choose(model, some_ids(), 0.67, Silent()).blocks == (influence.index(max(influence)),)
+    chosen = search.choose(model, some_ids(), 0.67, Silent())
+    runs = search_windows(model, some_ids(), 2, Silent()).runs
     assert chosen.blocks == ((2,) if runs[0][0] == 0 else (0,))
     assert chosen.record["runs"] == [{"first": first, "nats": nats} for first, nats in runs]
 
@@ -225,11 +225,11 @@ def test_what_cannot_be_judged_is_one_sentence(tmp_path: Path) -> None:
     whole.save_pretrained(tmp_path / "nan")
     model = opened(tmp_path / "nan")
     with pytest.raises(LangpruneError, match=r"block 1: .* is not finite: compute in another dtype"):
-        block_influence(model, some_ids(), 48, Quiet())
+        block_influence(model, some_ids(), 48, Silent())
     with pytest.raises(LangpruneError, match="the loss of pico is not finite: compute in another dtype"):
-        search_windows(model, some_ids(), 1, Quiet())
+        search_windows(model, some_ids(), 1, Silent())
     with pytest.raises(LangpruneError, match="windows of one token"):
-        search_windows(model, some_ids(3, 1), 1, Quiet())
+        search_windows(model, some_ids(3, 1), 1, Silent())
     with pytest.raises(LangpruneError, match=r"'influnce' is no method .*did you mean influence"):
         get_depth_method("influnce")
 
@@ -257,7 +257,7 @@ def pushing(folder: Path, pushes: list[float], *, head: float | None = None) -> 
 
 def test_a_run_whose_loss_is_not_finite_comes_last(tmp_path: Path) -> None:
     """Without block 0, block 1 is given a positive coordinate, and its push overflows."""
-    chosen = search.choose(pushing(tmp_path, [-60_000, 60_000, 0]), some_ids(), 0.34, Quiet())
+    chosen = search.choose(pushing(tmp_path, [-60_000, 60_000, 0]), some_ids(), 0.34, Silent())
     *finite, last = chosen.record["runs"]
     assert last == {"first": 0, "nats": None}
     assert all(math.isfinite(run["nats"]) for run in finite)
@@ -267,6 +267,6 @@ def test_a_run_whose_loss_is_not_finite_comes_last(tmp_path: Path) -> None:
 def test_a_model_that_overflows_without_any_run_is_refused(tmp_path: Path) -> None:
     """Its two blocks take 15000 each: the head overflows on what is left where either is missing."""
     model = pushing(tmp_path, [-15_000, -15_000], head=30_000)
-    assert math.isfinite(search_windows(model, some_ids(), 1, Quiet()).dense)
+    assert math.isfinite(search_windows(model, some_ids(), 1, Silent()).dense)
     with pytest.raises(LangpruneError, match="is not finite whichever run of 1 blocks is left out: compute"):
-        search.choose(model, some_ids(), 0.5, Quiet())
+        search.choose(model, some_ids(), 0.5, Silent())

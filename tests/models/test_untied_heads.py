@@ -14,8 +14,8 @@ from langprune_cli.depth_methods.search import search_windows
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models import checkpoint
 from langprune_cli.models.streamed import StreamedModel
+from langprune_cli.store.building import Silent
 from tests.methods.test_depth_methods import opened, some_ids
-from tests.reference.quiet import Quiet
 from tests.support.command import did
 from tests.support.pico import save_pico
 from tests.support.text.vocabulary_trimming import english, save_model, write_texts
@@ -95,7 +95,7 @@ def test_both_tensors_lose_the_same_tokens(head: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("head", ["equal", "other"])
 def test_the_search_of_blocks_looks_at_the_own_head(head: str, ids: Tensor, tmp_path: Path) -> None:
     save(tmp_path / "model", head)
-    found = search_windows(opened(tmp_path / "model"), ids, 1, Quiet())
+    found = search_windows(opened(tmp_path / "model"), ids, 1, Silent())
     assert found.dense == pytest.approx(stock_nats(tmp_path / "model", ids), rel=1e-6)
 
 

@@ -22,11 +22,11 @@ from langprune_cli.stages.mask.mask import MaskSource, mask
 from langprune_cli.stages.solving.choosing import Chooser, MaskSettings
 from langprune_cli.stages.statistics.parts import block_part
 from langprune_cli.store.artifact import Artifact
+from langprune_cli.store.building import Silent
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.compute import Compute
 from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.types import TextSpec
-from tests.reference.quiet import Quiet
 from tests.support.paths import FIXTURES, NO_FIXTURES
 
 pytestmark = [pytest.mark.skipif(not FIXTURES.is_dir(), reason=NO_FIXTURES), pytest.mark.slow]
@@ -55,20 +55,20 @@ class Run:
 
     def _stats(self, language: str) -> Artifact:
         spec = TextSpec(language, str(FIXTURES / f"windows.{language}.safetensors"), language)
-        (outcome,) = calibrate(self.workspace, self.model, [spec], CalibrationSettings(), Quiet())
+        (outcome,) = calibrate(self.workspace, self.model, [spec], CalibrationSettings(), Silent())
         return outcome.artifact
 
     def _mask(self, language: str, case: str) -> Artifact:
         method, _, pattern = case.rpartition("-")
         source = MaskSource(None if method == "magnitude" else self.stats(language))
         chooser = Chooser.of(get_method(method), MaskSettings(PATTERNS[pattern]))
-        return mask(self.workspace, self.model, source, chooser, Quiet()).artifact
+        return mask(self.workspace, self.model, source, chooser, Silent()).artifact
 
     def _rows(self, language: str, case: str, texts: tuple[str, ...]) -> dict[str, Row]:
         """Return the rows of one mask (the dense model's for the case "dense") by text."""
         subject = Subject(self.model, None if case == "dense" else self.mask(language, case))
         specs = [TextSpec(text, str(FIXTURES / f"windows.{text}.test.safetensors"), text) for text in texts]
-        evaluation = evaluate(self.workspace, [subject], specs, Quiet()).artifact
+        evaluation = evaluate(self.workspace, [subject], specs, Silent()).artifact
         return {row["text"]: row for row in read_rows(evaluation)}
 
 

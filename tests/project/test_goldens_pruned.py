@@ -22,11 +22,11 @@ from langprune_cli.stages.prune.making import PruneSettings, Pruning
 from langprune_cli.stages.prune.prune import prune
 from langprune_cli.stages.solving.choosing import Chooser, MaskSettings
 from langprune_cli.stages.statistics.parts import block_part
+from langprune_cli.store.building import Silent
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.compute import Compute
 from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.types import TextSpec
-from tests.reference.quiet import Quiet
 from tests.support.paths import FIXTURES, NO_FIXTURES
 
 pytestmark = [pytest.mark.skipif(not FIXTURES.is_dir(), reason=NO_FIXTURES), pytest.mark.slow]
@@ -68,12 +68,12 @@ class Run:
         chooser = Chooser.of(chosen, MaskSettings(PATTERNS[pattern]))
         how = PruneSettings(chooser, ApplySettings(chosen.update), CalibrationSettings())
         spec = TextSpec(language, str(FIXTURES / f"windows.{language}.safetensors"), language)
-        return prune(self.workspace, self.model, spec, how, Quiet())
+        return prune(self.workspace, self.model, spec, how, Silent())
 
     def ppl(self, language: str, case: str, text: str) -> float:
         subject = Subject(self.opened(self.pruned(language, case).model.artifact.folder))
         spec = TextSpec(text, str(FIXTURES / f"windows.{text}.test.safetensors"), text)
-        (row,) = read_rows(evaluate(self.workspace, [subject], [spec], Quiet()).artifact)
+        (row,) = read_rows(evaluate(self.workspace, [subject], [spec], Silent()).artifact)
         assert (row["windows"], row["seqlen"]) == (240, 256)
         return float(row["ppl"])
 

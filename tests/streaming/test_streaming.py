@@ -16,6 +16,7 @@ from langprune_cli.models.streamed import Block, StreamedModel
 from langprune_cli.stages.evaluate.evaluate import evaluate, read_rows
 from langprune_cli.stages.evaluate.subjects import Subject
 from langprune_cli.stages.statistics.collecting import StatsCollector
+from langprune_cli.store.building import Silent
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming import walk as walk_module
 from langprune_cli.streaming.compute import Compute
@@ -23,7 +24,6 @@ from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.streaming.walk import HiddenStates, walk
 from langprune_cli.types import TextSpec
 from tests.reference.forward import input_sums, perplexity
-from tests.reference.quiet import Quiet
 from tests.reference.sites import SITES
 from tests.support.pico import EVERY_FAMILY, FAMILIES, save_pico
 
@@ -199,7 +199,7 @@ def test_losses_in_pieces_give_the_literal_perplexity(
         ModelLocation(tmp_path / "model", "pico", None, "folder"), Compute(device="cpu", batch_tokens=48)
     )
     spec = TextSpec(None, str(tmp_path / "windows.safetensors"), "windows")
-    outcome = evaluate(Workspace(tmp_path / "workspace"), [Subject(model)], [spec], Quiet())
+    outcome = evaluate(Workspace(tmp_path / "workspace"), [Subject(model)], [spec], Silent())
     (row,) = read_rows(outcome.artifact)
     assert row["ppl"] == pytest.approx(perplexity(whole, ids), rel=1e-6)
     assert (row["tokens"], row["bpb"]) == (5 * 23, None)  # no tokenizer says what text that is

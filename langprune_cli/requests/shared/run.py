@@ -36,22 +36,6 @@ _LOUD = ("datasets", "huggingface_hub", "fsspec", "bitsandbytes")  # what matter
 _THEIRS = r"(transformers|torch|datasets|huggingface_hub|bitsandbytes)\b"
 
 
-class _Silent:
-    """Takes notes and progress, and shows nothing."""
-
-    def note(self, text: str) -> None:
-        pass
-
-    def begin(self, what: str, blocks: int, tokens: int) -> None:
-        pass
-
-    def tick(self, block: int, tokens: int) -> None:
-        pass
-
-    def end(self) -> None:
-        pass
-
-
 class Run:
     """A workspace, how models are opened, and who is told notes and progress."""
 
@@ -180,10 +164,11 @@ def running(request: Request, *, device: str = "auto") -> Iterator[Run]:
 
     device: of requests that do not say.
     """
+    from langprune_cli.store.building import Silent  # noqa: PLC0415
     from langprune_cli.store.workspace import Workspace  # noqa: PLC0415
 
     with _quiet():
-        reporter = request.reporter or _Silent()
+        reporter = request.reporter or Silent()
         dry = isinstance(request, DryRunOptions) and request.dry_run
         workspace = Workspace(workspace_folder(request.workspace), dry=dry, note=reporter.note)
         yield Run(workspace, compute_of(request, device), reporter)

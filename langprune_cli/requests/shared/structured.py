@@ -70,12 +70,10 @@ def unit_options(
     from langprune_cli.stages.structured.structures import Rounding, spelled  # noqa: PLC0415
 
     structured, single = split_patterns(patterns)
-    if len(single) > 1:
-        raise UsageError(f"--pattern {' and --pattern '.join(single)} are both about single weights: give one of them")
     if structured and single:
         raise UsageError(
-            f"--pattern {single[0]} and {', '.join(structured)} are chosen one after the other: run mask and apply for "
-            f"{structured[0]} first, then for {single[0]} on that model, or all of it with langprune prune"
+            f"--pattern {single} and {', '.join(structured)} are chosen one after the other: run mask and apply for "
+            f"{structured[0]} first, then for {single} on that model, or all of it with langprune prune"
         )
     structures = parse_structures(structured, sparsity)
     check_rounding(
@@ -111,7 +109,7 @@ def without(
     check = partial(pattern.whole.check, model, structure)
     (stats,) = calibrate(workspace, model, [spec], calibration, reporter, to=to.between, before=check)
     choosing = pattern.whole.choosing(model, stats.artifact, structure, method, reporter)
-    masks = mask_whole(workspace, model, choosing, force=to.force)
+    masks = mask_whole(workspace, model, choosing, to.between)
     settings = ApplySettings(max_shard_bytes=max_shard_bytes)
     made = apply(workspace, model, masks.artifact, reporter, settings, to=to)
     return [made, stats, masks]

@@ -61,13 +61,13 @@ def without_tokens(
     workspace, reporter = run.workspace, run.reporter
     most = max_tokens or MAX_TOKENS
     tokenizer = OpenedTokenizer(model.location, trust_remote_code=model.compute.trust_remote_code)
-    counted = count_tokens(workspace, tokenizer, specs, reporter, max_tokens=most, force=to.force)
+    counted = count_tokens(workspace, tokenizer, specs, reporter, max_tokens=most, to=to.between)
     stats = counted[0].artifact
     joined: list[Outcome] = []
     if len(counted) > 1:
-        joined = [combine_stats(workspace, [each.artifact for each in counted], reporter, force=to.force)]
+        joined = [combine_stats(workspace, [each.artifact for each in counted], reporter, to=to.between)]
         stats = joined[0].artifact
-    mask = masked(run, model, stats, target, name=None, force=to.force)
+    mask = masked(run, model, stats, target, to.between)
     settings = ApplySettings(max_shard_bytes=max_shard_bytes)
     made = apply(workspace, model, mask.artifact, reporter, settings, to=to)
     return [made, *counted, *joined, mask]
@@ -111,9 +111,7 @@ def planned_tokens(
     return len(chosen.stay), chosen
 
 
-def masked(
-    run: Run, model: OpenedModel, stats: Artifact, target: VocabularyTarget, *, name: str | None, force: bool
-) -> Outcome:
+def masked(run: Run, model: OpenedModel, stats: Artifact, target: VocabularyTarget, to: Target) -> Outcome:
     """Make the mask of tokens; what the smaller model would be bad at is said before."""
     from langprune_cli.stages.mask.whole import mask_whole  # noqa: PLC0415
     from langprune_cli.stages.structured.structures import Structure  # noqa: PLC0415
@@ -121,7 +119,7 @@ def masked(
     from langprune_cli.structured_patterns.vocab import PATTERN  # noqa: PLC0415
 
     choosing = choosing_tokens(model, stats, Structure(PATTERN.name, 0.0, target), partial(_note, run))
-    return mask_whole(run.workspace, model, choosing, name=name, force=force)
+    return mask_whole(run.workspace, model, choosing, to)
 
 
 def _note(run: Run, choice: VocabularyChoice) -> None:

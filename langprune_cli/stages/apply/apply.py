@@ -83,7 +83,7 @@ def apply(
         return target.finish(masks, mask_patterns(mask, target.blocks), reporter)
 
     own = model_name(mask.name, own_update(mask.manifest.params), update)
-    place = Destination(workspace, own, to.name, to.out, to.force)
+    place = Destination.of(workspace, own, to)
     return run_stage(recipe, place, make, None if cut else model.streamed.checkpoint.size)
 
 

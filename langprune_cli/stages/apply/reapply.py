@@ -190,7 +190,7 @@ def reapply(
         found = {"blocks": blocks, **{each: sum(block[each] for block in blocks) for each in ("masked", "returned")}}
         return target.finish(masks, [Pattern(0.0)] * target.blocks, reporter, reapplied=found)
 
-    place = Destination(workspace, f"{saved.of.name}-on-{model.label}", to.name, to.out, to.force)
+    place = Destination.of(workspace, f"{saved.of.name}-on-{model.label}", to)
     return run_stage(recipe, place, make, model.streamed.checkpoint.size)
 
 

@@ -99,7 +99,7 @@ def calibrate_on(
         before()
         return collected(writer)
 
-    place = Destination(workspace, stats_name(windows.spec, collect), to.name, force=to.force)
+    place = Destination.of(workspace, stats_name(windows.spec, collect), to)
 
     def size() -> int:
         blocks = range(len(model.streamed.blocks))

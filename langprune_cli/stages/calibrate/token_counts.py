@@ -1,7 +1,7 @@
 """`calibrate --collect tokens`: how often each token occurs in a text, from the tokenizer alone."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 
@@ -11,6 +11,7 @@ from langprune_cli.stages.statistics.counted_tokens import counts_part, counts_r
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.files import need_space
+from langprune_cli.store.target import TARGET, Target
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedTokenizer
 from langprune_cli.text.corpora import source_name
@@ -45,8 +46,7 @@ def count_tokens(
     reporter: Reporter,
     *,
     max_tokens: int = MAX_TOKENS,
-    name: str | None = None,
-    force: bool = False,
+    to: Target = TARGET,
 ) -> list[Outcome]:
     """Make one stats artifact for each text: the counts of its documents, up to the one with which there are `max_tokens`.
 
@@ -56,8 +56,10 @@ def count_tokens(
     return [
         run_stage(
             _recipe(model, text, max_tokens),
-            Destination(
-                workspace, stats_name(text.spec, "tokens"), name_among(name, text.spec, len(texts)), force=force
+            Destination.of(
+                workspace,
+                stats_name(text.spec, "tokens"),
+                replace(to, name=name_among(to.name, text.spec, len(texts))),
             ),
             partial(_count, model=model, text=text, max_tokens=max_tokens, reporter=reporter),
         )

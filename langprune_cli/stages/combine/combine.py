@@ -30,6 +30,7 @@ from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.files import need_space
 from langprune_cli.store.manifest import Manifest
+from langprune_cli.store.target import TARGET, Target
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.text.windows import fingerprint
 from langprune_cli.tokens.counting import TokenCounts
@@ -43,8 +44,7 @@ def combine_stats(
     reporter: Reporter,
     *,
     weights: Weights | None = None,
-    name: str | None = None,
-    force: bool = False,
+    to: Target = TARGET,
 ) -> Outcome:
     """Make the stats artifact that holds the sums of others: of column norms and Hessians, or of token counts by language.
 
@@ -66,15 +66,15 @@ def combine_stats(
             if parent.key in sums.manifest.added:
                 raise UsageError(f"stats {sums.name} hold those of {parent.name} already: leave {parent.name} out")
     _need_same(parents, "collect", lambda manifest: manifest.params["collect"], "--collect", ", ".join)
-    to = Destination(workspace, "+".join(sorted(parent.name for parent in parents)), name, force=force)
+    place = Destination.of(workspace, "+".join(sorted(parent.name for parent in parents)), to)
     if has_token_counts(parents[0]):
         if weights:
             raise UsageError("--weights are of column norms, and token counts stay apart by language: leave them out")
         recipe = _recipe_of_counts(parents)
-        return run_stage(recipe, to, partial(_join_counts, parents=parents))
+        return run_stage(recipe, place, partial(_join_counts, parents=parents))
     windows = _joined_windows(parents)
     make = partial(_add, parents=parents, windows=windows, weights=weights, reporter=reporter)
-    return run_stage(_recipe(parents, windows, weights), to, make)
+    return run_stage(_recipe(parents, windows, weights), place, make)
 
 
 def _need_same(

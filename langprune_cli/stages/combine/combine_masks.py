@@ -132,7 +132,7 @@ def combine_masks(
     make = partial(_make, model=model, parents=parents, choose=choose, pattern=pattern, reporter=reporter)
     slug = vote.how.replace(":", "-") + (f"-{sparsity:g}" if sparsity is not None else "")
     default = "+".join(sorted(parent.name for parent in parents)) + f"-{slug}"
-    return run_stage(recipe, Destination(workspace, default, to.name, force=to.force), make)
+    return run_stage(recipe, Destination.of(workspace, default, to), make)
 
 
 # Of a block: its number and the parents' masks [o, i] by linear -> what stays, bool [o, i] by linear.

@@ -119,7 +119,7 @@ def evaluate(
         writer.write(RESULT, readable_json({"schema": 1, **result}))
         return writer.finish(rows=len(rows))
 
-    return run_stage(recipe, Destination(workspace, default, to.name, force=to.force), make)
+    return run_stage(recipe, Destination.of(workspace, default, to), make)
 
 
 def read_rows(artifact: Artifact) -> list[Row]:

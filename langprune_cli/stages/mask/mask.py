@@ -20,6 +20,7 @@ from langprune_cli.stages.structured.keep_masks import BlockMasks
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.files import need_space
+from langprune_cli.store.target import TARGET, Target
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedModel, check_same_model
 
@@ -46,8 +47,7 @@ def mask(
     chooser: AnyChooser,
     reporter: Reporter,
     *,
-    name: str | None = None,
-    force: bool = False,
+    to: Target = TARGET,
 ) -> Outcome:
     """Write the keep mask of every prunable linear, packed to bits, one part per block.
 
@@ -100,9 +100,9 @@ def mask(
         return writer.finish(**mask_summary(writer, shapes, patterns), **few)
 
     default = f"{stats_name}-{chooser.label}" if stats_name else chooser.label
-    to = Destination(workspace, default, name, force=force)
     whole_rows = isinstance(chooser, Chooser)  # of units one row stands for all
-    return run_stage(recipe, to, make, (lambda: _packed_bytes(prunable_shapes(model, chooser))) if whole_rows else None)
+    size = (lambda: _packed_bytes(prunable_shapes(model, chooser))) if whole_rows else None
+    return run_stage(recipe, Destination.of(workspace, default, to), make, size)
 
 
 def _packed_bytes(shapes: dict[str, tuple[int, int]]) -> int:

@@ -13,6 +13,7 @@ from langprune_cli.stages.statistics.sites import block_sites, block_stats, cali
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.files import need_space
+from langprune_cli.store.target import TARGET, Target
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedModel
 
@@ -38,8 +39,7 @@ def score(
     stats: Artifact | None,
     reporter: Reporter,
     *,
-    name: str | None = None,
-    force: bool = False,
+    to: Target = TARGET,
 ) -> Outcome:
     """Write the score of every prunable weight, float32, one part per block.
 
@@ -76,5 +76,5 @@ def score(
         reporter.end()
         return writer.finish()
 
-    to = Destination(workspace, default, name, force=force)
-    return run_stage(recipe, to, make, lambda: size(range(len(model.streamed.blocks))))
+    place = Destination.of(workspace, default, to)
+    return run_stage(recipe, place, make, lambda: size(range(len(model.streamed.blocks))))

@@ -3,13 +3,12 @@
 from langprune_cli.stages.structured.choosing import Choosing
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.building import Destination, Outcome, run_stage
+from langprune_cli.store.target import TARGET, Target
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedModel
 
 
-def mask_whole(
-    workspace: Workspace, model: OpenedModel, choosing: Choosing, *, name: str | None = None, force: bool = False
-) -> Outcome:
+def mask_whole(workspace: Workspace, model: OpenedModel, choosing: Choosing, to: Target = TARGET) -> Outcome:
     """Write what stays of the model, and the figures that it was decided by; raises what the choice raises."""
     stats = choosing.stats
     recipe = Recipe(
@@ -23,4 +22,4 @@ def mask_whole(
     def make(writer: ArtifactWriter) -> Artifact:
         return writer.finish(linears=0, dense_tail_columns={}, **choosing.write(writer))
 
-    return run_stage(recipe, Destination(workspace, f"{stats.name}-{choosing.label}", name, force=force), make)
+    return run_stage(recipe, Destination.of(workspace, f"{stats.name}-{choosing.label}", to), make)

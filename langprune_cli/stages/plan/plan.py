@@ -102,8 +102,6 @@ def read_patterns(texts: Sequence[str], sparsity: float | None, rounding: Roundi
     Raises UsageError for patterns that are unknown or do not go together, LangpruneError for shares out of range.
     """
     structured, single = split_patterns(texts)
-    if len(single) > 1:
-        raise UsageError(f"--pattern {' and --pattern '.join(single)} are both about single weights: give one of them")
     structures = parse_structures(structured, None if single else sparsity)
     if not texts and sparsity is not None:
         raise UsageError(f"--sparsity {sparsity:g} has no use where tokens alone leave: leave it out")
@@ -113,7 +111,7 @@ def read_patterns(texts: Sequence[str], sparsity: float | None, rounding: Roundi
         lambda rounded: f"{option} is about {rounded}: add --pattern {rounded}, or leave it out",
         given=rounding.given,
     )
-    return Asked(structures, parse_pattern(single[0], sparsity) if single else None, rounding)
+    return Asked(structures, parse_pattern(single, sparsity) if single else None, rounding)
 
 
 def find_config(workspace: Workspace, choice: ModelChoice, compute: Compute) -> ModelLocation:

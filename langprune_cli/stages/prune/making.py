@@ -4,7 +4,6 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 from langprune_cli.machine.team import Team
@@ -110,8 +109,7 @@ class Making:
     gathered: Recipe | None  # of statistics that are gathered on the way
     text: TextRecord | None  # behind the statistics
     to: Destination  # of mask and statistics
-    name: str | None  # of the model
-    out: Path | None
+    asked: Target  # where the model goes
 
     def run(self, spread_by: Artifact | None) -> Pruning:
         """Return what is there already, or make what is not. spread_by: the statistics by which sparsity is spread."""
@@ -168,7 +166,7 @@ class Making:
         recipe = model_recipe(run.model, of, run.update, run.settings.apply, self.model_stats)
         # Statistics and mask of propagation `pruned` depend on the update, and are named after it already.
         default = mask if self.gathered else model_name(mask, run.chooser.method.update, run.update)
-        return recipe, replace(self.to, default_name=default, name=self.name, out=self.out)
+        return recipe, Destination.of(run.workspace, default, self.asked)
 
     def _make(
         self,

@@ -65,7 +65,7 @@ def _dense(run: Run, to: Target) -> Pruning:
     )
     model_stats = None if known is None or run.update.needs == "nothing" else known.key
     place = Destination(run.workspace, to.name or label, force=to.force)
-    making = Making(run, masks, model_stats, known, None, calibration_text(known), place, to.name, to.out)
+    making = Making(run, masks, model_stats, known, None, calibration_text(known), place, to)
     pruning = run.team.first(lambda: making.run(known))  # no windows to share
     return replace(pruning, parents=[*([calibrated] if calibrated else []), *pruning.parents])
 
@@ -89,7 +89,7 @@ def _pruned(run: Run, to: Target) -> Pruning:
     )
     model_stats = None if run.update.needs == "nothing" else stats.key
     place = Destination(run.workspace, to.name or label, force=to.force)
-    making = Making(run, masks, model_stats, None, stats, text, place, to.name, to.out)
+    making = Making(run, masks, model_stats, None, stats, text, place, to)
     return making.run(spread_by.artifact if spread_by else None)
 
 

@@ -67,7 +67,7 @@ def tune(
     def make(writer: ArtifactWriter) -> Artifact:
         return Tuning(writer, dense, pruned, windows, settings, stayed, reporter).run()
 
-    return run_stage(recipe, Destination(workspace, f"{pruned.label}-tuned", to.name, to.out, to.force), make)
+    return run_stage(recipe, Destination.of(workspace, f"{pruned.label}-tuned", to), make)
 
 
 class Before(TypedDict, total=False):

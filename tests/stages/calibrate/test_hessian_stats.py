@@ -24,13 +24,13 @@ from langprune_cli.stages.calibrate.calibrate import CalibrationSettings, Collec
 from langprune_cli.stages.statistics.collecting import StatsCollector
 from langprune_cli.stages.statistics.parts import block_part
 from langprune_cli.store.artifact import Artifact
+from langprune_cli.store.building import Silent
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.compute import Compute
 from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.streaming.walk import HiddenStates, walk
 from langprune_cli.types import TextSpec
 from tests.reference.forward import each_input
-from tests.reference.quiet import Quiet
 from tests.reference.sites import SITES
 from tests.support.command import DRAW, did, langprune, one_sentence, snapshot
 from tests.support.pico import FAMILIES, save_pico
@@ -65,7 +65,7 @@ def calibrated(folder: Path, collect: Collect, batch_tokens: int = SEQLEN) -> Ar
     model = OpenedModel(ModelLocation(folder, "pico", None, "folder"), Compute(device="cpu", batch_tokens=batch_tokens))
     workspace = Workspace(folder.with_name(f"{collect}-{batch_tokens}"))
     settings = CalibrationSettings(collect=collect)
-    (outcome,) = calibrate(workspace, model, [TextSpec("uk", str(windows), "uk")], settings, Quiet())
+    (outcome,) = calibrate(workspace, model, [TextSpec("uk", str(windows), "uk")], settings, Silent())
     return outcome.artifact
 
 

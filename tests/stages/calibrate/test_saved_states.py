@@ -9,6 +9,7 @@ import pytest
 from langprune_cli.models.streamed import Block
 from langprune_cli.stages.calibrate.calibrate import CalibrationSettings, calibrate
 from langprune_cli.store.artifact import SCRATCH
+from langprune_cli.store.building import Silent
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming import resuming
 from langprune_cli.streaming.compute import Compute
@@ -16,15 +17,6 @@ from langprune_cli.streaming.opened import ModelChoice, open_model
 from langprune_cli.streaming.walk import HiddenStates
 from langprune_cli.types import TextSpec
 from tests.support.command import tree
-
-
-class Silent:
-    """A reporter that says nothing."""
-
-    def note(self, text: str) -> None: ...
-    def begin(self, what: str, blocks: int, tokens: int) -> None: ...
-    def tick(self, block: int, tokens: int) -> None: ...
-    def end(self) -> None: ...
 
 
 class Crash(BaseException):

@@ -13,6 +13,7 @@ from langprune_cli.stages.apply.apply import apply
 from langprune_cli.stages.evaluate.subjects import Losses
 from langprune_cli.stages.export.model_card import model_card
 from langprune_cli.store.artifact import Artifact
+from langprune_cli.store.building import Silent
 from langprune_cli.store.locks import being_made
 from langprune_cli.store.manifest import Manifest
 from langprune_cli.store.target import Target
@@ -168,29 +169,23 @@ def pico_folder(workspace: Path) -> str:
     return str(json.loads((workspace / "workspace.json").read_bytes())["model"]["name"])
 
 
-class Silent:
+class Counting(Silent):
     """A reporter that keeps what it is told."""
 
     def __init__(self) -> None:
         self.passes: list[tuple[str, int]] = []
         self.ticks: list[int] = []
 
-    def note(self, text: str) -> None:
-        pass
-
-    def begin(self, what: str, blocks: int, _tokens: int) -> None:
+    def begin(self, what: str, blocks: int, tokens: int) -> None:  # noqa: ARG002 - not kept
         self.passes.append((what, blocks))
         self.ticks.append(0)
 
-    def tick(self, _block: int, _tokens: int) -> None:
+    def tick(self, block: int, tokens: int) -> None:  # noqa: ARG002 - as above
         self.ticks[-1] += 1
-
-    def end(self) -> None:
-        pass
 
 
 def test_reading_back_shows_its_progress(workspace: Path) -> None:
-    made, reporter = Workspace(workspace), Silent()
+    made, reporter = Workspace(workspace), Counting()
     model = open_model(made, ModelChoice(pico_folder(workspace)), Compute(), reporter)
     apply(made, model, made.find("masks", PRUNED), reporter, to=Target("new"))
     assert reporter.passes == [("apply new", 3), ("check new", 3)]

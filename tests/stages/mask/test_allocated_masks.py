@@ -21,10 +21,11 @@ from langprune_cli.stages.solving import allocating
 from langprune_cli.stages.solving.choosing import Chooser, MaskSettings
 from langprune_cli.stages.statistics.parts import block_part
 from langprune_cli.store.artifact import ArtifactWriter, open_artifact
+from langprune_cli.store.building import Silent
+from langprune_cli.store.target import Target
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.compute import Compute
 from langprune_cli.streaming.opened import OpenedModel
-from tests.reference.quiet import Quiet
 from tests.support.artifact_making import sign
 from tests.support.command import DRAW, SEQLEN, did, langprune, one_sentence, snapshot, tree
 from tests.support.pico import save_pico
@@ -144,7 +145,7 @@ def test_allocations_go_by_the_dense_model_in_any_propagation(
         source = MaskSource(pruned, allocation_stats=dense)
         model = OpenedModel(locate_model(str(varied)), Compute())
         chooser = Chooser.of(get_method(method), MaskSettings(Pattern(0.6), allocation="owl"))
-        again = mask(Workspace(workspace), model, source, chooser, Quiet(), name="again").artifact
+        again = mask(Workspace(workspace), model, source, chooser, Silent(), to=Target("again")).artifact
         made = open_artifact(folder, "masks")
         assert (again.key, again.manifest.parts) == (made.key, made.manifest.parts)
 
