@@ -54,5 +54,7 @@ def solving_of(damping: float | None, min_expert_tokens: int | None) -> Solving:
     """Return what solvers are told; None stands for what they take by themselves."""
     from langprune_cli.stages.statistics.sites import Solving  # noqa: PLC0415
 
-    given = {"damping": damping, "min_expert_tokens": min_expert_tokens}
-    return Solving(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    return Solving(
+        Solving.damping if damping is None else damping,
+        Solving.min_expert_tokens if min_expert_tokens is None else min_expert_tokens,
+    )
