@@ -1,4 +1,4 @@
-"""Read a safetensors checkpoint, one file or sharded, a few tensors at a time; and say exactly which one it is."""
+"""Reads a safetensors checkpoint, one file or sharded, a few tensors at a time, and computes its digest."""
 
 import copy
 import hashlib
@@ -22,19 +22,19 @@ from langprune_cli.numerics.values import all_finite
 from langprune_cli.store.files import canonical_json, disk_errors, weights_digest
 from langprune_cli.store.written import Written
 
-# In the order in which safetensors lays tensors out.
+# In safetensors' own order of tensors.
 DTYPES = {
     "I64": torch.int64, "F64": torch.float64, "F32": torch.float32, "I32": torch.int32, "BF16": torch.bfloat16,
     "F16": torch.float16, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 _MOST_HEADER_BYTES = 100_000_000  # the format's own limit
-_MOST_TENSORS = 300_000  # of a model; the largest that are published have half as many
-_PIECE = 1 << 24  # bytes that are compared at a time
+_MOST_TENSORS = 300_000  # of a model; the largest published ones have half as many
+_PIECE = 1 << 24  # bytes compared at a time
 _SAMPLE = 4096  # bytes read at the start, middle and end of each tensor for the digest
 
 
 class _TensorRecord(TypedDict):
-    """What the header of a safetensors file says of one tensor."""
+    """One tensor's record in the header of a safetensors file."""
 
     dtype: str
     shape: list[int]
@@ -43,7 +43,7 @@ class _TensorRecord(TypedDict):
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where one tensor lies."""
+    """The place of one tensor."""
 
     file: str
     dtype: str  # the format's spelling: BF16
@@ -55,33 +55,33 @@ class TensorEntry:
 class Checkpoint:
     """An opened checkpoint: names, shapes and places of all its tensors; values are read on demand.
 
-    Every shard's header is checked against the index and the file's length when it is opened, so that a truncated
-    download fails at once and not after an hour.
+    Opening checks every shard's header against the index and the file's length, so that a truncated download fails at once,
+    not after an hour.
     """
 
     def __init__(self, folder: Path) -> None:
         """Read the headers.
 
-        Raises LangpruneError for files that are missing, damaged or no plain files, for more tensors than a model has, and
-        where two files have different values of one tensor: which of them counts depends on who reads.
+        Raises LangpruneError for missing, damaged or irregular files, for more tensors than any model has, and for two files
+        with different values of one tensor: readers would disagree on which of them counts.
         """
         self.folder = folder
         self.written = Written(folder)
         self.entries: dict[str, TensorEntry] = {}
-        self._finite: set[str] = set()  # tensors that were looked through; some are read more than once
+        self._finite: set[str] = set()  # tensors already checked; some are read more than once
         files = weight_map(folder)
         for file in weight_files(folder):
             found = _read_header(folder, file, _MOST_TENSORS - len(self.entries))
             for name in sorted(found.keys() & self.entries.keys()):
                 if not self._same_bytes(self.entries[name], found[name]):
                     raise LangpruneError(
-                        f"{folder} has two tensors {name}, in {self.entries[name].file} and in {file}, which differ: get the "
+                        f"{folder} holds two different tensors {name}, in {self.entries[name].file} and in {file}: get the "
                         "checkpoint again"
                     )
             self.entries |= found
         if files and SINGLE not in files.values() and (folder / SINGLE).exists():
             raise LangpruneError(
-                f"{folder} holds {INDEX} and {SINGLE}, of which transformers reads the latter: remove the one that is not meant"
+                f"{folder} holds both {INDEX} and {SINGLE}, and transformers reads only the latter: remove the wrong one"
             )
         if missing := sorted(set(files) - set(self.entries)):
             raise LangpruneError(
@@ -90,17 +90,17 @@ class Checkpoint:
             )
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Return tensors by name, each read to memory of its own.
+        """Return tensors by name, each in memory of its own.
 
-        A file that langprune wrote is first compared with what it wrote, once in a process: LangpruneError where it differs.
-        Pages of a mapping of the file would count as the process's memory once touched, and reading takes less time.
+        A file written by langprune is first checked against its record, once per process; raises LangpruneError if it changed.
+        Reading is faster than mapping the file, and mapped pages would count as the process's memory.
         """
         wanted = list(names)
         self.written.check(*{self.entries[name].file for name in wanted})
         return {name: self._read(self.entries[name]) for name in wanted}
 
     def read_finite(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Return what `read` does; raises LangpruneError for a tensor in which a value is infinite or NaN."""
+        """Return tensors as `read` does; raises LangpruneError for an infinite or NaN value."""
         tensors = self.read(names)
         for name, tensor in tensors.items():
             if name not in self._finite and tensor.is_floating_point() and not all_finite(tensor):
@@ -111,26 +111,26 @@ class Checkpoint:
         return tensors
 
     def begin_hashes(self, *, on_record: bool) -> None:
-        """Have all files hashed, in threads, that langprune wrote, or did not: `check` and `weights_sha256` wait for it."""
+        """Start hashing, in threads, the files with (or without) langprune's record; `check` and `weights_sha256` wait for it."""
         for file in {entry.file for entry in self.entries.values()}:
             if (file in self.written) is on_record:
                 self.written.begin(file)
 
     def check(self) -> None:
-        """Raise LangpruneError where a file of the weights is not as langprune wrote it."""
+        """Raise LangpruneError if a weights file changed since langprune wrote it."""
         self.written.check(*{entry.file for entry in self.entries.values()})
 
     @cached_property
     def weights_sha256(self) -> str:
-        """Return a sha256 that every byte of the weights counts in, and no file's name.
+        """Return a sha256 over every byte of the weights, whatever the files are called.
 
-        Of what langprune wrote it is on record, and checked when the bytes are read; anything else is read whole for it.
+        For files that langprune wrote it is on record, and checked when they are read. Other files are read whole.
         """
         files = {entry.file for entry in self.entries.values()}
         return weights_digest(map(self.written.sha256, files))
 
     def same_values(self, one: str, other: str, dtype: torch.dtype) -> bool:
-        """Return whether two tensors are equal once they are of `dtype`; they are read a few rows at a time."""
+        """Return whether two tensors are equal after conversion to `dtype`; reads a few rows at a time."""
         return self._equal(self.entries[one], self.entries[other], dtype)
 
     def _same_bytes(self, first: TensorEntry, second: TensorEntry) -> bool:
@@ -151,15 +151,15 @@ class Checkpoint:
         return all(torch.equal(*piece) for piece in pieces)
 
     def renamed(self, names: Mapping[str, str]) -> "Checkpoint":
-        """Return the same values under other names; what has no new name is left out."""
+        """Return the same values under other names, without those that have no new name."""
         other = copy.copy(self)
         other.entries = {names[name]: entry for name, entry in self.entries.items() if name in names}
         return other
 
     def expect(self, names: Iterable[str]) -> None:
-        """Ask the system to read tensors from the disk into its cache meanwhile: they will be wanted soon.
+        """Ask the system to read tensors into its page cache ahead of use.
 
-        Takes none of the process's memory or time; where the system knows no such request, nothing happens.
+        It costs the process neither memory nor time. On systems without such a request it does nothing.
         """
         if not hasattr(os, "posix_fadvise"):
             return
@@ -179,24 +179,24 @@ class Checkpoint:
             while left and (count := file.readinto(left)):  # at most 2 GB at once
                 left = left[count:]
         if left:
-            raise _corrupt(path, "it has become shorter since it was opened")
+            raise _corrupt(path, "it became shorter after it was opened")
         return data.view(DTYPES[entry.dtype]).view(entry.shape)
 
     def float_dtype(self) -> torch.dtype:
-        """Return the dtype of the first tensor that is of floating point, float32 where there is none."""
+        """Return the dtype of the first floating-point tensor, float32 if there is none."""
         dtypes = (DTYPES[entry.dtype] for entry in self.entries.values())
         return next((dtype for dtype in dtypes if dtype.is_floating_point), torch.float32)
 
     def elements(self, name: str) -> int:
-        """Return how many values a tensor has."""
+        """Return the number of values of a tensor."""
         return math.prod(self.entries[name].shape)
 
     def parameters(self) -> int:
-        """Return how many values all tensors have together."""
+        """Return the number of values of all tensors."""
         return sum(map(self.elements, self.entries))
 
     def size(self) -> int:
-        """Return how many bytes the values of all tensors have together."""
+        """Return the size of all tensors in bytes."""
         return sum(entry.size for entry in self.entries.values())
 
     def digest(self) -> str:
@@ -209,7 +209,7 @@ class Checkpoint:
         with disk_errors(config, reading=True):
             total = hashlib.sha256(config.read_bytes())
         ordered = sorted(self.entries.items())
-        for shard, entries in groupby(ordered, key=lambda item: item[1].file):  # neighbours mostly lie in one file
+        for shard, entries in groupby(ordered, key=lambda item: item[1].file):  # neighbours are mostly in one file
             path = self.folder / shard
             with disk_errors(path, reading=True), path.open("rb") as file:
                 for name, entry in entries:
@@ -231,9 +231,9 @@ def _rows(entry: TensorEntry, start: int, count: int) -> TensorEntry:
 
 
 def _read_header(folder: Path, file: str, most: int) -> dict[str, TensorEntry]:
-    """Read and check one file's header: 8 bytes of length, JSON, then data that must end where the file does.
+    """Read and check one file's header: 8 bytes of length, JSON, then data up to the end of the file.
 
-    most: tensors that it may have.
+    most: how many tensors it may have.
     """
     path = folder / file
     raw, total = _header_bytes(path, most)
@@ -249,7 +249,7 @@ def _read_header(folder: Path, file: str, most: int) -> dict[str, TensorEntry]:
             raise _corrupt(path, f"{name} begins at byte {entry.start}, where {end} was expected")
         end += entry.size
     if end != total:
-        raise _corrupt(path, f"its header speaks of {end} bytes and the file has {total}")
+        raise _corrupt(path, f"its header promises {end} bytes and the file has {total}")
     for name, entry in entries.items():
         dtype = DTYPES.get(entry.dtype)
         if dtype is None:
@@ -262,7 +262,7 @@ def _read_header(folder: Path, file: str, most: int) -> dict[str, TensorEntry]:
 
 
 def _header_bytes(path: Path, most: int) -> tuple[bytes, int]:
-    """Return the JSON of a file's header, of at most so many tensors, and the file's size; raises LangpruneError."""
+    """Return the JSON of a file's header and the file's size; raises LangpruneError for more than `most` tensors."""
     with disk_errors(path, reading=True):
         if not path.is_file():
             raise LangpruneError(f"{path} is missing: get the checkpoint again")
@@ -272,19 +272,19 @@ def _header_bytes(path: Path, most: int) -> tuple[bytes, int]:
         if total < 8 or length > min(_MOST_HEADER_BYTES, total - 8):
             raise _corrupt(path, f"{total} bytes are too few for its header")
         raw = opened.read(length)
-    # Before it is parsed, which takes seconds and a gigabyte for a million of them.
+    # Checked before parsing, which takes seconds and a gigabyte for a million tensors.
     if raw.count(b'"data_offsets"') > most:
         raise LangpruneError(
-            f"{path}: with it the checkpoint has more than {_MOST_TENSORS:,} tensors, which no model has: get it again"
+            f"{path} brings the checkpoint to more than {_MOST_TENSORS:,} tensors, more than any model has: get it again"
         )
     return raw, total
 
 
 def _entry(file: str, data: int, record: _TensorRecord) -> TensorEntry:
-    """Return the entry of one tensor's record, its offsets counted from `data`; raises ValueError where it is not one."""
+    """Return the entry of one tensor's record, its offsets counted from `data`; raises ValueError for an invalid record."""
     dtype, shape, (start, end) = record["dtype"], record["shape"], record["data_offsets"]
     if not isinstance(dtype, str) or any(type(number) is not int or number < 0 for number in (start, end, *shape)):
-        raise ValueError("a record is not a spelling of a dtype and sizes in whole numbers")
+        raise ValueError("a record needs a dtype and sizes in whole numbers")
     return TensorEntry(file, dtype, tuple(shape), data + start, end - start)
 
 

@@ -1,7 +1,8 @@
-"""Experts of a mixture, each with linears of its own, as checkpoints have them: what pruning can watch and change.
+"""Experts of a mixture as separate linears, as checkpoints store them.
 
-transformers merges the experts of a block into two parameters of three dimensions when it loads a model. Here they stay apart,
-so that one expert is three linears like any others: hooks see what they read, and artifacts know them by their checkpoint names.
+transformers merges a block's experts into two three-dimensional parameters when it loads a model. Here they stay separate, so
+that pruning treats each expert's three linears like any others: hooks see their inputs, and artifacts use their checkpoint
+names.
 """
 
 import inspect
@@ -18,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 _OWN_PRODUCT = re.compile(r"self\.(\w+)\.weight @")
 _MERGED = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}  # parameter -> linears of an expert
-# How an experts module of transformers says that its layout is another one than [gate; up] without biases.
+# By these an experts module of transformers declares a layout other than [gate; up] without biases.
 _OTHER_LAYOUTS = {
     "has_gate": False, "has_bias": True, "is_transposed": True, "is_concatenated": False, "has_post_expert_norm": True,
 }  # fmt: skip
@@ -43,22 +44,22 @@ class Expert(nn.Module):
 
 
 class Experts(nn.ModuleList):
-    """Stands for a family's experts module, and computes what it does with its own activation."""
+    """Replaces a family's experts module, and computes the same with the family's own activation."""
 
     def __init__(self, merged: _Merged) -> None:
         """Take the place of `merged`, whose parameters are on meta."""
         count, hidden, width = merged.down_proj.shape
         super().__init__(Expert(hidden, width, merged.down_proj.dtype) for _ in range(count))
-        self._merged = (merged,)  # in a tuple, so that its parameters do not become this module's
-        self.every_token = False  # whether each expert is shown every token, of which only those routed to it count
+        self._merged = (merged,)  # in a tuple, so that torch does not register its parameters here
+        self.every_token = False  # whether each expert sees every token; only those routed to it count
 
     def forward(
         self,
         hidden_states: Tensor,  # [t, h]
-        top_k_index: Tensor,  # [t, k], the experts that a token is routed to
+        top_k_index: Tensor,  # [t, k], the experts of each token
         top_k_weights: Tensor,  # [t, k]
     ) -> Tensor:  # [t, h]
-        """Return the sum of what its experts make of each token, weighted by the router."""
+        """Return the sum of each token's expert outputs, weighted by the router."""
         total = torch.zeros_like(hidden_states)
         for index, expert in enumerate(cast("Iterator[Expert]", iter(self))):
             tokens, choice = (top_k_index == index).nonzero(as_tuple=True)
@@ -78,9 +79,9 @@ class Experts(nn.ModuleList):
 
 
 def separate_experts(model: nn.Module) -> None:
-    """Put `Experts` in the place of every experts module that transformers merges on loading from one tensor per linear.
+    """Replace every experts module that transformers merges on loading by `Experts`.
 
-    Experts that checkpoints hold merged, or in another layout, are left as they are.
+    Leaves experts alone that checkpoints store merged or in another layout.
     """
     rules = [rule for rule in get_model_conversion_mapping(model) if isinstance(rule, WeightConverter)]
     if {name for rule in rules for name in _merged_by(rule)} != _MERGED.keys():
@@ -104,10 +105,10 @@ def _is_known(module: object) -> TypeGuard[_Merged]:
 
 
 def linears_in(block: nn.Module) -> Iterator[tuple[nn.Module, int | None]]:
-    """Yield a block's prunable linears in the order of its modules, each with the number of its expert, None outside of one.
+    """Yield a block's prunable linears in module order, each with the number of its expert, None outside of experts.
 
-    Routers, and gates of shared experts, are not among them: they are small, and decide where each token goes. Neither are
-    those of `uncalled_in`.
+    Leaves out routers and gates of shared experts, which are small and decide where each token goes, and those of
+    `uncalled_in`.
     """
     experts: dict[int, int] = {}
     passed_over = {id(module) for _, module in uncalled_in(block)}
@@ -122,9 +123,9 @@ def linears_in(block: nn.Module) -> Iterator[tuple[nn.Module, int | None]]:
 
 
 def uncalled_in(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the linears of a block, with their paths, that no forward pass calls, so that nothing is known of what they read.
+    """Yield the linears of a block, with their paths, that no forward pass calls: hooks cannot see their inputs.
 
-    Their weights are multiplied by the code around them: dt_proj of mamba, falcon_mamba and jamba.
+    The code around them multiplies by their weights itself: dt_proj of mamba, falcon_mamba and jamba.
     """
     for path, module in block.named_modules():
         for name, child in module.named_children():
@@ -134,18 +135,18 @@ def uncalled_in(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 @cache
 def _multiplied_by(kind: type[nn.Module]) -> frozenset[str]:
-    """Return the names of the modules whose weights the code of a class multiplies by itself."""
+    """Return the names of the modules whose weights a class multiplies by in its own code."""
     try:
         return frozenset(_OWN_PRODUCT.findall(inspect.getsource(kind)))
-    except (OSError, TypeError):  # there is no source: what is so in it is found missing when statistics are read
+    except (OSError, TypeError):  # no source: such linears come up as missing when statistics are read
         return frozenset()
 
 
 def expert_path(rules: Iterable[WeightConverter], path: str) -> str:
-    """Return the module path of a checkpoint tensor whose name, but for an expert's linears, is a module path already.
+    """Return the module path of a checkpoint tensor; only names of experts' linears differ from it.
 
-    rules: the conversions by which transformers merges a family's experts, and others. mixtral's "mlp.experts.3.w1.weight"
-    is "mlp.experts.3.gate_proj.weight" here.
+    rules: transformers' conversions for the family; some of them merge experts. mixtral's "mlp.experts.3.w1.weight" is
+    "mlp.experts.3.gate_proj.weight" here.
     """
     for rule in rules:
         for name, before in _merged_by(rule).items():
@@ -158,7 +159,7 @@ def expert_path(rules: Iterable[WeightConverter], path: str) -> str:
 
 
 def _merged_by(rule: WeightConverter) -> dict[str, str]:
-    """Return the parameter that a conversion merges experts into, with what its path begins with; nothing for others."""
+    """Return the parameter that a conversion merges experts into, with the start of its path; nothing for other conversions."""
     before, _, name = rule.target_patterns[0].rpartition(".experts.")
     fits = name in _MERGED and len(rule.source_patterns) == len(_MERGED[name])
     return {name: before} if fits else {}

@@ -1,6 +1,6 @@
-"""Which checkpoint tensors of a block carry its channels and its heads, for each family: a table, and the counts that stay.
+"""Which checkpoint tensors of a block carry its channels and heads, for each family, and how many units stay.
 
-A unit leaves a model when its entries leave every tensor listed here. Paths and layouts are those of transformers' modules.
+To remove a unit, remove its entries from every tensor listed here. Paths and layouts are those of transformers' modules.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from langprune_cli.errors import LangpruneError, UsageError
 
-if TYPE_CHECKING:  # protocols need torch, and the command line reads this file with the patterns
+if TYPE_CHECKING:  # protocols import torch, and the command line reads this file together with the patterns
     from langprune_cli.models.protocols import Configuration
 
-# What one number in config.json counts, such as "channels" or "kv-groups": experts ("expert-channels"), and what all tokens share
-# beside them ("shared-expert-channels"), have widths of their own.
+# What a number in config.json counts, such as "channels" or "kv-groups". Experts ("expert-channels") and shared experts
+# ("shared-expert-channels") have widths of their own.
 Kind = str
 KV_GROUPS: Kind = "kv-groups"
 
@@ -28,20 +28,20 @@ class Slice:
 
     path: str  # of the parameter inside the block: "mlp.gate_proj.weight"
     dim: int  # of the tensor as the checkpoint stores it: a Conv1D is [in, out]
-    sizes: tuple[int, ...]  # entries per unit, one for each of the segments that follow one another along `dim`
+    sizes: tuple[int, ...]  # entries per unit, for each consecutive segment along `dim`
 
 
 @dataclass(frozen=True)
 class Axis:
-    """The units that one linear of a block reads, and where they lie; every expert has an axis of its own."""
+    """The units that one linear of a block reads, and the tensors that carry them; each expert has its own axis."""
 
     kind: Kind
     units: int  # per block
     size: int  # input columns of the reader per unit, consecutive
     reader: str  # path of the linear that reads the units
-    slices: tuple[Slice, ...]  # the reader's weight included; tensors that a checkpoint lacks (biases) have no effect
-    numbers: tuple[tuple[str, int], ...]  # keys of config.json that count the units, with what each counts of one unit
-    fixed: tuple[tuple[str, int], ...] = ()  # keys whose default follows from the number of units, and must not
+    slices: tuple[Slice, ...]  # with the reader's weight; tensors missing from a checkpoint (biases) have no effect
+    numbers: tuple[tuple[str, int], ...]  # keys of config.json that count the units, and how much one unit adds to each
+    fixed: tuple[tuple[str, int], ...] = ()  # keys whose default depends on the number of units, and their values
 
 
 @dataclass(frozen=True)
@@ -72,24 +72,24 @@ def _kv_heads(_: HeadCounts) -> int:
     return 1
 
 
-# What writes a KV group, by path: entries of each segment. q_norm and k_norm of qwen3 and gemma3 are as wide as one head and
-# serve all of them, so that they stay.
+# The tensors that write a KV group, by path: entries of each segment. q_norm and k_norm of qwen3 and gemma3 stay: they are one
+# head wide and shared by all heads.
 _Q_K_V: dict[str, tuple[Size, ...]] = {
     "self_attn.q_proj": (_q,),
     "self_attn.k_proj": (_kv,),
     "self_attn.v_proj": (_kv,),
 }
 _FUSED_Q_K_V: dict[str, tuple[Size, ...]] = {"self_attn.qkv_proj": (_q, _kv, _kv)}
-# olmo2 takes the root mean square over all heads. Over fewer it is another number, so that the smaller model is not quite
-# the one in which the reader's columns are zero.
+# olmo2 takes the root mean square over all heads. Over fewer heads it changes, so the smaller model differs slightly from
+# the one with zero columns in the reader.
 _WITH_WIDE_NORMS = _Q_K_V | {"self_attn.q_norm": (_q,), "self_attn.k_norm": (_kv,)}
-# cohere (use_qk_norm) normalises each head by itself, with weights [heads, width] of their own.
+# cohere (use_qk_norm) normalises each head separately, with weights [heads, width].
 _WITH_HEAD_NORMS = _Q_K_V | {"self_attn.q_norm": (_q_heads,), "self_attn.k_norm": (_kv_heads,)}
 
 
 @dataclass(frozen=True)
 class Channels:
-    """Where a family keeps channels of one kind; {} in a path stands for the number of an expert."""
+    """Where a family keeps channels of one kind; {} in a path is the number of an expert."""
 
     reader: str
     writers: dict[str, tuple[int, ...]]  # path -> entries per channel and segment
@@ -105,7 +105,7 @@ class Family:
     """Where a family keeps its units."""
 
     channels: dict[Kind, Channels] = field(default_factory=lambda: {"channels": _gated("mlp")})
-    # None: its code takes hidden_size / num_attention_heads for the width of a head, whatever the number of heads.
+    # None: the family's code always computes the head width as hidden_size / num_attention_heads.
     attention: dict[str, tuple[Size, ...]] | None = None
     transposed: bool = False  # its linears are Conv1D
 
@@ -114,7 +114,7 @@ def _of(channels: Channels) -> dict[Kind, Channels]:
     return {"channels": channels}
 
 
-# Blocks of experts, and others that are dense.
+# Some blocks have experts, others are dense.
 _MIXED: dict[Kind, Channels] = {
     "channels": _gated("mlp"),
     "expert-channels": _gated("mlp.experts.{}", "moe_intermediate_size"),
@@ -138,16 +138,16 @@ FAMILIES: dict[str, Family] = {
     "qwen2_moe": Family(_MIXED | {"shared-expert-channels": _SHARED}, _Q_K_V),
     "qwen3_moe": Family(_MIXED, _Q_K_V),
 }
-_ATTENTION_READER = "self_attn.o_proj"  # in every family whose heads can leave
+_ATTENTION_READER = "self_attn.o_proj"  # in every family whose heads can be pruned
 
 
 def family_of(config: Configuration) -> Family:
-    """Return the family of a configuration; raises LangpruneError for one that is not in the table."""
+    """Return the family of a configuration; raises LangpruneError for an unknown family."""
     text = config.get_text_config()
-    # Code that came with a checkpoint may use a known name for modules of its own.
+    # Code shipped with a checkpoint may use a known name for modules of its own.
     own_code = not type(text).__module__.startswith("transformers.")
     if text.model_type not in FAMILIES or own_code or getattr(text, "is_heterogeneous", False):
-        what = f"{text.model_type} with code of its own" if own_code else text.model_type
+        what = f"{text.model_type} with its own code" if own_code else text.model_type
         what = f"{what} with blocks of different shapes" if getattr(text, "is_heterogeneous", False) else what
         raise LangpruneError(
             f"Channels and KV groups of {what} cannot be removed (known families: {', '.join(sorted(FAMILIES))}): "
@@ -157,7 +157,7 @@ def family_of(config: Configuration) -> Family:
 
 
 def heads_of(config: Configuration) -> HeadCounts:
-    """Return the heads that a configuration states; where there is no GQA every head is a group."""
+    """Return the heads of a configuration; without GQA every head is a group."""
     text = config.get_text_config()
     heads = text.num_attention_heads
     groups = getattr(text, "num_key_value_heads", None) or heads
@@ -166,10 +166,7 @@ def heads_of(config: Configuration) -> HeadCounts:
 
 
 def channel_kinds(config: Configuration) -> tuple[Kind, ...]:
-    """Return which kinds of channels a model has: several where there are experts.
-
-    Raises LangpruneError for a family that is not in the table.
-    """
+    """Return the kinds of channels of a model, several if it has experts; raises LangpruneError for an unknown family."""
     text = config.get_text_config()
     sparse = sparse_blocks(text)
     here = {"channels": not all(sparse), "expert-channels": any(sparse), "shared-expert-channels": any(sparse)}
@@ -177,7 +174,7 @@ def channel_kinds(config: Configuration) -> tuple[Kind, ...]:
 
 
 def sparse_blocks(text: Configuration) -> tuple[bool, ...]:
-    """Return of each block whether its feed-forward layer is one of experts, as mixtral's and qwen's code decides it."""
+    """Return for each block whether its feed-forward layer has experts, by the rules of mixtral's and qwen's code."""
     experts, step = experts_in(text), getattr(text, "decoder_sparse_step", None) or 1
     dense = getattr(text, "mlp_only_layers", None) or ()
     return tuple(
@@ -186,15 +183,15 @@ def sparse_blocks(text: Configuration) -> tuple[bool, ...]:
 
 
 def experts_in(text: Configuration) -> int:
-    """Return how many experts each block of them has, 0 for a dense model."""
+    """Return the number of experts per block, 0 for a dense model."""
     found = (getattr(text, key, None) for key in ("num_local_experts", "num_experts", "n_routed_experts"))
     return next((number for number in found if number), 0)
 
 
 def axes_of(config: Configuration, kinds: Iterable[Kind]) -> tuple[Axis, ...]:
-    """Return the axes of these kinds that a block of a model may have: a dense block has none of experts.
+    """Return the axes of these kinds that a model's blocks may have; a dense block has none for experts.
 
-    Raises LangpruneError for a family that is not in the table, one that cannot have fewer heads, and a single KV group.
+    Raises LangpruneError for an unknown family, a family whose heads cannot be pruned, and a single KV group.
     """
     return tuple(axis for kind in kinds for axis in _axes(config, kind))
 
@@ -204,7 +201,7 @@ def _axes(config: Configuration, kind: Kind) -> list[Axis]:
     if kind == KV_GROUPS:
         return [_groups(config)]
     where = family.channels[kind]
-    units = getattr(text, where.width_key) or 4 * text.hidden_size  # gpt2 leaves it out when it is four times as wide
+    units = getattr(text, where.width_key) or 4 * text.hidden_size  # gpt2 leaves it out if it is 4 x hidden_size
     return [
         _axis(
             kind,
@@ -223,17 +220,17 @@ def _groups(config: Configuration) -> Axis:
     family, text = family_of(config), config.get_text_config()
     if family.attention is None:
         raise LangpruneError(
-            f"{text.model_type} cannot say that it has fewer heads: prune channels or blocks of it, not KV groups"
+            f"config.json of a {text.model_type} cannot state fewer heads: prune its channels or blocks, not KV groups"
         )
     heads = heads_of(config)
     if heads.groups == 1:
         raise LangpruneError(
-            f"This {text.model_type} has one KV group in each block, which has to stay: prune channels or blocks of it"
+            f"This {text.model_type} has a single KV group in each block, which must stay: prune its channels or blocks"
         )
     writers = {path: tuple(size(heads) for size in sizes) for path, sizes in family.attention.items()}
     numbers = ("num_attention_heads", heads.queries), ("num_key_value_heads", 1)
     axis = _axis(KV_GROUPS, heads.groups, _q(heads), _ATTENTION_READER, writers, numbers, transposed=family.transposed)
-    return replace(axis, fixed=(("head_dim", heads.width),))  # else it is taken for hidden_size over fewer heads
+    return replace(axis, fixed=(("head_dim", heads.width),))  # else transformers divides hidden_size by fewer heads
 
 
 def _axis(
@@ -254,26 +251,26 @@ def _axis(
 
 
 def default_rounding(units: int) -> int:
-    """Return the multiple that as many channels stay of: the wider a layer, the wider its kernels' tiles."""
+    """Return the multiple to round kept channels to: wider layers use kernels with wider tiles."""
     wide = next((tile for least, tile in ((4096, 128), (2048, 64), (1024, 32), (512, 16)) if units >= least), 8)
     return wide if units >= 64 else 1
 
 
 def kept_units(units: int, sparsity: float, round_to: int, *, nearest: bool = False) -> int:
-    """Return how many of `units` stay: the smallest multiple of `round_to` that removes no more than `sparsity` of them.
+    """Return how many of `units` stay: the smallest multiple of `round_to` that removes at most `sparsity` of them.
 
-    With `nearest` the nearest multiple instead, as Quark has it, which may remove more than was asked for. Never more than
-    `units`. Raises UsageError where nothing would stay, or for a rounding or sparsity that no layer of `units` can have.
+    With `nearest` the nearest multiple instead, as in Quark, which may remove more than requested. Never more than `units`.
+    Raises UsageError if nothing would stay, or for an impossible rounding or sparsity.
     """
     if not 0 <= sparsity < 1:
-        raise UsageError(f"A sparsity of {sparsity} cannot be: give one from 0 up to, but without, 1")
+        raise UsageError(f"A sparsity of {sparsity} is impossible: give a number of at least 0 and below 1")
     if not 1 <= round_to <= units:
         raise UsageError(f"{units} units cannot be rounded to multiples of {round_to}: give 1 to {units}")
-    # The fraction that was meant: 0.29 of 100 are 29, and a third of 3 is 1, which binary numbers only come near to.
+    # Exact fractions: 0.29 of 100 is 29 and a third of 3 is 1, but binary numbers only come close.
     stay = units * (1 - Fraction(sparsity).limit_denominator(10**9))
     kept = round_to * (round(stay / round_to) if nearest else math.ceil(stay / round_to))
     if kept == 0:
         raise UsageError(
-            f"Of {units} units none would stay at sparsity {sparsity} in multiples of {round_to}: lower one of the two"
+            f"None of {units} units would stay at sparsity {sparsity} in multiples of {round_to}: lower one of the two"
         )
     return min(kept, units)

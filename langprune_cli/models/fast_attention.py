@@ -1,4 +1,4 @@
-"""Blocks with `causal_attention` in place of torch's, where that is what they ask transformers' AttentionInterface for."""
+"""Replaces torch's attention by `causal_attention` in blocks that choose theirs through transformers' AttentionInterface."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +12,11 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from langprune_cli.machine.attention import causal_attention, is_faster
 
 _NAME = "langprune_causal"
-_TORCHS = "sdpa"  # transformers' name for what calls torch's attention
+_TORCHS = "sdpa"  # transformers' name for torch's attention
 _torchs_attention = AttentionInterface()[_TORCHS]
 _KNOWN = {*signature(_torchs_attention).parameters, "softcap"} - {
     "dropout"
-}  # what it heeds, in this version of transformers
+}  # the arguments that it reads in this version of transformers
 
 
 class _Configuration(Protocol):
@@ -31,10 +31,10 @@ def _attention(
     attention_mask: Tensor | None,
     *,
     scaling: float | None = None,
-    is_causal: bool | None = None,  # None: as the module says
+    is_causal: bool | None = None,  # None: the module's own
     **more: object,
 ) -> tuple[Tensor, None]:  # [b, t, h, v], and no probabilities
-    """Attention as transformers' models call it: `causal_attention` for its kind of call, torch's for all others."""
+    """Attention with the signature that transformers' models call: `causal_attention` where it fits, else torch's."""
     asked = getattr(module, "is_causal", True) if is_causal is None else is_causal
     plain = attention_mask is None and not more.get("dropout") and all(more.get(name) is None for name in _KNOWN)
     if asked and plain and is_faster(query, key):
@@ -46,15 +46,15 @@ def _attention(
 
 
 AttentionInterface.register(_NAME, _attention)
-AttentionMaskInterface.register(_NAME, AttentionMaskInterface()[_TORCHS])  # the same masks, or none, as torch's gets
+AttentionMaskInterface.register(_NAME, AttentionMaskInterface()[_TORCHS])  # the same masks as torch's
 
 
 @contextmanager
 def fast_attention(block: nn.Module) -> Iterator[None]:
-    """Let a block that asks for torch's attention have `causal_attention` instead, for its kind of call, without gradients."""
+    """Give a block that asks for torch's attention `causal_attention` instead, where it fits and without gradients."""
     configurations = _configurations(block)
     for each in configurations:
-        each._attn_implementation = _NAME  # noqa: SLF001 - what every model looks up
+        each._attn_implementation = _NAME  # noqa: SLF001 - every model looks it up
     try:
         yield
     finally:
@@ -63,9 +63,9 @@ def fast_attention(block: nn.Module) -> Iterator[None]:
 
 
 def _configurations(block: nn.Module) -> list[_Configuration]:
-    """Return the configurations by which the modules of a block choose torch's attention; none where it stays.
+    """Return the configurations by which a block's modules choose torch's attention; none if it must stay.
 
-    It stays where the block's own code names it: such code takes any other name for an attention that wants other masks.
+    It must stay if the block's own code names it: such code makes other masks for any other name.
     """
     modules = list(block.modules())
     kinds: set[type] = {type(module) for module in modules}
@@ -77,7 +77,7 @@ def _configurations(block: nn.Module) -> list[_Configuration]:
 
 @cache
 def _names_torchs(kind: type) -> bool:
-    """Return whether a method of a module has the name of torch's attention among its constants, alone or in a tuple or set."""
+    """Return whether a method of the module has the name of torch's attention as a constant, alone or in a tuple or set."""
     for _, method in getmembers(kind, isfunction):
         for constant in unwrap(method).__code__.co_consts:
             if _TORCHS in (constant if isinstance(constant, (tuple, frozenset)) else (constant,)):

@@ -1,4 +1,4 @@
-"""Which files make up a model that can be read here, told from their names and from the weights' index."""
+"""Finds the files of a model by their names and by the weights' index."""
 
 import hashlib
 import json
@@ -24,15 +24,15 @@ VOCABULARY = re.compile(
 )
 TOKENIZER = "tokenizer.json"
 _BESIDE_VOCABULARY = ("added_tokens.json", "merges.txt")
-_TEMPLATES = "additional_chat_templates"  # a folder that transformers reads as well
+_TEMPLATES = "additional_chat_templates"  # a folder that transformers reads too
 _PICKLES = (".bin", ".pt", ".pth")
 
 
 def check_files(folder: Path) -> None:
-    """Make sure that a model's files are plain files and lie in its folder: whoever reads one calls this first.
+    """Check that a model's files are plain files inside its folder; call it before reading any of them.
 
-    transformers opens files by names of its own, so every file counts. Configuration and tokenizer files that langprune wrote
-    must be as it wrote them; weights are compared when they are read. Raises LangpruneError as `plain_file` and `Written` do.
+    transformers opens files by its own names, so every file counts. Configuration and tokenizer files written by langprune must
+    be unchanged; weights are checked when they are read. Raises LangpruneError as `plain_file` and `Written` do.
     """
     plain_files(folder, _TEMPLATES)
     if folder.is_dir():
@@ -40,7 +40,7 @@ def check_files(folder: Path) -> None:
 
 
 def weight_map(folder: Path) -> dict[str, str]:
-    """Return tensor name -> file as the index says; empty where the weights are a single file.
+    """Return tensor name -> file from the index; empty if the weights are a single file.
 
     Raises LangpruneError if the index is not valid, and as `check_files` does.
     """
@@ -55,12 +55,14 @@ def weight_map(folder: Path) -> dict[str, str]:
         raise LangpruneError(f"{index} is not a safetensors index: get the model again") from error
     for shard in shards:
         if not isinstance(shard, str) or Path(shard).name != shard:
-            raise LangpruneError(f"{index} names the shard {shard!r}, not a plain file name: do not trust this model")
+            raise LangpruneError(
+                f"{index} names the shard {shard!r}, which is not a plain file name: do not trust this model"
+            )
     return files
 
 
 def weight_files(folder: Path) -> list[str]:
-    """Return the names of the files that hold the weights, whether they are there or not.
+    """Return the names of the weights' files, whether they exist or not.
 
     Raises LangpruneError as `weight_map` does.
     """
@@ -68,13 +70,13 @@ def weight_files(folder: Path) -> list[str]:
 
 
 def tokenizer_digest(folder: Path) -> str:
-    """Return a sha256 that tells a model's tokenizer from others.
+    """Return a sha256 that identifies a model's tokenizer.
 
-    It covers what tokenizer.json says, without the truncation and padding that a caller may have left in it; where there
-    is none, the names and bytes of the vocabulary's files. And what tokenizer_config.json says, without the chat template:
-    which class opens the files, and how. Not how the JSON is spelled.
+    It covers the contents of tokenizer.json without truncation and padding, which callers may leave in it; without such a
+    file, the names and bytes of the vocabulary's files. It also covers tokenizer_config.json, which says which class opens the
+    files and how, without the chat template. The spelling of the JSON does not count.
 
-    Raises LangpruneError where tokenizer files are missing or unreadable.
+    Raises LangpruneError for missing or unreadable tokenizer files.
     """
     check_files(folder)
     with disk_errors(folder, reading=True):
@@ -93,17 +95,17 @@ def tokenizer_digest(folder: Path) -> str:
 
 
 def _without(path: Path, *fields: str) -> dict[str, object]:
-    """Return the object that a JSON file holds, without some fields; raises LangpruneError where it holds none."""
+    """Return the object in a JSON file without some fields; raises LangpruneError if it holds no object."""
     try:
         found = {name: value for name, value in json.loads(path.read_bytes()).items() if name not in fields}
-        canonical_json(found)  # NaN and infinity are no JSON, though Python reads them
+        canonical_json(found)  # refuses NaN and infinity, which Python reads though JSON has none
     except (ValueError, AttributeError, RecursionError) as error:
         raise LangpruneError(f"{path} is not a JSON object: get the model again") from error
     return found
 
 
 def folders_in(parent: Path) -> list[str]:
-    """Return the names of the folders in a folder; none where it cannot be read."""
+    """Return the names of the folders in a folder, none if it cannot be read."""
     try:
         return [entry.name for entry in parent.iterdir() if entry.is_dir()]
     except OSError:
@@ -111,9 +113,9 @@ def folders_in(parent: Path) -> list[str]:
 
 
 def why_unfit(names: Collection[str], place: str) -> str | None:
-    """Say why a list of file names is not a model that can be read here, or None if it is.
+    """Return why a list of file names is not a readable model, None if it is.
 
-    `place` begins the sentence: "the folder X" or "the model X on the hub".
+    place: the start of the sentence, such as "the folder X" or "the model X on the hub".
     """
     if "config.json" not in names:
         if "adapter_config.json" in names:
@@ -123,8 +125,8 @@ def why_unfit(names: Collection[str], place: str) -> str | None:
         return None
     if any(name.endswith(_PICKLES) for name in names):
         return (
-            f"{place} has its weights as PyTorch pickles only, and langprune reads safetensors: load it with "
+            f"{place} has its weights only as PyTorch pickles, and langprune reads safetensors: load it with "
             "transformers' AutoModelForCausalLM.from_pretrained, save it with save_pretrained(FOLDER), "
             "and name that FOLDER"
         )
-    return f"{place} has neither {SINGLE} nor {INDEX}: name a model that has (GGUF and others are not read)"
+    return f"{place} has neither {SINGLE} nor {INDEX}: name a model in safetensors (GGUF and other formats are not supported)"

@@ -1,4 +1,4 @@
-"""Module paths and checkpoint tensor names: the one place where the two meet."""
+"""Maps module paths to checkpoint tensor names."""
 
 from collections.abc import Iterable
 
@@ -12,8 +12,8 @@ from langprune_cli.models.protocols import CausalModel
 class TensorNames:
     """Finds the checkpoint tensor of a parameter.
 
-    Families changed the names of their modules over the years while their checkpoints did not (gpt_neox stores its head
-    as embed_out, mixtral an expert's gate as w1), and some checkpoints were saved with the base model's prefix, some without.
+    Families renamed their modules over the years but not their checkpoints (gpt_neox stores its head as embed_out, mixtral an
+    expert's gate as w1), and some checkpoints have the base model's prefix, some not.
     """
 
     def __init__(self, model: CausalModel, names: Iterable[str]) -> None:
@@ -29,7 +29,7 @@ class TensorNames:
             self._by_path[expert_path(mergers, path)] = name
 
     def find(self, path: str) -> str | None:
-        """Return the tensor that holds the parameter at `path`, None when the checkpoint has none."""
+        """Return the tensor of the parameter at `path`, None if the checkpoint has none."""
         for candidate in (path, path.removeprefix(self._base), self._base + path):
             if candidate in self._by_path:
                 return self._by_path[candidate]

@@ -1,4 +1,4 @@
-"""A smaller, uniform model: what becomes of each tensor, each name and the configuration when units and blocks leave."""
+"""A narrower model: the tensors, names and configuration that remain when units and blocks are removed."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ from langprune_cli.models.checkpoint import TensorEntry
 from langprune_cli.models.families import KV_GROUPS, Axis, Kind, Slice, sparse_blocks
 from langprune_cli.models.protocols import Configuration
 
-# Lists in the configurations of one family or another that have one entry per block.
+# Configuration lists, of any family, with one entry per block.
 _PER_BLOCK = (
     "layer_types", "mlp_layer_types", "layers_block_type", "attention_layers", "indexer_types", "no_rope_layers",
     "layer_rope_theta", "sliding_windows", "activation_sparsity_pattern", "intermediate_size", "num_attention_heads",
     "num_key_value_heads", "num_query_heads", "num_kv_heads", "num_attention_heads_per_layer",
     "num_key_value_heads_per_layer", "swiglu_limits", "swiglu_limits_shared",
 )  # fmt: skip
-# How many blocks come before the first that looks back over a window (qwen), or the first of experts (deepseek, afmoe).
+# The number of blocks before the first one with a sliding window (qwen) or with experts (deepseek, afmoe).
 _FIRST = ("max_window_layers", "first_k_dense_replace", "num_dense_layers")
 
 
@@ -30,19 +30,18 @@ _FIRST = ("max_window_layers", "first_k_dense_replace", "num_dense_layers")
 class Narrowing:
     """Which units and blocks stay, by number.
 
-    The same number of units stays in every block, since a configuration states one width for all; which ones they are is
-    each block's own.
+    Every block keeps the same number of units, since a configuration states one width for all, but each block chooses its own.
     """
 
     axes: tuple[Axis, ...]
-    kept: dict[Kind, int]  # units that stay of each axis of a kind
-    blocks: tuple[int, ...]  # old numbers of the blocks that stay, ascending
+    kept: dict[Kind, int]  # kept units of each axis of a kind
+    blocks: tuple[int, ...]  # old numbers of the kept blocks, ascending
     prefix: str  # of the blocks' tensors in the checkpoint, see `blocks_prefix`: "model.layers"
 
     def entry(self, path: str, entry: TensorEntry) -> TensorEntry:
-        """Return a tensor's entry with the shape and size that it will have; `path` is the parameter's inside its block.
+        """Return a tensor's entry with its new shape and size; `path` is the parameter's path inside its block.
 
-        Raises LangpruneError for a tensor of another shape than the configuration's numbers give.
+        Raises LangpruneError for a tensor whose shape contradicts the configuration.
         """
         for axis, cut in self._cuts(path):
             width, whole = sum(cut.sizes), entry.shape[cut.dim]
@@ -60,16 +59,16 @@ class Narrowing:
         self,
         path: str,
         tensor: Tensor,  # as the checkpoint stores it
-        keep: Mapping[str, Tensor],  # bool [units], those of this block, by the axis' reader
+        keep: Mapping[str, Tensor],  # bool [units], this block's, by the axis' reader
     ) -> Tensor:
-        """Return what is left of a block's tensor; `path` is the parameter's inside its block.
+        """Return the kept entries of a block's tensor; `path` is the parameter's path inside its block.
 
-        Raises ValueError for a mask that does not keep the number of units that all blocks keep.
+        Raises ValueError for a mask that keeps another number of units than all blocks do.
         """
         for axis, cut in self._cuts(path):
             mask = keep[axis.reader].to(tensor.device)
             if mask.shape != (axis.units,) or int(mask.sum()) != self.kept[axis.kind]:
-                raise ValueError(f"a mask of {axis.kind} has to keep {self.kept[axis.kind]} of {axis.units}")
+                raise ValueError(f"a mask of {axis.kind} must keep {self.kept[axis.kind]} of {axis.units}")
             segments = torch.split(tensor, [axis.units * size for size in cut.sizes], cut.dim)
             columns = [mask.repeat_interleave(size).nonzero()[:, 0] for size in cut.sizes]
             parts = [part.index_select(cut.dim, at) for part, at in zip(segments, columns, strict=True)]
@@ -77,9 +76,9 @@ class Narrowing:
         return tensor
 
     def name(self, name: str, index: int) -> str:
-        """Return what a checkpoint tensor of block `index`, one of those that stay, is called afterwards.
+        """Return the new name of a checkpoint tensor of block `index`, a kept block.
 
-        Raises LangpruneError for a name from which the block's number cannot be told.
+        Raises LangpruneError for a name without the block's number.
         """
         before = f"{self.prefix}.{index}."
         if not name.startswith(before):
@@ -90,9 +89,9 @@ class Narrowing:
         return f"{self.prefix}.{self.blocks.index(index)}.{name.removeprefix(before)}"
 
     def leftover(self, name: str) -> str | None:
-        """Return what a checkpoint tensor that the model does not use is called afterwards; None where its block leaves.
+        """Return the new name of a checkpoint tensor that the model does not use, None if its block is removed.
 
-        Old checkpoints hold rotary frequencies and attention masks in every block.
+        Old checkpoints hold such tensors, rotary frequencies and attention masks, in every block.
         """
         number = name.removeprefix(f"{self.prefix}.").partition(".")[0]
         if not name.startswith(f"{self.prefix}.") or not number.isdecimal():
@@ -100,10 +99,11 @@ class Narrowing:
         return self.name(name, int(number)) if int(number) in self.blocks else None
 
     def config(self, raw: dict[str, object], config: Configuration) -> dict[str, object]:
-        """Return the smaller model's config.json. raw: the present one, as it is in the file; config: the same, opened.
+        """Return the smaller model's config.json. raw: the present one, as in the file; config: the same, opened.
 
-        Raises LangpruneError where transformers could not open the smaller model. That hardly depends on which blocks leave:
-        called before any work is done, it spares that work. Whether the model computes the same, `check_without` measures.
+        Raises LangpruneError if transformers could not open the smaller model. Call it before any work: the answer hardly
+        depends
+        on which blocks are removed. Whether the model computes the same is for `check_without` to measure.
         """
         text = config.get_text_config()
         smaller = self._written(raw, config)
@@ -112,8 +112,8 @@ class Narrowing:
             self._refuse_heads(raw, config)
         if problem:
             raise LangpruneError(
-                f"transformers would not open this {text.model_type} once it is smaller ({problem}): prune less of it, or "
-                "with an unstructured or N:M pattern"
+                f"transformers would not open this {text.model_type} after pruning ({problem}): prune less, or use an "
+                "unstructured or N:M pattern"
             )
         return smaller
 
@@ -134,26 +134,26 @@ class Narrowing:
 
     def _without_blocks(self, part: dict[str, object], text: Configuration) -> None:
         for key in _PER_BLOCK:
-            # What the file leaves out is computed from the blocks' numbers (gemma2, gemma3, qwen2 and qwen3 do), so that
-            # it has to be stated: the types of those that stay would shift.
+            # State the types of the kept blocks: gemma2, gemma3, qwen2 and qwen3 compute missing ones from the blocks'
+            # numbers, and they would shift.
             values = part.get(key) or vars(text).get(key)
             if _one_per_block(values, text):
                 part[key] = [values[index] for index in self.blocks]
         if "attention_types" in vars(text):  # gpt_neo: attention_layers as runs of one pattern
             part["attention_types"] = [[[text.attention_layers[index]], 1] for index in self.blocks]
-        if attention := vars(text).get("attn_layer_indices"):  # bamba: the blocks that are no mamba blocks
+        if attention := vars(text).get("attn_layer_indices"):  # bamba: the blocks with attention
             part["attn_layer_indices"] = [new for new, index in enumerate(self.blocks) if index in attention]
         for key in _FIRST:
             if vars(text).get(key) is not None:
                 _state(part, text, key, sum(index < getattr(text, key) for index in self.blocks))
-        if "decoder_sparse_step" in vars(text):  # qwen: blocks of experts by their numbers
+        if "decoder_sparse_step" in vars(text):  # qwen: blocks with experts, by their numbers
             sparse = sparse_blocks(text)
             part["mlp_only_layers"] = [new for new, index in enumerate(self.blocks) if not sparse[index]]
             part["decoder_sparse_step"] = 1
         _state(part, text, "num_hidden_layers", len(self.blocks))
 
     def _problem(self, smaller: dict[str, object], config: Configuration) -> str | None:
-        """Return why transformers could not open the smaller model as what it is, None where it can."""
+        """Return why transformers could not open the smaller model as intended, None if it can."""
         try:
             opened = opened_as(config, smaller).get_text_config()
         except (StrictDataclassError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
@@ -169,7 +169,7 @@ class Narrowing:
         return self._problem(self._written(raw, config), config) is None
 
     def _refuse_heads(self, raw: dict[str, object], config: Configuration) -> None:
-        """Raise LangpruneError where the number of KV groups is what is wrong."""
+        """Raise LangpruneError if the number of KV groups is the problem."""
         units = next(axis.units for axis in self.axes if axis.kind == KV_GROUPS)
         every = tuple(range(config.get_text_config().num_hidden_layers))
         axes = tuple(axis for axis in self.axes if axis.kind == KV_GROUPS)
@@ -177,7 +177,7 @@ class Narrowing:
         possible = [each.kept[KV_GROUPS] for each in reversed(fewer) if each._opens(raw, config)]  # noqa: SLF001 - its own class
         if self.kept[KV_GROUPS] in possible:
             return
-        # Rounded up to four places: a share that is a little less than what was meant would remove one group fewer.
+        # Rounded up to four places: a slightly smaller share would remove one group fewer.
         shares = [
             f"--pattern kv-groups:{-(-10_000 * (units - each) // units) / 10_000:g} ({each} stay)" for each in possible
         ]
@@ -200,9 +200,9 @@ class Narrowing:
 
 
 def opened_as(config: Configuration, raw: dict[str, object]) -> Configuration:
-    """Return what config.json with these values is, opened: of the class of `config`, as transformers opens it.
+    """Return config.json's values opened as transformers does it, with the class of `config`.
 
-    Infinity and NaN stand there as {"__float__": "Infinity"}.
+    Infinity and NaN are spelled {"__float__": "Infinity"} there.
     """
     opened = type(config).from_dict(config._decode_special_floats(copy.deepcopy(raw)))  # noqa: SLF001 - its reader's own
     opened.name_or_path = config.name_or_path
@@ -210,21 +210,21 @@ def opened_as(config: Configuration, raw: dict[str, object]) -> Configuration:
 
 
 def blocks_prefix(paths: Mapping[str, str], index: int) -> str:
-    """Return what the checkpoint's tensors of all blocks begin with, before the block's number: "model.layers".
+    """Return the names' common start before the block's number, such as "model.layers".
 
-    paths: what `StreamedModel.tensor_paths` gives for block `index`. Raises LangpruneError where the names do not say it.
+    paths: from `StreamedModel.tensor_paths` for block `index`. Raises LangpruneError if the names have no such start.
     """
     for path, name in paths.items():
         if name.endswith(f".{index}.{path}"):
             return name.removesuffix(f".{index}.{path}")
     raise LangpruneError(
-        f"The tensors of block {index}, such as {next(iter(paths.values()), 'none')}, are not named by its number: blocks of "
-        "this checkpoint cannot be removed"
+        f"The names of block {index}'s tensors, such as {next(iter(paths.values()), 'none')}, do not have its number: blocks "
+        "of this checkpoint cannot be removed"
     )
 
 
 def _state(part: dict[str, object], text: Configuration, key: str, value: int) -> None:
-    """Set a key in the family's own spelling, and in the usual one where the file has that too."""
+    """Set a key in the family's own spelling, and in the usual one if the file has it."""
     part[text.attribute_map.get(key, key)] = value
     if key in part:
         part[key] = value

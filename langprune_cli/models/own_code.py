@@ -1,4 +1,4 @@
-"""A model's own code, run on values that its configuration gave it: what it raises becomes one sentence."""
+"""Turns the errors of a model's own code, run with its configuration's values, into one sentence."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +11,9 @@ from langprune_cli.errors import LangpruneError, first_line
 
 @contextmanager
 def own_code(folder: Path, kind: str) -> Iterator[None]:
-    """Turn whatever the code of the model class `kind` raises into a LangpruneError that names its config.json.
+    """Turn any error of the model class `kind` into a LangpruneError that names its config.json.
 
-    Memory that runs out is no fault of the configuration, and passes through.
+    Out-of-memory errors pass through: they are not the configuration's fault.
     """
     try:
         yield
@@ -23,6 +23,6 @@ def own_code(folder: Path, kind: str) -> Iterator[None]:
         if "allocate memory" in str(error):  # torch on a CPU raises a RuntimeError
             raise
         raise LangpruneError(
-            f"{kind} cannot compute what {folder / 'config.json'} describes ({first_line(error)}): check the values of its "
-            "config.json, or get the model again"
+            f"{kind} cannot run with the values of {folder / 'config.json'} ({first_line(error)}): check them, "
+            "or get the model again"
         ) from error

@@ -1,4 +1,4 @@
-"""What langprune uses of transformers' classes, which type checkers do not follow: configurations and models."""
+"""Types for transformers' configurations and models: the attributes that langprune uses."""
 
 from collections.abc import Callable
 from typing import Protocol, Self
@@ -7,7 +7,7 @@ from torch import nn
 
 
 class Configuration(Protocol):
-    """A model's configuration, or the part of it that describes its text model."""
+    """A model's configuration, or its part for the text model."""
 
     model_type: str
     name_or_path: str
@@ -21,17 +21,17 @@ class Configuration(Protocol):
     _experts_implementation: str | None
 
     def get_text_config(self) -> "Configuration":
-        """Return the part that describes the text model: itself where there is no other part."""
+        """Return the part for the text model, itself if there is no such part."""
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, object]) -> Self:
-        """Return what a config.json says, opened."""
+        """Open the values of a config.json."""
 
     def _decode_special_floats(self, values: dict[str, object]) -> dict[str, object]: ...
 
 
 class CausalModel(nn.Module):
-    """A causal language model of transformers. No object is of this class: it says what those of transformers' have."""
+    """A causal language model of transformers. For type checks only: no object is of this class."""
 
     config: Configuration
     base_model_prefix: str

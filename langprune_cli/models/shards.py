@@ -1,7 +1,7 @@
-"""Write a safetensors checkpoint block by block: the layout is planned first, then tensors go to their places.
+"""Writes a safetensors checkpoint block by block: plans the layout, then writes each tensor to its place.
 
-The files are what safetensors itself would write (same order, same header), but no more than one block need be in
-memory, and a finished shard is whole on disk while the next is being made.
+The files have the bytes that safetensors itself writes (same order, same header), but only one block is in memory at a time,
+and each finished shard is whole on disk before the next begins.
 """
 
 import json
@@ -19,14 +19,14 @@ from langprune_cli.models.checkpoint import DTYPES, TensorEntry
 from langprune_cli.models.model_files import SINGLE
 
 MAX_SHARD_BYTES = 2_000_000_000
-# So much may wait to be written while the next tensors are made: writing takes as long as pruning by norms alone.
+# Bytes that may wait to be written while the next tensors are made: writing takes as long as pruning by norms.
 _WAITING_BYTES = 64 << 20
 _DTYPE_ORDER = tuple(DTYPES)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file to be written: the groups of tensors (blocks) in it, and where each tensor lies."""
+    """The plan of one file: its groups of tensors (blocks), and the place of each tensor."""
 
     file: str
     groups: tuple[int, ...]
@@ -40,9 +40,9 @@ class Shard:
 
 
 def plan_shards(groups: Sequence[dict[str, TensorEntry]], max_bytes: int = MAX_SHARD_BYTES) -> list[Shard]:
-    """Put consecutive groups (what is outside of the blocks, then each block) into files of up to `max_bytes`.
+    """Put consecutive groups (the tensors outside of blocks, then each block) into files of up to `max_bytes`.
 
-    A group that is larger has a file to itself. Names follow the Hugging Face convention.
+    A larger group gets its own file. Names follow the Hugging Face convention.
     """
     files: list[list[int]] = []
     filled = 0
@@ -77,15 +77,15 @@ def _lay_out(file: str, inside: Sequence[int], groups: Sequence[dict[str, Tensor
 
 
 def write_shard(path: Path, shard: Shard, tensors: Iterable[dict[str, Tensor]]) -> None:
-    """Write one file; `tensors` gives one group's tensors at a time, in any order, and goes on while they are written.
+    """Write one file; `tensors` yields one group's tensors at a time, in any order, while the last ones are being written.
 
-    Raises ValueError for a tensor that does not fit its place or is missing.
+    Raises ValueError for a missing tensor, or one that does not fit its place.
     """
     missing = set(shard.entries)
     with path.open("wb") as file, ThreadPoolExecutor(1, "shard") as writer:
         file.write(shard.header)
         file.truncate(shard.size)
-        waiting: deque[tuple[int, Future[None]]] = deque()  # bytes, and their being written
+        waiting: deque[tuple[int, Future[None]]] = deque()  # size in bytes, and the write
 
         def write(start: int, tensor: Tensor) -> None:
             file.seek(start)
@@ -109,7 +109,7 @@ def write_shard(path: Path, shard: Shard, tensors: Iterable[dict[str, Tensor]]) 
 
 
 def index_json(shards: Sequence[Shard]) -> bytes:
-    """Return the contents of the index file of several shards."""
+    """Return the index file of several shards."""
     total = sum(entry.size for shard in shards for entry in shard.entries.values())
     weight_map = {name: shard.file for shard in shards for name in shard.entries}
     record = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}

@@ -1,4 +1,4 @@
-"""A model's modules without its weights: parameters on the meta device, buffers real."""
+"""Builds a model's modules without weights: parameters on the meta device, real buffers."""
 
 import json
 import re
@@ -17,21 +17,21 @@ from langprune_cli.models.model_files import check_files
 from langprune_cli.models.protocols import CausalModel, Configuration
 
 _MOST_CONFIG_BYTES = 16 << 20
-# A configuration says how often modules are made: what no model has would take minutes, or all memory, to find out.
+# A configuration controls how many modules are built: absurd counts would take minutes, or all memory.
 _COUNT = re.compile(r"(layers?|blocks?|experts?|heads?|groups?|depth)$")
 _MOST_COUNTED = 10_000
 _MOST_BLOCKS = 2_000
 _MOST_BUFFER_BYTES = 1 << 30
-_MOST_PARAMETERS = 100_000  # where there is no checkpoint to compare with
-# Functions that fill what they make, so that it takes memory; torch.empty, by which parameters are made, does not.
+_MOST_PARAMETERS = 100_000  # without a checkpoint to compare with
+# Functions that fill their result, so that it takes memory; torch.empty, which makes parameters, does not.
 _FILLING: tuple[Callable[..., Tensor], ...] = (
     torch.ones, torch.zeros, torch.full, torch.arange, torch.linspace, torch.eye, torch.rand, torch.randn,
 )  # fmt: skip
-_OWN_ATTENTION = (None, "eager", "sdpa")  # what torch and transformers have without fetching anything
+_OWN_ATTENTION = (None, "eager", "sdpa")  # built into torch and transformers: nothing is fetched
 
 
 class _BoundedBuffers(TorchFunctionMode):
-    """Refuses a buffer that a configuration makes larger than any model's, before memory is taken."""
+    """Refuses buffers larger than any model has, before they take memory."""
 
     def __torch_function__(
         self,
@@ -50,10 +50,10 @@ class _BoundedBuffers(TorchFunctionMode):
 
 @contextmanager
 def _parameters_on_meta(most: int) -> Iterator[None]:
-    """Put every parameter that a module registers on meta and leave buffers where they are.
+    """Put every registered parameter on meta and leave buffers real.
 
-    Building under torch.device("meta") would also lose buffers that no checkpoint holds: rotary frequencies, ALiBi
-    slopes, embedding scales. Raises ValueError at more than `most` parameters.
+    Building under torch.device("meta") would also lose buffers that no checkpoint holds: rotary frequencies, ALiBi slopes,
+    embedding scales. Raises ValueError for more than `most` parameters.
     """
     register = nn.Module.register_parameter
     count = 0
@@ -67,7 +67,7 @@ def _parameters_on_meta(most: int) -> Iterator[None]:
             param = nn.Parameter(param.detach().to("meta"), requires_grad=False)
         register(self, name, param)
 
-    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign] # the one hook that all modules share
+    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign] # all modules go through it
     try:
         yield
     finally:
@@ -77,8 +77,9 @@ def _parameters_on_meta(most: int) -> Iterator[None]:
 def read_config(folder: Path, *, trust_remote_code: bool = False) -> Configuration:
     """Return the configuration of a causal language model.
 
-    Attention code that it asks for by name (flash attention, kernels of the hub) is never fetched: torch's own is used.
-    Raises LangpruneError for an unreadable config.json, an unknown or another kind of model, or quantized weights.
+    Never fetches attention code that it names (flash attention, kernels of the hub), and uses torch's own instead.
+    Raises LangpruneError for an unreadable config.json, an unknown kind of model, one that is not a causal language model, or
+    quantized weights.
     """
     check_files(folder)
     path = folder / "config.json"
@@ -93,11 +94,11 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Configurati
     except Exception as error:
         if "trust_remote_code" in str(error) and not trust_remote_code:
             raise LangpruneError(
-                f"{folder} needs Python code of its own to run: read that code, then add --trust-remote-code"
+                f"{folder} runs its own Python code: read that code, then add --trust-remote-code"
             ) from error
         raise LangpruneError(
-            f"{path} does not describe a model that transformers knows ({first_line(error)}): name another, or upgrade "
-            "transformers where the model is newer than it"
+            f"transformers cannot open {path} ({first_line(error)}): name another model, or upgrade transformers if it is "
+            "older than the model"
         ) from error
     if raw.get("quantization_config"):
         raise LangpruneError(f"{folder} is a quantized checkpoint, which cannot be pruned: name the original model")
@@ -113,13 +114,13 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Configurati
             f"{folder} is not a causal language model ({kind or config.model_type}): name one that generates text"
         )
     if config._attn_implementation not in _OWN_ATTENTION:  # noqa: SLF001 - transformers has no other name for it
-        config._attn_implementation = None  # noqa: SLF001 - as above; of configurations inside as well
+        config._attn_implementation = None  # noqa: SLF001 - as above, and of inner configurations
     config._experts_implementation = None  # noqa: SLF001 - as above
     return config
 
 
 def _raw_config(path: Path) -> dict[str, object]:
-    """Return what config.json says; raises LangpruneError for counts that no model has, ValueError for what is no object."""
+    """Return the values of config.json; raises LangpruneError for impossible counts, and TypeError or ValueError for bad JSON."""
     if path.stat().st_size > _MOST_CONFIG_BYTES:
         raise ValueError(f"it has more than {_MOST_CONFIG_BYTES >> 20} MiB")
     raw = json.loads(path.read_bytes())
@@ -132,7 +133,7 @@ def _raw_config(path: Path) -> dict[str, object]:
 
 
 def _numbers(value: dict[str, object]) -> Iterator[tuple[str, float]]:
-    """Yield every number of a JSON object and of the objects in it, with its name."""
+    """Yield every number of a JSON object, nested ones included, with its name."""
     for name, each in value.items():
         if isinstance(each, dict):
             yield from _numbers(each)
@@ -141,13 +142,13 @@ def _numbers(value: dict[str, object]) -> Iterator[tuple[str, float]]:
 
 
 def context_of(config: Configuration) -> int | None:
-    """Return the longest window that a model was made for, None where its configuration does not say."""
+    """Return the longest window that the model supports, None if its configuration does not say."""
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else None
 
 
 def stated_dtype(config: Configuration) -> torch.dtype | None:
-    """Return the dtype that the configuration states for the weights, None where it states none."""
+    """Return the configuration's dtype of the weights, None if it states none."""
     stated = getattr(config, "dtype", None)
     dtype = getattr(torch, stated, None) if isinstance(stated, str) else stated
     return dtype if isinstance(dtype, torch.dtype) and dtype.is_floating_point else None
@@ -160,13 +161,13 @@ def build_skeleton(
     trust_remote_code: bool = False,
     tensors: int | None = None,
 ) -> CausalModel:
-    """Return the model in evaluation mode with parameters of `dtype` on meta and real buffers, in the usual dtype.
+    """Return the model in evaluation mode, with parameters of `dtype` on meta and real buffers in their usual dtype.
 
-    tensors: how many the checkpoint has, where there is one; a model of many more parameters is not its model.
-    Experts that transformers would merge are modules of their own, see `models/experts.py`.
-    Raises LangpruneError for a configuration of which transformers can build no model.
+    tensors: how many the checkpoint has, if there is one; a model with far more parameters cannot belong to it.
+    Experts that transformers would merge stay separate, see `models/experts.py`.
+    Raises LangpruneError for a configuration that transformers cannot build.
     """
-    most = _MOST_PARAMETERS if tensors is None else 4 * tensors + 64  # merged tensors are several parameters
+    most = _MOST_PARAMETERS if tensors is None else 4 * tensors + 64  # a merged tensor becomes several parameters
     try:
         if not 0 < config.get_text_config().num_hidden_layers <= _MOST_BLOCKS:
             raise ValueError(f"num_hidden_layers = {config.get_text_config().num_hidden_layers}")
@@ -178,16 +179,13 @@ def build_skeleton(
     except Exception as error:
         where = Path(config.name_or_path or "", "config.json")
         raise LangpruneError(
-            f"{where} describes no {config.model_type} model that can be built ({first_line(error)}): get the model again"
+            f"transformers cannot build the {config.model_type} model of {where} ({first_line(error)}): get the model again"
         ) from error
     return model.eval().requires_grad_(requires_grad=False)
 
 
 def find_blocks(model: CausalModel) -> tuple[str, nn.ModuleList]:
-    """Return the name of the outermost module list that has one entry per decoder layer, and the list.
-
-    Raises LangpruneError when there is none.
-    """
+    """Return the outermost module list with one entry per decoder layer, and its name; raises LangpruneError without one."""
     count = model.config.get_text_config().num_hidden_layers
     lists = [
         (name, module)

@@ -1,4 +1,4 @@
-"""A model whose weights are in memory one block at a time."""
+"""Keeps a model's weights in memory one block at a time."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from langprune_cli.errors import LangpruneError
+from langprune_cli.models.block_capture import BlockCapture
 from langprune_cli.models.checkpoint import Checkpoint
-from langprune_cli.models.detours import Detours
 from langprune_cli.models.experts import Experts, linears_in, uncalled_in
 from langprune_cli.models.names import TensorNames
 from langprune_cli.models.protocols import Configuration
@@ -24,14 +24,14 @@ from langprune_cli.models.skeleton import build_skeleton, context_of, find_block
 class Linear:
     """One prunable matrix of a block, always seen as [out, in]."""
 
-    name: str  # checkpoint tensor name: the key in every artifact
+    name: str  # checkpoint tensor name, its key in every artifact
     module: nn.Module
     transposed: bool  # the checkpoint stores [in, out] (Conv1D)
-    expert: int | None = None  # the number of the expert that it is part of
+    expert: int | None = None  # the number of its expert
 
     @property
     def weight(self) -> Tensor:
-        """Return the loaded weight as [out, in]; for Conv1D a transposed view, so that writing into it works."""
+        """Return the loaded weight as [out, in]; for Conv1D a transposed view, so writes reach the weight."""
         weight: Tensor = self.module.weight.data  # type: ignore[assignment] # a Parameter of a Linear or Conv1D
         return weight.t() if self.transposed else weight
 
@@ -45,7 +45,7 @@ class Block:
     linears: tuple[Linear, ...]
 
     def take(self, weights: Mapping[str, Tensor]) -> None:
-        """Give linears new weights, by checkpoint name, as the checkpoint stores them; they may stay the caller's tensors."""
+        """Give linears new weights, by checkpoint name and in the checkpoint's layout; may share the caller's tensors."""
         for linear in self.linears:
             if linear.name in weights:
                 parameter: nn.Parameter = linear.module.weight  # type: ignore[assignment] # of a Linear or Conv1D
@@ -54,18 +54,18 @@ class Block:
 
 @dataclass(frozen=True)
 class _Slot:
-    """One parameter: its checkpoint tensor, and every place in the modules that holds it (several when tied)."""
+    """One parameter: its checkpoint tensor, and every place in the modules that holds it (several if tied)."""
 
     name: str
-    path: str  # in the model, the first where there are several
+    path: str  # in the model, the first of several
     owners: tuple[tuple[nn.Module, str], ...]
-    copies: tuple[str, ...] = ()  # tensors that hold it once more: some files have a tied head as well
+    copies: tuple[str, ...] = ()  # further tensors with the same values: some files store a tied head too
 
 
 class StreamedModel:
     """The skeleton of a causal language model over its checkpoint.
 
-    `block(i)` and `outside()` load the weights of block i, or of everything else, for as long as their context lasts.
+    `block(i)` and `outside()` load the weights of block i, or of everything else, while their context lasts.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class StreamedModel:
         config: Configuration | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> None:
-        """Build the skeleton, by default of what `folder` holds.
+        """Build the skeleton, by default of the model in `folder`.
 
-        all_experts: every expert of a mixture is shown every token (`Experts.every_token`).
+        all_experts: every expert of a mixture sees every token (`Experts.every_token`).
 
-        Raises LangpruneError for what `Checkpoint` and `read_config` refuse, and for merged experts or shared linears.
+        Raises LangpruneError as `Checkpoint` and `read_config` do, and for merged experts or shared linears.
         """
         self.folder = folder
         self.device = torch.device(device)
@@ -110,16 +110,16 @@ class StreamedModel:
             module.every_token = all_experts
         self.has_experts = bool(mixtures)
         self._load_buffers()
-        for owner in self.model.modules():  # Module.to would try to copy the meta parameters too
+        for owner in self.model.modules():  # not Module.to, which would also copy the meta parameters
             for attr, buffer in owner.named_buffers(recurse=False):
                 setattr(owner, attr, buffer.to(self.device))
         self.checkpoint.begin_hashes(on_record=True)
-        self.detours = Detours(self.model, self.blocks)
+        self.capture = BlockCapture(self.model, self.blocks)
         self._reader = ThreadPoolExecutor(1, "blocks") if self.device.type == "cuda" else None
         self._expected: tuple[list[str], Future[dict[str, Tensor]]] | None = None
 
     def _refuse_what_is_not_linear(self, index: int) -> None:
-        """Raise LangpruneError for a block with matrices that pruning would pass over or prune twice."""
+        """Raise LangpruneError for a block with matrices that pruning would miss or prune twice."""
         kind = type(self.model).__name__
         own = {id(owner) for slot in self._slots[index] for owner, _ in slot.owners}
         for module in self.blocks[index].modules():
@@ -133,20 +133,20 @@ class StreamedModel:
 
     @property
     def context(self) -> int | None:
-        """Return the longest window the model was made for, None where the configuration does not say."""
+        """Return the longest window that the model supports, None if its configuration does not say."""
         return context_of(self.config)
 
     @cached_property
     def digest(self) -> str:
-        """Return the checkpoint's digest, by which what is made of it is found again.
+        """Return the checkpoint's digest, by which artifacts made from it are found.
 
-        Raises LangpruneError for weights that are not as langprune wrote them: what the samples hold would be another model.
+        Raises LangpruneError for weights that changed since langprune wrote them: the digest reads samples and may miss that.
         """
         self.checkpoint.check()
         return self.checkpoint.digest()
 
     def linears(self, index: int) -> tuple[Linear, ...]:
-        """Return the prunable linears of a block, loaded or not, in the order of its modules; see `linears_in`."""
+        """Return the prunable linears of a block, loaded or not, in module order; see `linears_in`."""
         names = {id(owner): slot.name for slot in self._slots[index] for owner, attr in slot.owners if attr == "weight"}
         return tuple(
             Linear(names[id(module)], module, isinstance(module, Conv1D), expert)
@@ -154,7 +154,7 @@ class StreamedModel:
         )
 
     def uncalled(self, index: int) -> list[str]:
-        """Return the checkpoint tensors of a block's linears that no forward pass calls: `uncalled_in`."""
+        """Return the checkpoint tensors of a block's linears that no forward pass calls, see `uncalled_in`."""
         paths = self.tensor_paths(index)
         return [paths[f"{path}.weight"] for path, _ in uncalled_in(self.blocks[index])]
 
@@ -168,28 +168,29 @@ class StreamedModel:
         return [slot.name for slot in self._slots[index]]
 
     def tensor_paths(self, index: int) -> dict[str, str]:
-        """Return the parameters of block `index` by their paths inside it, with their checkpoint tensors."""
+        """Return path inside the block -> checkpoint tensor, for the parameters of block `index`."""
         return {slot.path.removeprefix(f"{self._prefix}.{index}."): slot.name for slot in self._slots[index]}
 
     def outside_names(self) -> list[str]:
-        """Return every checkpoint tensor that belongs to no block, those that the model does not use included."""
+        """Return every checkpoint tensor outside of the blocks, unused ones included."""
         inside = {name for index in range(len(self.blocks)) for name in self.tensor_names(index)}
         return [name for name in self.checkpoint.entries if name not in inside]
 
     def outside_owners(self) -> dict[str, list[nn.Module]]:
-        """Return the modules that hold each parameter outside of the blocks, by checkpoint tensor: several where it is tied.
+        """Return checkpoint tensor -> modules that hold it, for parameters outside of the blocks; a tied one has several modules.
 
-        A checkpoint may hold a tied parameter more than once: then by each of these tensors.
+        A checkpoint may store a tied parameter more than once; then each of these tensors is a key.
         """
         return {
             name: [owner for owner, _ in slot.owners] for slot in self._slots[-1] for name in (slot.name, *slot.copies)
         }
 
     def expect(self, index: int) -> None:
-        """Have block `index` read while the one before it is at work.
+        """Read block `index` ahead, while the block before it computes.
 
-        For a GPU by a thread and into pinned memory, from which it is copied there without waiting; for a CPU by the system
-        alone, into its cache, since a second block of memory would be more than the time is worth.
+        For a GPU, a thread reads it into pinned memory, for a copy without waiting. For a CPU, the system reads it into its
+        page
+        cache only: the time saved is not worth a second block of memory.
         """
         names = self.tensor_names(index)
         if self._reader is None:
@@ -201,7 +202,7 @@ class StreamedModel:
         return {name: _pinned(tensor) for name, tensor in self._read_checked(names).items()}
 
     def _read_checked(self, names: list[str]) -> dict[str, Tensor]:
-        """Read tensors; what a pruning would only copy is looked through, since nobody else does. Linears are by who prunes."""
+        """Read tensors, and check those for finite values that pruning only copies; whoever prunes linears checks them."""
         linears = self._linear_names
         found = self.checkpoint.read_finite([name for name in names if name not in linears])
         return found | self.checkpoint.read([name for name in names if name in linears])
@@ -236,7 +237,7 @@ class StreamedModel:
                 value = tensors.pop(slot.name).to(self.device, self.dtype, non_blocking=True)
                 if value.shape != placeholder.shape:
                     raise LangpruneError(
-                        f"{self.folder} holds {slot.name} with shape {list(value.shape)} where its config.json asks for "
+                        f"{self.folder} holds {slot.name} with shape {list(value.shape)}, but its config.json asks for "
                         f"{list(placeholder.shape)}: get the checkpoint again"
                     )
                 self._put(slot, nn.Parameter(value, requires_grad=False))
@@ -251,7 +252,7 @@ class StreamedModel:
             owner._parameters[attr] = parameter  # noqa: SLF001 - setattr would refuse to swap devices
 
     def _all_slots(self) -> Iterator[_Slot]:
-        """Yield each distinct parameter; tied ones come once."""
+        """Yield each distinct parameter, tied ones once."""
         places: dict[int, list[tuple[str, nn.Module, str]]] = {}
         for prefix, module in self.model.named_modules():
             for attr, parameter in module.named_parameters(recurse=False):
@@ -261,13 +262,13 @@ class StreamedModel:
             yield from self._untied(found)
 
     def _untied(self, places: list[tuple[str, nn.Module, str]]) -> list[_Slot]:
-        """Return the slots of one parameter: one, or several where it is tied and the checkpoint has several values for it.
+        """Return the slots of one parameter: one, or several if it is tied but the checkpoint has several values for it.
 
-        transformers ties what the configuration ties, unless the checkpoint holds both tensors and their values differ: then
-        each keeps its own. A place that the checkpoint has no tensor for takes that of the place it is tied to.
+        transformers ties what the configuration ties, unless the checkpoint holds both tensors with different values: then each
+        keeps its own. A place without a tensor takes that of the place it is tied to.
         """
         names = {path: self._names.find(path) for path, _, _ in places}
-        copies: dict[str, list[str]] = {}  # equal tensors by the first of them
+        copies: dict[str, list[str]] = {}  # first tensor -> tensors equal to it
         same: dict[str, str] = {}
         for name in dict.fromkeys(name for name in names.values() if name):
             first = next((each for each in copies if self.checkpoint.same_values(each, name, self.dtype)), name)
@@ -288,16 +289,17 @@ class StreamedModel:
     def _lacks(self, path: str, owner: nn.Module, attr: str) -> LangpruneError:
         if owner is self.model.get_output_embeddings() and attr == "weight":
             return LangpruneError(
-                f"{self.folder} has no head ({path}), and its config.json does not tie it to the embeddings, so that "
-                "transformers would make one up: get the checkpoint again, or set tie_word_embeddings to true in config.json"
+                f"{self.folder} has no head ({path}), and its config.json does not tie it to the embeddings, so "
+                "transformers would fill it with random values: get the checkpoint again, or set tie_word_embeddings to true "
+                "in config.json"
             )
         return LangpruneError(
-            f"{self.folder} has no tensor for {path} of {type(self.model).__name__}: get the checkpoint again; if it is "
-            "whole, this family's layout is not supported"
+            f"{self.folder} has no tensor for {path} of {type(self.model).__name__}: get the checkpoint again; if that is "
+            "whole, this family is not supported"
         )
 
     def _load_buffers(self) -> None:
-        """Load the buffers that the checkpoint holds and the model keeps; they are few and small, and stay loaded."""
+        """Load the model's buffers from the checkpoint; they are few and small, and stay loaded."""
         kept = self.model.state_dict()
         for path, buffer in self.model.named_buffers():
             name = self._names.find(path)
@@ -306,5 +308,5 @@ class StreamedModel:
 
 
 def _pinned(tensor: Tensor) -> Tensor:
-    """Return a tensor in memory that a GPU copies from by itself; torch holds it until that is done."""
+    """Return a tensor in pinned memory, which a GPU copies from by itself; torch keeps it until the copy is done."""
     return tensor.pin_memory()

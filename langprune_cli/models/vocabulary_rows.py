@@ -1,4 +1,4 @@
-"""Which tensors have a row for each token, and what becomes of them when tokens leave."""
+"""Removes the rows of pruned tokens from every tensor with one row per token."""
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,25 +16,25 @@ from langprune_cli.models.streamed import StreamedModel
 
 @dataclass(frozen=True)
 class VocabularyRows:
-    """The rows that stay of every tensor that has one for each token."""
+    """The kept rows of every tensor with one row per token."""
 
     model: StreamedModel
     stay: Sequence[int]  # ascending
 
     @property
     def rows(self) -> int:
-        """Return how many rows there are before."""
+        """Return the number of rows before pruning."""
         size: int = self.model.config.get_text_config().vocab_size
         return size
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """Return the checkpoint tensors with a row for each token: embeddings, and a head with its bias.
+        """Return the checkpoint tensors with one row per token: embeddings, and a head with its bias.
 
-        Raises LangpruneError for a model that keeps something else for each token.
+        Raises LangpruneError if another tensor has one row per token.
         """
         ours = [self.model.model.get_input_embeddings(), self.model.model.get_output_embeddings()]
-        # Embeddings beside the main one may have a size of their own: gemma3n's vocab_size_per_layer_input.
+        # Embeddings beside the main one may have another size: gemma3n's vocab_size_per_layer_input.
         text = vars(self.model.config.get_text_config())
         sizes = [(size,) for key, size in text.items() if key.startswith("vocab_size")]
         found = set()
@@ -44,7 +44,7 @@ class VocabularyRows:
                 found.add(name)
             elif rows in sizes and any(isinstance(owner, nn.Embedding) for owner in owners):
                 raise LangpruneError(
-                    f"{self.model.folder} keeps {name} with a row for each token, beside embeddings and head: the vocabulary of "
+                    f"{self.model.folder} holds {name} with one row per token, beside embeddings and head: the vocabulary of "
                     "this family cannot be trimmed"
                 )
         if not found:
@@ -52,24 +52,24 @@ class VocabularyRows:
         return frozenset(found)
 
     def entry(self, name: str, entry: TensorEntry) -> TensorEntry:
-        """Return the shape and size that a tensor will have."""
+        """Return a tensor's entry with its new shape and size."""
         if name not in self.names:
             return entry
         return replace(entry, shape=(len(self.stay), *entry.shape[1:]), size=entry.size // self.rows * len(self.stay))
 
     def tensor(self, name: str, tensor: Tensor) -> Tensor:
-        """Return what is left of a tensor."""
+        """Return the kept rows of a tensor."""
         return tensor.index_select(0, torch.tensor(self.stay)) if name in self.names else tensor
 
     def config(self, raw: dict[str, object]) -> dict[str, object]:
-        """Return the smaller model's config.json, but for the ids that it names."""
+        """Return the smaller model's config.json, with the token ids still unchanged."""
         return with_vocab_size(raw, self.model.config, len(self.stay))
 
 
 def with_default_ids(raw: dict[str, object], config: Configuration, stay: Container[int]) -> dict[str, object]:
-    """Return a config.json in which the token ids stand that its class would put there, none for those that do not stay.
+    """Return a config.json that states its class's default token ids, and none for pruned tokens.
 
-    Defaults are of the family's first model (phi3 pads with 32000) and would name other tokens afterwards, or none at all.
+    Defaults come from the family's first model (phi3 pads with 32000); left out, they would name wrong or missing tokens.
     """
     text = config.get_text_config()
     named = [key for key, value in vars(text).items() if key.endswith("_token_id") and isinstance(value, int)]
@@ -89,7 +89,7 @@ def _text_key(config: Configuration) -> str:
 
 
 def with_vocab_size(raw: dict[str, object], config: Configuration, size: int) -> dict[str, object]:
-    """Return a config.json for another number of tokens. raw: the present one, as it is in the file; config: the same, opened."""
+    """Return a config.json for another number of tokens. raw: the present one, as in the file; config: the same, opened."""
     text = config.get_text_config()
     if text is config:
         return raw | {"vocab_size": size}

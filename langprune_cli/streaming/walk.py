@@ -11,8 +11,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from langprune_cli.machine.team import Team
+from langprune_cli.models.block_capture import Call
 from langprune_cli.models.checkpoint import DTYPES, TensorEntry
-from langprune_cli.models.detours import Call
 from langprune_cli.models.fast_attention import fast_attention
 from langprune_cli.models.own_code import own_code
 from langprune_cli.models.shards import plan_shards, write_shard
@@ -50,9 +50,9 @@ class HiddenStates:
         self._calls: list[list[Call]] = []  # per micro-batch, per block
         with torch.no_grad(), model.outside(), self._own_code():
             with model.block(0):
-                model.detours.learn_output_form(self.ids[0][:1, :2].to(model.device))
+                model.capture.learn_output_form(self.ids[0][:1, :2].to(model.device))
             for part in self.ids:
-                hidden, calls = model.detours.record(part.to(model.device))
+                hidden, calls = model.capture.record(part.to(model.device))
                 self.hidden.append(hidden)
                 self._calls.append(self._shared(calls))
 
@@ -96,7 +96,7 @@ class HiddenStates:
                 for start in range(0, hidden.shape[1], piece):
                     part = ids[:, start : start + piece].to(self.model.device)
                     with torch.no_grad():  # not around what is yielded: two of these at once would leave it on for good
-                        made = self.model.detours.head(part, hidden[:, start : start + piece])
+                        made = self.model.capture.head(part, hidden[:, start : start + piece])
                     yield number, start, made
 
     def save(self, path: Path, after: int) -> None:

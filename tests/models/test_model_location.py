@@ -267,7 +267,7 @@ def test_spellings_close_to_the_demo_and_to_a_folder(hub: HubSite) -> None:
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        (["config.json", "pytorch_model.bin"], "as PyTorch pickles only, and langprune reads safetensors"),
+        (["config.json", "pytorch_model.bin"], "only as PyTorch pickles, and langprune reads safetensors"),
         (["config.json", "model.gguf"], "has neither model.safetensors nor model.safetensors.index.json"),
         (["config.json", "consolidated.safetensors"], "has neither model.safetensors nor"),
         (["model.safetensors"], "has no config.json"),
@@ -283,7 +283,7 @@ def test_repositories_and_folders_without_a_readable_model(
         (folder / name).write_text("{}")
     hub.add_model("owner/unfit", folder)
     assert f"the model owner/unfit on the hub {said}" in (
-        locate(hub, "owner/unfit").error.replace("has its weights as", "as")
+        locate(hub, "owner/unfit").error.replace("has its weights only as", "only as")
     )
     assert hub.fetched() == []
     with pytest.raises(LangpruneError) as raised:

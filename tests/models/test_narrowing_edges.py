@@ -64,7 +64,7 @@ def test_names_with_more_numbers_in_them() -> None:
         LangpruneError, match=r"b\.3\.weight belongs to block 3 but does not begin with a\.1\.layers\.3\."
     ):
         narrowing.name("b.3.weight", 3)
-    with pytest.raises(LangpruneError, match=r"such as x\.weight, are not named by its number"):
+    with pytest.raises(LangpruneError, match=r"such as x\.weight, do not have its number"):
         blocks_prefix({"up.weight": "x.weight"}, 3)
 
 

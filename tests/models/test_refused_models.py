@@ -126,12 +126,12 @@ def test_attention_code_that_a_configuration_names_is_not_fetched(wanted: object
     [
         ("llama", {"num_hidden_layers": 10**9}, "num_hidden_layers = 1e[+]09, which no model has"),
         ("qwen3_moe", {"num_experts": -(10**6)}, "num_experts = -1e[+]06, which no model has"),
-        ("llama", {"num_hidden_layers": 1900}, "can be built [(]more than .* parameters"),
-        ("llama", {"num_hidden_layers": 0}, "can be built [(]num_hidden_layers = 0"),
-        ("llama", {"num_attention_heads": 0}, "does not describe a model"),
-        ("llama", {"hidden_act": "none such"}, "can be built [(].*none such"),
-        ("bloom", {"n_head": 0}, "describes no bloom model"),
-        ("mixtral", {"num_experts_per_tok": 5}, "MixtralForCausalLM cannot compute what .*config.json describes"),
+        ("llama", {"num_hidden_layers": 1900}, "cannot build the llama model of .* [(]more than .* parameters"),
+        ("llama", {"num_hidden_layers": 0}, "cannot build the llama model of .* [(]num_hidden_layers = 0"),
+        ("llama", {"num_attention_heads": 0}, "transformers cannot open .*config.json"),
+        ("llama", {"hidden_act": "none such"}, "cannot build the llama model of .* [(].*none such"),
+        ("bloom", {"n_head": 0}, "cannot build the bloom model"),
+        ("mixtral", {"num_experts_per_tok": 5}, "MixtralForCausalLM cannot run with the values of .*config.json"),
     ],
 )  # fmt: skip
 def test_a_configuration_that_describes_no_model(

@@ -60,7 +60,7 @@ def test_what_goes_wrong_in_the_thread_is_said_when_the_block_is_wanted(ahead: S
     (file,) = ahead.folder.glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:5000])
     ahead.expect(1)
-    with pytest.raises(LangpruneError, match="shorter since it was opened"), ahead.block(1):
+    with pytest.raises(LangpruneError, match="shorter after it was opened"), ahead.block(1):
         pass
 
 

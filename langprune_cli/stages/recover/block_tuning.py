@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.models.detours import Call
+from langprune_cli.models.block_capture import Call
 from langprune_cli.models.shards import MAX_SHARD_BYTES
 from langprune_cli.models.streamed import Block
 from langprune_cli.streaming.walk import HiddenStates

@@ -222,7 +222,7 @@ def test_memory_grows_with_the_text(tmp_path: Path) -> None:
 
 
 WRONG: list[tuple[list[object], int, str]] = [
-    (["-p", "channels:0.9", "--round-to", "48", "--round", "nearest"], 2, "none would stay"),
+    (["-p", "channels:0.9", "--round-to", "48", "--round", "nearest"], 2, "None of 48 units would stay"),
     (["-p", "channels:1"], 1, "1 is not a fraction"),
     (["-p", "blocks:0.3"], 1, "removes none of 3 blocks"),
     (["--round-to", "128"], 2, "48 units cannot be rounded to multiples of 128"),
@@ -253,9 +253,9 @@ def test_models_that_cannot_be(tmp_path: Path) -> None:
     wrong: list[tuple[str, dict[str, Any], list[str], str]] = [
         ("llama", llama | {"quantization_config": {"quant_method": "gptq"}}, [], "quantized checkpoint"),
         ("t5", {}, [], "not a causal language model"),
-        ("no_such_type", {}, [], "not describe a model"),
+        ("no_such_type", {}, [], "transformers cannot open"),
         ("bloom", FAMILIES["bloom"][1], [], "known families"),
-        ("llama", llama | {"num_key_value_heads": 1}, ["-p", "kv-groups"], "one KV group"),
+        ("llama", llama | {"num_key_value_heads": 1}, ["-p", "kv-groups"], "a single KV group"),
         ("opt", FAMILIES["opt"][1], ["-p", "kv-groups"], "fewer heads"),
     ]
     for number, (kind, settings, words, says) in enumerate(wrong):
@@ -269,7 +269,7 @@ def test_models_that_cannot_be(tmp_path: Path) -> None:
     one_sentence(langprune("plan", "-m", tmp_path / "llama.json"), 1, "is a file: name a config.json")
     one_sentence(langprune("plan", "-m", tmp_path / "gone"), 1, "there is no folder")
     (tmp_path / "empty" / "config.json").write_text("{")
-    one_sentence(langprune("plan", "-m", tmp_path / "empty"), 1, "not describe a model")
+    one_sentence(langprune("plan", "-m", tmp_path / "empty"), 1, "transformers cannot open")
 
 
 def test_memory_of_blocks_counts_the_comparison_in_float32(tmp_path: Path) -> None:

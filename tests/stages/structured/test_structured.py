@@ -213,7 +213,7 @@ def test_eval_takes_the_mask_as_zeroed_columns(tmp_path: Path, windows: Path) ->
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["--pattern", "channels:0.999", "--round", "nearest", "--round-to", "8"], 2, "none would stay"),
+        (["--pattern", "channels:0.999", "--round", "nearest", "--round-to", "8"], 2, "units would stay"),
         (["--pattern", "channels", "--round-to", "64"], 2, "cannot be rounded"),
         (["--pattern", "channels:1.5"], 1, "not a fraction"),
         (["--pattern", "channels:x"], 2, "no share after its colon"),
@@ -248,5 +248,5 @@ def test_families_that_cannot(tmp_path: Path, windows: Path) -> None:
         assert snapshot(tmp_path / family) == before
     save_pico("llama", tmp_path / "one", num_key_value_heads=1)
     words = ["-m", tmp_path / "one", "--data", windows, "--pattern", "kv-groups:0.5", "-w", tmp_path / "w"]
-    one_sentence(langprune("prune", *words), 1, "one KV group")
+    one_sentence(langprune("prune", *words), 1, "a single KV group")
     assert set(FAMILIES) - set(CUTTABLE) == {"bloom"}

@@ -219,7 +219,7 @@ def test_a_family_with_other_embeddings_of_tokens_is_refused(
     words = ["-m", tmp_path / "dense", "-w", tmp_path / "w"]
     did("calibrate", *words, "--lang", "en", "--data", text / "en.jsonl", "--collect", "tokens")
     refused = langprune("mask", "--pattern", "vocab", "-w", tmp_path / "w")
-    one_sentence(refused, 1, "keeps model.embed_tokens_per_layer.weight with a row for each token, beside embeddings")
+    one_sentence(refused, 1, "holds model.embed_tokens_per_layer.weight with one row per token, beside embeddings")
     assert not (tmp_path / "w/masks").exists()
 
 

@@ -1,8 +1,9 @@
-"""Detours: stand-ins for blocks that record how the model calls each block, and hand back what they are given.
+"""Block capture: stand-ins for blocks record how the model calls each block.
 
-One forward over detours yields every block's own arguments (rotary embeddings, full or sliding masks: they differ per
-block), computed by the model's own code, and ends there: logits of a whole micro-batch would cost more than a block.
-Another, in which the last detour returns the final hidden states, runs the model's own final norm, soft-caps and head.
+One forward pass over the stand-ins gives each block's own arguments (rotary embeddings, full or sliding masks: they differ
+per block), computed by the model's own code. It stops there, since the logits of a whole micro-batch would cost more than a
+block. In a second pass the last stand-in returns the final hidden states, and the model runs its own final norm, soft-caps
+and head.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Call:
-    """The arguments of one block but its hidden states, which come first."""
+    """The arguments of one block, without the hidden states, which come first."""
 
     args: tuple[object, ...]
     kwargs: dict[str, object]
@@ -26,7 +27,7 @@ class Call:
         return output if isinstance(output, Tensor) else output[0]
 
     def same_as(self, other: "Call") -> bool:
-        """Return whether both calls hold equal values, so that one can stand for the other."""
+        """Return whether both calls hold equal values, so that one can replace the other."""
         return _equal(self.args, other.args) and _equal(self.kwargs, other.kwargs)
 
 
@@ -44,23 +45,23 @@ def _equal(a: object, b: object) -> bool:
     return bool(a == b)
 
 
-class _SeenError(Exception):
-    """Ends a forward once it has shown what it was run for."""
+class _CapturedError(Exception):
+    """Stops a forward pass once the calls are captured."""
 
 
-class _Detour(nn.Module):
-    """Stands for one block; answers attribute look-ups (attention_type, ...) with the block's own."""
+class _StandIn(nn.Module):
+    """Stands in for one block; its attributes (attention_type, ...) are the block's own."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
-        self._block = (block,)  # in a tuple, so that its weights do not become the detour's
+        self._block = (block,)  # in a tuple, so that torch does not register its weights here
         self.hidden: Tensor | None = None  # what came in
         self.call = Call((), {})
         self.answer: Tensor | None = None  # what to return instead
         self.tuple_length = 0  # 0: the block returns a tensor
-        self.ends = False  # whether the forward ends here
+        self.ends = False  # whether the forward pass stops here
 
-    def __getattr__(self, name: str) -> Tensor | nn.Module:  # as torch has it, though it may be anything
+    def __getattr__(self, name: str) -> Tensor | nn.Module:  # as torch types it, though an attribute may be anything
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -70,46 +71,46 @@ class _Detour(nn.Module):
     def forward(self, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor | tuple[Tensor | None, ...]:
         self.hidden, self.call = hidden_states, Call(args, kwargs)
         if self.ends:
-            raise _SeenError
+            raise _CapturedError
         hidden = self.hidden if self.answer is None else self.answer
         return (hidden,) + (None,) * (self.tuple_length - 1) if self.tuple_length else hidden
 
 
-class Detours:
-    """All blocks of a model replaced by stand-ins, while a forward of this class runs."""
+class BlockCapture:
+    """Replaces all blocks of a model by stand-ins while one of its forward passes runs."""
 
     def __init__(self, model: nn.Module, blocks: nn.ModuleList) -> None:
         self._model = model
         self._blocks = blocks
-        self._detours = [_Detour(block) for block in blocks]
+        self._stand_ins = [_StandIn(block) for block in blocks]
 
     @contextmanager
     def _in_place(self) -> Iterator[None]:
         real = list(self._blocks)
         try:
-            for index, detour in enumerate(self._detours):
-                self._blocks[index] = detour
+            for index, stand_in in enumerate(self._stand_ins):
+                self._blocks[index] = stand_in
             yield
         finally:
             for index, block in enumerate(real):
                 self._blocks[index] = block
-            for detour in self._detours:
-                detour.hidden, detour.answer, detour.call, detour.ends = None, None, Call((), {}), False
+            for stand_in in self._stand_ins:
+                stand_in.hidden, stand_in.answer, stand_in.call, stand_in.ends = None, None, Call((), {}), False
 
     def learn_output_form(self, ids: Tensor) -> None:
-        """Learn from block 0's real output whether blocks return a tensor or a tuple; annotations are not reliable.
+        """Find out from block 0's real output whether blocks return a tensor or a tuple; annotations are not reliable.
 
-        Block 0 and everything outside of the blocks must be loaded. `ids` is a small [1, t].
+        Needs block 0 and everything outside of the blocks loaded. ids: a small [1, t].
         """
 
         def look(_module: nn.Module, _args: object, output: Tensor | tuple[object, ...]) -> None:
-            for detour in self._detours:
-                detour.tuple_length = 0 if isinstance(output, Tensor) else len(output)
-            raise _SeenError
+            for stand_in in self._stand_ins:
+                stand_in.tuple_length = 0 if isinstance(output, Tensor) else len(output)
+            raise _CapturedError
 
         handle = self._blocks[0].register_forward_hook(look)
         try:
-            with suppress(_SeenError):
+            with suppress(_CapturedError):
                 self._model(input_ids=ids, use_cache=False)
         finally:
             handle.remove()
@@ -120,12 +121,12 @@ class Detours:
     ) -> tuple[Tensor, list[Call]]:
         """Return the input of block 0 [b, t, h] and each block's call for these ids."""
         with self._in_place():
-            self._detours[-1].ends = True
-            with suppress(_SeenError):
+            self._stand_ins[-1].ends = True
+            with suppress(_CapturedError):
                 self._model(input_ids=ids, use_cache=False)
-            hidden = self._detours[0].hidden
-            calls = [detour.call for detour in self._detours]
-            missed = [index for index, detour in enumerate(self._detours) if detour.hidden is None]
+            hidden = self._stand_ins[0].hidden
+            calls = [stand_in.call for stand_in in self._stand_ins]
+            missed = [index for index, stand_in in enumerate(self._stand_ins) if stand_in.hidden is None]
         if hidden is None or missed:
             raise RuntimeError(f"the model ran without calling its blocks {missed} before the last one")
         return hidden, calls
@@ -135,8 +136,8 @@ class Detours:
         ids: Tensor,  # [b, t], only its shape matters
         hidden: Tensor,  # [b, t, h], output of the last block
     ) -> Tensor:  # [b, t, vocabulary]
-        """Return the logits that the model's own final norm and head make of the last block's output."""
+        """Return the logits of the last block's output, computed by the model's own final norm and head."""
         with self._in_place():
-            self._detours[-1].answer = hidden
+            self._stand_ins[-1].answer = hidden
             logits: Tensor = self._model(input_ids=ids, use_cache=False).logits
         return logits
