@@ -1,4 +1,4 @@
-"""What an allocation is: how the total sparsity is spread over blocks; a record and two functions, one file each."""
+"""Describes allocations, which spread the total sparsity over blocks: a record and two functions in one file each."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -11,23 +11,23 @@ from langprune_cli.errors import LangpruneError
 from langprune_cli.numerics.site import Needs, Site
 from langprune_cli.registry import record, records
 
-# (site, sparsity) -> the site's weights, float32 [r, i], as the chosen method prunes (and updates) them
+# (site, sparsity) -> the site's weights, float32 [r, i], pruned (and updated) by the chosen method
 Prune = Callable[[Site, float], Tensor]
 
-# At least this share of the mean keep-rate stays in every block: 5% of the weights of any block at a total of 0.5, 3% at
-# 0.7. A block that loses everything adds nothing to the hidden states any more, and no allocation means that.
+# Every block keeps at least this share of the mean keep-rate: 5% of its weights at a total of 0.5, 3% at 0.7. No allocation
+# intends to empty a block, which would add nothing to the hidden states any more.
 _LEAST_KEPT = 0.1
-_WHOLE = 1e-9  # a number of weights of M that is this near to a whole number is that number
-_MOST_MIXES = 1024  # partial mixes that `mix_of_n` carries along; with up to two sizes of block none is lost
+_WHOLE = 1e-9  # a number of weights of M this near to a whole number is that number
+_MOST_MIXES = 1024  # partial mixes kept by `mix_of_n`; with up to two sizes of block none is dropped
 
 
 @dataclass(frozen=True)
 class Allocation:
     """One way to spread sparsity over blocks.
 
-    `measure` sees one block at a time (dense weights, statistics of the dense model) and returns its figures, none where
-    there is nothing to measure. `spread` gets the figures and prunable weights of every block, and the sparsity of the
-    whole, and returns a sparsity of each block, so that the weights removed are that share of all weights.
+    `measure` sees one block at a time (dense weights, statistics of the dense model) and returns its figures, if any. `spread`
+    gets every block's figures and number of prunable weights, and the total sparsity; it returns a sparsity for each block that
+    together remove this share of all weights.
     """
 
     name: str
@@ -43,12 +43,12 @@ def allocations() -> dict[str, Allocation]:
 
 
 def get_allocation(name: str) -> Allocation:
-    """Return the allocation called `name`; raises LangpruneError with the nearest names when there is none."""
+    """Return the allocation called `name`; raises LangpruneError with the nearest names if there is none."""
     return record(package, Allocation, "--allocation", name)
 
 
 def most_sparsity(total: float) -> float:
-    """Return the sparsity that no block may exceed when all of them together have `total`; 1 only for a total of 1."""
+    """Return the highest sparsity of a block when the total is `total`; 1 only for a total of 1."""
     return 1 - _LEAST_KEPT * (1 - total)
 
 
@@ -57,39 +57,42 @@ def fit(
     sizes: Sequence[int],  # prunable weights of each block
     total: float,  # fraction removed of all weights
 ) -> list[float]:
-    """Shift all sparsities by one number, and clip them to 0..most_sparsity(total), so that the whole has `total`.
+    """Shift all sparsities by one number and clip them to 0..most_sparsity(total), so that the total is `total`.
 
-    The sum of sparsity x size is then total x sum of sizes but for rounding, a few parts in 2^53 of all weights, and
-    blocks keep their order. Therefore the weights removed are right to one weight per linear: `prune_count` takes the
-    whole part of a linear's size x its block's sparsity, less than one weight below it, and those products add to
-    total x all weights (for masks that count by linear: `Pattern(exact=True)`, or groups of a layer).
-    Raises LangpruneError for a total that is no fraction, or sparsities that are not finite.
+    The sum of sparsity x size is then total x sum of sizes up to rounding, a few parts in 2^53, and blocks keep their order.
+    The
+    number of removed weights is right to one weight per linear: `prune_count` rounds size x sparsity down, by less than one
+    weight
+    per linear (for masks that count by linear: `Pattern(exact=True)`, or groups of a layer).
+    Raises LangpruneError for a total outside of 0..1, or sparsities that are not finite.
     """
     if not 0 <= total <= 1:
-        raise LangpruneError(f"sparsity {total:g} is not a fraction removed: give a number between 0 and 1")
+        raise LangpruneError(f"sparsity {total:g} is not a fraction: give a number between 0 and 1")
     return _water_fill(sparsities, sizes, total, 0.0, most_sparsity(total))
 
 
 def mix_of_n(
     sparsities: Sequence[float],  # of each block, near 0..1
-    sizes: Sequence[int],  # prunable weights of each block, tails of rows that M does not divide left out
+    sizes: Sequence[int],  # prunable weights of each block, without the tails of rows that M does not divide
     m: int,
     total: float,  # fraction removed of all weights
 ) -> list[int]:  # N of each block: kept of every M
-    """Round each block's sparsity to a whole number of weights of M, so that the total is as near as that allows.
+    """Round each block's sparsity to a whole number of weights of M, with a total as near as possible.
 
-    The ideal is `fit` within 1/M..(M-1)/M, times M. Each block gets it rounded up or down, never further away: among
-    blocks of one size those with the largest remainders are rounded up (of equal ones the later block, whose error
-    travels through fewer others), and how many of each size is searched for the nearest total, then for the least sum of
-    squared departures. With blocks of one size the total is exact where total x M x blocks is a whole number; with two
-    sizes it is the nearest that rounding up or down gives; with more the search keeps the most promising mixes.
-    N is 1..M-1: N = 0 would remove a block, and a block that is dense is in no N:M format and gains nothing.
-    Raises LangpruneError where every mix is too sparse, or too dense, for `total`.
+    The ideal is M times `fit` within 1/M..(M-1)/M, and each block gets it rounded up or down. Among blocks of one size, those
+    with
+    the largest remainders are rounded up (for equal remainders the later block, whose error travels through fewer others). How
+    many of each size is searched for the nearest total, then for the least sum of squared departures. With one size the total
+    is
+    exact if total x M x blocks is a whole number; with two sizes it is the nearest possible; with more, the search keeps only
+    the
+    most promising mixes. N is 1..M-1: N = 0 would remove a block, and a dense block is not N:M and gains nothing.
+    Raises LangpruneError if every mix is too sparse or too dense for `total`.
     """
     least = 1 / m
     if not least - _WHOLE <= total <= 1 - least + _WHOLE:
         raise LangpruneError(
-            f"sparsity {total:g} is out of reach of N:{m} blocks: give {least:g} to {1 - least:g}, or a larger M"
+            f"N:{m} blocks cannot reach sparsity {total:g}: give {least:g} to {1 - least:g}, or a larger M"
         )
     within = _water_fill(sparsities, sizes, min(max(total, least), 1 - least), least, 1 - least)
     ideal = [m * each for each in within]
@@ -102,10 +105,9 @@ def mix_of_n(
 
 
 def unit_range(measures: Sequence[Sequence[float]]) -> list[float]:
-    """Return each block's first figure, rescaled: 0 for the lowest of all blocks and 1 for the highest.
+    """Return each block's first figure, rescaled to 0 for the lowest and 1 for the highest.
 
-    Blocks without figures, and all of them where none differ, are in the middle: 0.5. Raises LangpruneError for a
-    figure that is not finite.
+    Blocks without figures, and all blocks if no figures differ, get 0.5. Raises LangpruneError for a figure that is not finite.
     """
     require_finite(measures)
     figures = [figure for measure in measures for figure in measure[:1]]
@@ -120,16 +122,16 @@ def require_finite(measures: Iterable[Sequence[float]]) -> None:
     for block, measure in enumerate(measures):
         if not all(map(math.isfinite, measure)):
             raise LangpruneError(
-                f"what was measured of block {block} is not finite: calibrate again, with --dtype float32"
+                f"a figure measured of block {block} is not finite: calibrate again, with --dtype float32"
             )
 
 
 def _water_fill(
     sparsities: Sequence[float], sizes: Sequence[int], total: float, low: float, high: float
 ) -> list[float]:
-    """Return clip(sparsity + shift, low, high) of each block, with the shift that makes the whole's sparsity `total`.
+    """Return clip(sparsity + shift, low, high) of each block, with the shift that makes the total sparsity `total`.
 
-    low <= total <= high. What is removed grows with the shift, continuously, so that halving an interval finds it.
+    low <= total <= high. The removed share grows continuously with the shift, so bisection finds it.
     """
     require_finite([[each] for each in sparsities])
     wanted = total * sum(sizes)
@@ -140,7 +142,7 @@ def _water_fill(
         return [min(max(each + shift, low), high) for each in sparsities]
 
     below, above = low - max(sparsities), high - min(sparsities)
-    for _ in range(64):  # from a width of 2 or 3 to below the rounding of the sum
+    for _ in range(64):  # from a width of 2 or 3 to below the sum's rounding
         middle = (below + above) / 2
         if math.fsum(each * size for each, size in zip(shifted(middle), sizes, strict=True)) < wanted:
             below = middle
@@ -150,24 +152,24 @@ def _water_fill(
 
 
 def _by_remainder(
-    remainders: Sequence[float],  # of each block's ideal number of weights of M, 0 <= remainder < 1
+    remainders: Sequence[float],  # of each block's ideal N, 0 <= remainder < 1
     sizes: Sequence[int],
 ) -> dict[int, list[tuple[int, float]]]:
-    """Return the blocks that may be rounded up, with their remainders: by size, large first, and by remainder within."""
+    """Return the blocks that may be rounded up, with their remainders: by size, larger first, then by remainder."""
     by_size: dict[int, list[tuple[int, float]]] = {size: [] for size in sorted(set(sizes), reverse=True)}
     for block, (remainder, size) in enumerate(zip(remainders, sizes, strict=True)):
         if remainder > _WHOLE:
             by_size[size].append((block, remainder))
     for blocks in by_size.values():
-        blocks.sort(key=lambda each: (-round(each[1], 9), -each[0]))  # equal but for rounding is equal
+        blocks.sort(key=lambda each: (-round(each[1], 9), -each[0]))  # equal up to rounding is equal
     return by_size
 
 
 def _nearest_counts(by_size: dict[int, list[tuple[int, float]]]) -> tuple[int, ...]:
-    """Return how many blocks of each size are rounded up so that what is removed comes nearest to the ideal.
+    """Return how many blocks of each size to round up, so that the removed share is nearest to the ideal.
 
-    Of one size it is no question which: those with the largest remainders. Mixes that remove the same are one state, of
-    which the one nearest to the ideals is kept: a knapsack, solved size after size.
+    Within one size those with the largest remainders are rounded up. This is a knapsack, solved size by size: of the mixes that
+    remove the same number, it keeps the one nearest to the ideals.
     """
     mixes: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}  # size x rounded up -> (departure, counts)
     wanted = 0.0
@@ -187,5 +189,5 @@ def _nearest_counts(by_size: dict[int, list[tuple[int, float]]]) -> tuple[int, .
                 grown[key] = min(grown.get(key, mix), mix)
         nearest = sorted(grown, key=lambda reached: abs(reached - wanted))[:_MOST_MIXES]
         mixes = {reached: grown[reached] for reached in nearest}
-    # Totals whose distances differ by rounding alone are equally near.
+    # Distances that differ only by rounding are equal.
     return min(mixes.items(), key=lambda each: (round(abs(each[0] - wanted), 3), each[1]))[1][1]

@@ -7,12 +7,12 @@ from langprune_cli.numerics.site import Site
 
 
 def measure(sites: Sequence[Site], prune: Prune) -> list[float]:  # noqa: ARG001 - what an allocation is called with
-    """Return nothing: there is nothing to know of a block."""
+    """Return no figures: uniform sparsity needs none."""
     return []
 
 
 def spread(measures: Sequence[Sequence[float]], sizes: Sequence[int], total: float) -> list[float]:  # noqa: ARG001
-    """Return `total`, the fraction removed of all weights, for every block."""
+    """Return `total` for every block."""
     return [total] * len(sizes)
 
 

@@ -1,1 +1,1 @@
-"""Where a model lies: built in, in a folder, or on the Hugging Face Hub."""
+"""Finds models: built in, in a folder, or on the Hugging Face Hub."""

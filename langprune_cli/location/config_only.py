@@ -1,4 +1,4 @@
-"""Where a model's config.json lies, fetched from the hub without the weights: plans and counts of tokens need none."""
+"""Finds a model's config.json and fetches it without the weights, which plans and token counts do not need."""
 
 from pathlib import Path
 
@@ -18,15 +18,14 @@ def locate_config(
     only: WithoutWeights = "config",
     fetch: bool = True,
 ) -> ModelLocation:
-    """Find the folder with the config.json of the model that a user named; its weights need not be there.
+    """Find the folder with the config.json of the model `name`, with or without its weights.
 
-    `name` is "demo", a local folder, a path to a config.json, or a hub id, as `locate_model` has them. Of a hub model
-    config.json alone is fetched, or the tokenizer as well (`with_code`: the Python files too), to the cache that
-    `locate_model` uses; that one looks for weights, and does not take it for a whole model. Without `fetch` what lies there
-    serves.
+    name: "demo", a local folder, a path to a config.json, or a hub id, as in `locate_model`. Of a hub model this fetches
+    config.json alone or also the tokenizer (and with `with_code` the Python files), into the cache of `locate_model`, which
+    looks for weights and does not mistake it for a whole model. Without `fetch` it uses the cache only.
 
-    Raises UsageError for a revision of what is not on the hub, and LangpruneError if there is no such model or file,
-    or if it cannot be reached or stored.
+    Raises UsageError for a revision of a local model, and LangpruneError if the model or file does not exist, or cannot be
+    reached or stored.
     """
     path, is_local = local_path(name, revision)
     if not is_local:

@@ -1,7 +1,7 @@
-"""Fetch a model from the Hugging Face Hub into its cache, or find it there, and explain what goes wrong.
+"""Fetches a model from the Hugging Face Hub into its cache, or finds it there, and explains errors.
 
-Only what pruning reads is fetched: configuration, tokenizer and the safetensors weights. The small files come
-first and the weights last, so a snapshot whose weights are all there is known to be complete.
+It fetches only the configuration, the tokenizer and the safetensors weights. Small files come first and weights last, so a
+snapshot with all its weights is complete.
 """
 
 import difflib
@@ -29,17 +29,16 @@ from langprune_cli.models.model_files import (
 from langprune_cli.text.hub_pace import paced
 
 WithoutWeights = Literal["config", "tokenizer"]  # config.json alone, or the tokenizer's files as well
-CARD = "README.md"  # says under which licence a model is; not part of it
+CARD = "README.md"  # states the model's licence; not part of the model
 _COMMIT_SHA = re.compile(r"[0-9a-f]{40}")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TRIES = 3
-# The errors of the HTTP library below huggingface_hub (httpx in 1.x, httpx2 in 2.x), which it lets through;
-# their base class is a base of HfHubHTTPError too.
+# huggingface_hub lets errors of its HTTP library through (httpx in 1.x, httpx2 in 2.x); their base class is also a base of
+# HfHubHTTPError.
 _HTTP_ERRORS: tuple[type[Exception], ...] = tuple(
     base for base in errors.HfHubHTTPError.__bases__ if issubclass(base, Exception) and base is not OSError
 )
-# hf_xet raises RuntimeError; what something else answers at the hub's address (a login page) is not JSON or
-# lacks fields.
+# hf_xet raises RuntimeError; another server at the hub's address (a login page) answers without JSON, or without the fields.
 _DOWNLOAD_ERRORS: tuple[type[Exception], ...] = (
     *_HTTP_ERRORS,
     errors.EntryNotFoundError,
@@ -58,17 +57,17 @@ def fetch_snapshot(
     with_code: bool,
     only: WithoutWeights | None = None,
 ) -> tuple[Path, tuple[str, ...]]:
-    """Return the folder in the cache that holds the model, named after its commit, and notes for the user.
+    """Return the model's folder in the cache, named after its commit, and notes for the user.
 
-    With `only` that is config.json, and for "tokenizer" the other small files (and the Python files `with_code`), whether
-    the model has weights or not.
-    If the hub gives no answer, a complete copy in the cache serves. Raises LangpruneError if there is none,
-    or if the model is not one that can be read here.
+    only: fetch config.json alone, or for "tokenizer" all small files (`with_code`: also the Python files), even if the model
+    has
+    no weights. If the hub does not answer, a complete copy in the cache is used. Raises LangpruneError if there is none, or if
+    the model is not readable.
     """
     if cache_dir is not None:
         cache_dir = cache_dir.expanduser().resolve()
     try:
-        # A commit never changes: with all of it here there is nothing to ask the hub.
+        # A commit never changes: with all of it here, the hub is not asked.
         if revision and _COMMIT_SHA.fullmatch(revision) and not with_code:
             cached = _cached_snapshot(name, revision, cache_dir, only=only)
             if cached:
@@ -82,7 +81,7 @@ def fetch_snapshot(
         cached = _cached_snapshot(name, revision or constants.DEFAULT_REVISION, cache_dir, only=only)
         if cached is None:
             raise _explained(error, name, revision) from error
-        note = f"the hub did not give the model {name}: using the copy in the cache, commit {cached.name[:12]}"
+        note = f"the hub did not deliver the model {name}: using the copy in the cache, commit {cached.name[:12]}"
         return cached, () if isinstance(error, errors.OfflineModeIsEnabled) else (note,)
     try:
         with paced():
@@ -94,16 +93,16 @@ def fetch_snapshot(
 def cached_snapshot(
     name: str, revision: str | None, cache_dir: Path | None, *, only: WithoutWeights | None = None
 ) -> Path:
-    """Return the folder in the cache that holds the model, or what is enough of it, without asking the hub.
+    """Return the cache's folder with the model, or with the files of `only`, without asking the hub.
 
-    Raises LangpruneError where it is not there: a dry run is the one that does not fetch it.
+    Raises LangpruneError if it is not there: only dry runs call this, and they fetch nothing.
     """
     folder = cache_dir.expanduser().resolve() if cache_dir else None
     if cached := _cached_snapshot(name, revision or constants.DEFAULT_REVISION, folder, only=only):
         return cached
     raise LangpruneError(
-        f"the model {name} is not on this machine, and a dry run fetches nothing: langprune plan --model {name} says what it "
-        "would take, from its configuration alone"
+        f"the model {name} is not on this machine, and a dry run fetches nothing: langprune plan --model {name} tells its "
+        "cost from the configuration alone"
     )
 
 
@@ -116,10 +115,9 @@ def _download_patiently(
     with_code: bool,
     only: WithoutWeights | None,
 ) -> Path:
-    """Download, and begin again when a connection breaks; files that are complete are not fetched again.
+    """Download, and retry when a connection breaks; complete files are not fetched again.
 
-    huggingface_hub resumes some connections that break in the middle of a file and gives up on others, such as
-    one that is reset.
+    huggingface_hub resumes some connections that break in the middle of a file and gives up on others, such as reset ones.
     """
     for _ in range(_TRIES - 1):
         try:
@@ -140,15 +138,14 @@ def _download(
     with_code: bool,
     only: WithoutWeights | None,
 ) -> Path:
-    """Fetch the small files, then the weights that they name, and return the snapshot's folder."""
+    """Fetch the small files, then the weights that they name; return the snapshot's folder."""
     names = {sibling.rfilename for sibling in info.siblings or ()}
     enough = only and CONFIG in names
     if (unfit := why_unfit(names, f"the model {name} on the hub")) and not enough:
         raise LangpruneError(unfit)
     wanted = [CONFIG] if only == "config" else [n for n in names if SMALL_FILES.fullmatch(n)]
     small = wanted + [n for n in names if n == CARD or (with_code and n.endswith(".py"))]
-    # The revision is passed on as named, which makes the cache remember its commit: offline, that is how the
-    # snapshot is found again.
+    # Passing the revision as the user named it makes the cache remember its commit, by which it is found offline.
     fetched = snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=_literally(small))
     folder = Path(fetched)
     if only:
@@ -165,7 +162,7 @@ def _literally(names: Iterable[str]) -> list[str]:
 
 
 def _cached_snapshot(name: str, revision: str, cache_dir: Path | None, *, only: WithoutWeights | None) -> Path | None:
-    """Return the folder of a snapshot in the cache if all of its weights are there, or what is enough without them."""
+    """Return a snapshot's folder in the cache if it has all weights, or all files of `only`."""
     config = try_to_load_from_cache(name, CONFIG, cache_dir=cache_dir, revision=revision)
     if not isinstance(config, str):
         return None
@@ -176,16 +173,15 @@ def _cached_snapshot(name: str, revision: str, cache_dir: Path | None, *, only: 
 
 
 def _explained(error: Exception, name: str, revision: str | None) -> LangpruneError:
-    """Turn what huggingface_hub raised into one sentence that names the model and says what to do."""
-    # "Not in the cache" is raised from the reason why the hub was no help, which the user can act upon.
+    """Turn an error of huggingface_hub into one sentence that names the model and says what to do."""
+    # "Not in the cache" is raised from the hub's own error, and the user can act upon that one.
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     page = f"{constants.ENDPOINT}/{name}"
     match error:
         case errors.GatedRepoError():
             message = (
-                f"the owners of the model {name} must grant access to it: ask for it at {page}, "
-                "then run `hf auth login`"
+                f"the owners of the model {name} must grant you access: ask for it at {page}, then run `hf auth login`"
             )
         case errors.RepositoryNotFoundError():
             message = (
@@ -227,11 +223,11 @@ def _explained_status(status: int, name: str) -> str:
         return f"your token may not read the model {name} (403): ask its owners or use another"
     if status == 429:
         return f"too many requests (429) for the model {name}: wait some minutes or run `hf auth login`"
-    return f"the hub did not give the model {name} (status {status}): try again in some minutes"
+    return f"the hub did not deliver the model {name} (status {status}): try again in some minutes"
 
 
 def _near_names(name: str) -> str:
-    """Return the end of a message that names "demo" or a folder here spelled nearly like the hub id."""
+    """Return the end of a message: "demo", or local folders with names near the hub id."""
     owner = Path(name).parent
     known = ["demo", *(str(owner / folder) for folder in folders_in(owner))]
     close = difflib.get_close_matches(name, known, n=2, cutoff=0.75)

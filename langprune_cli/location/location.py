@@ -1,4 +1,4 @@
-"""Where a model lies: the built-in one, a local folder, or a copy of a hub repository in the cache."""
+"""Finds a model: the built-in one, a local folder, or a hub repository's copy in the cache."""
 
 import difflib
 import re
@@ -16,13 +16,13 @@ _LFS_POINTER = b"version https://git-lfs"
 
 @dataclass(frozen=True)
 class ModelLocation:
-    """A folder with config.json and safetensors weights, and how the user came to it."""
+    """A folder with config.json and safetensors weights, and the user's name for it."""
 
     folder: Path
-    id: str  # what the user named: hub id, folder as given, artifact or "demo"
+    id: str  # the user's words: hub id, folder, artifact or "demo"
     revision: str | None  # commit sha, for a model of the hub
     kind: Literal["hub", "folder", "demo", "artifact"]
-    notes: tuple[str, ...] = ()  # what the user should know, one sentence each
+    notes: tuple[str, ...] = ()  # for the user, one sentence each
 
     @property
     def label(self) -> str:
@@ -33,7 +33,7 @@ class ModelLocation:
 
     @property
     def about(self) -> dict[str, str | None]:
-        """Return how people name this model: hub id and revision, or the folder."""
+        """Return the model as manifests name it: hub id and revision, or the folder."""
         return {"name": str(self.folder.resolve()) if self.kind == "folder" else self.id, "revision": self.revision}
 
 
@@ -45,13 +45,13 @@ def locate_model(
     with_code: bool = False,
     fetch: bool = True,
 ) -> ModelLocation:
-    """Find the model that a user named, downloading it from the hub where it is not on this machine.
+    """Find the model `name`, and download it from the hub if it is not on this machine.
 
-    `name` is "demo", else a local folder, else a hub id; `revision` is a branch, tag or commit on the hub.
-    `with_code` fetches the Python files too, for a user who asked to trust them; without `fetch` what lies in the cache serves.
+    name: "demo", else a local folder, else a hub id; revision: a branch, tag or commit on the hub.
+    with_code: fetch the Python files too, for a user who trusts them. Without `fetch` it uses the cache only.
 
-    Raises UsageError for a revision of what is not on the hub, and LangpruneError if there is no such model,
-    if it cannot be reached or stored, or if it is not one that can be read here.
+    Raises UsageError for a revision of a local model, and LangpruneError if the model does not exist, cannot be reached or
+    stored, or is not readable.
     """
     path, is_local = local_path(name, revision)
     if is_local:
@@ -61,7 +61,7 @@ def locate_model(
             raise LangpruneError(f"cannot read {path} ({error.strerror}): check its permissions") from error
         return ModelLocation(path, name, None, "demo" if name == "demo" else "folder")
     check_hub_id(name, path)
-    # Imported here because huggingface_hub takes a while to load, and local models do without it.
+    # Imported here because huggingface_hub takes a while to load, and local models do not need it.
     from langprune_cli.location.hub_snapshot import cached_snapshot, fetch_snapshot  # noqa: PLC0415
 
     if not fetch:
@@ -72,7 +72,7 @@ def locate_model(
 
 
 def check_hub_id(name: str, path: Path) -> None:
-    """Raise LangpruneError where a name that is nothing local, `path` being that name, cannot be a hub id either."""
+    """Raise LangpruneError for a name that is no hub id either; path: the name as a local path, where nothing exists."""
     if name.startswith(("http://", "https://")):
         repo_id = "/".join(name.split("/")[3:5])
         raise LangpruneError(f"{name} is an address: name the model by its id on the hub, {repo_id}")
@@ -86,14 +86,14 @@ def check_hub_id(name: str, path: Path) -> None:
 
 
 def local_path(name: str, revision: str | None) -> tuple[Path, bool]:
-    """Return the demo's folder, or a name as a path with ~ expanded; and whether there is something at that path.
+    """Return the demo's folder, or the name as a path with ~ expanded; and whether that path exists.
 
-    Raises UsageError where there is and a revision was named too, which only the hub has.
+    Raises UsageError if it exists and a revision is given too: only hub models have revisions.
     """
     try:
         path = DEMO_FOLDER if name == "demo" else Path(name).expanduser()
         is_local = name == "demo" or (bool(name) and path.exists())
-    except (OSError, RuntimeError):  # a name too long for a file, a folder above it locked, no such ~user
+    except (OSError, RuntimeError):  # a name too long for a file, an unreadable parent folder, no such ~user
         path, is_local = Path(name), False
     if is_local and revision is not None:
         raise UsageError(f"{name} is not read from the hub and has no revisions: leave out --revision {revision}")
@@ -101,7 +101,7 @@ def local_path(name: str, revision: str | None) -> tuple[Path, bool]:
 
 
 def _check_folder(folder: Path, name: str) -> None:
-    """Make sure that a local folder holds a model; raise LangpruneError that says what it lacks."""
+    """Raise LangpruneError if a local folder lacks a part of a model."""
     if not folder.is_dir():
         if name == "demo":
             raise LangpruneError(f"the demo model is not in {folder}: install langprune again")
@@ -117,7 +117,7 @@ def _check_folder(folder: Path, name: str) -> None:
 
 
 def _near_folders(path: Path) -> str:
-    """Return the end of a message that names the folders beside a path that are spelled nearly like it."""
+    """Return the end of a message: folders beside the path with names near its own."""
     if not path.parent.is_dir():
         return f", nor {path.parent}: check the path"
     close = difflib.get_close_matches(path.name, folders_in(path.parent), n=3)

@@ -1,4 +1,4 @@
-"""Causal attention of bfloat16 on CPUs: torch's own kernel shares out less well, and in short windows computes what is masked."""
+"""Causal attention in bfloat16 on CPUs; torch's kernel shares work less evenly and, in short windows, computes masked scores."""
 
 import math
 
@@ -8,9 +8,9 @@ from torch import Tensor
 from langprune_cli.machine.precision import low_precision_inputs
 from langprune_cli.machine.threads import over_rows
 
-# Windows up to this take 0.5 to 0.7 of the time of torch's kernel on two cores; longer ones were not measured.
+# Windows up to this length take 0.5 to 0.7 of torch's time on two cores; longer ones were not measured.
 _LONGEST = 8192
-# Rows of queries that are done at once: of what they score, only a triangle on the diagonal is dropped.
+# Rows of queries at once: of their scores, only a triangle on the diagonal is wasted.
 _ROWS, _MANY_ROWS, _LONG = 128, 256, 512
 
 
@@ -20,9 +20,11 @@ def causal_attention(
     value: Tensor,  # bfloat16 [b, g, t, v]
     scale: float | None = None,  # None: 1 / sqrt(d)
 ) -> Tensor:  # bfloat16 [b, h, t, v]
-    """Return softmax(scale Q Kᵀ) V, each token attending to itself and those before it.
+    """Return softmax(scale Q Kᵀ) V; each token attends to itself and earlier ones.
 
-    Scores and their softmax are float32, of the very inputs; what multiplies V is rounded to bfloat16, as in torch's kernel.
+    Scores and softmax are float32, from the unrounded inputs; probabilities are rounded to bfloat16 for the product with V, as
+    in
+    torch's kernel.
     """
     batch, heads, tokens, width = query.shape
     repeats = heads // key.shape[1]
@@ -31,9 +33,9 @@ def causal_attention(
     queries, keys, values = (each.reshape(-1, tokens, each.shape[-1]) for each in (query, key, value))
     out = torch.empty_like(values)
     rows = _ROWS if tokens <= _LONG else _MANY_ROWS
-    later = torch.full((rows, rows), -math.inf).triu_(1)  # of each query to the keys that come after it
+    later = torch.full((rows, rows), -math.inf).triu_(1)  # from each query to the keys after it
     alpha = 1 / math.sqrt(width) if scale is None else scale
-    nothing = torch.empty(1, 1, 1)  # which beta = 0 does not read
+    nothing = torch.empty(1, 1, 1)  # not read, as beta = 0
 
     def attend(some: slice) -> None:
         wide_query, wide_key = queries[some].float(), keys[some].float().transpose(1, 2)
@@ -43,13 +45,13 @@ def causal_attention(
             scores[:, :, start:] += later[: end - start, : end - start]
             torch.bmm(torch.softmax(scores, -1).to(query.dtype), values[some, :end], out=out[some, start:end])
 
-    with low_precision_inputs(query.dtype, query.device):  # of all threads
+    with low_precision_inputs(query.dtype, query.device):  # set here for all threads
         over_rows(attend, (batch * heads, rows * tokens), query.device)
     return out.view(batch, heads, tokens, -1)
 
 
 def is_faster(query: Tensor, key: Tensor) -> bool:
-    """Return whether `causal_attention` is for these inputs: bfloat16 on a CPU, windows of a measured length, no gradients."""
+    """Return whether `causal_attention` is the faster one: bfloat16 on a CPU, windows of a measured length, no gradients."""
     square = query.dim() == 4 and 1 < query.shape[-2] == key.shape[-2] <= _LONGEST
     here = query.device.type == "cpu" and query.dtype == key.dtype == torch.bfloat16
     return square and here and not torch.is_grad_enabled()

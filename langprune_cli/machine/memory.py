@@ -1,19 +1,19 @@
-"""Memory that was freed: kept for what comes next, and given back to the system where that is of another size."""
+"""Freed memory: kept for tensors of the same size, and given back to the system before other sizes."""
 
 import ctypes
 import sys
 from functools import cache
 
-LARGEST_KEPT = 32 << 20  # bytes: larger blocks glibc never keeps
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of its malloc.h, for mallopt
+LARGEST_KEPT = 32 << 20  # bytes; glibc never keeps larger blocks
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h, for mallopt
 _MOST_KEPT = 1 << 30
 
 
 def keep_freed() -> None:
-    """Let this process keep memory that it frees, for the next tensors of the size; where glibc is the C library.
+    """Keep freed memory for the next tensors of the same size, if the C library is glibc.
 
-    Left to itself it gives blocks of some megabytes back at once, and every layer of every forward pass would have the
-    system hand out its pages anew: a tenth of the time of `prune`. `give_back_freed` bounds what is kept.
+    By default glibc gives blocks of some megabytes back at once, and the system must hand out new pages in every layer of every
+    forward pass: a tenth of the time of `prune`. `give_back_freed` bounds the kept memory.
     """
     libc = _glibc()
     if libc:
@@ -22,10 +22,10 @@ def keep_freed() -> None:
 
 
 def give_back_freed() -> None:
-    """Give freed memory back to the system; takes milliseconds, and does nothing where the C library is another than glibc.
+    """Give freed memory back to the system, in milliseconds; does nothing without glibc.
 
-    Blocks of one size that were freed are of no use to the next: after the matrices of a few sites a process holds a
-    quarter more than it uses.
+    Freed blocks of one size do not serve another: after the matrices of a few sites, a process holds a quarter more than it
+    uses.
     """
     libc = _glibc()
     if libc:

@@ -1,4 +1,4 @@
-"""Products of float32 matrices: with inputs in the narrower form that they came in, and whole ones at a CPU's full rate."""
+"""Faster float32 products: low precision for inputs that came in it, and the faster library for all others on a CPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -11,17 +11,18 @@ _STEP = 512
 
 
 class _Backend(Protocol):
-    """What of torch.backends makes products of matrices."""
+    """The part of torch.backends with the precision of products."""
 
     fp32_precision: str
 
 
 @contextmanager
 def low_precision_inputs(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
-    """Let float32 products read inputs in the narrower form that they came in, and still add and give out float32.
+    """Let float32 products read inputs in their original low precision, and still accumulate and return float32.
 
-    Numbers that came as bfloat16 are exact in it, and bfloat16 and float16 in TF32: nothing is lost but time saved, two
-    to four times. What was set before is set again afterwards.
+    Inputs that came as bfloat16 are exact in bfloat16, and bfloat16 and float16 are exact in TF32: nothing is lost, and
+    products
+    are two to four times as fast. Restores the previous setting afterwards.
     """
     backend, precision = {
         ("cpu", torch.bfloat16): (_onednn(), "bf16"),
@@ -34,20 +35,21 @@ def low_precision_inputs(dtype: torch.dtype, device: torch.device) -> Iterator[N
 
 @contextmanager
 def whole_inputs(device: torch.device) -> Iterator[None]:
-    """Let large float32 products on a CPU be made by oneDNN, where it reads their inputs whole as MKL does.
+    """Use oneDNN for large float32 products on a CPU, if it reads their inputs unrounded as MKL does.
 
-    MKL uses AVX-512 on processors of its own maker alone: elsewhere oneDNN makes the same products in half the time. torch
-    calls it only where inputs may be rounded to bfloat16, which oneDNN then does where a CPU has units for
-    matrices of it, and nowhere else. Small products, and such with a vector, are slower in it.
+    MKL uses AVX-512 only on processors of its own maker; on others oneDNN takes half the time. torch calls oneDNN only if it
+    may
+    round inputs to bfloat16, and it does so only on CPUs with units for bfloat16 matrices. Small products, and products with
+    vectors, are slower in oneDNN.
     """
     with _set(_onednn(), "bf16") if device.type == "cpu" and _reads_whole() else nullcontext():
         yield
 
 
 def in_steps(start: int, stop: int, device: torch.device) -> Iterator[slice]:
-    """Yield the slices of `start` to `stop` in which to make a product whose size changes from one call to the next.
+    """Yield slices of `start` to `stop` for a product whose size changes from call to call.
 
-    On a CPU these have few sizes: a shape that oneDNN has not seen costs milliseconds, and most of a megabyte for good.
+    On a CPU the slices have few sizes: each new shape costs oneDNN milliseconds, and most of a megabyte for good.
     """
     step = _STEP if device.type == "cpu" else max(1, stop - start)
     for left in range(start, stop, step):
@@ -56,13 +58,13 @@ def in_steps(start: int, stop: int, device: torch.device) -> Iterator[slice]:
 
 @cache
 def _reads_whole() -> bool:
-    """Return whether oneDNN, when it may round inputs, makes products as exact as those of inputs that are not."""
+    """Return whether oneDNN's products are exact even when it may round inputs."""
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 256, 256, generator=generator)
     exact = a.double() @ b.double()
     with _set(_onednn(), "bf16"):
         wrong = a @ b - exact
-    return bool(wrong.norm() < 1e-5 * exact.norm())  # float32 leaves 3e-7 of it, inputs in TF32 3e-4, in bfloat16 2e-3
+    return bool(wrong.norm() < 1e-5 * exact.norm())  # 3e-7 for float32 inputs, 3e-4 for TF32, 2e-3 for bfloat16
 
 
 @contextmanager
@@ -76,5 +78,5 @@ def _set(backend: _Backend, precision: str) -> Iterator[None]:
 
 
 def _onednn() -> _Backend:
-    backend: _Backend = torch.backends.mkldnn.matmul  # type: ignore[attr-defined] # a module that replaces itself
+    backend: _Backend = torch.backends.mkldnn.matmul  # type: ignore[attr-defined] # a module that replaces itself at import
     return backend

@@ -1,7 +1,7 @@
-"""The processes that share one run: all run the same stage (SPMD), and meet in collectives of torch.distributed.
+"""The processes that share one run: all run the same stage (SPMD) and call collectives of torch.distributed.
 
-`torchrun` starts them, on one machine or several. Objects go over gloo, between these processes alone; tensors on CUDA go over
-nccl. The first process, rank 0, decides what depends on the disk, and it alone writes.
+`torchrun` starts them, on one machine or several. Python objects go over gloo, CUDA tensors over nccl. Only the first process,
+rank 0, reads artifacts from disk for decisions, and only it writes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,37 +11,37 @@ from typing import TYPE_CHECKING, TypeVar
 
 from langprune_cli.errors import LangpruneError, first_line
 
-if TYPE_CHECKING:  # torch takes seconds to import, and the workspace is read without it
+if TYPE_CHECKING:  # torch takes seconds to import, and reading the workspace does not need it
     from torch import Tensor
     from torch.distributed.distributed_c10d import Store
 
 T = TypeVar("T")
 
-# Between two collectives lies at most what the first process does alone, such as a mask of a very large model.
+# The longest wait for a collective: the first process works alone, for example on a mask of a very large model.
 _LONGEST_WAIT = timedelta(hours=6)
-_LAST_WORD_WAIT = timedelta(seconds=10)  # for the sentence of the process that says what ended the run
+_LAST_WORD_WAIT = timedelta(seconds=10)  # for the process that reports the error
 _CLAIMED, _SAID = "claimed", "said"  # keys of the store
 
 
 class PeerLostError(LangpruneError):
-    """Another process of the run has ended before its time."""
+    """Another process of the run ended early."""
 
 
 class _Failed:
-    """What the others get in place of a result when the first process raised an exception."""
+    """Sent to the other processes instead of a result when the first process raises an exception."""
 
 
 class Team:
-    """The processes of one run. All of them make the same collective calls, in the same order; alone, these do nothing."""
+    """The processes of one run. All make the same collective calls in the same order; with one process these do nothing."""
 
     def __init__(self, rank: int = 0, size: int = 1, store: "Store | None" = None) -> None:
-        """Describe this process, number `rank` of `size`. store: of the group, for what is said outside of collectives."""
+        """Describe this process, number `rank` of `size`. store: the group's, for messages outside of collectives."""
         self._rank, self._size, self._store = rank, size, store
-        self._alone = False  # inside `first`, where the others wait
+        self._alone = False  # inside `first`, while the others wait
 
     @classmethod
     def join(cls) -> "Team":
-        """Meet the other processes that torchrun started; raises LangpruneError where they do not come."""
+        """Join the group of processes that torchrun started; raises LangpruneError if it does not come together."""
         import torch  # noqa: PLC0415 - see above
         import torch.distributed as dist  # noqa: PLC0415 - see above
         from torch.distributed.distributed_c10d import PrefixStore  # noqa: PLC0415 - see above
@@ -66,28 +66,29 @@ class Team:
 
     @property
     def size(self) -> int:
-        """Return how many processes act together now: one inside `first`."""
+        """Return how many processes work together now: one inside `first`."""
         return 1 if self._alone else self._size
 
     @property
     def leads(self) -> bool:
-        """Return whether this is the first process, which alone writes and prints."""
+        """Return whether this is the first process, the only one that writes and prints."""
         return self._rank == 0
 
     def share(self, ids: "Tensor") -> "Tensor":  # [n, t] -> [n / size, t]
-        """Return the windows of this process: every size-th, so that shares differ by one window at most.
+        """Return the windows of this process: every size-th, so that shares differ by at most one window.
 
-        Raises LangpruneError, in all processes, where there are fewer windows than processes.
+        Raises LangpruneError, in all processes, if there are fewer windows than processes.
         """
         if len(ids) < self.size:
             raise LangpruneError(f"{len(ids)} windows cannot be shared by {self.size} processes: start fewer of them")
         return ids[self._rank :: self.size] if self.size > 1 else ids
 
     def first(self, call: Callable[[], T]) -> T:
-        """Return what `call` returns in the first process; the others wait for it, and call nothing.
+        """Run `call` in the first process only and broadcast its result.
 
-        For what depends on the disk, and for work that is not shared: inside, the first process is alone. What it raises, it
-        raises; the others then raise PeerLostError.
+        For decisions that depend on the disk, and for work that is not shared; the first process has size 1 meanwhile. If it
+        raises
+        an exception, the others raise PeerLostError.
         """
         if self.size == 1:
             return call()
@@ -105,11 +106,11 @@ class Team:
                 self._alone = False
         result = self.broadcast(result)
         if isinstance(result, _Failed):
-            raise PeerLostError("the first process of this run has failed: see what it says")
+            raise PeerLostError("the first process of this run failed: see its message")
         return result
 
     def broadcast(self, mine: T) -> T:
-        """Return what the first process has, in all of them: anything that pickles."""
+        """Return the first process's value, in all processes; it must be picklable."""
         if self.size == 1:
             return mine
         import torch.distributed as dist  # noqa: PLC0415 - see above
@@ -120,7 +121,7 @@ class Team:
         return values[0]
 
     def broadcast_tensors(self, mine: "dict[str, Tensor]") -> "dict[str, Tensor]":
-        """Return the tensors of the first process, by name, in all of them."""
+        """Return the first process's tensors, by name, in all processes."""
         if self.size == 1:
             return mine
         import torch  # noqa: PLC0415 - see above
@@ -137,7 +138,7 @@ class Team:
         return tensors
 
     def all_gather(self, mine: T) -> list[T]:
-        """Return what each process has, by rank: anything that pickles."""
+        """Return every process's value, by rank; they must be picklable."""
         found = [mine] * self.size
         if self.size > 1:
             import torch.distributed as dist  # noqa: PLC0415 - see above
@@ -147,7 +148,7 @@ class Team:
         return found
 
     def all_reduce(self, tensors: "Sequence[Tensor]") -> None:
-        """Replace each tensor, in place, by its sum over all processes."""
+        """Replace each tensor in place by its sum over all processes."""
         if self.size > 1:
             import torch.distributed as dist  # noqa: PLC0415 - see above
 
@@ -156,25 +157,25 @@ class Team:
                     dist.all_reduce(tensor)
 
     def barrier(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes get here."""
         self.all_gather(None)
 
     @contextmanager
     def last_word(self, error: BaseException) -> Iterator[bool]:
-        """Yield whether this process is the one that says what ended the run; the others wait until it has said so.
+        """Yield whether this process reports the error that ended the run; the others wait for its report.
 
-        That is the first whose own error it is. Where a process is gone without a word, the first process says so.
+        The first process with an error of its own reports it. If a process disappears without a report, rank 0 reports that.
         """
         ours = self._claims() if self.leads or not isinstance(error, PeerLostError) else False
         yield ours
-        with suppress(RuntimeError):  # the store is gone with the process that kept it
+        with suppress(RuntimeError):  # the store ended with its process
             if self._store and ours:
                 self._store.set(_SAID, "")
-            elif self._store:  # or torchrun would end the one that speaks for the exit code of one that does not
+            elif self._store:  # else torchrun kills the reporting process when another exits first
                 self._store.wait([_SAID], _LAST_WORD_WAIT)
 
     def _claims(self) -> bool:
-        with suppress(RuntimeError):  # the process that kept the store has ended, and had its word
+        with suppress(RuntimeError):  # the store's process has ended, after its report
             return self._store is None or self._store.add(_CLAIMED, 1) == 1
         return self.leads
 
@@ -190,11 +191,11 @@ ALONE = Team()
 
 @contextmanager
 def _peers() -> Iterator[None]:
-    """Raise PeerLostError for what torch raises when another process is gone."""
+    """Turn torch's error for a lost process into PeerLostError."""
     try:
         yield
     except RuntimeError as error:
         raise PeerLostError(
-            f"another process of this run has ended ({first_line(error, 150)}): start the same command again, it goes on "
+            f"another process of this run ended ({first_line(error, 150)}): start the same command again, it goes on "
             "where it stopped"
         ) from error

@@ -1,4 +1,4 @@
-"""How work that only makes trips to memory is shared between cores: slices of rows that fit into a core's cache."""
+"""Shares memory-bound work between cores, in slices of rows that fit into a core's cache."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,15 +10,15 @@ import torch
 
 Found = TypeVar("Found")
 
-# Weights in a slice: in float32 one megabyte, which with what is made of it stays in a core's second-level cache.
+# Weights in a slice: one megabyte in float32, so that it and its results stay in a core's second-level cache.
 _SLICE = 1 << 18
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Keep torch from sharing work of some ten microseconds between threads.
+    """Keep torch from splitting tasks of some ten microseconds between threads.
 
-    Waiting for the other one costs up to a hundred times what it saves on a busy machine (docs/decisions.md).
+    On a busy machine, waiting for another thread costs up to a hundred times the time saved (docs/decisions.md).
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -30,13 +30,13 @@ def one_thread() -> Iterator[None]:
 
 def over_rows(
     work: Callable[[slice], Found],
-    shape: tuple[int, ...],  # of a matrix whose rows do not influence one another: (rows, columns)
+    shape: tuple[int, ...],  # (rows, columns) of a matrix with independent rows
     device: torch.device,
 ) -> list[Found]:
-    """Call `work` with slices of rows that make up a matrix, and return what it returned, in the order of the rows.
+    """Call `work` for slices of a matrix's rows, and return the results in the order of the rows.
 
-    On a CPU by as many threads as torch has, each of which does its slice alone: operations on a whole matrix would make
-    a trip to memory each. A GPU wants few and large operations, and is given all rows at once.
+    On a CPU it uses as many threads as torch has, one slice per thread: each operation on a whole matrix would make a trip to
+    memory. A GPU gets all rows at once, as it needs few and large operations.
     """
     rows, columns = shape
     if device.type != "cpu":
@@ -52,10 +52,10 @@ def over_rows(
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Return threads that wait for slices from one matrix to the next; each takes operations of torch for itself alone."""
+    """Return the threads for slices, kept from one matrix to the next; each runs torch's operations by itself."""
     return ThreadPoolExecutor(threads, "rows", initializer=_alone)
 
 
 def _alone() -> None:
-    torch.get_num_threads()  # or torch would set what the others have when this thread first asks
+    torch.get_num_threads()  # else torch sets the other threads' number when this thread first asks
     torch.set_num_threads(1)

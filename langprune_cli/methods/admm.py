@@ -11,10 +11,10 @@ from langprune_cli.solvers.conjugate_gradient import least_squares
 
 
 def solve(site: Site, pattern: Pattern) -> Solution:
-    """Return the mask, and the weights that `pcg` makes of it."""
+    """Return the mask, with the weights of the update `pcg`."""
     keep: Tensor = admm_mask(site, pattern)
     return Solution(keep, least_squares(site, keep))
 
 
-# Its first step compares what Wanda does: weights times the norms of their inputs.
+# The first step compares Wanda's scores: weights times the norms of their inputs.
 METHOD = Method("admm", "hessian", "layer", "exact", "https://arxiv.org/abs/2401.02938", score, solve, update="pcg")

@@ -1,4 +1,4 @@
-"""Magnitude pruning: the smallest weights of a layer leave (Han et al., arXiv 1506.02626, section 3)."""
+"""Magnitude pruning: remove the smallest weights of a layer (Han et al., arXiv 1506.02626, section 3)."""
 
 from torch import Tensor
 
@@ -14,6 +14,6 @@ def score(
     return w.float().abs()
 
 
-# A threshold over the layer: bf16 weights have few distinct magnitudes, and the published code lets all that equal the
-# threshold leave together.
+# A threshold over the layer: bf16 weights have few distinct magnitudes, and the published code prunes all weights equal to the
+# threshold.
 METHOD = Method("magnitude", "nothing", "layer", "together", "https://arxiv.org/abs/1506.02626", score, by_rows=True)

@@ -1,4 +1,4 @@
-"""What a pruning method is: a record and one or two functions, one file each; this module describes and finds them."""
+"""Describes pruning methods, a record and one or two functions in one file each, and finds them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,28 +13,28 @@ from langprune_cli.registry import record, records
 
 @dataclass(frozen=True)
 class Method:
-    """One way to say how important each weight of a site's linears is; a joint one also chooses and updates together."""
+    """One way to score the weights of a site's linears; a joint method also chooses and updates them together."""
 
     name: str
-    needs: Needs  # what `calibrate` must have collected
-    group: Group  # what weights are compared within, unless the user says otherwise
+    needs: Needs  # the statistics that it reads
+    group: Group  # the default group to compare weights within
     ties: Ties
     paper: str
     score: Callable[[Tensor, Site], Tensor]  # (W [o, i] of one linear, its site) -> float32 [o, i], higher = keep
     solve: Callable[[Site, Pattern], Solution] | None = None
-    by_rows: bool = False  # whether the scores of a row follow from that row and the statistics alone
-    update: str = "none"  # the update that belongs to the method; a joint one's weights are that update's of its mask
+    by_rows: bool = False  # whether a row's scores depend on that row and the statistics alone
+    update: str = "none"  # the update that belongs to the method; for a joint method it gives the same weights
 
     def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
-        """Go to another process by name."""
+        """Pickle by name."""
         return get_method, (self.name,)
 
 
 def methods() -> dict[str, Method]:
-    """Return every method of this package by name: a module with a METHOD record is one."""
+    """Return every method of this package by name, from the METHOD record of its module."""
     return records(package, Method)
 
 
 def get_method(name: str) -> Method:
-    """Return the method called `name`; raises LangpruneError with the nearest names when there is none."""
+    """Return the method called `name`; raises LangpruneError with the nearest names if there is none."""
     return record(package, Method, "--method", name)

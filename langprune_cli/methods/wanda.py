@@ -11,7 +11,7 @@ def score(
     w: Tensor,  # [o, i]
     site: Site,
 ) -> Tensor:  # float32 [o, i]
-    """Return |W_ij| * ||x_j||, the norm as the root of the sum of squares over windows (equation 1)."""
+    """Return |W_ij| * ||x_j||; the norm is the root of the sum of squares over windows (equation 1)."""
     return w.float().abs().mul_(column_norms(site.norms.sum_sq, site.norms.windows))
 
 

@@ -1,8 +1,8 @@
 """Wanda's variant: each row loses the same share of its summed importance, not the same number of weights.
 
-The published code bisects one alpha per layer so that the weights whose ascending cumulative score stays within alpha
-times their row's sum make up the wanted sparsity (to 0.001). A weight leaves exactly when its own cumulative share is at
-most alpha; so the share itself is a score, compared over the whole layer, and no bisection is needed.
+The published code bisects one alpha per layer and prunes the weights whose ascending cumulative score is at most alpha times
+their row's sum, until the sparsity is right (to 0.001). A weight is pruned exactly if its cumulative share is at most alpha. So
+the share itself serves as a score, compared over the whole layer, without bisection.
 """
 
 import torch
@@ -17,9 +17,9 @@ def score(
     w: Tensor,  # [o, i]
     site: Site,
 ) -> Tensor:  # float32 [o, i]
-    """Return, for each weight, the share of its row's summed Wanda scores that it and all lower ones hold."""
+    """Return each weight's cumulative share: its own and all lower Wanda scores of its row, over the row's sum."""
     ordered, order = wanda.score(w, site).sort(dim=1, stable=True)
-    # float64: a float32 running sum over 10^4 columns would tie neighbours that differ.
+    # float64: a float32 running sum over 10^4 columns would give different neighbours equal scores.
     running = ordered.double().cumsum(dim=1)
     share = (running / running[:, -1:].clamp_min(torch.finfo(torch.float64).tiny)).float()
     return torch.empty_like(share).scatter_(1, order, share)

@@ -1,14 +1,14 @@
 """DSnoT: swap weights until the expected output error of each row is small (Dynamic Sparse No Training, arXiv 2310.08915).
 
-What a pruned weight takes from its row's output is w_j x_j, and E[w_j x_j] = w_j Σx_j / tokens on average. The sum of these
-over the pruned weights is the row's expected error. In each cycle a row keeps one pruned weight again that brings this error
-towards zero, the one of the largest contribution for its input's variance (growing), and prunes the kept one of the lowest
-Wanda score among those whose contribution has the other sign (pruning; both are section 3 of the paper). Nothing is known
-here of how inputs go together, which is what a Hessian would tell: column sums are enough.
+Pruning a weight takes w_j x_j from its row's output, and E[w_j x_j] = w_j Σx_j / tokens. The sum of these over the pruned
+weights is the row's expected error. In each cycle a row keeps one pruned weight again, the one with the largest contribution
+per variance of its input among those that bring this error towards zero (growing). Then it prunes the kept weight with the
+lowest Wanda score among those whose contribution has the other sign (pruning; both in section 3 of the paper). Column sums are
+enough for this; correlations between inputs, as in a Hessian, do not enter.
 
-Two things differ from the published code, and both made masks much worse where they were tried. It compares the threshold
-with sums over a window of 2048 tokens, not with the expectation, so that hardly a row comes to rest before its last cycle;
-and for N:M it prunes the group's lowest score whatever the sign, which is often a weight far above the one that grows.
+This differs from the published code in two ways; the published ones gave much worse masks when tried. The published code
+compares the threshold with sums over a window of 2048 tokens, not with the expectation, so hardly a row stops before its last
+cycle. For N:M it prunes the group's lowest score whatever the sign, often a weight far more important than the grown one.
 """
 
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.numerics.site import Site, SiteStats
 from langprune_cli.refinements.refinement import Refinement
 
-_CYCLES = 50  # swaps that a row makes at most, as published
-_THRESHOLD = 0.1  # expected error, in units of the output, at which a row is left alone; as published
-_ROWS = 4096  # rows of one batch, for the sake of memory
+_CYCLES = 50  # most swaps per row, as published
+_THRESHOLD = 0.1  # rows with an expected error below this, in units of the output, stop; as published
+_ROWS = 4096  # rows per batch, to limit memory
 
 
 def refine(
@@ -30,9 +30,9 @@ def refine(
     keep: Tensor,  # bool [r, i]
     pattern: Pattern,
 ) -> Tensor:  # bool [r, i]
-    """Return the mask after at most 50 swaps in each row; a weight moves once at most, as in the published code.
+    """Return the mask after at most 50 swaps in each row; each weight moves at most once, as in the published code.
 
-    For N:M both ends of a swap are in one group. Raises ValueError where the site has no column sums.
+    For N:M both ends of a swap are in one group. Raises ValueError if the site has no column sums.
     """
     columns = _Columns.of(site.norms, site.weight.shape[1] - pattern.tail(site.weight.shape[1]))
     batches = zip(torch.split(site.weight, _ROWS), torch.split(keep, _ROWS), strict=True)
@@ -41,9 +41,9 @@ def refine(
 
 @dataclass(frozen=True)
 class _Columns:
-    """What is known of each input."""
+    """The statistics of each input."""
 
-    expected: Tensor  # float64 [i], Σx / tokens; zero in a tail, whose weights are not moved
+    expected: Tensor  # float64 [i], Σx / tokens; zero in a tail, whose weights do not move
     variance: Tensor  # float64 [i], of x over tokens, above zero
     norm: Tensor  # float64 [i], the root of Σx²
 
@@ -54,21 +54,21 @@ class _Columns:
         square = stats.sum_sq / max(stats.tokens, 1)
         variance = square - expected.square()
         expected[whole:] = 0.0
-        # A constant input has a variance of zero, but for rounding, and is the surest to grow; a dead one is never chosen.
+        # A constant input has variance zero up to rounding, and its weights grow first; a dead input is never chosen.
         floor = (1e-12 * square).clamp(min=torch.finfo(torch.float32).tiny)
         return cls(expected, torch.maximum(variance, floor), stats.sum_sq.sqrt())
 
 
 @dataclass(frozen=True)
 class _Candidates:
-    """Weights in the order in which they are taken: for rows whose expected error is positive, and for the others."""
+    """Weights in the order of choice: for rows with a positive expected error, and for the others."""
 
     columns: Tensor  # int64 [n, 2, cycles]
     there: Tensor  # bool [n, 2, cycles], False past the last candidate
 
     @classmethod
     def lowest(cls, positive: Tensor, negative: Tensor, count: int) -> "_Candidates":
-        """Take the `count` lowest of each row of values [n, i], inf where a weight is no candidate."""
+        """Take the `count` lowest of each row of values [n, i]; inf marks weights that are no candidates."""
         values, columns = torch.stack([positive, negative], dim=1).topk(count, dim=2, largest=False)
         return cls(columns, values < torch.inf)
 
@@ -79,7 +79,7 @@ def _refine_rows(
     columns: _Columns,
     m: int | None,  # None: swaps anywhere in the row
 ) -> Tensor:  # bool [n, i]
-    """Swap in each row, all rows at once, a swap at a time."""
+    """Swap in all rows at once, one swap at a time."""
     keep = keep.clone()
     expected = w * columns.expected.to(w.dtype)
     growth = w * (columns.expected / columns.variance).to(w.dtype)
@@ -87,7 +87,7 @@ def _refine_rows(
     error = expected.masked_fill(keep, 0.0).sum(dim=1)
     cycles = min(_CYCLES, w.shape[1])
     up, down = expected > 0, expected < 0
-    # A positive error lacks what is positive: that is kept again, and what is negative is pruned.
+    # A positive error means lost positive contributions: keep one of those again, and prune a negative one.
     grown = _Candidates.lowest(_only(-growth, up & ~keep), _only(growth, down & ~keep), cycles)
     pruned = _Candidates.lowest(_only(score, down & keep), _only(score, up & keep), cycles)
     turn = torch.zeros(len(w), 2, dtype=torch.int64, device=w.device)
@@ -106,7 +106,7 @@ def _refine_rows(
             p, there = group[n, place], lowest < torch.inf
         else:
             p, there = pruned.columns[at], pruned.there[at]
-        swaps = live & there  # without a partner nothing grows, and the next candidate has its turn
+        swaps = live & there  # without a partner nothing grows; the next candidate is tried
         row, p, g = n[swaps], p[swaps], g[swaps]
         keep[row, g] = True
         keep[row, p] = False
@@ -120,7 +120,7 @@ def _only(
     values: Tensor,  # [n, i]
     where: Tensor,  # bool [n, i]
 ) -> Tensor:  # [n, i]
-    """Return the values of candidates, and inf for all others."""
+    """Return the values of candidates, inf for others."""
     return torch.where(where, values, torch.inf)
 
 

@@ -1,4 +1,4 @@
-"""What a refinement is: how a finished mask is made better before `apply`; a record and a function, one file each."""
+"""Describes refinements, which improve a finished mask before `apply`: a record and a function in one file each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from langprune_cli.registry import record, records
 
 @dataclass(frozen=True)
 class Refinement:
-    """One way to swap kept and pruned weights of a site's linears, whatever made the mask.
+    """One way to swap kept and pruned weights of a site's linears, for any mask.
 
-    Each row keeps as many weights as before, and for N:M each group of M does; a tail shorter than M stays as it is.
+    Each row, or for N:M each group of M, keeps as many weights as before; a tail shorter than M does not change.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Refinement:
     refine: Callable[[Site, Tensor, Pattern], Tensor]  # (site, keep bool [r, i], pattern) -> keep bool [r, i]
 
     def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
-        """Go to another process by name."""
+        """Pickle by name."""
         return get_refinement, (self.name,)
 
 
@@ -34,5 +34,5 @@ def refinements() -> dict[str, Refinement]:
 
 
 def get_refinement(name: str) -> Refinement:
-    """Return the refinement called `name`; raises LangpruneError with the nearest names when there is none."""
+    """Return the refinement called `name`; raises LangpruneError with the nearest names if there is none."""
     return record(package, Refinement, "--refine", name)

@@ -1,4 +1,4 @@
-"""SparseSwaps: exchange kept and pruned weights while that lowers a row's output error (arXiv 2512.10922)."""
+"""SparseSwaps: swap kept and pruned weights while that lowers a row's output error (arXiv 2512.10922)."""
 
 from torch import Tensor
 
@@ -13,10 +13,11 @@ def refine(
     keep: Tensor,  # bool [r, i]
     pattern: Pattern,
 ) -> Tensor:  # bool [r, i]
-    """Return a mask that no swap in a row, or for N:M in a group, improves: the error of the weights as they are.
+    """Return a mask that no swap in a row, or for N:M in a group, improves, with the weights unchanged.
 
-    Weights are not updated here, so that an update afterwards starts from the better mask. The Hessian is not damped:
-    nothing is inverted. Raises ValueError where the site has no Hessian.
+    A later update starts from the better mask. The Hessian is not damped, as nothing is inverted. Raises ValueError if the site
+    has
+    no Hessian.
     """
     return swap(site.weight, site.hessian.to(site.weight.dtype), keep, pattern.m)
 

@@ -1,4 +1,4 @@
-"""How a model is run: dtype, device, memory, and the processes that run it together."""
+"""How a model is run: its dtype, device, memory and processes."""
 
 import os
 from dataclasses import dataclass
@@ -17,30 +17,30 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 class Compute:
     """How a model is run."""
 
-    dtype: str | None = "auto"  # auto: the checkpoint's own; None: the same, of a command that has no --dtype
-    device: str = "auto"  # auto: cuda where there is one
+    dtype: str | None = "auto"  # auto or, in commands without --dtype, None: the checkpoint's own
+    device: str = "auto"  # auto: cuda if there is one
     batch_tokens: int = BATCH_TOKENS
     cache_dir: Path | None = None
     trust_remote_code: bool = False
     all_experts: bool = False  # whether every expert of a mixture sees every token
-    fetch: bool = True  # whether what is not on this machine is fetched from the hub
-    max_memory: int | None = None  # bytes that hidden states may take in memory; more of them are kept in a file
-    team: Team = ALONE  # the processes that run the same stage, each on its share of the windows
+    fetch: bool = True  # whether models missing on this machine are fetched from the hub
+    max_memory: int | None = None  # bytes of hidden states in memory; larger ones go to a file
+    team: Team = ALONE  # the processes that run the stage together, each on its share of the windows
 
     def torch_device(self) -> torch.device:
-        """Return the device; raises LangpruneError for one that this machine lacks."""
+        """Return the device; raises LangpruneError if this machine lacks it."""
         if self.device == "auto":
-            own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # each of several processes that torchrun starts has its own
+            own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # one for each process that torchrun starts
             return torch.device(own if torch.cuda.is_available() else "cpu")
         try:
             device = torch.device(self.device)
-            torch.empty(0, device=device).cpu()  # meta has no data to give back
+            torch.empty(0, device=device).cpu()  # fails on meta, which holds no data
         except (RuntimeError, AssertionError) as error:
-            raise LangpruneError(f"--device {self.device} is not to be had on this machine: use cpu or auto") from error
+            raise LangpruneError(f"this machine has no --device {self.device}: use cpu or auto") from error
         return device
 
     def torch_dtype(self) -> torch.dtype | None:
-        """Return the dtype to compute in, None for the checkpoint's own; raises UsageError for an unknown name."""
+        """Return the dtype of computation, None for the checkpoint's own; raises UsageError for an unknown name."""
         if self.dtype is None or self.dtype == "auto":
             return None
         if self.dtype not in _DTYPES:

@@ -1,4 +1,4 @@
-"""Losses of windows from their logits: for `eval`, and for the search of blocks that can leave."""
+"""Losses of windows from their logits: for `eval`, and for the search of blocks to prune."""
 
 from collections.abc import Iterable, Sequence
 
@@ -25,6 +25,6 @@ def summed_losses(
     batches = [torch.zeros(each.shape[0], dtype=torch.float64) for each in ids]
     for number, start, logits in pieces:
         targets = ids[number][:, start + 1 : start + 1 + logits.shape[1]].to(logits.device)
-        if targets.shape[1]:  # the last position of a window predicts nothing that is known
+        if targets.shape[1]:  # the last position of a window has no target
             batches[number] += window_nats(logits[:, : targets.shape[1]], targets).cpu()
     return batches

@@ -1,4 +1,4 @@
-"""Hidden states kept beside an artifact's parts, so that an interrupted walk goes on where it stopped."""
+"""Saves hidden states beside an artifact's parts, so that an interrupted walk resumes."""
 
 import time
 from contextlib import suppress
@@ -11,7 +11,7 @@ from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.streaming.walk import HiddenStates
 from langprune_cli.types import Windows
 
-# Hidden states are written when at least this much work would be lost without them.
+# Hidden states are written once at least this much work would be lost without them.
 SAVE_AFTER_SECONDS = 120.0
 
 
@@ -25,22 +25,22 @@ class SavedStates:
         self._saved = time.monotonic()
 
     def start(self, done: int) -> tuple[HiddenStates, int]:
-        """Return hidden states and the block that reads them, as far on as were saved, but not beyond block `done`."""
+        """Return the latest saved hidden states that do not pass block `done`, and the block that reads them."""
         states = self._embedded()
         first = 0
-        # Where several processes have a share each, the blocks before are run again.
+        # Several processes save nothing: they run the earlier blocks again.
         if self._model.compute.team.size == 1 and self._writer.scratch.exists():
             with suppress(
                 SafetensorError, KeyError, RuntimeError, StopIteration
-            ):  # damaged: the blocks before are run again
+            ):  # damaged: run the earlier blocks again
                 first = states.restore(self._writer.scratch) + 1
-            if first > done:  # a part that was finished then is damaged now
+            if first > done:  # a part that was finished then is damaged since
                 states, first = self._embedded(), 0
         self._saved = time.monotonic()
         return states, first
 
     def keep(self, states: HiddenStates, after: int) -> None:
-        """Write what block `after` put out, where enough work would be lost without it."""
+        """Write the output of block `after`, if enough work would be lost without it."""
         if self._model.compute.team.size > 1:
             return
         last = len(self._model.streamed.blocks) - 1

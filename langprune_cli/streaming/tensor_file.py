@@ -1,4 +1,4 @@
-"""Tensors kept in a file, one at a time in memory: hidden states of more windows than memory holds."""
+"""Keeps tensors in a file, one at a time in memory, for hidden states that do not fit into memory."""
 
 import tempfile
 import weakref
@@ -13,13 +13,13 @@ from langprune_cli.store.files import disk_errors
 
 
 class TensorFile(Sequence[Tensor]):
-    """A list of tensors in a file without a name, which is gone when the process is, however it ends.
+    """A list of tensors in an unnamed file, which disappears with the process.
 
-    A tensor is read when it is asked for and written when it is put back; no page of the file stays in the process's memory.
+    Getting an item reads the tensor and setting it writes it; no page of the file stays in the process's memory.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open the file in `folder`; raises LangpruneError where that cannot be written."""
+        """Open the file in `folder`; raises LangpruneError if the folder is not writable."""
         self._folder = folder
         self._places: list[tuple[int, torch.dtype, torch.Size, torch.device]] = []
         with disk_errors(folder):
@@ -30,21 +30,21 @@ class TensorFile(Sequence[Tensor]):
         return len(self._places)
 
     def append(self, tensor: Tensor) -> None:
-        """Write one more tensor; raises LangpruneError for a full disk, as `__setitem__` does."""
+        """Append a tensor; raises LangpruneError if the disk is full, as `__setitem__` does."""
         last = self._places[-1] if self._places else None
         start = last[0] + last[1].itemsize * last[2].numel() if last else 0
         self._places.append((start, tensor.dtype, tensor.shape, tensor.device))
         self[len(self) - 1] = tensor
 
     def __setitem__(self, index: int, tensor: Tensor) -> None:
-        """Put a tensor of the same dtype and shape in the place of another; raises ValueError for one of others."""
+        """Replace a tensor; raises ValueError if the new one has another dtype or shape."""
         start, dtype, shape, _ = self._places[index]
         if (tensor.dtype, tensor.shape) != (dtype, shape):
-            raise ValueError(f"a tensor of {dtype} {list(shape)} has its place here")
+            raise ValueError(f"only a tensor of {dtype} {list(shape)} fits here")
         with disk_errors(self._folder):
             self._file.seek(start)
             self._file.write(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-            self._file.flush()  # a full disk is to be noticed now
+            self._file.flush()  # fails now if the disk is full
 
     @overload
     def __getitem__(self, index: int) -> Tensor: ...
@@ -53,7 +53,7 @@ class TensorFile(Sequence[Tensor]):
     def __getitem__(self, index: slice) -> list[Tensor]: ...
 
     def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
-        """Return a tensor, or several, on the device that it came from; raises IndexError behind the last."""
+        """Return one tensor or several on their original device; raises IndexError past the end."""
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         start, dtype, shape, device = self._places[index]

@@ -1,4 +1,4 @@
-"""The loop that streams a model's blocks over windows of text: one block and the hidden states in memory."""
+"""Streams a model's blocks over windows of text, with one block and the hidden states in memory."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -19,29 +19,29 @@ from langprune_cli.models.shards import plan_shards, write_shard
 from langprune_cli.models.streamed import Block, StreamedModel
 from langprune_cli.streaming.tensor_file import TensorFile
 
-Tick = Callable[[int, int], None]  # (block index, tokens that have just passed through it)
-Observe = Callable[[Block], AbstractContextManager[object] | None]  # None: there is nothing to be seen in that block
+Tick = Callable[[int, int], None]  # (block index, tokens that just passed through it)
+Observe = Callable[[Block], AbstractContextManager[object] | None]  # None: nothing to observe in that block
 Edit = Callable[[Block], None]
 
-# Logits are made in pieces of about this size: a vocabulary of 256k tokens in float32 is 1 MB a token.
+# Logits are computed in pieces of about this size: with 256k tokens in the vocabulary, float32 takes 1 MB per token.
 _LOGITS_BYTES = 64 << 20
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-class EnoughSeen(Exception):  # noqa: N818 - not an error: it ends a forward whose output nobody needs
-    """Raised inside a block's forward by who watches it, once all that was to be seen has been."""
+class EnoughSeen(Exception):  # noqa: N818 - not an error: it stops a forward pass early
+    """Stops a forward pass after the last observed input."""
 
 
 class HiddenStates:
-    """The hidden states of all windows between two blocks, in micro-batches, and each block's call."""
+    """The hidden states of all windows between two blocks, in micro-batches, and the call of each block."""
 
     def __init__(
         self, model: StreamedModel, ids: Tensor, batch_tokens: int, spill: Path | None = None, *, fast: bool = False
     ) -> None:
-        """Embed `ids` [n, t]; a micro-batch is as many windows as `batch_tokens` holds, one at least.
+        """Embed `ids` [n, t]; a micro-batch has as many windows as fit into `batch_tokens`, at least one.
 
-        spill: a folder in a file of which hidden states are kept, where they are not to be in memory. fast: with
-        `fast_attention`, which differs from torch's own in the last bits; without, logits are those of stock transformers.
+        spill: keep hidden states in a file in this folder instead of in memory. fast: use `fast_attention`, which differs from
+        torch's own in the last bits; without it, logits equal those of stock transformers.
         """
         self.model = model
         self._fast = fast
@@ -60,7 +60,7 @@ class HiddenStates:
         return own_code(self.model.folder, type(self.model.model).__name__)
 
     def _shared(self, calls: list[Call]) -> list[Call]:
-        """Return an earlier micro-batch's equal calls, so that masks and rotary embeddings are held once."""
+        """Return an earlier micro-batch's equal calls, so that masks and rotary embeddings are in memory once."""
         for earlier in self._calls[:1] + self._calls[-1:]:
             if all(a.same_as(b) for a, b in zip(earlier, calls, strict=True)):
                 return earlier
@@ -69,7 +69,7 @@ class HiddenStates:
     def forward(self, block: Block, *, keep: bool = True, tick: Tick | None = None) -> None:
         """Run every micro-batch through a loaded block; with `keep` the outputs become the hidden states.
 
-        Without, a forward may end early with EnoughSeen.
+        Without `keep`, EnoughSeen may stop a forward pass early.
         """
         with torch.no_grad(), self._own_code(), fast_attention(block.module) if self._fast else nullcontext():
             for number in range(len(self.ids)):
@@ -85,8 +85,9 @@ class HiddenStates:
     def logits(self) -> Iterator[tuple[int, int, Tensor]]:
         """Yield (micro-batch, first position, logits [b, p, vocabulary]) for pieces of p positions, in order.
 
-        Call it when the hidden states are the last block's output. Norm and head treat each token by itself, so that a
-        piece of a window gives the logits that the whole would.
+        The hidden states must be the last block's output. Norm and head treat each token separately, so a piece of a window
+        gives
+        the same logits as the whole.
         """
         vocabulary = self.model.config.get_text_config().vocab_size
         with self.model.outside(), self._own_code():
@@ -95,12 +96,14 @@ class HiddenStates:
                 piece = max(1, _LOGITS_BYTES // (4 * vocabulary * hidden.shape[0]))
                 for start in range(0, hidden.shape[1], piece):
                     part = ids[:, start : start + piece].to(self.model.device)
-                    with torch.no_grad():  # not around what is yielded: two of these at once would leave it on for good
+                    with (
+                        torch.no_grad()
+                    ):  # not around the yield: two of these generators at once would leave it on for good
                         made = self.model.capture.head(part, hidden[:, start : start + piece])
                     yield number, start, made
 
     def save(self, path: Path, after: int) -> None:
-        """Write the hidden states as block `after` put them out, so that an interrupted walk can go on from there."""
+        """Write the hidden states, the output of block `after`, so that an interrupted walk resumes there."""
         shapes = [(len(ids), *self.hidden[0].shape[1:]) for ids in self.ids]
         dtype, item = _DTYPE_NAMES[self.hidden[0].dtype], self.hidden[0].itemsize
         entries = {
@@ -112,7 +115,7 @@ class HiddenStates:
         write_shard(path, shard, chain(numbered, [{"after": torch.tensor(after)}]))
 
     def restore(self, path: Path) -> int:
-        """Read what `save` wrote, in micro-batches of whatever size; return the index of the block after which it was."""
+        """Read saved hidden states, whatever their micro-batches; return the block whose output they are."""
         with safe_open(path, "pt") as saved:
             after = int(saved.get_tensor("after"))
             parts = (saved.get_tensor(name) for name in sorted(saved.keys()) if name != "after")
@@ -126,7 +129,7 @@ class HiddenStates:
 
 
 def tick_of_all(team: Team, tick: Tick) -> Tick:
-    """Return what counts the tokens of all processes, of which this one passes every `team.size`-th."""
+    """Return a tick that counts the tokens of all processes; this one passes every `team.size`-th."""
     return lambda index, tokens: tick(index, tokens * team.size)
 
 
@@ -139,12 +142,11 @@ def walk(
     tick: Tick | None = None,
     last_output: bool = True,
 ) -> Iterator[Block]:
-    """Stream the blocks from `first` on, and yield each while it is loaded and the hidden states are its output.
+    """Stream the blocks from `first` on; yield each while it is loaded and the hidden states are its output.
 
-    Without `last_output` those of the last block are not computed: who wants no logits has no use for them.
-
-    observe: gives a context in which the block's inputs are watched, as it was loaded. edit: changes its weights; what
-    goes on to the next block is then the edited block's output (propagation `pruned`).
+    last_output: whether to compute the last block's output; skip it when no logits are needed.
+    observe: returns a context that observes the unchanged block's inputs. edit: changes its weights; the next block then reads
+    the edited block's output (propagation `pruned`).
     """
     model = states.model
     for index in range(first, len(model.blocks)):

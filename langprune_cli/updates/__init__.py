@@ -1,1 +1,1 @@
-"""Updates of the weights that stay: one file, one record."""
+"""Updates of the kept weights: one file, one record."""

@@ -1,4 +1,4 @@
-"""Exact least squares where whole input columns leave, as structured masks have it (OSSCAR, arXiv 2403.12983, section 3)."""
+"""Exact least squares for masks that remove whole input columns, as structured ones do (OSSCAR, arXiv 2403.12983, section 3)."""
 
 from torch import Tensor
 
@@ -12,10 +12,10 @@ def update(
     site: Site,
     keep: Tensor,  # bool [r, i], equal rows
 ) -> Solution:
-    """Return the weights of least damped error on the columns that stay; raises LangpruneError where rows of `keep` differ."""
+    """Return the kept columns' weights of least damped error; raises LangpruneError if rows of `keep` differ."""
     if not bool((keep == keep[:1]).all()):
         raise LangpruneError(
-            "--update least-squares takes masks that remove whole input columns, and the rows of this one differ: give "
+            "--update least-squares needs a mask that removes whole input columns, and the rows of this one differ: use "
             "--update pcg"
         )
     return Solution(keep, least_squares(site.weight, site.hessian, site.damping, keep[0]))

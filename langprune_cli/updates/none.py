@@ -1,4 +1,4 @@
-"""No update: the weights that stay keep their values, as in Wanda and magnitude pruning."""
+"""No update: kept weights do not change, as in Wanda and magnitude pruning."""
 
 from torch import Tensor
 

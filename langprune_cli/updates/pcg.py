@@ -11,7 +11,7 @@ def update(
     site: Site,
     keep: Tensor,  # bool [r, i], of any origin
 ) -> Solution:
-    """Return the values of the kept weights that make the least error, near enough; see `least_squares`."""
+    """Return the kept weights with values of nearly the least error; see `least_squares`."""
     return Solution(keep, least_squares(site, keep))
 
 

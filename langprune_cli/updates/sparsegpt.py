@@ -1,4 +1,4 @@
-"""SparseGPT's update on a fixed mask: the weights to the right of one that leaves make up for it (arXiv 2301.00774)."""
+"""SparseGPT's update on a fixed mask: weights to the right compensate for each pruned one (arXiv 2301.00774)."""
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ def update(
     site: Site,
     keep: Tensor,  # bool [r, i], of any origin
 ) -> Solution:
-    """Return the weights after a sweep with this mask; for SparseGPT's own mask, the very weights of its sweep."""
+    """Return the weights after a sweep with this mask; for SparseGPT's own mask, the same weights as its sweep."""
     return sweep(site.weight, site.factor, keep)
 
 

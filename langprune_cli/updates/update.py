@@ -1,4 +1,4 @@
-"""What an update is: how `apply` changes the weights that stay; a record and a function, one file each."""
+"""Describes updates, by which `apply` changes the kept weights: a record and a function in one file each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from langprune_cli.registry import record, records
 
 @dataclass(frozen=True)
 class Update:
-    """One way to give the surviving weights of a site's linears new values, on any fixed mask."""
+    """One way to give the kept weights of a site's linears new values, on any fixed mask."""
 
     name: str
     needs: Needs
@@ -20,7 +20,7 @@ class Update:
     update: Callable[[Site, Tensor], Solution]  # (site, keep [r, i]) -> that mask with new weights
 
     def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
-        """Go to another process by name."""
+        """Pickle by name."""
         return get_update, (self.name,)
 
 
@@ -30,5 +30,5 @@ def updates() -> dict[str, Update]:
 
 
 def get_update(name: str) -> Update:
-    """Return the update called `name`; raises LangpruneError with the nearest names when there is none."""
+    """Return the update called `name`; raises LangpruneError with the nearest names if there is none."""
     return record(package, Update, "--update", name)

@@ -182,7 +182,7 @@ def test_what_has_no_windows_to_share_is_done_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("option", "largest_file", "sentence"), [
-    (["--device", "cuda:99"], None, "--device cuda:99 is not to be had on this machine: use cpu or auto"),
+    (["--device", "cuda:99"], None, "this machine has no --device cuda:99: use cpu or auto"),
     (["--max-memory", "1KB"], 64, "File too large"),  # while the first process waits for its sums
 ])  # fmt: skip
 def test_a_second_process_that_fails_says_so_and_ends_the_first(

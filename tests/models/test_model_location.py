@@ -132,7 +132,7 @@ def test_the_second_time_only_the_cache_is_read_even_without_the_hub(hub: HubSit
     unreachable = locate(hub, "owner/pico")
     assert unreachable.folder == first.folder
     assert unreachable.fields["notes"] == [
-        f"the hub did not give the model owner/pico: using the copy in the cache, commit {sha[:12]}"
+        f"the hub did not deliver the model owner/pico: using the copy in the cache, commit {sha[:12]}"
     ]
 
 

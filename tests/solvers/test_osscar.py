@@ -183,7 +183,7 @@ def test_the_update_is_it_and_refuses_masks_whose_rows_differ() -> None:
     assert torch.equal(update.update(site, torch.zeros(7, 24, dtype=torch.bool)).weight, torch.zeros(7, 24))
     uneven = stacked.clone()
     uneven[2, 5:7] = ~uneven[2, 5:7]
-    with pytest.raises(LangpruneError, match="rows of this one differ: give --update pcg"):
+    with pytest.raises(LangpruneError, match="rows of this one differ: use --update pcg"):
         update.update(site, uneven)
 
 

@@ -207,7 +207,7 @@ def test_the_check_of_a_model_knows_each_blocks_pattern(make: Make, workspace: P
         (["-p", "2:4", "--allocation", "owl"], 2, "--pattern 2:4, .*: give --pattern N:4 --sparsity 0.5"),
         (["-p", "6:8", "--allocation", "alpha"], 2, "--pattern 6:8, .*: give --pattern N:8 --sparsity 0.25"),
         (["--allocation", "ovl"], 1, "--allocation 'ovl' is unknown: did you mean owl"),
-        (["-p", "N:8", "-s", "0.95"], 1, "sparsity 0.95 is out of reach of N:8 blocks: give 0.125 to 0.875"),
+        (["-p", "N:8", "-s", "0.95"], 1, "N:8 blocks cannot reach sparsity 0.95: give 0.125 to 0.875"),
         (["-p", "N:1"], 2, "--pattern 'N:1' is unknown"),
         (["--allocation", "search"], 1, "--allocation search needs Hessians, and stats uk have column norms only"),
         (["--allocation", "owl", "--exclude", "proj"], 1, "leaves nothing to prune"),

@@ -60,7 +60,7 @@ print(json.dumps(answers))
     hub.stop()
     cached, unreachable = ask(bare, ["plan", "-m", "owner/unknown"])
     assert cached[1] | TIMED == first[1] | TIMED
-    assert cached[2].startswith("the hub did not give the model owner/bare: using the copy in the cache, commit ")
+    assert cached[2].startswith("the hub did not deliver the model owner/bare: using the copy in the cache, commit ")
     assert unreachable[2].startswith("error: could not download the model owner/unknown from http://127.0.0.1")
     # This process is offline.
     assert did(*bare, "--revision", "wide", *cache, "--json").json | TIMED == wide[1] | TIMED
