@@ -27,7 +27,7 @@ def test_what_was_put_in_comes_out(tmp_path: Path) -> None:
     assert torch.equal(file[1], tensors[1] + 1)
     assert torch.equal(file[0], tensors[0])  # the neighbours are as they were
     assert torch.equal(file[2], tensors[2])
-    with pytest.raises(ValueError, match=r"a tensor of torch.float32 \[3, 5\] has its place"):
+    with pytest.raises(ValueError, match=r"only a tensor of torch.float32 \[3, 5\] fits"):
         file[0] = torch.zeros(5, 3)
     with pytest.raises(IndexError):
         file[4]
