@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from math import ceil
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from langprune_cli.defaults import COVERAGE
 from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.records import VocabularyRecord
 from langprune_cli.tokens.counting import TokenCounts
+from langprune_cli.tokens.json_values import IdPlace, Json, items
 from langprune_cli.tokens.vocabulary import Kind, Vocabulary
 
 ROUND_TO = 64  # rows of embeddings and head are a multiple of this, for matrix kernels
@@ -135,36 +136,36 @@ def choose_vocabulary(
     return VocabularyChoice(tuple(kept), rows, least, covered, vocabulary.kind, for_chat, new)
 
 
-def ids_in(record: dict[str, Any]) -> set[int]:
+def ids_in(record: dict[str, object]) -> set[int]:
     """Return every token id in a configuration, config.json or generation_config.json."""
-    return {container[key] for container, key in _named(record)}
+    return {place.id for place in _named(record)}
 
 
-def replace_ids(record: dict[str, Any], new: Mapping[int, int]) -> None:
+def replace_ids(record: dict[str, object], new: Mapping[int, int]) -> None:
     """Replace every token id in a configuration by its new id; raises KeyError for an id that is not kept."""
-    for container, key in list(_named(record)):
-        container[key] = new[container[key]]
+    for place in list(_named(record)):
+        place.replace(new[place.id])
 
 
-def _named(record: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
-    """Yield (container, key) of every token id."""
+def _named(record: dict[str, object]) -> Iterator[IdPlace]:
+    """Yield the place of every token id."""
     for key, value in record.items():
         if isinstance(value, dict):
             yield from _named(value)
         elif key.endswith(("_token_id", "_token_index")) and _is_id(value):
-            yield record, key
+            yield IdPlace.in_object(record, key)
         elif key == "forced_decoder_ids" and isinstance(value, list):
-            yield from ((pair, 1) for pair in value if _is_id(pair[1]))
+            yield from (IdPlace.in_array(pair, 1) for pair in map(items, value) if _is_id(pair[1]))
         elif key.endswith(("_token_id", "_token_ids", "suppress_tokens", "_words_ids")) and isinstance(value, list):
             yield from _places(value)
 
 
-def _places(ids: list[Any]) -> Iterator[tuple[Any, Any]]:
+def _places(ids: list[Json]) -> Iterator[IdPlace]:
     for place, value in enumerate(ids):
         if isinstance(value, list):
             yield from _places(value)
         elif _is_id(value):
-            yield ids, place
+            yield IdPlace.in_array(ids, place)
 
 
 def _is_id(value: object) -> bool:

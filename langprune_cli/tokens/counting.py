@@ -6,10 +6,10 @@ Documents are tokenised without special tokens. They are streamed: memory holds 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from langprune_cli.tokens.encoding import encode_bare
@@ -117,5 +117,5 @@ def _pieces(document: str) -> Iterator[str]:
     yield document[start:]
 
 
-def _bincount(ids: np.ndarray[Any, Any], size: int) -> Tensor:
+def _bincount(ids: NDArray[np.integer], size: int) -> Tensor:
     return torch.from_numpy(np.bincount(ids, minlength=size))

@@ -7,9 +7,10 @@ two neighbours here come from one of the pieces.
 """
 
 from array import array
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.tokens.tokenizer import Tokenizer
@@ -19,7 +20,7 @@ _MOST = 16  # pieces joined if two agree nowhere: 2 GB of memory
 _OVERLAP = 2**13  # characters at a piece's end that the next one has as well
 _ALIKE = 8  # tokens on each side of a cut that both pieces have
 
-_Array = np.ndarray[Any, Any]
+_Array = NDArray[np.int64]
 
 
 class _Piece(NamedTuple):

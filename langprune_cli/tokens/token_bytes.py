@@ -7,14 +7,25 @@ not be: a window may begin or end within a character.
 
 import json
 import re
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from langprune_cli.tokens.json_values import Json, JsonObject, items, members, text, whole
 from langprune_cli.tokens.tokenizer import Tokenizer
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+
+
+class _Backend(Protocol):
+    """A tokenizer of the tokenizers library, which has no types."""
+
+    def to_str(self) -> str:
+        """Return its tokenizer.json."""
+
+    def get_vocab(self, *, with_added_tokens: bool) -> dict[str, int]:
+        """Return the id of each token."""
 
 
 def token_byte_lengths(tokenizer: Tokenizer) -> Tensor | None:  # int32 [vocabulary]
@@ -29,20 +40,20 @@ def token_byte_lengths(tokenizer: Tokenizer) -> Tensor | None:  # int32 [vocabul
     it puts a space before the first word. A character that a vocabulary without bytes does not know counts
     nothing.
     """
-    described = description(tokenizer)
-    if described is None:
+    backend = _backend(tokenizer)
+    if backend is None:
         return None
+    described = _described(backend)
     decoders = steps(described.get("decoder"))
     kinds = {decoder["type"] for decoder in decoders}
-    backend: Any = getattr(tokenizer, "backend_tokenizer")  # noqa: B009 - a Protocol has none, and this one was described by it
-    vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
-    added: dict[int, dict[str, Any]] = {token["id"]: token for token in described.get("added_tokens", ())}
+    vocabulary = backend.get_vocab(with_added_tokens=True)
+    added = {whole(token["id"]): token for token in added_tokens(described)}
     lengths = torch.zeros(max([len(tokenizer) - 1, *vocabulary.values(), *added]) + 1, dtype=torch.int32)
 
     if "ByteLevel" in kinds:
         alphabet = byte_characters()
         sizes = {i: len(s) if alphabet.issuperset(s) else len(s.encode()) for s, i in vocabulary.items()}
-        sizes |= {i: len(token["content"].encode()) for i, token in added.items()}  # matched in the text itself
+        sizes |= {i: len(text(token["content"]).encode()) for i, token in added.items()}  # matched in the text itself
     elif space := space_mark(decoders):
         falls_back = "ByteFallback" in kinds
         sizes = {
@@ -81,32 +92,47 @@ def predicted_bytes(tokenizer: Tokenizer, ids: Tensor) -> int:  # ids: integers 
     return int(lengths[predicted[inside]].sum(dtype=torch.int64))
 
 
-def description(tokenizer: Tokenizer) -> dict[str, Any] | None:
+def description(tokenizer: Tokenizer) -> JsonObject | None:
     """Return the `tokenizer.json` of an opened tokenizer, None if it has none."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    return None if backend is None else json.loads(backend.to_str())
+    backend = _backend(tokenizer)
+    return None if backend is None else _described(backend)
 
 
-def steps(part: dict[str, Any] | None) -> list[dict[str, Any]]:
+def _backend(tokenizer: Tokenizer) -> _Backend | None:
+    return getattr(tokenizer, "backend_tokenizer", None)
+
+
+def _described(backend: _Backend) -> JsonObject:
+    described: JsonObject = json.loads(backend.to_str())
+    return described
+
+
+def added_tokens(described: JsonObject) -> list[JsonObject]:
+    """Return the added tokens of a `tokenizer.json`, of which there may be none."""
+    return [members(token) for token in items(described.get("added_tokens") or [])]
+
+
+def steps(part: Json) -> list[JsonObject]:
     """Return the steps of a part of `tokenizer.json` (the decoder, ...), nested sequences laid flat.
 
     A sequence holds its steps under a name of its own in each part: "decoders", "processors", ...
     """
     if part is None:
         return []
-    if part["type"] == "Sequence":
-        inner = next(value for value in part.values() if isinstance(value, list))
-        return [step for one in inner for step in steps(one)]
-    return [part]
+    step = members(part)
+    if step["type"] == "Sequence":
+        inner = next(value for value in step.values() if isinstance(value, list))
+        return [each for one in inner for each in steps(one)]
+    return [step]
 
 
-def space_mark(decoders: list[dict[str, Any]]) -> str | None:
+def space_mark(decoders: list[JsonObject]) -> str | None:
     """Return the string that stands for a space in tokens, None if no decoder replaces one by a space."""
     for step in decoders:
         if step["type"] == "Metaspace":
             return str(step["replacement"])
-        if step["type"] == "Replace" and step["content"] == " " and "String" in step["pattern"]:
-            return str(step["pattern"]["String"])
+        if step["type"] == "Replace" and step["content"] == " " and "String" in (pattern := members(step["pattern"])):
+            return str(pattern["String"])
     return None
 
 

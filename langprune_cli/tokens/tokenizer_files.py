@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from langprune_cli.errors import LangpruneError
+from langprune_cli.tokens.json_values import Json, JsonObject, members, whole
 from langprune_cli.tokens.trimmed_tokenizer import trimmed
 from langprune_cli.tokens.vocabulary import Vocabulary, merge_pairs, well_formed
 
@@ -57,18 +57,18 @@ def trim_files(
     kept = trimmed(described, stay)
     files: dict[str, bytes | None] = {_DESCRIPTION: _json(kept)}
     if config := _read(folder, _CONFIG):
-        config |= {key: new[config[key]] for key in _id_keys(config)}
+        config |= {key: new[whole(config[key])] for key in _id_keys(config)}
         if decoder := config.get("added_tokens_decoder"):
-            config["added_tokens_decoder"] = {str(new[int(i)]): token for i, token in decoder.items()}
+            config["added_tokens_decoder"] = {str(new[int(i)]): token for i, token in members(decoder).items()}
         files[_CONFIG] = _json(config)
     if added := _read(folder, _ADDED):
-        files[_ADDED] = _json({token: new[i] for token, i in added.items()})
-    files |= _pieces_and_merges(kept["model"])
+        files[_ADDED] = _json({token: new[whole(i)] for token, i in added.items()})
+    files |= _pieces_and_merges(members(kept["model"]))
     files |= {path.name: None for path in folder.iterdir() if any(fnmatch(path.name, form) for form in _FOREIGN)}
     return {name: content for name, content in files.items() if (folder / name).is_file()}
 
 
-def _described(folder: Path) -> dict[str, Any]:
+def _described(folder: Path) -> JsonObject:
     """Return the tokenizer.json of a folder; raise LangpruneError where there is none that can be read."""
     if not (folder / _DESCRIPTION).is_file():
         raise LangpruneError(
@@ -81,16 +81,16 @@ def _described(folder: Path) -> dict[str, Any]:
 def _named(folder: Path, vocabulary: Vocabulary) -> frozenset[int]:
     """Return the ids that tokenizer.json, whose vocabulary this is, and the files beside it name."""
     config, names, added = (_read(folder, name) for name in (_CONFIG, _NAMES, _ADDED))
-    decoder = config.get("added_tokens_decoder") or {}
+    decoder = members(config.get("added_tokens_decoder") or {})
     numbered = [(_CONFIG, int(i), next(_strings(token))) for i, token in decoder.items()]
-    numbered += [(_ADDED, i, token) for token, i in added.items()]
+    numbered += [(_ADDED, whole(i), token) for token, i in added.items()]
     for name, i, token in numbered:
         if vocabulary.tokens.get(i) != token:
             raise LangpruneError(
                 f"{folder / name} gives the token {token!r} the id {i}, and {_DESCRIPTION} does not: "
                 "open the tokenizer with AutoTokenizer.from_pretrained and write it anew with save_pretrained"
             )
-    ids = {i for _, i, _ in numbered} | {config[key] for key in _id_keys(config)}
+    ids = {i for _, i, _ in numbered} | {whole(config[key]) for key in _id_keys(config)}
     id_of = {token: i for i, token in vocabulary.tokens.items()}
     for part in (config, names):
         for key, value in part.items():
@@ -100,20 +100,21 @@ def _named(folder: Path, vocabulary: Vocabulary) -> frozenset[int]:
     return vocabulary.named | ids
 
 
-def _pieces_and_merges(model: dict[str, Any]) -> dict[str, bytes | None]:
+def _pieces_and_merges(model: JsonObject) -> dict[str, bytes | None]:
     """Return vocab.json and merges.txt of a BPE, both None where merges hold spaces, which merges.txt cannot say."""
     pairs = list(merge_pairs(model.get("merges", [])))
-    if isinstance(model["vocab"], list) or any(part.split() != [part] for pair in pairs for part in pair):
+    vocab = model["vocab"]
+    if not isinstance(vocab, dict) or any(part.split() != [part] for pair in pairs for part in pair):
         return {_PIECES: None, _MERGES: None}
     lines = ["#version: 0.2", *(f"{a} {b}" for a, b in pairs)]
-    return {_PIECES: _json(model["vocab"]), _MERGES: "".join(line + "\n" for line in lines).encode()}
+    return {_PIECES: _json(vocab), _MERGES: "".join(line + "\n" for line in lines).encode()}
 
 
-def _id_keys(config: dict[str, Any]) -> list[str]:
+def _id_keys(config: JsonObject) -> list[str]:
     return [key for key, value in config.items() if key.endswith("_token_id") and isinstance(value, int)]
 
 
-def _strings(named: Any) -> Iterator[str]:  # noqa: ANN401  (whatever JSON holds)
+def _strings(named: Json) -> Iterator[str]:
     """Yield the tokens of an entry: a string, {"content": string, ...}, or a list or a dictionary of such."""
     if isinstance(named, str):
         yield named
@@ -124,7 +125,7 @@ def _strings(named: Any) -> Iterator[str]:  # noqa: ANN401  (whatever JSON holds
         yield from (token for one in named for token in _strings(one))
 
 
-def _read(folder: Path, name: str) -> dict[str, Any]:
+def _read(folder: Path, name: str) -> JsonObject:
     """Return the object in a JSON file, empty where there is no file; raise LangpruneError for anything else."""
     path = folder / name
     if not path.is_file():
@@ -138,5 +139,5 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def _json(content: dict[str, Any]) -> bytes:
+def _json(content: JsonObject) -> bytes:
     return (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode()

@@ -6,18 +6,18 @@ A token's new id is the position of its old id among the kept ids, in ascending 
 import copy
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from langprune_cli.tokens.vocabulary import Vocabulary, id_places, merge_pairs
+from langprune_cli.tokens.json_values import JsonObject, items, members
+from langprune_cli.tokens.vocabulary import Vocabulary, bpe_pieces, id_places, merge_pairs
 
 
 def trimmed(
-    described: dict[str, Any],
+    described: JsonObject,
     stay: Sequence[int],  # ascending, completed by `Vocabulary.required` and `Vocabulary.closed`
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the `tokenizer.json` of the kept tokens; `described` is not changed.
 
     A merge is kept if its parts and its result are; pieces and merges keep their order. A merge that is on no path may be
@@ -32,20 +32,17 @@ def trimmed(
     new = {old: position for position, old in enumerate(stay)}
     if missing := vocabulary.named - new.keys():
         raise ValueError(f"the id {min(missing)} has to stay: another part of the tokenizer names it")
-    kept: dict[str, Any] = copy.deepcopy({key: part for key, part in described.items() if key != "model"})
-    kept["model"] = model = dict(described["model"])
-    for container, key in id_places(kept):
-        container[key] = new[container[key]]
+    kept = copy.deepcopy({key: part for key, part in described.items() if key != "model"})
+    kept["model"] = model = dict(members(described["model"]))
+    for place in id_places(kept):
+        place.replace(new[place.id])
     if vocabulary.kind == "Unigram":
-        model["vocab"] = [entry for i, entry in enumerate(model["vocab"]) if i in new]
+        model["vocab"] = [entry for i, entry in enumerate(items(model["vocab"])) if i in new]
     else:
-        model["vocab"] = {piece: new[i] for piece, i in model["vocab"].items() if i in new}
-        pairs = merge_pairs(model["merges"])
-        model["merges"] = [
-            merge
-            for merge, (a, b) in zip(model["merges"], pairs, strict=True)
-            if a in model["vocab"] and b in model["vocab"] and a + b in model["vocab"]
-        ]
+        pieces: JsonObject = {piece: new[i] for piece, i in bpe_pieces(model).items() if i in new}
+        merges = zip(items(model["merges"]), merge_pairs(model["merges"]), strict=True)
+        model["merges"] = [merge for merge, (a, b) in merges if pieces.keys() >= {a, b, a + b}]
+        model["vocab"] = pieces
     return {key: kept[key] for key in described}  # parts in the order of the file
 
 

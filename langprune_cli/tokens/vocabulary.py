@@ -17,11 +17,12 @@ import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from langprune_cli.errors import LangpruneError
+from langprune_cli.tokens.json_values import IdPlace, Json, JsonObject, items, members, real, text, whole
 from langprune_cli.tokens.merging import merge_path
-from langprune_cli.tokens.token_bytes import byte_characters, description, space_mark, steps
+from langprune_cli.tokens.token_bytes import added_tokens, byte_characters, description, space_mark, steps
 from langprune_cli.tokens.tokenizer import Tokenizer
 
 Kind = Literal["byte-level BPE", "BPE", "Unigram"]
@@ -66,7 +67,7 @@ class Vocabulary:
         return cls.of(described)
 
     @classmethod
-    def of(cls, described: dict[str, Any]) -> "Vocabulary":
+    def of(cls, described: JsonObject) -> "Vocabulary":
         """Read the vocabulary of a `tokenizer.json`.
 
         Raises LangpruneError for a kind whose tokens cannot leave one by one, for a file whose ids are not those that
@@ -76,26 +77,23 @@ class Vocabulary:
             return cls._of(described)
 
     @classmethod
-    def _of(cls, described: dict[str, Any]) -> "Vocabulary":
+    def _of(cls, described: JsonObject) -> "Vocabulary":
         kind = _kind(described)
-        model = described["model"]
-        entries = model["vocab"]
+        model = members(described["model"])
         unigram = kind == "Unigram"
-        own = (
-            {i: piece for i, (piece, _) in enumerate(entries)}
-            if unigram
-            else {i: piece for piece, i in entries.items()}
-        )
+        scored = unigram_pieces(model) if unigram else []
+        own = dict(enumerate(piece for piece, _ in scored)) if unigram else {i: s for s, i in bpe_pieces(model).items()}
         # A string that stands twice has the later id, as in the library. So has a pair the later rank.
         pieces = {piece: i for i, piece in own.items()}
+        count = len(scored) if unigram else len(members(model["vocab"]))
         decoder = steps(described.get("decoder"))
         vocabulary = cls(
             kind=kind,
-            tokens=own | {i: token for token, i in _added(described, pieces, len(entries)).items()},
+            tokens=own | {i: token for token, i in _added(described, pieces, count).items()},
             pieces=pieces,
             named=_named(described, pieces),
             ranks={} if unigram else {pair: rank for rank, pair in enumerate(merge_pairs(model["merges"]))},
-            scores=[score for _, score in entries] if unigram else [],
+            scores=[score for _, score in scored],
             space=_BYTE_LEVEL_SPACE if kind == "byte-level BPE" else space_mark(decoder),
             falls_back=_falls_back(model, kind, pieces, decoder),
         )
@@ -174,40 +172,56 @@ def well_formed(where: str) -> Iterator[None]:
         ) from error
 
 
-def merge_pairs(merges: list[Any]) -> Iterator[Pair]:
+def unigram_pieces(model: JsonObject) -> list[tuple[str, float]]:
+    """Return the pieces of a Unigram with their scores, by id."""
+    return [(text(piece), real(score)) for piece, score in map(items, items(model["vocab"]))]
+
+
+def bpe_pieces(model: JsonObject) -> dict[str, int]:
+    """Return the pieces of a BPE with their ids."""
+    return {piece: whole(i) for piece, i in members(model["vocab"]).items()}
+
+
+def merge_pairs(merges: Json) -> Iterator[Pair]:
     """Yield the pairs of the merges of a `tokenizer.json`, which writes them as "a b" or as ["a", "b"]."""
-    for merge in merges:
-        a, b = merge.split(" ") if isinstance(merge, str) else merge
-        yield a, b
+    for merge in items(merges):
+        if isinstance(merge, str):
+            a, b = merge.split(" ")
+            yield a, b
+        else:
+            first, second = items(merge)
+            yield text(first), text(second)
 
 
-def id_places(described: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
-    """Yield (container, key) of every id in a `tokenizer.json` outside of the table of pieces.
+def id_places(described: JsonObject) -> Iterator[IdPlace]:
+    """Yield the place of every id in a `tokenizer.json` outside of the table of pieces.
 
     Raises LangpruneError for a post-processor of an unknown type, which might name some.
     """
-    for token in described.get("added_tokens") or ():
-        yield token, "id"
+    for token in added_tokens(described):
+        yield IdPlace.in_object(token, "id")
     for step in steps(described.get("post_processor")):
         if step["type"] == "TemplateProcessing":
-            for special in step["special_tokens"].values():
-                yield from ((special["ids"], k) for k in range(len(special["ids"])))
+            for special in members(step["special_tokens"]).values():
+                ids = items(members(special)["ids"])
+                yield from (IdPlace.in_array(ids, k) for k in range(len(ids)))
         elif step["type"] in {"BertProcessing", "RobertaProcessing"}:
-            yield step["sep"], 1
-            yield step["cls"], 1
+            yield IdPlace.in_array(items(step["sep"]), 1)
+            yield IdPlace.in_array(items(step["cls"]), 1)
         elif step["type"] != "ByteLevel":
             raise LangpruneError(
                 f"tokenizer.json has a post-processor of the unknown type {step['type']}: use a model without it"
             )
     if described.get("padding"):
-        yield described["padding"], "pad_id"
-    if described["model"].get("unk_id") is not None:
-        yield described["model"], "unk_id"
+        yield IdPlace.in_object(members(described["padding"]), "pad_id")
+    model = members(described["model"])
+    if model.get("unk_id") is not None:
+        yield IdPlace.in_object(model, "unk_id")
 
 
-def _kind(described: dict[str, Any]) -> Kind:
+def _kind(described: JsonObject) -> Kind:
     """Return the kind of a tokenizer, or raise LangpruneError for one whose tokens cannot leave one by one."""
-    model = described.get("model") or {}
+    model = members(described.get("model") or {})
     written = model.get("type")
     if written is None and "merges" in model:
         written = "BPE"  # files of the library's first versions do not say
@@ -236,7 +250,7 @@ def _kind(described: dict[str, Any]) -> Kind:
     return "byte-level BPE" if both_ways else "BPE"
 
 
-def _falls_back(model: dict[str, Any], kind: Kind, pieces: dict[str, int], decoder: list[dict[str, Any]]) -> bool:
+def _falls_back(model: JsonObject, kind: Kind, pieces: dict[str, int], decoder: list[JsonObject]) -> bool:
     """Return whether a character without a piece becomes bytes that the decoder turns back into it."""
     return (
         bool(model.get("byte_fallback"))
@@ -246,14 +260,14 @@ def _falls_back(model: dict[str, Any], kind: Kind, pieces: dict[str, int], decod
     )
 
 
-def _added(described: dict[str, Any], pieces: dict[str, int], count: int) -> dict[str, int]:
+def _added(described: JsonObject, pieces: dict[str, int], count: int) -> dict[str, int]:
     """Return the ids of the added tokens, or raise LangpruneError if they are not those that the library gives.
 
     It does not read the ids in the file: a token has its piece's, or the next after the model's `count` pieces.
     """
     added: dict[str, int] = {}
-    for token in described.get("added_tokens") or ():
-        content = token["content"]
+    for token in added_tokens(described):
+        content = text(token["content"])
         if content not in added:
             added[content] = pieces.get(content, count)
             count += content not in pieces
@@ -265,8 +279,8 @@ def _added(described: dict[str, Any], pieces: dict[str, int], count: int) -> dic
     return added
 
 
-def _named(described: dict[str, Any], pieces: dict[str, int]) -> frozenset[int]:
+def _named(described: JsonObject, pieces: dict[str, int]) -> frozenset[int]:
     """Return the ids that parts of a tokenizer name, by number or, as a BPE its unknown token, by string."""
-    named = {place[key] for place, key in id_places(described)}
-    unknown = described["model"].get("unk_token")
-    return frozenset(named | ({pieces[unknown]} if unknown in pieces else set()))
+    named = {place.id for place in id_places(described)}
+    unknown = members(described["model"]).get("unk_token")
+    return frozenset(named | ({pieces[unknown]} if isinstance(unknown, str) and unknown in pieces else set()))
