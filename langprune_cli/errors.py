@@ -3,8 +3,7 @@
 import difflib
 import json
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 # What a terminal takes for a command, or shows as something else: control characters, ends of lines and paragraphs,
 # changes of direction; and halves of surrogate pairs (bytes of a file name that are not UTF-8), which cannot be printed.
@@ -28,17 +27,6 @@ class UsageError(LangpruneError):
 
 class UnsolvableError(LangpruneError):
     """What a linear reads, or its weights, cannot be computed with; who knows the linear says which one it is."""
-
-
-class OnlyPlannedError(Exception):
-    """A dry run cannot go on: its next step reads what the step before would have made.
-
-    planned: what it knows so far, the `Planned` records of the workspace.
-    """
-
-    def __init__(self, planned: Sequence[Any]) -> None:
-        super().__init__("this is known once the step before has been made")
-        self.planned = planned
 
 
 def near_matches(word: str, known: Iterable[str]) -> str:

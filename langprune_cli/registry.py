@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 from functools import cache
 from types import ModuleType
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from langprune_cli.errors import LangpruneError, near_matches
 
@@ -21,17 +21,18 @@ R = TypeVar("R", bound=Named)
 
 
 @cache
-def _found(package: ModuleType, kind: type[Named]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for module in pkgutil.iter_modules(package.__path__):
-        held = vars(importlib.import_module(f"{package.__name__}.{module.name}")).values()
-        found |= {each.name: each for each in held if isinstance(each, kind)}
-    return dict(sorted(found.items()))
+def _held(package: ModuleType) -> list[object]:
+    """Return everything that the modules of `package` have a name for."""
+    modules = [
+        importlib.import_module(f"{package.__name__}.{each.name}") for each in pkgutil.iter_modules(package.__path__)
+    ]
+    return [value for module in modules for value in vars(module).values()]
 
 
 def records(package: ModuleType, kind: type[R]) -> dict[str, R]:
     """Return every record of type `kind` in the modules of `package`, by name."""
-    return _found(package, kind)
+    found = {each.name: each for each in _held(package) if isinstance(each, kind)}
+    return dict(sorted(found.items()))
 
 
 def names_in(package: ModuleType) -> list[str]:

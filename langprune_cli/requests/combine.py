@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from langprune_cli.errors import UsageError
 from langprune_cli.requests.shared.options import HubOptions, ModelOptions, NamingOptions
@@ -18,7 +18,7 @@ _OF = {
     "stats": ("--weights", "--per"),
     "masks": ("--how", "--sparsity", "--model", "--revision", "--cache-dir", "--trust-remote-code"),
 }
-_PER = ("token", "window")
+_PER: tuple[Literal["token", "window"], ...] = ("token", "window")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +75,9 @@ def combine(request: CombineRequest) -> Made:
 
         parents = [run.workspace.find(request.kind, each) for each in several(request.names)]
         if request.kind == "stats":
-            per: Any = request.per
-            weights = Weights(request.shares, per) if request.shares is not None else None
+            weights = (
+                Weights(request.shares, one_of("--per", request.per, _PER)) if request.shares is not None else None
+            )
             return run.made(
                 lambda: [combine_stats(run.workspace, parents, run.reporter, weights=weights, to=request.target)]
             )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
 from langprune_cli.requests.shared.options import HubOptions, ModelOptions
 from langprune_cli.requests.shared.run import running
-from langprune_cli.requests.shared.values import Names, one_of, several
+from langprune_cli.requests.shared.values import Names, one_or_none, several
 from langprune_cli.store.manifest import is_artifact, read_manifest
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
@@ -36,7 +36,7 @@ class CompareRequest(ModelOptions, HubOptions):
     def check(self) -> None:
         """Raise UsageError for a kind that cannot be compared."""
         super().check()
-        one_of("--kind", self.kind, COMPARED)
+        one_or_none("--kind", self.kind, COMPARED)
 
 
 @dataclass(frozen=True)

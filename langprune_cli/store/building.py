@@ -7,14 +7,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from langprune_cli.errors import OnlyPlannedError, UsageError
+from langprune_cli.errors import UsageError
 from langprune_cli.machine.team import ALONE, Team
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe, same_bytes
 from langprune_cli.store.locks import being_made, remove_stale_lock
 from langprune_cli.store.manifest import Manifest
+from langprune_cli.store.planned import OnlyPlannedError, Planned
 from langprune_cli.store.silent import SilentWriter
 from langprune_cli.store.target import Target
-from langprune_cli.store.workspace import Planned, Workspace
+from langprune_cli.store.workspace import Workspace
 
 _INPUT_PARTS = "windows*.safetensors"  # written first, and cheap to draw again
 

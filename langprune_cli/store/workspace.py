@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
-from langprune_cli.store.artifact import KINDS, Artifact, Recipe, open_artifact
+from langprune_cli.store.artifact import KINDS, Artifact, open_artifact
 from langprune_cli.store.files import (
     check_signed,
     disk_errors,
@@ -25,6 +25,7 @@ from langprune_cli.store.files import (
 from langprune_cli.store.index import Indexes, Outline, Unreadable, listed
 from langprune_cli.store.manifest import MANIFEST, Manifest, read_manifest
 from langprune_cli.store.plain import plain_file
+from langprune_cli.store.planned import Planned
 from langprune_cli.store.temporary import sweep
 
 _NAME = re.compile(r"\w[\w.+-]{0,119}")  # letters of any script: artifacts are named after texts
@@ -42,17 +43,6 @@ class Entry:
     folder: Path
     manifest: Manifest
     modified_ns: int
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One artifact of a dry run: found, or to be made."""
-
-    recipe: Recipe
-    name: str
-    folder: Path
-    there: bool
-    size: int | None  # bytes, None where that is not known beforehand
 
 
 class Workspace:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import langprune_cli.structured_patterns as package
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # see above
     from langprune_cli.models.families import Axis
     from langprune_cli.models.protocols import Configuration
     from langprune_cli.numerics.site import Needs
+    from langprune_cli.records import Params
     from langprune_cli.stages.structured.choosing import Choosing
     from langprune_cli.stages.structured.cut import Cut, Masks
     from langprune_cli.stages.structured.sketch import Sketch
@@ -39,7 +40,7 @@ def _no_check(_model: OpenedModel, _structure: Structure) -> None:
     """Take any model."""
 
 
-def _no_words(_params: Mapping[str, Any]) -> list[str]:
+def _no_words(_params: Params) -> list[str]:
     return []
 
 
@@ -84,7 +85,7 @@ class StructuredPattern:
     trims_tokenizer: bool = False
     unchanged: str = UNCHANGED  # what a model card says of the rest
     advice: Callable[[str], list[str]] = _nothing_more  # update -> what else would help a ruined model
-    words: Callable[[Mapping[str, Any]], list[str]] = _no_words  # a mask's parameters -> options of this pattern's own
+    words: Callable[[Params], list[str]] = _no_words  # a mask's parameters -> options of this pattern's own
 
     @property
     def units(self) -> Units | None:
@@ -227,7 +228,7 @@ def unit_axes(text: str, config: Configuration, kinds: Sequence[str]) -> tuple[A
     return tuple(axis for each in units for axis in each.axes(config) if axis.kind in kinds)
 
 
-def own_method(params: Mapping[str, Any]) -> UnitMethod | DepthMethod | None:
+def own_method(params: Params) -> UnitMethod | DepthMethod | None:
     """Return the method that a structured mask with these parameters was chosen by, None for one that is not known here."""
     found = [method for each in patterns_of(params["pattern"]) if (method := each.methods().get(params["method"]))]
     return found[0] if found else None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langprune_cli.structured_patterns.pattern import StructuredPattern, Whole
 
 if TYPE_CHECKING:  # the command line reads this file
-    from collections.abc import Mapping
-
+    from langprune_cli.records import Params
     from langprune_cli.stages.structured.choosing import Choosing
     from langprune_cli.stages.structured.cut import Cut, Masks
     from langprune_cli.stages.structured.sketch import Sketch
@@ -39,7 +38,7 @@ def cut(model: OpenedModel, masks: Masks) -> Cut:
     return vocabulary_cut(model, masks)
 
 
-def words(params: Mapping[str, Any]) -> list[str]:
+def words(params: Params) -> list[str]:
     """Return what asks for tokens of chats not to be kept, where a mask does not keep them."""
     return [] if "keep_chat" in params else ["--no-keep-chat"]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from langprune_cli.errors import LangpruneError, near_matches
 from langprune_cli.text.files import missing_column, valid_text
@@ -156,15 +156,23 @@ def _values(hub: HubSource) -> Iterator[object]:
         yield value
 
 
-def _column(rows: Iterable[dict[str, Any]], hub: HubSource) -> Iterator[object]:
+def _column(rows: Iterable[dict[str, object]], hub: HubSource) -> Iterator[object]:
     for number, row in enumerate(rows, start=1):
         if hub.column not in row:
             raise missing_column(f"row {number} of hf:{hub.dataset} ({hub.split})", hub.column, row)
         yield row[hub.column]
 
 
+class _Bars(Protocol):
+    """The module `datasets.utils`, which has no types."""
+
+    def are_progress_bars_disabled(self) -> bool: ...
+    def disable_progress_bars(self) -> None: ...
+    def enable_progress_bars(self) -> None: ...
+
+
 @contextmanager
-def _no_progress_bars(utils: Any) -> Iterator[None]:  # noqa: ANN401  (the untyped module datasets.utils)
+def _no_progress_bars(utils: _Bars) -> Iterator[None]:
     """Turn off the progress bars of `datasets`, which would disturb the caller's display."""
     shown = not utils.are_progress_bars_disabled()
     if shown:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Protocol
 
 from langprune_cli.errors import LangpruneError
 
@@ -42,7 +42,7 @@ def paced() -> Iterator[None]:
     """Check the pace of all downloads of `huggingface_hub` inside the context; raises LangpruneError if one is too slow."""
     from huggingface_hub import get_session  # noqa: PLC0415  (slow to load, and local files do without it)
 
-    hooks: list[Any] = get_session().event_hooks["response"]
+    hooks = get_session().event_hooks["response"]
     hooks.append(_watch)
     try:
         yield
@@ -50,7 +50,20 @@ def paced() -> Iterator[None]:
         hooks.remove(_watch)
 
 
-def _watch(response: Any) -> None:  # noqa: ANN401 - a Response of httpx or httpx2, whichever huggingface_hub uses
+class _Body(Protocol):
+    """What a response streams."""
+
+    def __iter__(self) -> Iterator[bytes]: ...
+    def close(self) -> None: ...
+
+
+class _Response(Protocol):
+    """A Response of httpx or httpx2, whichever huggingface_hub uses."""
+
+    stream: _Body
+
+
+def _watch(response: _Response) -> None:
     """Replace a response's body with a stream whose pace is checked."""
     library = importlib.import_module(type(response).__module__.partition(".")[0])
     body = response.stream

@@ -1,6 +1,7 @@
-"""Imports go down only, nothing imports in circles, no file grows too long, and docs/architecture.md draws it all."""
+"""Imports go down only, nothing imports in circles, no file grows too long, types are said, and docs/architecture.md draws it all."""
 
 import ast
+import re
 from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -11,6 +12,7 @@ from scripts.architecture import DOCUMENT, LAYER, MODULES, PACKAGE, ROOT, import
 
 MOST_LINES = 330
 MOST_FILES = 15
+MOST_ANY = 10  # lines of the whole package
 
 
 def test_every_room_has_a_layer() -> None:
@@ -66,6 +68,16 @@ def test_the_drawing_of_the_package_is_up_to_date() -> None:
 def test_files_stay_short(module: str) -> None:
     lines = len(MODULES[module].read_text(encoding="utf-8").splitlines())
     assert lines <= MOST_LINES, f"{module} has {lines} lines"
+
+
+def test_types_are_said() -> None:
+    lines = [
+        f"{module}: {line.strip()}"
+        for module, path in MODULES.items()
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"\bAny\b", line)
+    ]
+    assert len(lines) <= MOST_ANY, "\n".join(lines)
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES.values() if path.name == "__init__.py"], ids=module_of)

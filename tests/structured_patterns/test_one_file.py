@@ -112,12 +112,12 @@ def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (folder / f"{name}.py").write_text(text.lstrip())
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
     importlib.invalidate_caches()
-    registry._found.cache_clear()
+    registry._held.cache_clear()
     yield
     for name in ("evenly", "tail"):
         sys.modules.pop(f"{package.__name__}.{name}", None)
         vars(package).pop(name, None)
-    registry._found.cache_clear()
+    registry._held.cache_clear()
 
 
 @pytest.fixture

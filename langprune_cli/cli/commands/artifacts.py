@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -76,10 +76,10 @@ def list_artifacts(
         print_table(["kind", "name", "date", "size", "model", "language", "what"], lines)
 
 
-_ORDERS: dict[str, Callable[[tuple[Entry, int]], Any]] = {
+_ORDERS: dict[str, Callable[[tuple[Entry, int]], tuple[str | int, ...]]] = {
     "name": lambda each: (each[0].name, each[0].kind),
-    "date": lambda each: each[0].modified_ns,
-    "size": lambda each: each[1],
+    "date": lambda each: (each[0].modified_ns,),
+    "size": lambda each: (each[1],),
 }
 
 

@@ -1,7 +1,7 @@
 """The command `export`: a folder to share, or a repository on the hub."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -89,7 +89,7 @@ def export(
 def _print_sizes(sizes: dict[str, int | None], model: str, repo: str | None, *, json: bool) -> None:
     total = sum(size or 0 for size in sizes.values())
     if json:
-        files: list[dict[str, Any]] = [{"file": name, "bytes": size} for name, size in sizes.items()]
+        files: list[dict[str, object]] = [{"file": name, "bytes": size} for name, size in sizes.items()]
         print_json({"schema": 1, "dry_run": True, "kind": "export", "model": model, "repository": repo,
                     "bytes": total, "files": files})  # fmt: skip
         return

@@ -1,6 +1,6 @@
 """The command `languages`: which text stands for each language."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -44,7 +44,7 @@ def languages(
     print_table(["tag", "language", "calibration", "evaluation", "licence", "other --corpus"], lines)
 
 
-def _record(row: "LanguageRow") -> dict[str, Any]:
+def _record(row: "LanguageRow") -> dict[str, object]:
     return {
         "tag": row.tag,
         "name": row.name,

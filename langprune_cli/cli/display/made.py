@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langprune_cli.cli.display.console import ConsoleReporter, print_json
 from langprune_cli.cli.display.log import running_log
@@ -53,7 +53,7 @@ def _print_kept_tokens(made: Made) -> None:
             print_vocabulary(vocabulary)
 
 
-def _show(made: Made, *, json: bool, **more: Any) -> None:  # noqa: ANN401 - JSON values
+def _show(made: Made, *, json: bool, **more: object) -> None:
     """Print the artifacts, and log them. more: what the JSON document says besides."""
     if made.planned is not None:
         print_planned(made.planned, json=json, whole=made.whole)
@@ -69,7 +69,7 @@ def _show(made: Made, *, json: bool, **more: Any) -> None:  # noqa: ANN401 - JSO
         print_outcomes(made.outcomes)
 
 
-def document(outcome: Outcome) -> dict[str, Any]:
+def document(outcome: Outcome) -> dict[str, object]:
     """Return an outcome as --json shows it."""
     artifact = outcome.artifact
     return {

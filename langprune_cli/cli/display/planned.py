@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langprune_cli.cli.display.console import print_json, print_line
 from langprune_cli.cli.display.tables import print_table
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
-    from langprune_cli.store.workspace import Planned
+    from langprune_cli.store.planned import Planned
 
 
 def print_planned(planned: Sequence[Planned], *, json: bool, whole: bool = True) -> None:
@@ -27,7 +27,7 @@ def print_planned(planned: Sequence[Planned], *, json: bool, whole: bool = True)
         print_line("What comes after that depends on what these will hold.")
 
 
-def _document(planned: Planned) -> dict[str, Any]:
+def _document(planned: Planned) -> dict[str, object]:
     return {
         "kind": planned.recipe.kind,
         "name": planned.name,

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -18,12 +17,12 @@ def names_of(
     """Return a completion with the names of artifacts of these kinds; `also` are other words, with_kind: as kind/name."""
 
     def complete(context: typer.Context, incomplete: str) -> list[str]:
-        own: Any = next(each for each in context.command.params if each.name == "workspace")
+        own = next(each for each in context.command.params if each.name == "workspace")
         given = context.params.get("workspace") or os.environ.get("LANGPRUNE_WORKSPACE") or own.default
         found = [
             f"{kind}/{path.parent.name}" if with_kind else path.parent.name
             for kind in kinds
-            for path in sorted(Path(given).expanduser().glob(f"{kind}/[!.]*/manifest.json"))
+            for path in sorted(Path(str(given)).expanduser().glob(f"{kind}/[!.]*/manifest.json"))
         ]
         return [name for name in (*found, *also) if name.startswith(incomplete)]
 

@@ -2,14 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from langprune_cli import defaults
 from langprune_cli.errors import UsageError
 from langprune_cli.numerics.pattern_names import check_spelling
 from langprune_cli.requests.shared.names import ALLOCATIONS, METHODS, REFINEMENTS, check_name
 from langprune_cli.requests.shared.options import Request, TargetOptions
-from langprune_cli.requests.shared.values import Names, at_least, folder, one_of, several, size_in_bytes
+from langprune_cli.requests.shared.values import Names, at_least, folder, one_of, one_or_none, several, size_in_bytes
 from langprune_cli.store.target import Target
+
+GROUPS: tuple[Literal["row", "layer"], ...] = ("row", "layer")
+TIES: tuple[Literal["exact", "together"], ...] = ("exact", "together")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +73,8 @@ class ChoiceOptions(PatternOptions):
         check_name("--method", self.method, METHODS)
         check_name("--refine", self.refine, REFINEMENTS)
         check_name("--allocation", self.allocation, ALLOCATIONS)
-        one_of("--group", self.group, ("row", "layer"))
-        one_of("--ties", self.ties, ("exact", "together"))
+        one_or_none("--group", self.group, GROUPS)
+        one_or_none("--ties", self.ties, TIES)
         check_damping(self.damping)
         at_least("--min-expert-tokens", self.min_expert_tokens, 1)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from langprune_cli.store.artifact import Artifact
     from langprune_cli.store.building import Outcome
-    from langprune_cli.store.workspace import Planned
+    from langprune_cli.store.planned import Planned
 
 
 @dataclass(frozen=True, repr=False)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from langprune_cli.errors import LangpruneError, OnlyPlannedError, UsageError
+from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.requests.shared.options import (
     DryRunOptions,
     ForwardOptions,
@@ -18,6 +18,7 @@ from langprune_cli.requests.shared.options import (
 )
 from langprune_cli.requests.shared.results import Made
 from langprune_cli.requests.shared.values import folder, several, size_in_bytes, workspace_folder
+from langprune_cli.store.planned import OnlyPlannedError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
     from collections.abc import Callable, Collection, Iterator, Sequence

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from langprune_cli.errors import UsageError, near_matches
 
@@ -14,6 +14,8 @@ WORKSPACE_VARIABLE = "LANGPRUNE_WORKSPACE"
 # Of an option that may be given several times: one value, or several.
 Names = str | Sequence[str]
 Paths = str | Path | Sequence[str | Path]
+
+Word = TypeVar("Word", bound=str)
 
 
 def several(value: Paths) -> list[str]:
@@ -54,11 +56,17 @@ def shard_of(text: str | None) -> tuple[int, int] | None:
     return int(part), int(parts)
 
 
-def one_of(option: str, value: str | None, known: tuple[str, ...]) -> Any:  # noqa: ANN401 - one of `known`, or None
-    """Return the value of an option; raises UsageError where it is none of those known."""
-    if value is not None and value not in known:
-        raise UsageError(f"{option} {value!r} is unknown: {near_matches(value, known)}")
-    return value
+def one_of(option: str, value: str, known: tuple[Word, ...]) -> Word:
+    """Return the value of an option as one of those known; raises UsageError where it is none."""
+    for each in known:
+        if each == value:
+            return each
+    raise UsageError(f"{option} {value!r} is unknown: {near_matches(value, known)}")
+
+
+def one_or_none(option: str, value: str | None, known: tuple[Word, ...]) -> Word | None:
+    """Do as `one_of` does for an option that may be left out."""
+    return None if value is None else one_of(option, value, known)
 
 
 def at_least(option: str, value: int | None, least: int) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langprune_cli.errors import UsageError
+from langprune_cli.requests.shared.choice import GROUPS, TIES
+from langprune_cli.requests.shared.values import one_or_none
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
     from langprune_cli.methods.method import Method
@@ -20,12 +22,10 @@ def settings_of(request: ChoiceOptions, pattern: str) -> MaskSettings:
     from langprune_cli.refinements.refinement import get_refinement  # noqa: PLC0415
     from langprune_cli.stages.solving.choosing import MaskSettings  # noqa: PLC0415
 
-    group: Any = request.group
-    ties: Any = request.ties
     return MaskSettings(
         parse_pattern(pattern, request.sparsity),
-        group,
-        ties,
+        one_or_none("--group", request.group, GROUPS),
+        one_or_none("--ties", request.ties, TIES),
         request.exclude,
         request.allocation,
         get_refinement(request.refine) if request.refine else None,
