@@ -1,7 +1,8 @@
 """Prune large language models for the languages their users care about.
 
-Every command is a function here too, of the same name and options (docs/api.md). They come from `langprune_cli.api` when
-they are first used, and torch with the first that runs: importing this package costs nothing.
+Every command is also a function here, with the same name and options (docs/api.md). They load from `langprune_cli.api` on first
+use,
+and torch when the first one runs, so importing this package costs nothing.
 """
 
 from typing import TYPE_CHECKING
@@ -49,5 +50,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """Return what this package offers."""
+    """Return the names of this package."""
     return __all__

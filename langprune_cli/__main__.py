@@ -10,7 +10,7 @@ from langprune_cli.errors import LangpruneError, error_document, printable
 from langprune_cli.machine.memory import keep_freed
 
 JSON = "--json"
-DEBUG = "--debug"  # accepted anywhere on the line: one adds it to the end of a command that has just failed
+DEBUG = "--debug"  # accepted anywhere on the line, so that users can append it to a failed command
 SHARED = {"calibrate", "prune"}  # commands whose windows several processes share
 NOTHING_TO_SHARE = {"--dry-run", "--help", "-h"}
 
@@ -19,15 +19,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code: 0 done, 1 error, 2 usage, 130 interrupted."""
     if (
         sys.platform == "win32"
-    ):  # no flock, no folder to sync, links for administrators: what is promised does not hold there
+    ):  # no flock, no folders to sync, links only for administrators: the promises do not hold there
         print("error: langprune needs a POSIX system, such as Linux: on Windows, run it in WSL", file=sys.stderr)  # noqa: T201 - as below
         return 1
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in words
-    # Before torch loads OpenMP: threads that spin while they wait take the cores from whatever else runs here, and made
-    # `calibrate` three times slower beside one busy process (docs/decisions.md).
+    # Set before torch loads OpenMP: threads that spin while they wait take cores from other processes, and made `calibrate`
+    # three times slower beside a busy one (docs/decisions.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # And before its first tensor: matrices in pages of 2 MB, where the system has them, are not given 4 KB at a time.
+    # Set before the first tensor: matrices then get pages of 2 MB, if the system has them, instead of 4 KB.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     keep_freed()
     try:
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _as_one_of_several(words: list[str], *, debug: bool) -> int:
-    """Run the command line in one of the processes that torchrun started: all of them run the same stage."""
+    """Run the command line in one of torchrun's processes; all run the same stage."""
     from langprune_cli.cli.app import run  # noqa: PLC0415 - after the flag and the policy
     from langprune_cli.machine.team import Team  # noqa: PLC0415 - as above
 
@@ -53,18 +53,18 @@ def _as_one_of_several(words: list[str], *, debug: bool) -> int:
         if os.environ.get("RANK", "0") != "0":
             return 0
         if command and NOTHING_TO_SHARE.isdisjoint(words):
-            print(f"{command} is not shared by several processes: the first one runs it alone.", file=sys.stderr)  # noqa: T201 - as above
+            print(f"{command} does not share work between processes: the first one runs it alone.", file=sys.stderr)  # noqa: T201 - as above
         return run(words)
     team = Team.join()
     try:
         with ExitStack() as quiet:
-            if not team.leads:  # whatever it has to show, the first process shows
+            if not team.leads:  # only the first process prints
                 nowhere = quiet.enter_context(Path(os.devnull).open("w"))
                 quiet.enter_context(redirect_stdout(nowhere))
                 quiet.enter_context(redirect_stderr(nowhere))
             code = run(words, team)
         sys.stdout.flush()
-        team.barrier()  # torchrun ends the others as soon as one ends with an exit code: the first is to have spoken
+        team.barrier()  # torchrun stops the others when one exits with an error: let the first one print before
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
@@ -77,14 +77,15 @@ def _as_one_of_several(words: list[str], *, debug: bool) -> int:
 
 
 def _ending_at_once(code: int) -> int:
-    """Have this process end with `code` before the interpreter takes itself apart; return it.
+    """End this process with `code` before the interpreter shuts down.
 
-    Threads of torch.distributed may still hold tensors then, and one that asks a vanishing interpreter to let go of them aborts
-    the process, all its work being done (seen once: exit code -6, "terminate called without an active exception").
+    Threads of torch.distributed may still hold tensors at shutdown. One that releases them through a finalizing interpreter
+    aborts the
+    process after all its work is done (seen once: exit code -6, "terminate called without an active exception").
     """
 
     def end() -> None:
-        with suppress(OSError):  # who reads it may have gone
+        with suppress(OSError):  # the reader may be gone
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
@@ -94,9 +95,9 @@ def _ending_at_once(code: int) -> int:
 
 
 def _end(error: BaseException, *, json: bool) -> int:
-    """Say in one line on stderr what ended the command, with `json` on stdout as well, and return the exit code."""
-    if isinstance(error, BrokenPipeError):  # the reader of our output has gone: `langprune ls | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it flushes
+    """Print the error in one line on stderr, with `json` also on stdout, and return the exit code."""
+    if isinstance(error, BrokenPipeError):  # the reader of our output is gone: `langprune ls | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes
         return 1
     line, code = _line_and_code(error)
     print(printable(line), file=sys.stderr)  # noqa: T201 - rich would wrap and colour it
@@ -106,9 +107,9 @@ def _end(error: BaseException, *, json: bool) -> int:
 
 
 def _line_and_code(error: BaseException) -> tuple[str, int]:
-    """Return what a user is told of an error, and the exit code."""
+    """Return the message of an error for the user, and the exit code."""
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted: a stage goes on where it stopped when its command is given again", 130
+        return "interrupted: run the same command again, it goes on where it stopped", 130
     if isinstance(error, LangpruneError):
         return f"error: {error}", error.exit_code
     if isinstance(error, OSError):

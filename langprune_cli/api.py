@@ -1,7 +1,8 @@
-"""The Python API: each command as a function, whose keyword arguments are the command's options and make its request.
+"""The Python API: each command as a function, with the command's options as keyword arguments.
 
-Importing it does not import torch. Every function takes `workspace` and `reporter` besides: a folder for what is made, and an
-object that is told notes and progress (`store.building.Reporter`); without one, nothing is shown.
+Importing it does not import torch. Every function also takes `workspace`, a folder for artifacts, and `reporter`, an object
+that
+gets notes and progress (`store.building.Reporter`); without a reporter, nothing is shown.
 """
 
 from collections.abc import Callable
@@ -28,20 +29,20 @@ Result = TypeVar("Result")
 
 
 def _function(ask: Callable[P, Asked], run: Callable[[Asked], Result]) -> Callable[P, Result]:
-    """Return the function whose keyword arguments make a request, and that runs it."""
+    """Return a function that makes a request from its keyword arguments, and runs it."""
 
     def call(*args: P.args, **options: P.kwargs) -> Result:
         return run(with_given(ask(*args, **options), options))
 
-    update_wrapper(call, ask, updated=())  # its documentation is the request's
+    update_wrapper(call, ask, updated=())  # takes the request's documentation
     call.__name__ = call.__qualname__ = run.__name__
     call.__module__ = __name__
-    call.__signature__ = _shown(ask, run)  # type: ignore[attr-defined] # what help() and notebooks look at
+    call.__signature__ = _shown(ask, run)  # type: ignore[attr-defined] # help() and notebooks show it
     return call
 
 
 def _shown(ask: Callable[..., object], run: Callable[..., object]) -> Signature:
-    """Return a function's signature as help() shows it: what is asked, then where it goes and who is told."""
+    """Return a function's signature for help(): the options, then workspace and reporter."""
     fields = dict(signature(ask).parameters)
     for own in ("given", "team"):  # filled in by the function, and by the command line under torchrun
         fields.pop(own, None)

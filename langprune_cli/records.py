@@ -1,27 +1,27 @@
-"""What manifests say, as types: their inputs, params and about. docs/format.md specifies each field.
+"""Types of the records in manifests: inputs, params and about. docs/format.md specifies each field.
 
-One type serves all five kinds of artifacts, so no field is required; an older version wrote fewer of them.
+One type serves all five kinds of artifacts, so no field is required; older versions wrote fewer.
 """
 
 from typing import Literal, NotRequired, TypedDict
 
 
 class BlockRecord(TypedDict, total=False):
-    """What is written with the tensors of a block."""
+    """The record beside the tensors of a block."""
 
     sites: dict[str, list[str]]  # the linears that read each
-    damping: dict[str, float]  # by site, as it was used
+    damping: dict[str, float]  # by site, as used
 
 
 class ModelRecord(TypedDict, total=False):
-    """Which model it is."""
+    """The identity of a model."""
 
     name: str
     revision: str | None
 
 
 class TextIdentity(TypedDict):
-    """What identifies a text as far as results go: its language and the very tokens."""
+    """The identity of a text for results: its language and its tokens."""
 
     language: str | None
     fingerprint: str
@@ -30,7 +30,7 @@ class TextIdentity(TypedDict):
 
 
 class TextRecord(TypedDict, total=False):
-    """What is known of a text, or in `texts` of each text that it is made of."""
+    """The record of a text, with `texts` for the parts of a mixture."""
 
     language: str | None
     name: str
@@ -41,22 +41,22 @@ class TextRecord(TypedDict, total=False):
     sampling: str
     seed: int | None
     documents: int
-    shard: list[int]  # which part, of how many, of how many windows
+    shard: list[int]  # number of the part, of how many parts, of how many windows
     texts: list["TextRecord"]
 
 
 def texts_of(text: TextRecord) -> list[TextRecord]:
-    """Return the texts that a text is made of; it alone where it is made of no others."""
+    """Return the parts of a mixture, or the text itself."""
     return text.get("texts") or [text]
 
 
 def languages_of(text: TextRecord) -> set[str]:
-    """Return the languages of a text, as far as they are known."""
+    """Return the known languages of a text."""
     return {language for each in texts_of(text) if (language := each.get("language"))}
 
 
 class SubjectIdentity(TypedDict):
-    """What decides the losses of a model, with or without a mask, beside the text."""
+    """What decides the losses of a model, with or without a mask, besides the text."""
 
     model_digest: str
     mask_key: str | None
@@ -66,11 +66,11 @@ class SubjectIdentity(TypedDict):
 
 
 class CellRecord(SubjectIdentity, TextIdentity):
-    """A model on a text: what decides a row of an evaluation."""
+    """A model and a text, which decide a row of an evaluation."""
 
 
 class TaskModel(TypedDict):
-    """A model that benchmark tasks were run on."""
+    """A model of benchmark tasks."""
 
     model_digest: str
     tokenizer: str
@@ -78,23 +78,23 @@ class TaskModel(TypedDict):
 
 
 class TasksRecord(TypedDict):
-    """Which benchmark tasks were run, on which models."""
+    """The benchmark tasks of an evaluation, and their models."""
 
     models: list[TaskModel]
     names: list[str]
     harness: str
 
 
-Unit = str  # what patterns of units remove, as one number of config.json counts it: "channels", "expert-channels", "kv-groups"
+Unit = str  # a kind of unit, as counted by one number of config.json: "channels", "expert-channels", "kv-groups"
 
 
 class Inputs(TypedDict, total=False):
-    """What an artifact was made from: digests and keys."""
+    """The inputs of an artifact: digests and keys."""
 
     model: str
     tokenizer: str
     text: TextRecord
-    stats: str | list[str] | None  # a list where statistics were added up
+    stats: str | list[str] | None  # a list if statistics were added up
     allocation_stats: str
     masks: list[str]
     mask: str
@@ -104,7 +104,7 @@ class Inputs(TypedDict, total=False):
 
 
 class IntervalsRecord(TypedDict):
-    """How the intervals of an evaluation were made."""
+    """The method of an evaluation's intervals."""
 
     method: str
     level: float
@@ -113,7 +113,7 @@ class IntervalsRecord(TypedDict):
 
 
 def stats_key(inputs: Inputs) -> str | None:
-    """Return the key of the statistics among the inputs of an artifact; None if there are none or several."""
+    """Return the key of an artifact's statistics, None if there are none or several."""
     key = inputs.get("stats")
     return key if isinstance(key, str) else None
 
@@ -157,23 +157,23 @@ class Params(TypedDict, total=False):
     blocks: list[int]
     bpb: bool
     intervals: IntervalsRecord
-    allocation_stats: str | None  # with `pruned_with`: the key of the statistics that the allocation looked at
+    allocation_stats: str | None  # with `pruned_with`: the key of the allocation's statistics
 
 
 class MaskRecord(Params, total=False):
-    """The name and the params of a mask, as the models that follow it record them."""
+    """The name and the params of a mask, as recorded in its models."""
 
     name: str
 
 
 class BaseRecord(TypedDict, total=False):
-    """What is known of a base model that was pruned itself."""
+    """The record of a base model that was itself pruned."""
 
     mask: MaskRecord
 
 
 class CheckedRecord(TypedDict, total=False):
-    """What was read back from a model's files."""
+    """The counts read back from a model's files."""
 
     linear_weights: int
     pruned_weights: int
@@ -185,7 +185,7 @@ class CheckedRecord(TypedDict, total=False):
 
 
 class TunedRecord(TypedDict, total=False):
-    """How a model's blocks were trained after pruning."""
+    """The settings of tuning a model's blocks after pruning."""
 
     model: ModelRecord
     text: TextRecord
@@ -196,7 +196,7 @@ class TunedRecord(TypedDict, total=False):
 
 
 class LanguageTokens(TypedDict):
-    """How much of a language's text the tokens that stay make up."""
+    """The share of a language's text that the kept tokens cover."""
 
     language: str
     tokens: int
@@ -206,7 +206,7 @@ class LanguageTokens(TypedDict):
 
 
 class VocabularyRecord(TypedDict, total=False):
-    """What a mask of tokens leaves."""
+    """The result of a mask of tokens."""
 
     rows_before: int
     rows_after: int
@@ -216,7 +216,7 @@ class VocabularyRecord(TypedDict, total=False):
 
 
 class CountedRecord(TypedDict):
-    """How much of a text was counted."""
+    """The counted part of a text."""
 
     tokens: int
     bytes: int
@@ -224,7 +224,7 @@ class CountedRecord(TypedDict):
 
 
 class ReturnedRecord(TypedDict, total=False):
-    """How many weights a mask removes, of a block or with `blocks` of a model; how many of them had come back by training."""
+    """The weights that a mask removes, of a block or with `blocks` of a model, and how many of them training brought back."""
 
     block: int
     masked: int
@@ -233,7 +233,7 @@ class ReturnedRecord(TypedDict, total=False):
 
 
 class About(TypedDict, total=False):
-    """What an artifact says for people: names, sources, counts."""
+    """Facts about an artifact for people: names, sources, counts."""
 
     model: ModelRecord
     models: dict[str, ModelRecord]
@@ -263,7 +263,7 @@ class About(TypedDict, total=False):
 
 
 class Saved(TypedDict):
-    """What a langprune.json says of the model that was exported, as far as its masks are concerned."""
+    """The fields about masks in an exported model's langprune.json."""
 
     inputs: Inputs
     about: About

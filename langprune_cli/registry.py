@@ -1,4 +1,4 @@
-"""Finds what a folder of one-file plug-ins holds: each module has one record (a method, an update, ...)."""
+"""Finds one-file plug-ins in a folder: each module has one record (a method, an update, ...)."""
 
 import importlib
 import pkgutil
@@ -10,11 +10,11 @@ from langprune_cli.errors import LangpruneError, near_matches
 
 
 class Named(Protocol):
-    """What every record has."""
+    """A record with a name."""
 
     @property
     def name(self) -> str:
-        """Return the name that users give."""
+        """Return the name that users type."""
 
 
 R = TypeVar("R", bound=Named)
@@ -36,16 +36,17 @@ def records(package: ModuleType, kind: type[R]) -> dict[str, R]:
 
 
 def names_in(package: ModuleType) -> list[str]:
-    """Return the names of all records of `package` by its files alone, nothing of which is imported.
+    """Return the names of all records of `package` from its file names, without importing them.
 
-    A file is called as its record, with _ for -; the one that says what a record is, as the package's last word in the singular.
+    A file has its record's name, with _ for -. The file that defines the record's type has the singular of the package's
+    last word.
     """
     kind = package.__name__.rpartition(".")[2].removesuffix("s").rpartition("_")[2]
     return [each.name.replace("_", "-") for each in pkgutil.iter_modules(package.__path__) if each.name != kind]
 
 
 def record(package: ModuleType, kind: type[R], option: str, name: str) -> R:
-    """Return the record called `name`; raises LangpruneError with the nearest names when there is none."""
+    """Return the record called `name`; raises LangpruneError with the nearest names if there is none."""
     known = records(package, kind)
     if name not in known:
         raise LangpruneError(f"{option} {name!r} is unknown: {near_matches(name, known)}")

@@ -1,4 +1,4 @@
-"""The Typer application: names the commands; each module of this folder holds some of them."""
+"""The Typer application: collects the commands from cli/commands/, and runs one."""
 
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="langprune",
     help="Prune large language models, after training, for the languages their users care about.\n\n"
-    "calibrate -> score -> mask -> apply -> eval -> export: each stage keeps what it made in the workspace and "
-    "takes the newest of the stage before. Try [bold]langprune demo[/bold].",
+    "calibrate -> score -> mask -> apply -> eval -> export: each stage stores its result in the workspace and "
+    "takes the newest result of the stage before. Try [bold]langprune demo[/bold].",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-# UsageError and Ctrl-C's exit code as Typer has them: of click, or of the copy of click that newer Typers hold.
+# Typer's own UsageError and exit code of Ctrl-C: from click, or from the copy of click in newer Typers.
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 _INTERRUPTED = 130
 
@@ -78,15 +78,15 @@ def langprune(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere on the line.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; works anywhere on the line.")] = False,
 ) -> None:
     """Prune large language models, after training, for the languages their users care about."""
 
 
 def run(words: list[str], team: "Team | None" = None) -> int:
-    """Run the command that `words` are; errors in the options are shown by click, others raised.
+    """Run the command line `words`; click shows errors in options, other errors are raised.
 
-    team: the processes that run it together, None where this one is alone. The first of them keeps the log.
+    team: the processes that run it together, None for a single one. The first writes the log.
     """
     command = typer.main.get_command(app)
     try:

@@ -1,1 +1,1 @@
-"""Requests: what a command is asked to do, as one frozen value that is checked when it is made, and the function that does it."""
+"""Requests: each command's options as one frozen value, checked when it is made, and the function that runs it."""

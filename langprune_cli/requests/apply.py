@@ -1,4 +1,4 @@
-"""The request behind `apply`: the pruned model, or a mask set again on one that was trained after pruning."""
+"""The request behind `apply`: write the pruned model, or apply a mask again after training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from langprune_cli.requests.shared.tuning import Tuning, text_of, tuned
 from langprune_cli.requests.shared.values import MASK_FILES
 from langprune_cli.requests.shared.weights import solving_of
 
-if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
+if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
     from langprune_cli.requests.shared.results import Made
     from langprune_cli.requests.shared.run import Run
     from langprune_cli.store.building import Outcome
@@ -24,18 +24,18 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong 
 
 @dataclass(frozen=True, kw_only=True)
 class ApplyRequest(TuneOptions, ModelOptions, ModelTargetOptions, OpeningOptions):
-    """Give the weights that stay their new values, and write the pruned model as a folder that transformers opens.
+    """Update the kept weights, and write the pruned model as a folder that transformers opens.
 
-    mask: the mask to apply; the newest if left out; with `reapply` also a file that was exported
-    reapply: set the mask again on `model`, which was trained after pruning
-    update: new values for the weights that stay; what belongs to the mask's method if left out
-    stats: the statistics that the update reads; those of the mask if left out
-    damping: what solvers are told
-    tune, epochs, learning_rate: whether what is left is trained, and for how long
-    model, revision: the model; the one that the mask was made for if left out
+    mask: the mask to apply, by default the newest; with `reapply` also an exported file
+    reapply: apply the mask again to `model`, which was trained after pruning
+    update: how to update the kept weights, by default as the mask's method does
+    stats: statistics for the update, by default the mask's
+    damping: a setting of solvers
+    tune, epochs, learning_rate: whether to train the kept weights, and for how long
+    model, revision: the model, by default the mask's
     out, max_shard_size: the folder to write to, instead of one in the workspace, and its largest file of weights
-    device, cache_dir, trust_remote_code: how the model is opened
-    name, force, dry_run: the artifact's name, whether it is made again where it is there, and whether nothing is made
+    device, cache_dir, trust_remote_code: how to open the model
+    name, force, dry_run: the artifact's name, whether to make it again, and whether to make nothing
     """
 
     mask: str | Path | None = None
@@ -46,33 +46,31 @@ class ApplyRequest(TuneOptions, ModelOptions, ModelTargetOptions, OpeningOptions
 
     @property
     def of_file(self) -> Path | None:
-        """The mask where it is a file that was exported."""
+        """The mask if it is an exported file."""
         named = str(self.mask or "")
         return Path(named).expanduser() if named.endswith(MASK_FILES) else None
 
     def check(self) -> None:
-        """Raise UsageError for options that have no use for --reapply, and for a mask in a file without it."""
+        """Raise UsageError for options that do not go with --reapply, and for a mask file without it."""
         super().check()
         check_name("--update", self.update, UPDATES)
         check_damping(self.damping)
         if not (self.reapply or self.of_file):
             return
         if not self.reapply:
-            raise UsageError(
-                f"--mask {self.mask} is a file of masks, made for a model that is not at hand: add --reapply"
-            )
+            raise UsageError(f"--mask {self.mask} is a file of masks, which only --reapply takes: add --reapply")
         if self.model is None:
-            raise UsageError("--reapply sets a mask on a model that was trained after pruning: name it with --model")
+            raise UsageError("--reapply needs the model that was trained after pruning: name it with --model")
         without = {"--update": self.update, "--stats": self.stats, "--damping": self.damping, "--tune": self.tune,
                    "--epochs": self.epochs, "--learning-rate": self.learning_rate}  # fmt: skip
         if given := [option for option, value in without.items() if value]:
             raise UsageError(
-                f"{given[0]} has no use for --reapply, which leaves all other weights as they are: leave it out"
+                f"{given[0]} does not go with --reapply, which does not change other weights: leave it out"
             )
 
 
 def apply(request: ApplyRequest) -> Made:
-    """Make one model; with `tune` the tuned one and the one before it."""
+    """Make one model; with `tune` the untuned and the tuned one."""
     with running(request) as run:
         return run.made(lambda: [_set_again(run, request)] if request.reapply else _applied(run, request))
 
@@ -99,14 +97,12 @@ def _applied(run: Run, request: ApplyRequest) -> list[Outcome]:
 
     mask, stats, to = run.pick("masks", _name(request), "mask", "mask"), request.stats, request.target
     params = mask.manifest.params
-    experts = params.get("min_expert_tokens")  # the same experts go without as when the mask was made
+    experts = params.get("min_expert_tokens")  # the same experts lack statistics as for the mask
     update = request.update or own_update(params)
     settings = ApplySettings(update, solving_of(request.damping, experts), request.max_shard_bytes)
     aside = [each.parts for each in patterns_of(params["pattern"]) if not each.touches_blocks]
     if aside and (request.tune or request.update or request.damping is not None):
-        raise UsageError(
-            f"--tune, --update and --damping have nothing to change where {aside[0]} leave: leave them out"
-        )
+        raise UsageError(f"--tune, --update and --damping have no effect when {aside[0]} are pruned: leave them out")
     needs = get_update(update).needs
     if needs == "nothing" and stats and not request.tune:
         raise UsageError(f"--stats {stats} has no use for --update {update}: leave it out")

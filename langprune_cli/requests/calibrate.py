@@ -1,4 +1,4 @@
-"""The request behind `calibrate`: which text goes through which model, and what is kept of it."""
+"""The request behind `calibrate`: the text, the model and the statistics to collect."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from langprune_cli.requests.shared.options import (
 from langprune_cli.requests.shared.run import Run, running
 from langprune_cli.requests.shared.values import at_least, one_of, several, shard_of
 
-if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
+if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
     from langprune_cli.requests.shared.results import Made
     from langprune_cli.store.building import Outcome
 
 COLLECTS = ("norms", "hessian", "tokens")
-# Options that are about windows, or about running a model.
+# Options for windows, or for running a model.
 WITHOUT_EFFECT = (
     "--nsamples",
     "--seqlen",
@@ -37,19 +37,19 @@ WITHOUT_EFFECT = (
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateRequest(TextOptions, ModelOptions, WindowOptions, GatheringOptions, TargetOptions):
-    """Run text through a model and keep the norms of what each linear reads: one artifact of statistics for each text.
+    """Run text through a model and store the norms of each linear's inputs: one artifact of statistics for each text.
 
-    lang: languages, such as "uk", or several of them; "uk:96" and "en:32" make one text of so many windows each
-    data: files, folders or hub datasets to read, paired with `lang` in order; a known corpus of each language if left out
-    corpus: where the text of each language comes from, such as "wikipedia"
-    model, revision: a hub id, a folder, "demo", or a model artifact; the workspace's own if left out
-    nsamples, seqlen, seed, sampling: how many windows are drawn of each text, their tokens, the draw's seed, and how
-    collect: "norms", "hessian" (what sparsegpt, admm and the updates need), or "tokens" (how often each token occurs)
-    max_tokens: of "tokens", how many are counted of each text
+    lang: one or several languages, such as "uk"; "uk:96" and "en:32" make one text of 96 and 32 windows
+    data: files, folders or hub datasets, paired with `lang` in order; by default a known corpus of each language
+    corpus: the source of each language's text, such as "wikipedia"
+    model, revision: a hub id, a folder, "demo", or a model artifact; by default the workspace's
+    nsamples, seqlen, seed, sampling: number of windows per text, tokens per window, random seed, and way of drawing
+    collect: "norms", "hessian" (for sparsegpt, admm and the updates), or "tokens" (how often each token occurs)
+    max_tokens: for "tokens", how many to count in each text
     shard: "i/n", the i-th of n parts of the windows
-    dtype, device, batch_tokens, max_memory, all_experts: how text goes through the model
-    cache_dir, trust_remote_code: how a model of the hub is opened
-    name, force, dry_run: the artifact's name, whether it is made again where it is there, and whether nothing is made
+    dtype, device, batch_tokens, max_memory, all_experts: how to run the model
+    cache_dir, trust_remote_code: how to open a hub model
+    name, force, dry_run: the artifact's name, whether to make it again, and whether to make nothing
     """
 
     collect: str = "norms"
@@ -57,7 +57,7 @@ class CalibrateRequest(TextOptions, ModelOptions, WindowOptions, GatheringOption
     shard: str | None = None
 
     def check(self) -> None:
-        """Raise UsageError for options that do not go with what is collected."""
+        """Raise UsageError for options that do not go with `collect`."""
         super().check()
         one_of("--collect", self.collect, COLLECTS)
         at_least("--max-tokens", self.max_tokens, 1)
@@ -71,7 +71,7 @@ class CalibrateRequest(TextOptions, ModelOptions, WindowOptions, GatheringOption
 def calibrate(request: CalibrateRequest) -> Made:
     """Make one artifact of statistics for each text."""
     with running(request) as run:
-        if request.collect == "tokens":  # there are no windows to share
+        if request.collect == "tokens":  # no windows to share
             return run.made(lambda: run.team.first(lambda: _counted(run, request)))
         return run.made(lambda: _gathered(run, request))
 
@@ -101,7 +101,9 @@ def _counted(run: Run, request: CalibrateRequest) -> list[Outcome]:
     specs = run.texts_of(request, choice)
     if specs[0].parts:
         first = several(request.lang)[0]
-        raise UsageError(f"--collect tokens draws no windows, and --lang {first} says how many: leave out the number")
+        raise UsageError(
+            f"--collect tokens draws no windows, but --lang {first} has a number of them: leave out the number"
+        )
     opened = open_tokenizer(run.workspace, choice, run.compute, run.reporter)
     run.remember(choice, opened.location.about)
     most = MAX_TOKENS if request.max_tokens is None else request.max_tokens

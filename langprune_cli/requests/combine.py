@@ -1,4 +1,4 @@
-"""The request behind `combine`: several artifacts of one kind made into one."""
+"""The request behind `combine`: make one artifact from several of one kind."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from langprune_cli.requests.shared.options import HubOptions, ModelOptions, Nami
 from langprune_cli.requests.shared.run import running
 from langprune_cli.requests.shared.values import Names, one_of, several
 
-if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
+if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
     from langprune_cli.requests.shared.results import Made
 
-# Options that only one kind has; of masks also those that open the model, whose matrices their bits are about.
+# Options of only one kind; masks also take those that open the model, for the shapes of its matrices.
 _OF = {
     "stats": ("--weights", "--per"),
     "masks": ("--how", "--sparsity", "--model", "--revision", "--cache-dir", "--trust-remote-code"),
@@ -23,15 +23,15 @@ _PER: tuple[Literal["token", "window"], ...] = ("token", "window")
 
 @dataclass(frozen=True, kw_only=True)
 class CombineRequest(ModelOptions, HubOptions, NamingOptions):
-    """Add up statistics of one model on several texts, or counts of tokens; or make one keep mask of several.
+    """Add up statistics of one model on several texts, or token counts; or make one keep mask from several.
 
     kind: "stats" or "masks"
     names: two or more artifacts
-    weights, per: of statistics, the share of each, such as "0.7,0.3", of the mean over tokens ("token") or windows ("window")
-    how: of masks, "and", "or", "vote", or "vote:K"
-    sparsity: of masks, the exact fraction removed; what `how` says if left out
-    model, revision, cache_dir, trust_remote_code: of masks, the model, and how it is opened; theirs if left out
-    name, force: the artifact's name, and whether it is made again where it is there
+    weights, per: for statistics, each one's share, such as "0.7,0.3", of the mean over tokens ("token") or windows ("window")
+    how: for masks, "and", "or", "vote", or "vote:K"
+    sparsity: for masks, the exact fraction to remove, by default as `how` gives
+    model, revision, cache_dir, trust_remote_code: for masks, the model, by default theirs, and how to open it
+    name, force: the artifact's name, and whether to make it again
     """
 
     kind: str
@@ -50,11 +50,11 @@ class CombineRequest(ModelOptions, HubOptions, NamingOptions):
             return tuple(float(number) for number in self.weights.split(","))
         except ValueError as error:
             raise UsageError(
-                f"--weights {self.weights!r} are not numbers with commas between them: write 0.7,0.3"
+                f"--weights {self.weights!r} are not numbers separated by commas: write them as 0.7,0.3"
             ) from error
 
     def check(self) -> None:
-        """Raise UsageError for options that the kind does not have."""
+        """Raise UsageError for options of the other kind."""
         super().check()
         one_of("KIND", self.kind, tuple(_OF))
         others = [each for kind, options in _OF.items() if kind != self.kind for each in options if each in self.given]
@@ -63,11 +63,11 @@ class CombineRequest(ModelOptions, HubOptions, NamingOptions):
         if self.kind == "stats":
             one_of("--per", self.per, _PER)
             if self.shares is None and "--per" in self.given:
-                raise UsageError(f"--per {self.per} says what --weights are shares of: give them too, or leave it out")
+                raise UsageError(f"--per {self.per} needs --weights: add them, or leave it out")
 
 
 def combine(request: CombineRequest) -> Made:
-    """Make one artifact of several."""
+    """Make one artifact from several."""
     with running(request, device="cpu") as run:
         from langprune_cli.stages.combine.combine import combine_stats  # noqa: PLC0415
         from langprune_cli.stages.combine.combine_masks import combine_masks  # noqa: PLC0415

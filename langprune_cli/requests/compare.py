@@ -1,4 +1,4 @@
-"""The request behind `compare`: what artifacts of one kind have in common."""
+"""The request behind `compare`: the similarity of artifacts of one kind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from langprune_cli.requests.shared.run import running
 from langprune_cli.requests.shared.values import Names, one_or_none, several
 from langprune_cli.store.manifest import is_artifact, read_manifest
 
-if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
+if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
     from collections.abc import Sequence
 
     from langprune_cli.stages.combine.compare import Pair
@@ -23,11 +23,11 @@ COMPARED = ("stats", "scores", "masks")  # kinds of artifacts
 
 @dataclass(frozen=True, kw_only=True)
 class CompareRequest(ModelOptions, HubOptions):
-    """Show what statistics, scores or masks of one model have in common: as a whole, by block and by kind of linear.
+    """Show how similar statistics, scores or masks of one model are: overall, by block and by kind of linear.
 
     names: two or more artifacts of one kind
-    kind: "stats", "scores" or "masks", where several have these names
-    model, revision, cache_dir, trust_remote_code: of masks, the model, and how it is opened; theirs if left out
+    kind: "stats", "scores" or "masks", if several kinds have these names
+    model, revision, cache_dir, trust_remote_code: for masks, the model, by default theirs, and how to open it
     """
 
     names: Names
@@ -41,14 +41,14 @@ class CompareRequest(ModelOptions, HubOptions):
 
 @dataclass(frozen=True)
 class Compared:
-    """What artifacts have in common, pair by pair."""
+    """The similarity of artifacts, pair by pair."""
 
     kind: str
     pairs: tuple[Pair, ...]
 
 
 def compare(request: CompareRequest) -> Compared:
-    """Compare every two of the artifacts."""
+    """Compare every pair of the artifacts."""
     with running(request, device="cpu") as run:
         from langprune_cli.stages.combine.compare import compare_artifacts  # noqa: PLC0415
 
@@ -60,7 +60,7 @@ def compare(request: CompareRequest) -> Compared:
 
 
 def kind_of(names: Sequence[str], workspace: Workspace, known: tuple[str, ...] = COMPARED) -> str:
-    """Return the kind of artifacts that all names have; raises UsageError or LangpruneError for none and for several."""
+    """Return the kind that has all names; raises UsageError or LangpruneError if there is none or several."""
     kinds = [{each for each in known if workspace.holds(each, name)} for name in names]
     for name, found in zip(names, kinds, strict=True):
         if not found and is_artifact(Path(name)):
@@ -70,7 +70,7 @@ def kind_of(names: Sequence[str], workspace: Workspace, known: tuple[str, ...] =
             raise LangpruneError(f"no {', '.join(known[:-1])} or {known[-1]} artifact is called {name!r}: {hint}")
     shared = set.intersection(*kinds)
     if not shared:
-        raise UsageError(f"{' and '.join(names)} are artifacts of several kinds: compare those of one")
+        raise UsageError(f"{' and '.join(names)} are artifacts of several kinds: name artifacts of one kind")
     if len(shared) > 1:
-        raise UsageError(f"{' and '.join(sorted(shared))} have these names: say which with --kind")
+        raise UsageError(f"{' and '.join(sorted(shared))} have these names: choose one with --kind")
     return shared.pop()

@@ -1,4 +1,4 @@
-"""The request behind `eval`: which models and masks are measured, and on what."""
+"""The request behind `eval`: the models and masks to measure, and the texts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from langprune_cli.requests.shared.results import Made
 from langprune_cli.requests.shared.run import running
 from langprune_cli.requests.shared.values import Names, Paths, at_least, several
 
-if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
+if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
     from collections.abc import Mapping, Sequence
 
     from langprune_cli.requests.shared.run import Run
@@ -27,17 +27,17 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong 
 class EvaluateRequest(TextOptions, ForwardOptions, TargetOptions):
     """Measure perplexity and bits per byte, dense beside pruned, with the interval of each change.
 
-    lang, data, corpus: the texts, as `calibrate` takes them; none with `tasks` or `speed` alone
+    lang, data, corpus: the texts, as in `calibrate`; not needed with `tasks` or `speed`
     model: a hub id, a folder, "demo", or a model artifact; several artifacts of one model are compared
-    mask: masks to apply on the fly; without models and masks the newest of both
-    revision: of a model of the hub
-    seqlen, max_windows: tokens of a window, and how many windows are read at most
-    tasks: tasks of lm-evaluation-harness, names or .yaml files with commas between
+    mask: masks to apply on the fly; without models and masks, the newest model or mask
+    revision: of a hub model
+    seqlen, max_windows: tokens per window, and the largest number of windows
+    tasks: tasks of lm-evaluation-harness, names or .yaml files separated by commas
     load_bits: 4 or 8, to quantize every model on load
-    speed, semi_structured: measure tokens per second too, with 2:4 linears in torch's semi-structured form as well
-    dtype, device, batch_tokens, max_memory: how text goes through the models
-    cache_dir, trust_remote_code: how a model of the hub is opened
-    name, force, dry_run: the artifact's name, whether it is made again where it is there, and whether nothing is made
+    speed, semi_structured: also measure tokens per second, and again with 2:4 linears in torch's semi-structured form
+    dtype, device, batch_tokens, max_memory: how to run the models
+    cache_dir, trust_remote_code: how to open a hub model
+    name, force, dry_run: the artifact's name, whether to make it again, and whether to make nothing
     """
 
     model: Paths = ()
@@ -52,7 +52,7 @@ class EvaluateRequest(TextOptions, ForwardOptions, TargetOptions):
 
     @property
     def times(self) -> bool:
-        """Whether speed is measured."""
+        """Whether to measure speed."""
         return self.speed or self.semi_structured
 
     @property
@@ -70,29 +70,27 @@ class EvaluateRequest(TextOptions, ForwardOptions, TargetOptions):
             raise UsageError(f"{named} measures, and --dry-run runs nothing: leave out one of them")
         if self.load_bits is not None:
             if self.load_bits not in (4, 8):
-                raise UsageError(
-                    f"--load-bits {self.load_bits} is none of those that bitsandbytes quantizes to: give 4 or 8"
-                )
+                raise UsageError(f"--load-bits {self.load_bits} is not supported by bitsandbytes: give 4 or 8")
             if beside := "--tasks" if self.tasks else "--speed" if self.times else None:
                 raise UsageError(
-                    f"--load-bits quantizes for perplexity, and {beside} runs models as they are: leave out one of them"
+                    f"--load-bits quantizes for perplexity, and {beside} runs models unquantized: leave out one of them"
                 )
         if self.tasks is not None and not self.task_names:
-            raise UsageError("--tasks names no task: give names of lm-evaluation-harness, with commas between")
+            raise UsageError("--tasks names no task: give names of lm-evaluation-harness, separated by commas")
 
 
 @dataclass(frozen=True, repr=False)
 class Evaluated(Made):
-    """What `eval` found: the figures of its artifact, and speeds, which no artifact keeps."""
+    """The result of `eval`: the figures of its artifact, and speeds, which no artifact stores."""
 
     rows: tuple[Row, ...] = ()  # of each text, the dense model first
-    compare: tuple[PairRow, ...] = ()  # every two pruned ones of each text
-    tasks: tuple[TaskRow, ...] | None = None  # None: no task was asked for
-    sizes: tuple[SizeRow, ...] | None = None  # what smaller models lost in size and perplexity; None: masks alone
+    compare: tuple[PairRow, ...] = ()  # every pair of pruned models, by text
+    tasks: tuple[TaskRow, ...] | None = None  # None: no tasks requested
+    sizes: tuple[SizeRow, ...] | None = None  # the change in size and perplexity of smaller models; None: only masks
     speed: tuple[SpeedRow, ...] | None = None  # None: not measured
 
     def document(self) -> dict[str, Sequence[Mapping[str, object]]]:
-        """Return the figures as --json shows them."""
+        """Return the figures for --json."""
         found: dict[str, Sequence[Mapping[str, object]] | None] = {
             "rows": self.rows,
             "compare": self.compare,
@@ -105,15 +103,15 @@ class Evaluated(Made):
 
 @dataclass(frozen=True)
 class Lineup:
-    """What is to be evaluated: the dense model, pruned ones with what each was made from, and masks."""
+    """What to evaluate: the dense model, pruned models with their lineages, and masks."""
 
     dense: ModelChoice
-    named: bool  # whether the dense model was named, and is to become the workspace's
-    chains: list[list[Artifact]]  # a pruned model, the one that it was made from where that was pruned too, and so on
+    named: bool  # whether the user named the dense model, which then becomes the workspace's
+    chains: list[list[Artifact]]  # a pruned model, its source if that was pruned too, and so on
     masks: list[Artifact]
 
     def manifests(self, models: list[OpenedModel]) -> dict[str, list[Manifest]]:
-        """Return for each pruned model, by its label, the manifests of its chain. models: opened, the dense one first."""
+        """Return label -> manifests of its chain, for each pruned model. models: opened, the dense one first."""
         return {
             opened.label: [each.manifest for each in chain]
             for opened, chain in zip(models[1:], self.chains, strict=True)
@@ -121,7 +119,7 @@ class Lineup:
 
 
 def evaluate(request: EvaluateRequest) -> Evaluated:
-    """Evaluate the dense model first, then the pruned ones; with speed or tasks, and without a text, only these."""
+    """Evaluate the dense model, then the pruned ones; with speed or tasks and no text, only those."""
     with running(request) as run:
         from langprune_cli.stages.evaluate.speeds import measured_speeds  # noqa: PLC0415
 
@@ -156,7 +154,7 @@ def evaluate(request: EvaluateRequest) -> Evaluated:
 def _figures(
     run: Run, made: Made, lineup: Lineup, models: list[OpenedModel], speed: tuple[SpeedRow, ...] | None
 ) -> Evaluated:
-    """Return the figures of an evaluation; nothing but its plan in a dry run."""
+    """Return the figures of an evaluation, or only its plan in a dry run."""
     from langprune_cli.stages.evaluate.evaluate import read_result  # noqa: PLC0415
     from langprune_cli.stages.evaluate.rows import size_rows  # noqa: PLC0415
     from langprune_cli.stages.evaluate.ruined import ruined_notes  # noqa: PLC0415
@@ -179,10 +177,11 @@ def _figures(
 
 
 def _lineup(run: Run, request: EvaluateRequest) -> Lineup:
-    """Find what was named, else the newest model or mask.
+    """Find the named models and masks, else the newest model or mask.
 
-    Raises UsageError where several models are named of which more than one is no pruned model of the workspace, or
-    pruned ones of different models.
+    Raises UsageError if more than one of several models is not a pruned model of the workspace, or if pruned models come from
+    different
+    ones.
     """
     from langprune_cli.stages.export.lineage import check_own_base, lineage  # noqa: PLC0415
     from langprune_cli.streaming.opened import model_artifact  # noqa: PLC0415
@@ -194,8 +193,8 @@ def _lineup(run: Run, request: EvaluateRequest) -> Lineup:
     others = [each for each, artifact in found.items() if not artifact]
     if len(others) > 1:
         raise UsageError(
-            f"--model {others[0]} and --model {others[1]}: only one of several may be other than a pruned model of the "
-            f"workspace, the one that these are compared with"
+            f"--model {others[0]} and --model {others[1]}: all but one must be pruned models of the workspace, to be compared "
+            f"with that one"
         )
     if not model and not masks:
         newest = workspace.newest("models", "masks")
@@ -216,11 +215,11 @@ def _lineup(run: Run, request: EvaluateRequest) -> Lineup:
 
 
 def _subjects(models: list[OpenedModel], masks: list[Artifact], bits: int | None) -> list[Subject]:
-    """Return the models, then the masks, each with the model that it is of."""
+    """Return the models, then the masks, each with its model."""
     from langprune_cli.stages.evaluate.subjects import Subject  # noqa: PLC0415
 
     subjects = [Subject(opened, bits=bits) for opened in models]
-    for each in masks:  # a mask may be of the model that was named, or of one that was pruned from it
+    for each in masks:  # a mask may belong to the dense model, or to one pruned from it
         fits = [opened for opened in models if opened.digest == each.manifest.inputs["model"]]
         subjects.append(Subject(fits[0] if fits else models[0], each, bits))
     return subjects
@@ -236,13 +235,13 @@ def _bits(run: Run, request: EvaluateRequest) -> int | None:
 
 
 def _checked_tasks(request: EvaluateRequest, lineup: Lineup) -> list[str]:
-    """Return the tasks of --tasks a,b; raises UsageError for tasks unknown, LangpruneError without a harness, and for masks."""
+    """Return the tasks of --tasks a,b; raises UsageError for unknown tasks, LangpruneError for masks or a missing harness."""
     names = request.task_names
     if names and lineup.masks:
         mask = lineup.masks[0].name
         raise LangpruneError(
-            f"--tasks runs models as they lie on disk, and mask {mask} is applied on the fly: run langprune apply --mask "
-            f"{mask}, then eval --model with what it made"
+            f"--tasks runs models from disk, and mask {mask} is applied on the fly: run langprune apply --mask "
+            f"{mask}, then eval --model with the result"
         )
     if names:
         from langprune_cli.stages.evaluate.tasks import check_tasks  # noqa: PLC0415

@@ -13,7 +13,7 @@ from langprune_cli.requests.shared.options import DryRunOptions
 from langprune_cli.requests.shared.run import running
 from langprune_cli.requests.shared.values import folder, one_of
 
-if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
+if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
     from langprune_cli.requests.shared.run import Run
     from langprune_cli.store.artifact import Artifact
 
@@ -24,12 +24,12 @@ FORMATS = ("safetensors", "gguf")
 class ExportRequest(DryRunOptions):
     """Copy a pruned model to a folder to share, or to the hub, with tokenizer, model card and provenance.
 
-    out: a new or empty folder; may be left out with `push_to_hub`
-    model: the model artifact; the newest if left out
-    with_mask: whether the keep masks are added
-    file_format, converter: "safetensors", or "gguf" by this script of llama.cpp (the options --format and --converter)
-    push_to_hub, public: the repository to send the files to, and whether everybody may see it
-    dry_run: whether files are listed with their sizes, and nothing is written or sent
+    out: a new or empty folder; optional with `push_to_hub`
+    model: the model artifact, by default the newest
+    with_mask: whether to add the keep masks
+    file_format, converter: "safetensors", or "gguf" with llama.cpp's script (the options --format and --converter)
+    push_to_hub, public: the repository to upload to, and whether it is public
+    dry_run: list the files with their sizes, and write and upload nothing
     """
 
     out: str | Path | None = None
@@ -42,16 +42,16 @@ class ExportRequest(DryRunOptions):
 
     @property
     def title(self) -> str:
-        """What the model card is headed with."""
+        """The title of the model card."""
         out = folder(self.out)
         return out.resolve().name if out else str(self.push_to_hub).rpartition("/")[2]
 
     def check(self) -> None:
-        """Raise UsageError where there is no place to export to, and for options that do not go together."""
+        """Raise UsageError without a destination, and for options that do not go together."""
         super().check()
         if self.out is None and self.push_to_hub is None:
             raise UsageError(
-                "export where? Name a folder with --out, or a repository with --push-to-hub: give one, or both"
+                "export needs a destination: name a folder with --out, or a repository with --push-to-hub, or both"
             )
         if self.public and self.push_to_hub is None:
             raise UsageError("--public goes with --push-to-hub: add it, or leave it out")
@@ -61,13 +61,13 @@ class ExportRequest(DryRunOptions):
 
 @dataclass(frozen=True)
 class Exported:
-    """What was exported."""
+    """The result of an export."""
 
     model: Artifact
-    folder: Path | None  # None: sent to the hub alone, or a dry run
+    folder: Path | None  # None: only uploaded, or a dry run
     files: tuple[str, ...]
     commit: str | None = None  # its address on the hub
-    sizes: dict[str, int | None] | None = None  # of a dry run: bytes of each file, None where they are not known
+    sizes: dict[str, int | None] | None = None  # of a dry run: bytes of each file, None if unknown
 
 
 def export(request: ExportRequest) -> Exported:
@@ -103,7 +103,7 @@ def _written(run: Run, request: ExportRequest, artifact: Artifact, converter: Pa
     with ExitStack() as stack:
         place = out or Path(stack.enter_context(tempfile.TemporaryDirectory(dir=run.workspace.root)), request.title)
         if repository and is_export_of(place, artifact):
-            run.reporter.note(f"Sending what lies in {place}.")
+            run.reporter.note(f"Uploading the files in {place}.")
             files = []
         else:
             files = export(

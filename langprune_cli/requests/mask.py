@@ -1,4 +1,4 @@
-"""The request behind `mask`: which weights, channels, KV groups, blocks or tokens stay."""
+"""The request behind `mask`: which weights, channels, KV groups, blocks or tokens to keep."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from langprune_cli.requests.shared.values import several
 from langprune_cli.requests.shared.weights import method_of, note_cost, settings_of
 from langprune_cli.structured_patterns.pattern import get_pattern
 
-if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
+if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
     from collections.abc import Sequence
 
     from langprune_cli.methods.method import Method
@@ -31,19 +31,19 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRequest(ChoiceOptions, ModelOptions, OpeningOptions, TargetOptions):
-    """Choose what stays of a model, one bit a weight; no forward pass is run.
+    """Choose what to keep of a model, one bit per weight; runs no forward pass.
 
-    pattern: "unstructured" if left out, "2:4", "channels:0.1", "kv-groups", "blocks", "vocab", ...; several of parts
-    sparsity: the fraction removed; 0.5 if left out, of parts 0.1
-    method: how weights or parts are chosen; "wanda" for weights if left out
-    round_to, rounding: which numbers of channels stay: multiples of this, "down" or to the "nearest" (the option --round)
-    coverage, vocab_size, keep_chat: of "vocab", which tokens stay
-    variant, group, ties, exclude, refine, allocation: of single weights
-    damping, min_expert_tokens: what solvers are told
-    stats, scores: the statistics or the scores to use; the newest that will do if left out
-    model, revision: the model; the one that those were made from if left out
-    device, cache_dir, trust_remote_code: how the model is opened
-    name, force, dry_run: the artifact's name, whether it is made again where it is there, and whether nothing is made
+    pattern: "unstructured" (the default), "2:4", "channels:0.1", "kv-groups", "blocks", "vocab", ...; several if structured
+    sparsity: the fraction to remove, by default 0.5, or 0.1 if structured
+    method: how to choose weights or parts, by default "wanda" for weights
+    round_to, rounding: round kept channels to multiples of this, "down" or to the "nearest" (the option --round)
+    coverage, vocab_size, keep_chat: for "vocab", which tokens to keep
+    variant, group, ties, exclude, refine, allocation: for single weights
+    damping, min_expert_tokens: settings of solvers
+    stats, scores: the statistics or the scores to use, by default the newest that fit
+    model, revision: the model, by default that of the statistics or scores
+    device, cache_dir, trust_remote_code: how to open the model
+    name, force, dry_run: the artifact's name, whether to make it again, and whether to make nothing
     """
 
     stats: str | None = None
@@ -70,8 +70,8 @@ def _check_for_tokens(others: Sequence[str], request: MaskRequest) -> None:
     """Raise UsageError for patterns and options that do not go with a mask of tokens."""
     if others:
         raise UsageError(
-            f"tokens are chosen by themselves: run mask and apply for them first, then for {others[0]} on that model, or all of "
-            "it with langprune prune"
+            f"tokens need a mask of their own: run mask and apply for them first, then for {others[0]} on that model, or all "
+            "at once with langprune prune"
         )
     options = request.of_weights | {
         "--variant": request.variant,
@@ -101,8 +101,8 @@ def _of_parts(run: Run, request: MaskRequest, options: UnitOptions) -> Outcome:
     pattern = get_pattern(first.kind)
     if pattern.whole and others:
         raise UsageError(
-            f"{first.kind} are chosen by themselves: run mask and apply for them first, then for the rest on that model, or all "
-            "of it with langprune prune"
+            f"{first.kind} need a mask of their own: run mask and apply for them first, then for the rest on that model, or all "
+            "at once with langprune prune"
         )
     if pattern.whole:
         method = options.method or pattern.method
@@ -133,7 +133,7 @@ def _of_weights(run: Run, request: MaskRequest, pattern: str) -> Outcome:
 
 
 def _source(run: Run, request: MaskRequest, settings: MaskSettings) -> tuple[MaskSource, Method]:
-    """Return what weights are chosen by: scores that were named or are newer than all statistics, else statistics."""
+    """Return the basis of choice: scores if named or newer than all statistics, else statistics."""
     from langprune_cli.methods.method import get_method  # noqa: PLC0415
     from langprune_cli.numerics.site import most_needed  # noqa: PLC0415
     from langprune_cli.stages.mask.mask import MaskSource, source_of_scores  # noqa: PLC0415
@@ -145,7 +145,7 @@ def _source(run: Run, request: MaskRequest, settings: MaskSettings) -> tuple[Mas
     if request.scores:
         if named or request.tells_solvers:
             raise UsageError(
-                "--scores goes without --stats, --method, --variant, --damping and --min-expert-tokens: they have theirs already"
+                "--scores already fixes --stats, --method, --variant, --damping and --min-expert-tokens: leave those out"
             )
         scores = run.workspace.find("scores", request.scores)
         return source_of_scores(run.workspace, scores), get_method(scores.manifest.params["method"])

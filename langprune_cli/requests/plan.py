@@ -1,4 +1,4 @@
-"""The request behind `plan`: what a pruning would leave and take, before any weight is downloaded."""
+"""The request behind `plan`: the size of a pruned model and the cost of pruning, before downloading weights."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from langprune_cli.requests.shared.run import running
 from langprune_cli.requests.shared.values import at_least, several
 from langprune_cli.requests.shared.vocabulary import planned_tokens, vocabulary_target
 
-if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
+if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
     from langprune_cli.stages.plan.plan import Plan
     from langprune_cli.tokens.choice import VocabularyChoice
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest(PatternOptions, ModelOptions, HubOptions):
-    """Say what a pruning would leave: parameters, disk and memory, from the configuration alone. No weights are fetched.
+    """Predict parameters, disk and memory of a pruned model from its configuration, without fetching weights.
 
-    model, revision: a hub id, a folder, a config.json, "demo", or a model artifact; the workspace's own if left out
-    pattern: "channels" if left out, "2:4", "kv-groups:0.125", "blocks", "vocab", ...; several of parts
-    sparsity: the fraction removed; 0.5 if left out, of parts 0.1
-    round_to, rounding: which numbers of channels stay: multiples of this, "down" or to the "nearest" (the option --round)
-    coverage, vocab_size, keep_chat, stats: of "vocab", which tokens stay, and the counts that say so
-    nsamples, seqlen: the windows that memory and time are estimated for
-    cache_dir, trust_remote_code: how a model of the hub is opened
+    model, revision: a hub id, a folder, a config.json, "demo", or a model artifact; by default the workspace's
+    pattern: "channels" (the default), "2:4", "kv-groups:0.125", "blocks", "vocab", ...; several if structured
+    sparsity: the fraction to remove, by default 0.5, or 0.1 if structured
+    round_to, rounding: round kept channels to multiples of this, "down" or to the "nearest" (the option --round)
+    coverage, vocab_size, keep_chat, stats: for "vocab", which tokens to keep, and the token counts
+    nsamples, seqlen: the windows for the estimate of memory and time
+    cache_dir, trust_remote_code: how to open a hub model
     """
 
     stats: str | None = None
@@ -44,26 +44,26 @@ class PlanRequest(PatternOptions, ModelOptions, HubOptions):
 
 @dataclass(frozen=True)
 class PlanResult:
-    """What would be left, and how long it takes here at the least."""
+    """The predicted size, and the least time of pruning on this machine."""
 
     plan: Plan
-    vocabulary: VocabularyChoice | None  # which tokens would stay, where that was counted
+    vocabulary: VocabularyChoice | None  # the tokens to keep, if counts are known
     device: str
-    flops_per_second: float  # that the device reaches in a large product
+    flops_per_second: float  # the device's rate in a large product
 
     @property
     def seconds(self) -> float:
-        """What the operations of `prune` take at that rate."""
+        """The time of `prune`'s operations at that rate."""
         return self.plan.costs.flops / self.flops_per_second
 
     def document(self) -> dict[str, object]:
-        """Return the plan as --json shows it."""
+        """Return the plan for --json."""
         timed = {"flops_per_second": self.flops_per_second, "seconds": self.seconds, "device": self.device}
         return self.plan.document() | timed
 
 
 def plan(request: PlanRequest) -> PlanResult:
-    """Count what a pruning would leave."""
+    """Predict the size of a pruned model."""
     with running(request) as run:
         from langprune_cli.stages.plan.cost import measured_rate  # noqa: PLC0415
         from langprune_cli.stages.plan.plan import find_config, plan, read_patterns  # noqa: PLC0415

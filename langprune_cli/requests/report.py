@@ -1,4 +1,4 @@
-"""The request behind `report`: one page that shows what pruning did to each language."""
+"""The request behind `report`: one page on the effect of pruning on each language."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from langprune_cli.requests.shared.options import HubOptions
 from langprune_cli.requests.shared.run import running
 from langprune_cli.requests.shared.values import Names, one_of, several
 
-if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
+if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
     from langprune_cli.requests.shared.run import Run
     from langprune_cli.stages.evaluate.rows import SizeRow
     from langprune_cli.stages.report.report import Report
@@ -22,14 +22,14 @@ FORMATS = ("html", "md")
 
 @dataclass(frozen=True, kw_only=True)
 class ReportRequest(HubOptions):
-    """Write a page about what pruning did to each language: one HTML file with all figures, which needs no network.
+    """Write a page on the effect of pruning on each language: one HTML file with all figures, which needs no network.
 
-    evaluation: evaluations to show; the newest if left out (the option --eval)
-    model: model artifacts whose blocks are shown; those of the evaluation if left out
-    compare: two masks, statistics or scores to compare; those behind the evaluation if left out
+    evaluation: evaluations to show, by default the newest (the option --eval)
+    model: model artifacts to show by block, by default those of the evaluation
+    compare: two masks, statistics or scores to compare, by default those behind the evaluation
     out, form, title: the file to write, "html" or "md" (the option --format), and the page's title
-    force: whether a file that is there is written over
-    cache_dir, trust_remote_code: how a model of the hub is opened
+    force: whether to overwrite an existing file
+    cache_dir, trust_remote_code: how to open a hub model
     """
 
     evaluation: Names = ()
@@ -42,25 +42,25 @@ class ReportRequest(HubOptions):
 
     @property
     def place(self) -> Path:
-        """The file that is written."""
+        """The file to write."""
         return Path(self.out or f"report.{self.form}").expanduser()
 
     def check(self) -> None:
-        """Raise UsageError for a format that is unknown."""
+        """Raise UsageError for an unknown format."""
         super().check()
         one_of("--format", self.form, FORMATS)
 
 
 @dataclass(frozen=True)
 class Reported:
-    """A page that was written, and what it shows."""
+    """A written page and its contents."""
 
     place: Path
     shown: Report
 
 
 def report(request: ReportRequest) -> Reported:
-    """Write the page; raises LangpruneError where a file is there already."""
+    """Write the page; raises LangpruneError if the file exists."""
     _check_place(request.place, force=request.force)
     with running(request, device="cpu") as run:
         from langprune_cli.stages.report.page import page  # noqa: PLC0415
@@ -79,7 +79,7 @@ def _check_place(place: Path, *, force: bool) -> None:
     if place.is_dir():
         raise LangpruneError(f"{place} is a folder: name a file with --out")
     if place.exists() and not force:
-        raise LangpruneError(f"{place} exists: choose another --out, or write over it with --force")
+        raise LangpruneError(f"{place} exists: choose another --out, or overwrite it with --force")
 
 
 def _collected(run: Run, request: ReportRequest) -> Report:
@@ -107,7 +107,7 @@ def _collected(run: Run, request: ReportRequest) -> Report:
 
 
 def _sizes(run: Run, found: Report) -> list[SizeRow]:
-    """Return what smaller models lost, each beside the dense one."""
+    """Return the changes of smaller models against the dense one."""
     from langprune_cli.stages.evaluate.evaluate import read_rows  # noqa: PLC0415
     from langprune_cli.stages.evaluate.rows import size_rows  # noqa: PLC0415
     from langprune_cli.stages.export.lineage import lineage  # noqa: PLC0415

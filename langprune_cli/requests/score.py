@@ -1,4 +1,4 @@
-"""The request behind `score`: how important each weight is."""
+"""The request behind `score`: the importance of each weight."""
 
 from dataclasses import dataclass
 
@@ -11,20 +11,20 @@ from langprune_cli.requests.shared.run import running
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRequest(ModelOptions, OpeningOptions, TargetOptions):
-    """Write how important each weight is, for `mask` to choose by; `mask` computes the same scores as it goes.
+    """Write the importance of each weight, for `mask`, which otherwise computes the same scores itself.
 
     method: such as "wanda" or "ria"
-    stats: the statistics to use; the newest that will do if left out
-    model, revision: the model; the one that the statistics were made from if left out
-    device, cache_dir, trust_remote_code: how the model is opened
-    name, force, dry_run: the artifact's name, whether it is made again where it is there, and whether nothing is made
+    stats: the statistics to use, by default the newest that fit
+    model, revision: the model, by default that of the statistics
+    device, cache_dir, trust_remote_code: how to open the model
+    name, force, dry_run: the artifact's name, whether to make it again, and whether to make nothing
     """
 
     method: str = "wanda"
     stats: str | None = None
 
     def check(self) -> None:
-        """Raise LangpruneError for a method that is not known."""
+        """Raise LangpruneError for an unknown method."""
         super().check()
         check_name("--method", self.method, METHODS)
 

@@ -1,1 +1,1 @@
-"""The stages: one room for each command, and what they share; no command-line types."""
+"""The stages: one room per command, and shared code; no command-line types."""

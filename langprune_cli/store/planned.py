@@ -1,4 +1,4 @@
-"""What a dry run finds: each artifact that is there, or would be made."""
+"""The plan of a dry run: each artifact that exists or would be made."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ class Planned:
 
 
 class OnlyPlannedError(Exception):
-    """A dry run cannot go on: its next step reads what the step before would have made.
+    """Ends a dry run whose next step reads the previous step's result.
 
-    planned: what it knows so far.
+    planned: the plan so far.
     """
 
     def __init__(self, planned: Sequence[Planned]) -> None:
-        super().__init__("this is known once the step before has been made")
+        super().__init__("this depends on the result of an earlier step")
         self.planned = planned

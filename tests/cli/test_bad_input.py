@@ -153,7 +153,7 @@ CASES: list[tuple[list[str], int, str]] = [
     (["show", "stats/ukr"], 1, r"no stats artifact is called 'ukr': did you mean uk\?"),
     (["rm", "stats/ukr"], 1, r"no stats artifact is called 'ukr': did you mean uk\?"),
     (["rm", "uk", "nothing"], 1, r"no artifact is called 'nothing'"),  # and uk stays
-    (["ls", "mask"], 2, r"'mask' is no kind of artifact: did you mean masks"),
+    (["ls", "mask"], 2, r"'mask' is not a kind of artifact: did you mean masks"),
 ]
 
 

@@ -115,7 +115,7 @@ def test_artifacts_are_listed_shown_checked_and_removed_without_torch(workspace:
     ("words", "code", "says"),
     [
         (["show", "nothing"], 1, r"^no artifact is called 'nothing'"),
-        (["ls", "mask"], 2, r"^'mask' is no kind of artifact: did you mean masks"),
+        (["ls", "mask"], 2, r"^'mask' is not a kind of artifact: did you mean masks"),
         (["mask", "--sparsity", "half"], 2, r"Invalid value for .*--sparsity"),
         (["verify", "--al"], 2, r"No such option"),
     ],

@@ -103,13 +103,13 @@ def test_given_windows_are_not_measured_by_the_context(pico_model: Path, tmp_pat
 def test_magnitude_says_that_statistics_do_not_count(workspace: Path, command: str) -> None:
     words = [command, "-w", workspace, "--method", "magnitude", "--json"]
     named = did(*words, "--stats", "uk")
-    assert "looks at weights alone" in named.err
+    assert "reads only weights" in named.err
     assert did(*words).json["key"] == named.json["key"]
 
 
 @pytest.mark.parametrize("named", [["--stats", "uk"], ["--method", "ria"], ["--variant"]])
 def test_scores_go_alone(workspace: Path, named: list[str]) -> None:
-    one_sentence(langprune("mask", "-w", workspace, "--scores", "uk-wanda", *named), 2, "--scores goes without")
+    one_sentence(langprune("mask", "-w", workspace, "--scores", "uk-wanda", *named), 2, "--scores already fixes")
 
 
 @pytest.mark.parametrize(

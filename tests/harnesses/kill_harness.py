@@ -39,7 +39,7 @@ from tests.support.paths import REPOSITORY
 from tests.support.pico import save_pico
 from tests.support.text.text_corpora import byte_level, documents, write_jsonl
 
-SAID = "interrupted: a stage goes on where it stopped when its command is given again"
+SAID = "interrupted: run the same command again, it goes on where it stopped"
 LOST = "error: another process of this run ended ("
 # What these say where a killed one had come to its end: the folder is whole already, the artifact is gone.
 DONE_BEFORE = {"export": "exists and is not an empty folder", "rm": "no models artifact is called"}

@@ -178,7 +178,7 @@ def test_what_has_no_windows_to_share_is_done_once(tmp_path: Path) -> None:
     first, second = two(["ls", "-w", tmp_path / "w"], ["ls", "-w", tmp_path / "w"])
     assert (first.returncode, second.returncode, second.stdout, second.stderr) == (0, 0, "", "")
     assert "uk-tokens" in first.stdout
-    assert first.stderr == "ls is not shared by several processes: the first one runs it alone.\n"
+    assert first.stderr == "ls does not share work between processes: the first one runs it alone.\n"
 
 
 @pytest.mark.parametrize(("option", "largest_file", "sentence"), [
@@ -270,5 +270,5 @@ def test_shards_of_machines_that_know_of_no_other_add_up(tmp_path: Path, windows
             tolerance = 1e-6 if name.endswith("/hessian") else 1e-12
             torch.testing.assert_close(found[name], tensor, rtol=0, atol=tolerance * float(tensor.abs().max()) * 24 * 7)
     for wrong in ("0/3", "4/3", "x", "1", "1/0"):
-        one_sentence(langprune(*words, "--shard", wrong), 2, "is none: write 1/4")
+        one_sentence(langprune(*words, "--shard", wrong), 2, "must be i/n, such as 1/4")
     one_sentence(langprune(*words, "--shard", "1/8"), 1, "7 windows cannot be split into 8 shards")

@@ -1,4 +1,4 @@
-"""Imports go down only, nothing imports in circles, no file grows too long, types are said, and docs/architecture.md draws it all."""
+"""Imports go down only and never in circles, files stay short, types are said, and docs/architecture.md draws it all."""
 
 import ast
 import re

@@ -105,7 +105,7 @@ def test_the_workspace_is_that_of_the_environment(
 
 
 def test_what_is_wrong_is_raised(pico_text: Path) -> None:
-    with pytest.raises(UsageError, match="--lang uk:3 says how many windows are drawn: leave out --nsamples"):
+    with pytest.raises(UsageError, match="--lang uk:3 already sets the number of windows: leave out --nsamples"):
         langprune_cli.calibrate(lang="uk:3", nsamples=128)
     with pytest.raises(LangpruneError, match="nowhere"):
         langprune_cli.calibrate(data=str(pico_text / "nowhere.jsonl"))

@@ -272,9 +272,7 @@ def test_ctrl_c_ends_with_130_and_can_be_resumed(
     }  # fmt: skip
     assert run_all([run]) == [130]
     said = (tmp_path / "stderr").read_text().split("\n")
-    assert [line for line in said if line] == [
-        "interrupted: a stage goes on where it stopped when its command is given again"
-    ]
+    assert [line for line in said if line] == ["interrupted: run the same command again, it goes on where it stopped"]
     assert not list((tmp_path / "ws").rglob(f"*{TEMPORARY}"))
     done: Done = did(*words, "--json")
     assert done.json["cached"] is False

@@ -54,7 +54,7 @@ def test_forged_parts_whose_hashes_fit(workspace: Path, part: str, name: str, wo
         return  # a linear that a mask does not name stays dense
     one_sentence(
         langprune(*words, "-w", workspace), 1,
-        rf"{path.name} holds .+ as {re.escape(name)}, where \w+ \[.*\] belongs: make .+ again with --force$",
+        rf"{path.name} holds .+ as {re.escape(name)} instead of \w+ \[.*\]: make .+ again with --force$",
     )  # fmt: skip
 
 
@@ -94,12 +94,12 @@ def test_statistics_of_a_width_that_the_model_does_not_have(
     ):  # fmt: skip
         one_sentence(
             langprune(*words, "-w", workspace), 1,
-            rf"{path} holds float64 \[\d+\] as {re.escape(_QUERY)}/sum_sq, where float64 \[\d+\] belongs: "
+            rf"{path} holds float64 \[\d+\] as {re.escape(_QUERY)}/sum_sq instead of float64 \[\d+\]: "
             r"make stats/forged again with --force$",
         )  # fmt: skip
     one_sentence(
         langprune("combine", "stats", "other", "forged", "-w", workspace), 1,
-        "stats (other and forged|forged and other) do not add up, they were gathered at different inputs",
+        "stats (other and forged|forged and other) do not add up, as they were collected at different inputs",
     )  # fmt: skip
     if change != "a linear of another width":
         one_sentence(

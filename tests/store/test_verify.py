@@ -193,7 +193,7 @@ def test_exported_models(workspace: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("words", "code", "says"), [
-    ([], 2, "give the names of what is to be checked, or --all"),
+    ([], 2, "verify needs the names of artifacts: give some, or --all"),
     (["uk", "--all"], 2, "or --all"),
     (["nothing"], 1, r"there is no artifact 'nothing' in .*: give a name that langprune ls shows"),
 ])  # fmt: skip

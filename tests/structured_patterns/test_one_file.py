@@ -202,7 +202,7 @@ def test_a_pattern_of_the_whole_model_goes_through_every_stage(here: tuple[objec
     with pytest.raises(LangpruneError, match="is of last blocks, and combine looks at single weights"):
         need_bits("combine", mask)
     one_sentence(
-        langprune("mask", *here, "--pattern", "tail", "--pattern", "evenly"), 2, "tail are chosen by themselves"
+        langprune("mask", *here, "--pattern", "tail", "--pattern", "evenly"), 2, "tail need a mask of their own"
     )
     did("export", "-w", tmp_path / "w", "--model", "st-tail-0.34", "--out", tmp_path / "shared")
     assert "All but the last blocks is unchanged." in (tmp_path / "shared" / "README.md").read_text()

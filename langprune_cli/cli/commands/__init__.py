@@ -1,1 +1,1 @@
-"""The commands: options and help, one call, and what is printed."""
+"""The commands: options and help, one call, and output."""

@@ -18,7 +18,7 @@ from langprune_cli.store.manifest import read_manifest
 from langprune_cli.store.workspace import Entry, Workspace
 
 _NAME = typer.Argument(
-    help="Name, or kind/name where several kinds have it.",
+    help="Name, or kind/name if several kinds have it.",
     autocompletion=names_of("stats", "scores", "masks", "models", "evals", with_kind=True),
     show_default=False,
 )
@@ -32,19 +32,19 @@ def list_artifacts(
     sort: Annotated[
         str | None,
         typer.Option(
-            help="name, date (oldest first, of all kinds together) or size (largest last); by kind and date if left out.",
+            help="name, date (oldest first, over all kinds) or size (largest last); by default by kind and date.",
             rich_help_panel=opt.OUTPUT,
         ),
     ] = None,
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,
 ) -> None:
-    """List the artifacts of the workspace; each has the date when it was made, or last asked for by the command that makes it.
+    """List the artifacts of the workspace, with the date when each was made or last requested.
 
     [bold]langprune ls masks[/bold]
     """
     if kind is not None and kind not in KINDS:
-        raise UsageError(f"{kind!r} is no kind of artifact: {near_matches(kind, KINDS)}")
+        raise UsageError(f"{kind!r} is not a kind of artifact: {near_matches(kind, KINDS)}")
     if sort is not None and sort not in _ORDERS:
         raise UsageError(f"--sort {sort!r} is unknown: {near_matches(sort, _ORDERS)}")
     sized = []
@@ -88,7 +88,7 @@ def _date(entry: Entry) -> datetime:
 
 
 def _split(name: str, workspace: Workspace) -> tuple[str, str]:
-    """Return (kind, name) of `name` or `kind/name`; raises LangpruneError when none or several kinds have it."""
+    """Return (kind, name) of `name` or `kind/name`; raises LangpruneError if no kind or several kinds have it."""
     kind, slash, rest = name.partition("/")
     if slash and kind in KINDS:
         return kind, rest
@@ -108,7 +108,7 @@ def show(
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,
 ) -> None:
-    """Show what an artifact is, what it was made from and what it holds.
+    """Show an artifact: its inputs, settings and contents.
 
     [bold]langprune show masks/uk-wanda-2x4[/bold]
     """
@@ -116,7 +116,7 @@ def show(
     kind, short = _split(name, opened)
     folder = opened.folder(kind, short)
     if not folder.is_dir():
-        opened.find(kind, short)  # says what is called nearly so
+        opened.find(kind, short)  # raises with the near names
     manifest = read_manifest(folder)
     if json:
         print_json(asdict(manifest) | {"name": short, "path": str(folder)})
@@ -152,7 +152,7 @@ def remove(
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,
 ) -> None:
-    """Delete artifacts. A model that was written with --out stays where it is; only the workspace forgets it.
+    """Delete artifacts. A model written with --out stays on disk; only the workspace forgets it.
 
     [bold]langprune rm masks/uk-wanda-0.5[/bold]
     """

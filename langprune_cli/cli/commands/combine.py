@@ -1,4 +1,4 @@
-"""The command `combine`: several artifacts of one kind made into one."""
+"""The command `combine`: makes one artifact from several of one kind."""
 
 from typing import Annotated
 
@@ -10,28 +10,28 @@ from langprune_cli.cli.options import shared as opt
 
 def combine(
     context: typer.Context,
-    kind: Annotated[str, typer.Argument(help="What is combined: stats or masks.", show_default=False)],
+    kind: Annotated[str, typer.Argument(help="The kind: stats or masks.", show_default=False)],
     names: Annotated[list[str], typer.Argument(help="Two or more: names, or folders.", show_default=False)],
     *,
     weights: Annotated[
         str | None,
         typer.Option(
-            help="Of stats: the share of each, in order, such as 0.7,0.3; plain sums if left out.",
+            help="For stats: the share of each, in order, such as 0.7,0.3; by default plain sums.",
             rich_help_panel=opt.CHOICE,
         ),
     ] = None,
     per: Annotated[
         str,
         typer.Option(
-            help="Of --weights: token, shares of the mean over tokens; window, shares of the windows of a mixed text. They "
-            "differ for experts of mixtures only, which some texts reach more often.",
+            help="For --weights: token, shares of the mean over tokens; window, shares of the windows of a mixed text. They "
+            "differ only for experts of mixtures, which some texts reach more often.",
             rich_help_panel=opt.CHOICE,
         ),
     ] = "token",
     how: Annotated[
         str,
         typer.Option(
-            help="Of masks: and, what all keep; or, what any keeps; vote:K, what at least K keep; vote, what most keep.",
+            help="For masks: keep what all keep (and), any keeps (or), at least K keep (vote:K) or most keep (vote).",
             rich_help_panel=opt.CHOICE,
         ),
     ] = "vote",
@@ -40,7 +40,7 @@ def combine(
         typer.Option(
             "--sparsity",
             "-s",
-            help="Of masks: remove exactly this fraction, by --how first and then by importance; what --how says if left out.",
+            help="For masks: remove exactly this fraction, by --how and then by importance; by default only --how decides.",
             rich_help_panel=opt.CHOICE,
         ),
     ] = None,
@@ -53,7 +53,7 @@ def combine(
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,
 ) -> None:
-    """Add up statistics of one model on several texts, or counts of tokens; or make one keep mask of several.
+    """Add up statistics of one model on several texts, or token counts; or make one keep mask from several.
 
     [bold]langprune combine stats uk en --weights 0.7,0.3[/bold]
     """

@@ -1,4 +1,4 @@
-"""The command `compare`: what artifacts of one kind have in common."""
+"""The command `compare`: shows how similar artifacts of one kind are."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from langprune_cli.cli.display.made import console
 from langprune_cli.cli.display.tables import print_table
 from langprune_cli.cli.options import shared as opt
 
-if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
+if TYPE_CHECKING:  # torch takes seconds to import, and --help must be fast
     from langprune_cli.numerics.overlap import Figures
     from langprune_cli.stages.combine.compare import Pair
 
-# What each kind's tables show: figure -> heading, and whether it is a share.
+# The columns of each kind's tables: figure -> heading, and whether it is a share.
 _COLUMNS = {
     "masks": {
         "sparsity": ("sparsity", True),
@@ -39,7 +39,7 @@ def compare(
     *,
     kind: Annotated[
         str | None,
-        typer.Option(help="stats, scores or masks, where several have these names.", rich_help_panel=opt.CHOICE),
+        typer.Option(help="stats, scores or masks, if several kinds have these names.", rich_help_panel=opt.CHOICE),
     ] = None,
     model: opt.Model = None,
     revision: opt.Revision = None,
@@ -48,7 +48,7 @@ def compare(
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,
 ) -> None:
-    """Show what statistics, scores or masks of one model have in common: as a whole, by block and by kind of linear.
+    """Show how similar statistics, scores or masks of one model are: overall, by block and by kind of linear.
 
     [bold]langprune compare uk-wanda-0.5 en-wanda-0.5[/bold]
     """

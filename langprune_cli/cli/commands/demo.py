@@ -1,4 +1,4 @@
-"""The demo command."""
+"""The command `demo`: all stages on the built-in model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +11,12 @@ from langprune_cli.cli.options import shared as opt
 
 def demo(
     *,
-    workspace: Annotated[
-        Path, typer.Option("--workspace", "-w", help="Folder that holds the demo's artifacts.")
-    ] = Path("langprune-demo"),
+    workspace: Annotated[Path, typer.Option("--workspace", "-w", help="Folder for the demo's artifacts.")] = Path(
+        "langprune-demo"
+    ),
     json: opt.Json = False,
 ) -> None:
-    """Prune the built-in bilingual model for Ukrainian and for English, and show what each mask does to each language.
+    """Prune the built-in bilingual model for Ukrainian and for English, and show the effect of each mask on each language.
 
     Runs all six stages, offline, in under a minute.
     """

@@ -1,4 +1,4 @@
-"""The command `doctor`: is this machine fit for pruning, and what would make it fitter."""
+"""The command `doctor`: checks this machine for pruning, and gives advice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from langprune_cli.cli.display.console import print_json, print_line
 from langprune_cli.cli.display.tables import print_table
 from langprune_cli.cli.options import shared as opt
 
-if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
+if TYPE_CHECKING:  # torch takes seconds to import, and --help must be fast
     from langprune_cli.stages.doctor.doctor import Checkup
 
 
@@ -17,9 +17,9 @@ def doctor(
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,
 ) -> None:
-    """Check the machine: versions, processor and GPUs, how fast they multiply, disk, caches and the hub's settings.
+    """Check the machine: versions, processor and GPUs with their speed, disk, caches and the hub's settings.
 
-    Takes a few seconds, writes nothing, asks nothing of the network, and ends with what there is to do about what it found.
+    Takes a few seconds, writes nothing, does not use the network, and ends with advice.
 
     [bold]langprune doctor[/bold]
     """
@@ -33,7 +33,7 @@ def doctor(
 
 
 def print_checkup(found: Checkup) -> None:
-    """Print what was found, then the advice."""
+    """Print the result, then the advice."""
     print_line(", ".join(f"{name} {number or 'missing'}" for name, number in found.versions.items()))
     cpu = found.cpu
     features = ", ".join(cpu["features"]) or f"kernels for {cpu['kernels']}"
@@ -57,7 +57,7 @@ def print_checkup(found: Checkup) -> None:
     token = "logged in" if found.hub["token"] else "not logged in"
     print_line(f"hub: {found.hub['endpoint']}, {token}, {'offline' if found.hub['offline'] else 'online'}")
     print_line("")
-    for sentence in found.advice or ["Nothing to complain of."]:
+    for sentence in found.advice or ["No problems found."]:
         print_line(sentence)
 
 

@@ -1,4 +1,4 @@
-"""The command `eval`: dense beside pruned, on texts, tasks and by speed."""
+"""The command `eval`: compares dense and pruned models, on texts, on tasks and by speed."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,8 +21,8 @@ _INPUT = "What goes in"
 LoadBits = Annotated[
     int | None,
     typer.Option(
-        help="Quantize every model on load, to 4 or 8 bits, with bitsandbytes (pip install '.\\[bnb]'): what is lost once "
-        "quantized as well. Models are in memory whole then, and read window by window.",
+        help="Quantize every model on load to 4 or 8 bits with bitsandbytes (pip install '.\\[bnb]'), to measure the loss of "
+        "pruning and quantization together. Loads whole models, and runs one window at a time.",
         rich_help_panel=opt.COMPUTE,
     ),
 ]
@@ -30,7 +30,7 @@ Speed = Annotated[
     bool,
     typer.Option(
         "--speed",
-        help="Measure tokens per second and bytes as well, dense beside pruned; without --lang and --data only these.",
+        help="Also measure tokens per second and bytes; without --lang and --data only these.",
         rich_help_panel=opt.OUTPUT,
     ),
 ]
@@ -38,7 +38,7 @@ SemiStructured = Annotated[
     bool,
     typer.Option(
         "--semi-structured",
-        help="Measure as --speed does, and each model with 2:4 linears once more, with these as torch's semi-structured "
+        help="Like --speed, but measure each model with 2:4 linears again, with these as torch's semi-structured "
         "tensors. Needs CUDA with compute capability 8.0 or later; elsewhere a note says so.",
         rich_help_panel=opt.OUTPUT,
     ),
@@ -65,7 +65,7 @@ def evaluate(
     mask: Annotated[
         list[str] | None,
         typer.Option(
-            help="Mask to apply on the fly, no model is written; may be given several times.",
+            help="Mask to apply on the fly, without writing a model; repeatable.",
             **checks.artifact("masks"),
             rich_help_panel=_INPUT,
         ),
@@ -75,15 +75,15 @@ def evaluate(
         int | None,
         typer.Option(
             min=1,
-            help=f"Evaluate the first windows only; of a dataset on the hub {defaults.HUB_WINDOWS} if left out.",
+            help=f"Evaluate only the first windows; by default all, or {defaults.HUB_WINDOWS} of a hub dataset.",
             rich_help_panel=_INPUT,
         ),
     ] = None,
     tasks: Annotated[
         str | None,
         typer.Option(
-            help="Tasks of lm-evaluation-harness (pip install '.\\[harness]') to run on the models, with commas between: "
-            "names of its own, or .yaml files; without --lang and --data only these.",
+            help="Tasks of lm-evaluation-harness (pip install '.\\[harness]'), separated by commas: its names, or your .yaml "
+            "files; without --lang and --data only these.",
             rich_help_panel=_INPUT,
         ),
     ] = None,
@@ -102,7 +102,7 @@ def evaluate(
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,
 ) -> None:
-    """Measure perplexity and bits per byte, dense beside pruned: what each mask does to each language, and what of it is noise.
+    """Measure perplexity and bits per byte, dense beside pruned, for each mask and language, with the interval of each change.
 
     [bold]langprune eval --lang uk --lang en[/bold]
     """

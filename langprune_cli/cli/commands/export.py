@@ -22,16 +22,14 @@ def export(
     *,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", "-o", help="New or empty folder; may be left out with --push-to-hub.", rich_help_panel=_OUTPUT
-        ),
+        typer.Option("--out", "-o", help="New or empty folder; optional with --push-to-hub.", rich_help_panel=_OUTPUT),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
             "--model",
             "-m",
-            help="Model artifact; the newest if left out.",
+            help="Model artifact; by default the newest.",
             **checks.artifact("models"),
             rich_help_panel=_INPUT,
         ),
@@ -42,28 +40,33 @@ def export(
     ] = False,
     file_format: Annotated[
         str,
-        typer.Option("--format", help="safetensors, or gguf by llama.cpp's converter.", rich_help_panel=_OUTPUT),
+        typer.Option("--format", help="safetensors, or gguf with llama.cpp's converter.", rich_help_panel=_OUTPUT),
     ] = "safetensors",
     converter: Annotated[
         Path | None,
-        typer.Option(help="Of --format gguf: llama.cpp's convert_hf_to_gguf.py.", rich_help_panel=_INPUT),
+        typer.Option(help="For --format gguf: llama.cpp's convert_hf_to_gguf.py.", rich_help_panel=_INPUT),
     ] = None,
     push_to_hub: Annotated[
         str | None,
         typer.Option(
             metavar="REPO",
-            help="Send the files to this repository of the Hugging Face Hub, private if it is new; given again, it sends what "
-            "has not arrived.",
+            help="Upload the files to this repository of the Hugging Face Hub, private if it is new; run it again after an "
+            "interruption to upload the rest.",
             rich_help_panel=_OUTPUT,
         ),
     ] = None,
     public: Annotated[
-        bool, typer.Option("--public", help="Of --push-to-hub: for everybody to see.", rich_help_panel=_OUTPUT)
+        bool,
+        typer.Option(
+            "--public",
+            help="With --push-to-hub: make a new repository public, or upload to a public one.",
+            rich_help_panel=_OUTPUT,
+        ),
     ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="List the files with their sizes; write and send nothing.", rich_help_panel=_OUTPUT
+            "--dry-run", help="List the files with their sizes; write and upload nothing.", rich_help_panel=_OUTPUT
         ),
     ] = False,
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
@@ -97,7 +100,7 @@ def _print_sizes(sizes: dict[str, int | None], model: str, repo: str | None, *, 
     where = f" to {repo}" if repo else ""
     unknown = [name for name, size in sizes.items() if size is None]
     beside = f" beside {' and '.join(unknown)}" if unknown else ""
-    print_line(f"{model}: {len(sizes)} files, {total / 1e6:,.2f} MB{beside}{where}; nothing was written or sent.")
+    print_line(f"{model}: {len(sizes)} files, {total / 1e6:,.2f} MB{beside}{where}; nothing was written or uploaded.")
 
 
 def _print_done(found: "Exported", *, json: bool) -> None:
@@ -110,4 +113,4 @@ def _print_done(found: "Exported", *, json: bool) -> None:
     if out:
         print_line(f"exported {name} to {out}: {', '.join(files)}")
     if found.commit:
-        print_line(f"sent {name}, {len(files)} files: {found.commit}")
+        print_line(f"uploaded {name}, {len(files)} files: {found.commit}")

@@ -1,4 +1,4 @@
-"""The command `languages`: which text stands for each language."""
+"""The command `languages`: lists the known text of each language."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,19 +8,19 @@ from langprune_cli.cli.display.console import print_json
 from langprune_cli.cli.display.tables import print_table
 from langprune_cli.cli.options import shared as opt
 
-if TYPE_CHECKING:  # what it imports takes longer than --help may
+if TYPE_CHECKING:  # its imports are too slow for --help
     from langprune_cli.text.corpora import LanguageRow
 
 
 def languages(
     query: Annotated[
         str | None,
-        typer.Argument(help="A tag, or part of a name, in English or in the language itself.", show_default=False),
+        typer.Argument(help="A tag, or part of a name in English or in the language itself.", show_default=False),
     ] = None,
     *,
     json: opt.Json = False,
 ) -> None:
-    """List the languages with a known text to calibrate and evaluate on, from tables that need no network.
+    """List the languages with a known text to calibrate and evaluate on; needs no network.
 
     [bold]langprune languages ukr[/bold]
     """

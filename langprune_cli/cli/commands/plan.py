@@ -1,4 +1,4 @@
-"""The command `plan`: what a pruning would leave, before any weight is downloaded."""
+"""The command `plan`: predicts the size of a pruned model and the cost of pruning, before downloading weights."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +12,7 @@ from langprune_cli.cli.display.results import parameters
 from langprune_cli.cli.display.tables import print_table
 from langprune_cli.cli.options import shared as opt
 
-if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
+if TYPE_CHECKING:  # torch takes seconds to import, and --help must be fast
     from langprune_cli.stages.plan.plan import Plan
 
 
@@ -23,7 +23,7 @@ def plan(
         typer.Option(
             "--model",
             "-m",
-            help="Hub id, local folder, config.json, `demo`, or a model artifact; the workspace's if left out.",
+            help="Hub id, local folder, config.json, `demo`, or a model artifact; by default the workspace's.",
             rich_help_panel="What goes in",
         ),
     ] = None,
@@ -37,7 +37,7 @@ def plan(
     keep_chat: opt.KeepChat = None,
     stats: Annotated[
         str | None,
-        typer.Option(help="Token counts for --pattern vocab; the newest if left out.", rich_help_panel="What goes in"),
+        typer.Option(help="Token counts for --pattern vocab; by default the newest.", rich_help_panel="What goes in"),
     ] = None,
     nsamples: opt.Nsamples = defaults.NSAMPLES,
     seqlen: opt.Seqlen = None,
@@ -46,7 +46,7 @@ def plan(
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,
 ) -> None:
-    """Say what a pruning would leave: parameters, disk and memory, from the configuration alone. No weights are fetched.
+    """Predict parameters, disk and memory of a pruned model from its configuration, without fetching weights.
 
     [bold]langprune plan --model Qwen/Qwen3-0.6B --pattern channels:0.1 --pattern blocks:0.1[/bold]
     """
@@ -62,14 +62,14 @@ def plan(
         print_json(found.document())
         return
     if found.vocabulary:
-        print_vocabulary(found.vocabulary.record() | {"chat": None})  # the plan says that with its bytes
+        print_vocabulary(found.vocabulary.record() | {"chat": None})  # the plan shows these tokens with their bytes
         print_line("")
     print_plan(found.plan)
     print_costs(found.plan, found.flops_per_second, found.device)
 
 
 def print_plan(plan: "Plan") -> None:
-    """Print what would be left, axis by axis, and what it takes."""
+    """Print the predicted size, axis by axis, and the cost."""
     print_table(
         ["Model", "Size", "Pruning rate", "Pruned size"],
         [
@@ -94,11 +94,11 @@ def print_plan(plan: "Plan") -> None:
     if plan.chat:
         print_line(
             f"{plan.chat[0]:,} tokens stay only for chats, Markdown and code: {_gigabytes(plan.chat[1])} on disk "
-            "(--no-keep-chat lets them go)."
+            "(--no-keep-chat removes them)."
         )
     print_line(f"On disk, {dtype}: {_gigabytes(plan.disk_bytes_before)} before, {_gigabytes(plan.disk_bytes)} after.")
     with_windows = f", with {plan.windows} windows of {plan.seqlen} tokens" if plan.windows else ""
-    in_a_file = "; less where --max-memory keeps hidden states in a file" if plan.windows else ""
+    in_a_file = "; less if --max-memory keeps hidden states in a file" if plan.windows else ""
     print_line(
         f"Memory at most{with_windows}: about {_gigabytes(plan.peaks.cpu)} on a CPU, or {_gigabytes(plan.peaks.device)} on a "
         f"GPU{in_a_file}."
@@ -106,23 +106,23 @@ def print_plan(plan: "Plan") -> None:
 
 
 def print_costs(plan: "Plan", rate: float, device: str) -> None:
-    """Print what pruning writes, computes and takes."""
+    """Print the disk, operations and time of pruning."""
     costs, print_size = plan.costs, _gigabytes
     if not plan.windows:
         print_line(
             f"Artifacts: token counts {print_size(costs.norms_bytes)}, mask {print_size(costs.mask_bytes)}, model "
-            f"{print_size(costs.model_bytes)}. The tokenizer counts tokens; nothing goes through the model."
+            f"{print_size(costs.model_bytes)}. The tokenizer counts tokens; no text runs through the model."
         )
         return
     print_line(
-        f"Artifacts: statistics {print_size(costs.hessian_bytes)} (column norms alone {print_size(costs.norms_bytes)}), "
+        f"Artifacts: statistics {print_size(costs.hessian_bytes)} (only column norms {print_size(costs.norms_bytes)}), "
         f"mask {print_size(costs.mask_bytes)}, model {print_size(costs.model_bytes)}."
     )
     parts = [("forward", costs.forward_flops), ("Hessians", costs.hessian_flops), ("solving", costs.solving_flops)]
     shares = ", ".join(f"{name} {flops / 1e12:,.3g}" for name, flops in parts)
     print_line(
-        f"Operations of prune with its default method: {costs.flops / 1e12:,.3g} TFLOP ({shares}); at the least "
-        f"{_duration(costs.flops / rate)}, at the {rate / 1e12:,.3g} TFLOP/s that {device} reaches in a large product here."
+        f"Operations of prune with its default method: {costs.flops / 1e12:,.3g} TFLOP ({shares}); at least "
+        f"{_duration(costs.flops / rate)}, at the {rate / 1e12:,.3g} TFLOP/s of a large product on this {device}."
     )
 
 

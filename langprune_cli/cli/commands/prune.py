@@ -1,4 +1,4 @@
-"""The command `prune`: all stages up to the model, block by block."""
+"""The command `prune`: all stages up to the pruned model, block by block."""
 
 from typing import Annotated
 
@@ -45,7 +45,7 @@ def prune(
     propagation: Annotated[
         str,
         typer.Option(
-            help="pruned: each block is calibrated on what the pruned blocks before it put out; dense: as the single stages do.",
+            help="pruned: calibrate each block on the outputs of the pruned blocks before it; dense: of the dense blocks.",
             rich_help_panel=opt.CHOICE,
         ),
     ] = "pruned",
@@ -64,7 +64,7 @@ def prune(
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,
 ) -> None:
-    """Do it all at once, block by block: calibrate, choose, update, write. The defaults are what measured best.
+    """Calibrate, choose, update and write the pruned model in one go, block by block. The defaults measured best.
 
     [bold]langprune prune --model Qwen/Qwen3-0.6B --lang uk --pattern 2:4[/bold]
     """

@@ -1,4 +1,4 @@
-"""The command `report`: one page that shows what pruning did to each language."""
+"""The command `report`: one page on the effect of pruning on each language."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from langprune_cli.cli.display.console import print_json, print_line
 from langprune_cli.cli.display.made import console
 from langprune_cli.cli.options import shared as opt
 
-if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
+if TYPE_CHECKING:  # torch takes seconds to import, and --help must be fast
     from langprune_cli.stages.report.report import Report
 
 
@@ -21,7 +21,7 @@ def report(
         list[str] | None,
         typer.Option(
             "--eval",
-            help="Evaluation to show; may be given several times; the newest if left out.",
+            help="Evaluation to show, repeatable; by default the newest.",
             rich_help_panel=opt.CHOICE,
         ),
     ] = None,
@@ -30,7 +30,7 @@ def report(
         typer.Option(
             "--model",
             "-m",
-            help="Model artifact whose blocks are shown; may be given several times; those of the evaluation if left out.",
+            help="Model artifact to show by block, repeatable; by default those of the evaluation.",
             rich_help_panel=opt.CHOICE,
         ),
     ] = None,
@@ -38,14 +38,14 @@ def report(
         tuple[str, str] | None,
         typer.Option(
             metavar="A B",
-            help="Masks, statistics or scores to compare; those behind the evaluation if left out.",
+            help="Masks, statistics or scores to compare; by default those behind the evaluation.",
             rich_help_panel=opt.CHOICE,
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="File to write; report.html or report.md if left out.", rich_help_panel=opt.OUTPUT
+            "--out", "-o", help="File to write; by default report.html or report.md.", rich_help_panel=opt.OUTPUT
         ),
     ] = None,
     form: Annotated[
@@ -55,17 +55,17 @@ def report(
         ),
     ] = "html",
     title: Annotated[
-        str | None, typer.Option(help="Title of the page; made from the model if left out.", rich_help_panel=opt.OUTPUT)
+        str | None, typer.Option(help="Title of the page; by default made from the model.", rich_help_panel=opt.OUTPUT)
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Write over a file that is there.", rich_help_panel=opt.OUTPUT)
+        bool, typer.Option("--force", help="Overwrite an existing file.", rich_help_panel=opt.OUTPUT)
     ] = False,
     cache_dir: opt.CacheDir = None,
     trust_remote_code: opt.TrustRemoteCode = False,
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,
 ) -> None:
-    """Write a page about what pruning did to each language: one HTML file with all figures, which needs no network.
+    """Write a page on the effect of pruning on each language: one HTML file with all figures, which needs no network.
 
     [bold]langprune report --out report.html[/bold]
     """

@@ -1,4 +1,4 @@
-"""The commands of the first four stages: parse, call one library function, print. Torch is imported when a command runs."""
+"""The commands of the first four stages: parse, call one library function, print. They import torch only when they run."""
 
 from typing import Annotated
 
@@ -28,8 +28,8 @@ def calibrate(
     collect: Annotated[
         str,
         typer.Option(
-            help="norms; hessian: sums of x x\u1d40 as well, which sparsegpt and the updates need; or tokens: how often each "
-            "token occurs, which takes the tokenizer alone.",
+            help="norms; hessian: also sums of x x\u1d40, for sparsegpt, admm and the updates; or tokens: how often each "
+            "token occurs, which needs only the tokenizer.",
             rich_help_panel=_INPUT,
         ),
     ] = "norms",
@@ -37,7 +37,7 @@ def calibrate(
         int | None,
         typer.Option(
             min=1,
-            help=f"Of --collect tokens: count documents up to that many tokens; {defaults.MAX_TOKENS:,} if left out.",
+            help=f"For --collect tokens: count documents up to this many tokens; default {defaults.MAX_TOKENS:,}.",
             rich_help_panel=_INPUT,
         ),
     ] = None,
@@ -55,7 +55,7 @@ def calibrate(
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,
 ) -> None:
-    """Run text through the model and keep the norms of what each layer reads: one artifact per text.
+    """Run text through the model and store the norms of each linear's inputs: one artifact per text.
 
     [bold]langprune calibrate --model Qwen/Qwen3-0.6B --lang uk --data texts.jsonl[/bold]
     """
@@ -87,7 +87,7 @@ def score(
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,
 ) -> None:
-    """Write how important each weight is. Optional: `mask` computes the same scores as it goes.
+    """Write the importance of each weight. Optional: without it, `mask` computes the same scores itself.
 
     [bold]langprune score --method ria[/bold]
     """
@@ -139,7 +139,7 @@ def mask(
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,
 ) -> None:
-    """Choose the weights that stay, one bit each. Runs no forward pass: a second pattern takes seconds.
+    """Choose the weights to keep, one bit each. Runs no forward pass: a second pattern takes seconds.
 
     [bold]langprune mask --pattern 2:4[/bold]
     """
@@ -160,7 +160,7 @@ def apply(
     mask: Annotated[
         str | None,
         typer.Option(
-            help="Mask to apply; the newest if left out. With --reapply also the mask/keep_masks.safetensors of an exported "
+            help="Mask to apply; by default the newest. With --reapply also the mask/keep_masks.safetensors of an exported "
             "model.",
             **checks.artifact("masks"),
             rich_help_panel=_INPUT,
@@ -170,7 +170,7 @@ def apply(
         bool,
         typer.Option(
             "--reapply",
-            help="Set the mask again on --model, which was trained after pruning, and count what had come back.",
+            help="Apply the mask again to --model, which was trained after pruning, and count the weights that came back.",
             rich_help_panel=_INPUT,
         ),
     ] = False,
@@ -193,7 +193,7 @@ def apply(
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,
 ) -> None:
-    """Give the weights that stay their new values, write the model as transformers opens it, and check it tensor by tensor.
+    """Update the kept weights, write the model as a folder for transformers, and check it tensor by tensor.
 
     [bold]langprune apply --mask uk-wanda-2x4 --update sparsegpt --out ./pruned[/bold]
     """

@@ -1,4 +1,4 @@
-"""The command verify."""
+"""The command `verify`: checks artifacts against their recorded sizes and hashes."""
 
 from typing import Annotated
 
@@ -23,12 +23,12 @@ def verify(
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,
 ) -> None:
-    """Check that artifacts are as they were written, every file by its size and sha256; exit code 1 where one is not.
+    """Check that artifacts are unchanged, every file by its size and sha256; exit code 1 if one has changed.
 
     [bold]langprune verify --all[/bold]
     """
     if bool(names) == everything:
-        raise UsageError("give the names of what is to be checked, or --all")
+        raise UsageError("verify needs the names of artifacts: give some, or --all")
     opened = Workspace(workspace.expanduser())
     found = verifying.places(opened) if everything else {}
     for name in names or []:

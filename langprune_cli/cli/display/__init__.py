@@ -1,1 +1,1 @@
-"""What a user sees: tables, progress, notes, logs."""
+"""Output for the user: tables, progress, notes, logs."""

@@ -1,4 +1,4 @@
-"""What the user sees: progress and notes on stderr, results on stdout."""
+"""Output for the user: progress and notes on stderr, results on stdout."""
 
 import atexit
 import json
@@ -13,12 +13,12 @@ from langprune_cli.cli.display.log import running_log
 from langprune_cli.cli.display.progress import Bar
 from langprune_cli.errors import printable, printable_json
 
-_PIPED_WIDTH = 160  # a pipe has no width; narrower, rich would cut names
-_QUIET_SECONDS = 3.0  # plain progress lines come no oftener
+_PIPED_WIDTH = 160  # a pipe has no width; rich would cut names in narrower output
+_QUIET_SECONDS = 3.0  # between plain progress lines
 
 
 class ConsoleReporter:
-    """Shows notes, and progress as a bar on a terminal or as plain lines where stderr is piped."""
+    """Shows notes, and progress as a bar on a terminal or as plain lines in a pipe."""
 
     def __init__(self) -> None:
         self._console = Console(
@@ -39,7 +39,7 @@ class ConsoleReporter:
         self._console.print(_shown(text), style="dim" if self._console.is_terminal else "", soft_wrap=True)
 
     def begin(self, what: str, blocks: int, tokens: int) -> None:
-        """Start the progress of a pass of `tokens` tokens in all through `blocks` blocks; with 0 of one the other is counted."""
+        """Start the progress of a pass of `tokens` tokens through `blocks` blocks; if one is 0, count the other."""
         self.end()
         if log := running_log():
             log.start()
@@ -52,7 +52,7 @@ class ConsoleReporter:
             self._bar.start()
 
     def tick(self, block: int, tokens: int) -> None:
-        """Say that `tokens` more tokens went through `block`, counted from 0."""
+        """Report that `tokens` more tokens went through `block`, counted from 0."""
         now = time.monotonic()
         self._done += tokens or (0 if self._total else 1)
         rate = self._done / max(now - self._begun, 1e-9)
@@ -68,7 +68,7 @@ class ConsoleReporter:
         self._block = block
 
     def end(self) -> None:
-        """End the progress, if one is shown."""
+        """End the progress, if any."""
         if self._bar:
             self._bar.stop()
         self._bar = None
@@ -85,5 +85,5 @@ def print_line(text: str) -> None:
 
 
 def _shown(text: str) -> str:
-    """Return a text for rich, with nothing in it that rich or a terminal would take for a command."""
+    """Return a text for rich, without markup or terminal commands."""
     return escape(printable(text))

@@ -1,4 +1,4 @@
-"""What a command did, for later: `<workspace>/logs/<date>-<command>.log`, of the last 50 commands that had work to do."""
+"""Logs of commands: `<workspace>/logs/<date>-<command>.log`, for the last 50 commands with work to do."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from langprune_cli.version import __version__
 FOLDER = "logs"
 MOST_LOGS = 50
 _PACKAGES = ("torch", "transformers", "safetensors", "datasets", "huggingface_hub")
-# What looks like a token of the hub, and names and passwords in addresses.
+# Likely tokens of the hub, and names and passwords in addresses.
 _SECRET = re.compile(r"\bhf_\w{6,}|(?<=://)[^/\s@]+@")
 
 
@@ -25,13 +25,13 @@ _running: ContextVar["RunLog | None"] = ContextVar("_running", default=None)
 
 
 def running_log() -> "RunLog | None":
-    """Return the log of the command that is running, None where the library is used without one."""
+    """Return the log of the running command, None if the library runs without one."""
     return _running.get()
 
 
 @contextmanager
 def logged(words: list[str]) -> Iterator[None]:
-    """Log a command for as long as it runs, and how it ends."""
+    """Log a command while it runs, and its end."""
     log = RunLog(words)
     token = _running.set(log)
     try:
@@ -46,11 +46,11 @@ def logged(words: list[str]) -> Iterator[None]:
 
 
 class RunLog:
-    """The log of one command: nothing is on disk before `start`, so that a command that is refused leaves no trace."""
+    """The log of one command. Nothing is on disk before `start`, so a refused command leaves no trace."""
 
     def __init__(self, words: list[str]) -> None:
-        """Take down the command line, the words behind `langprune`."""
-        self.workspace: Path | None = None  # its folder; known once the options have been read
+        """Record the command line, the words after `langprune`."""
+        self.workspace: Path | None = None  # its folder; known after parsing the options
         self._command = next((word for word in words if not word.startswith("-")), "langprune")
         self._begun = time.monotonic()
         self._lines: list[str] = []
@@ -59,7 +59,7 @@ class RunLog:
         self.write(f"in {Path.cwd()}, python {sys.version.split()[0]}, langprune {__version__}, {_versions()}")
 
     def write(self, text: str) -> None:
-        """Add one line, with the time and without what must not be kept."""
+        """Add one line with the time, without secrets."""
         token = os.environ.get("HF_TOKEN")
         public = _SECRET.sub("...", text.replace(token, "...") if token else text)
         line = f"{_now().isoformat(timespec='milliseconds')} {' '.join(public.split())}"
@@ -68,7 +68,7 @@ class RunLog:
             self._flush(self._path)
 
     def start(self) -> None:
-        """Begin the file: there is work. A workspace that cannot be written gets none, and that is no error."""
+        """Begin the file when work begins; an unwritable workspace gets none, without an error."""
         if self._path or self.workspace is None:
             return
         folder = self.workspace / FOLDER
@@ -80,17 +80,17 @@ class RunLog:
                 old.unlink()
 
     def end(self, how: str) -> None:
-        """Write how the command ended and how long it took."""
+        """Write the command's end and duration."""
         self.write(f"{how} after {time.monotonic() - self._begun:.1f} s")
 
     def _flush(self, path: Path) -> None:
-        """Add the lines that are not in the file yet: whatever ends the process, they are there. A full disk loses them."""
+        """Write all new lines to the file now, so that they survive any end of the process. A full disk loses them."""
         lines, self._lines = self._lines, []
         with suppress(OSError), path.open("a", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines)
 
     def _free_path(self, folder: Path) -> Path:
-        """Return a path that no other command of the same second has taken."""
+        """Return a path that no other command of the same second uses."""
         stem, number = f"{_now():%Y%m%dT%H%M%S}-{self._command}", 1
         while True:
             path = folder / (f"{stem}.log" if number == 1 else f"{stem}-{number}.log")

@@ -1,4 +1,4 @@
-"""What a request made, as a command shows it: lines or one JSON document on stdout, and the same in the log."""
+"""Shows a request's result: lines or one JSON document on stdout, and the same in the log."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def console(workspace: Path, *, dry_run: bool = False) -> ConsoleReporter:
-    """Return the console that a command reports to; what it says is logged in the workspace, unless this is a dry run."""
+    """Return the console for a command's notes and progress, logged in the workspace except in a dry run."""
     if not dry_run and (log := running_log()):
         log.workspace = workspace.expanduser()
     return ConsoleReporter()
 
 
 def show_pruned(made: PruneResult, *, json: bool) -> None:
-    """Print what `prune` made, and what became of each linear."""
+    """Print the artifacts of `prune`, and the result of each linear."""
     if not made.linears:
         show_made(made, json=json)
         return
@@ -38,7 +38,7 @@ def show_pruned(made: PruneResult, *, json: bool) -> None:
 
 
 def show_made(made: Made, *, json: bool) -> None:
-    """Print what a request made; of a dry run what it would make."""
+    """Print a request's artifacts, or the plan of a dry run."""
     if not json:
         _print_kept_tokens(made)
         for each in made.artifacts:
@@ -54,7 +54,7 @@ def _print_kept_tokens(made: Made) -> None:
 
 
 def _show(made: Made, *, json: bool, **more: object) -> None:
-    """Print the artifacts, and log them. more: what the JSON document says besides."""
+    """Print the artifacts, and log them. more: further fields of the JSON document."""
     if made.planned is not None:
         print_planned(made.planned, json=json, whole=made.whole)
         return
@@ -70,7 +70,7 @@ def _show(made: Made, *, json: bool, **more: object) -> None:
 
 
 def document(outcome: Outcome) -> dict[str, object]:
-    """Return an outcome as --json shows it."""
+    """Return an outcome for --json."""
     artifact = outcome.artifact
     return {
         "kind": artifact.manifest.kind,

@@ -1,4 +1,4 @@
-"""Tables of evaluations: one line a row, or a matrix of models and masks by texts; and what of the change is noise."""
+"""Tables of evaluations: one line per row, or a matrix of models and masks by texts, with noise marked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LEGEND = "Change of ppl against dense with its 95% interval over windows; noise
 
 
 def print_evaluation(rows: Sequence[Row], compare: Sequence[PairRow]) -> None:
-    """Print dense and pruned beside each other: a matrix of at least two pruned ones on at least two texts, else a list."""
+    """Print dense and pruned side by side: a matrix for two or more pruned models on two or more texts, else a list."""
     texts = list(dict.fromkeys(row["text"] for row in rows))
     each = len(rows) // len(texts)
     if len(texts) > 1 and each > 2:
@@ -35,9 +35,7 @@ def print_evaluation(rows: Sequence[Row], compare: Sequence[PairRow]) -> None:
     if any(row["change_low"] is not None for row in rows):
         print_line(_LEGEND)
     if _own_tokens(rows):
-        print_line(
-            "A model with fewer tokens may cut text into more of them: its loss over the original's tokens, and bpb, compare."
-        )
+        print_line("A trimmed vocabulary may split text into more tokens: compare ppl per original token, or bpb.")
 
 
 def _print_list(rows: Sequence[Row]) -> None:
@@ -57,7 +55,7 @@ def _print_matrix(
     texts: Sequence[Sequence[Row]],  # the rows of each text, the dense one first
     compare: Sequence[PairRow],
 ) -> None:
-    """Print ppl with its change, the best of each text marked, and beneath it bits per byte."""
+    """Print ppl with its change, the best of each text marked, and bits per byte below."""
     marked = [marks(rows, compare) for rows in texts]
     cells = [
         [
@@ -80,7 +78,7 @@ def _print_matrix(
 
 
 def _change(row: Row, dense: Row) -> str:
-    """Return the change of ppl: "+13.8% ±0.4", with "noise" after it where the interval holds 0; "" of the dense row."""
+    """Return the change of ppl: "+13.8% ±0.4", with ", noise" if the interval holds 0; "" for the dense row."""
     change, interval = change_of(row, dense), interval_of(row)
     if change is None:
         return ""
@@ -91,7 +89,7 @@ def _change(row: Row, dense: Row) -> str:
 
 
 def print_tasks(rows: Sequence[TaskRow]) -> None:
-    """Print the results of benchmark tasks, model beside model."""
+    """Print the results of benchmark tasks, with models side by side."""
     print_table(list(TASK_COLUMNS), [list(line) for line in task_lines(rows)])
 
 

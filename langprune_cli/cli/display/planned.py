@@ -1,4 +1,4 @@
-"""`--dry-run`: what would be made, and what is there already."""
+"""`--dry-run`: shows what would be made, and what exists."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from langprune_cli.cli.display.console import print_json, print_line
 from langprune_cli.cli.display.tables import print_table
 
-if TYPE_CHECKING:  # torch takes seconds to import, and --help must not
+if TYPE_CHECKING:  # torch takes seconds to import, and --help must be fast
     from langprune_cli.store.planned import Planned
 
 
 def print_planned(planned: Sequence[Planned], *, json: bool, whole: bool = True) -> None:
-    """Print what a dry run found. whole: whether that is all which the command would make."""
+    """Print the plan of a dry run. whole: whether it covers everything that the command would make."""
     if json:
         print_json({"schema": 1, "dry_run": True, "whole": whole, "artifacts": [_document(each) for each in planned]})
         return
@@ -24,7 +24,7 @@ def print_planned(planned: Sequence[Planned], *, json: bool, whole: bool = True)
     ]  # fmt: skip
     print_table(["artifact", "", "size", "key", "folder"], rows)
     if not whole:
-        print_line("What comes after that depends on what these will hold.")
+        print_line("Further artifacts depend on the contents of these.")
 
 
 def _document(planned: Planned) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The bar that shows how far a pass has come: on one line, or on more where the terminal is too narrow for whole figures."""
+"""The progress bar of a pass: on one line, or on several if the terminal is too narrow."""
 
 from collections.abc import Iterable
 from datetime import timedelta
@@ -18,17 +18,17 @@ class Bar(Progress):
     """The progress of one pass."""
 
     def __init__(self, what: str, total: int, blocks: int, *, console: Console) -> None:
-        """Show `what` at 0 of `total` tokens; blocks: how many it goes through, 0 where only `total` is counted."""
+        """Show `what` at 0 of `total` tokens; blocks: their number, 0 if only `total` counts."""
         super().__init__(console=console, transient=True, get_time=console.get_time)
         self._what, self._blocks = what, blocks
         self.add_task(what, total=total, block=0, rate="")
 
     def show(self, done: int, block: int, rate: str) -> None:
-        """Show that `done` of all is through, and which block is at work, counted from 1."""
+        """Show that `done` of the total is done, and the current block, counted from 1."""
         self.update(self.task_ids[0], completed=done, block=block, rate=rate)
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """Yield what is on the terminal now: what is done, the bar, and the figures, none of them cut."""
+        """Yield the description, the bar and the figures, none of them cut."""
         for task in self.tasks:
             width = self.console.width
             figures = self._figures(task, width)
@@ -44,7 +44,7 @@ class Bar(Progress):
                 yield from map(Text, figures)
 
     def _figures(self, task: Task, width: int) -> list[str]:
-        """Return block, speed and times; on a line, or the times on one of their own."""
+        """Return block, speed and times on one line, or the times on a second line."""
         place = [f"block {task.fields['block']}/{self._blocks}"] if self._blocks else []
         parts = [*place, *filter(None, [task.fields["rate"]])]
         seconds, share = task.elapsed or 0.0, task.completed / (task.total or 1)

@@ -1,4 +1,4 @@
-"""Tables of what a mask of tokens keeps, and of what training had brought back."""
+"""Tables of a mask of tokens, and of weights that training brought back."""
 
 from langprune_cli.cli.display.console import print_line
 from langprune_cli.cli.display.tables import print_table
@@ -6,13 +6,13 @@ from langprune_cli.records import ReturnedRecord, VocabularyRecord
 
 
 def print_vocabulary(record: VocabularyRecord) -> None:
-    """Print how many tokens stay, and language by language what they cover and what is lost."""
+    """Print how many tokens stay, and the covered and lost text of each language."""
     before, after = record["rows_before"], record["rows_after"]
     print_line(
-        f"{after:,} of {before:,} rows stay ({1 - after / before:.2%} leave), {record['required']:,} of them whatever the text."
+        f"{after:,} of {before:,} rows stay ({1 - after / before:.2%} removed), {record['required']:,} of them for any text."
     )
     if record.get("chat"):
-        print_line(f"{record['chat']:,} stay only for chats, Markdown and code (--no-keep-chat lets them go).")
+        print_line(f"{record['chat']:,} stay only for chats, Markdown and code (--no-keep-chat removes them).")
     rows = [
         [
             each["language"],
@@ -28,9 +28,9 @@ def print_vocabulary(record: VocabularyRecord) -> None:
 
 
 def print_returned(found: ReturnedRecord) -> None:
-    """Print how many of the masked weights had become other than zero, block by block and in all."""
+    """Print how many pruned weights training made nonzero, by block and in total."""
     rows = [[str(each["block"]), *_figures(each)] for each in found["blocks"]]
-    print_line("Weights that training had brought back, and that are zero again:")
+    print_line("Weights that training brought back, now zero again:")
     print_table(["block", "masked", "came back", "share"], [*rows, ["all", *_figures(found)]])
 
 

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def describe(manifest: Manifest) -> str:
-    """Say in a few words what an artifact holds; of one that other programs made without saying it, that it does not."""
+    """Return a short description of an artifact, or a remark if another program's manifest lacks it."""
     try:
         return _described(manifest)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError):
-        return "its manifest does not say what it holds: make it again"
+        return "its manifest lacks a description: make it again"
 
 
 def _described(manifest: Manifest) -> str:
@@ -54,7 +54,7 @@ def _described(manifest: Manifest) -> str:
 
 
 def model_of(manifest: Manifest) -> str | None:
-    """Return the name of the model that an artifact is about, without folders; None where its manifest does not say."""
+    """Return the name of an artifact's model, without folders; None if its manifest does not say."""
     try:
         return str(manifest.about["model"]["name"]).rpartition("/")[2]
     except (KeyError, TypeError):
@@ -62,7 +62,7 @@ def model_of(manifest: Manifest) -> str | None:
 
 
 def languages_of(manifest: Manifest) -> list[str]:
-    """Return the languages of the text behind an artifact, those that it was measured on where it is an evaluation."""
+    """Return the languages of the text behind an artifact, or of an evaluation's texts."""
     try:
         about, inputs = manifest.about, manifest.inputs
         text = inputs.get("text") or about.get("text") or {}
@@ -73,7 +73,7 @@ def languages_of(manifest: Manifest) -> list[str]:
 
 
 def evaluated(folder: Path, manifest: Manifest) -> list[str]:
-    """Return what an evaluation measured: models and masks, the dense one first; nothing for other artifacts."""
+    """Return an evaluation's models and masks, the dense one first; nothing for other artifacts."""
     if manifest.kind != "evals" or not manifest.complete:
         return []
     try:
@@ -98,7 +98,7 @@ def _describe_stats(manifest: Manifest) -> str:
 
 
 def print_outcomes(outcomes: Sequence[Outcome]) -> None:
-    """Print one line per artifact: kind, name, what it holds, and whether it had to be made."""
+    """Print one line per artifact: kind, name, description, and whether it was made now."""
     for outcome in outcomes:
         artifact = outcome.artifact
         state = "already there, nothing to do" if outcome.cached else f"{outcome.seconds:.1f} s"
@@ -116,9 +116,9 @@ def _some(tails: dict[str, int]) -> str:
 
 
 def print_pruned(linears: Sequence[Pruned], seconds: dict[int, float]) -> None:
-    """Print what became of each block: its sparsity, the relative error of each linear, and how long it took.
+    """Print each block's sparsity, the relative error of each linear, and the time.
 
-    Linears are named by their last words, which are the same in all blocks.
+    Linears appear by the last words of their names, which are the same in all blocks.
     """
     blocks: dict[int, dict[str, Pruned]] = {}
     for each in linears:
@@ -138,7 +138,7 @@ def _percent(share: float | None) -> str:
 
 
 def print_sizes(rows: Sequence[SizeRow]) -> None:
-    """Print the rows of `stages.evaluate.rows.size_rows`, where there are any."""
+    """Print the rows of `stages.evaluate.rows.size_rows`, if any."""
     several = len({row["pruned"] for row in rows}) > 1
     lines = [
         [
@@ -157,5 +157,5 @@ def print_sizes(rows: Sequence[SizeRow]) -> None:
 
 
 def parameters(count: int) -> str:
-    """Return a number of parameters as people write it: 6.7384 B."""
+    """Return a number of parameters in words: 6.7384 B."""
     return f"{count / 1e9:.4f} B" if count >= 1e9 else f"{count / 1e6:.4f} M"

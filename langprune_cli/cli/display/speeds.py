@@ -15,7 +15,7 @@ def print_speeds(rows: Sequence[SpeedRow]) -> None:
         return
     first = rows[0]
     print_line(
-        f"Tokens per second, {first['batch']} x {first['prompt']} tokens read, {first['new_tokens']} more made one by one, "
+        f"Tokens per second, {first['batch']} x {first['prompt']} tokens read, {first['new_tokens']} generated one by one, "
         f"{first['dtype']} on {first['device']}, the median of {len(first['prefill_seconds'])}:"
     )
     print_table(_COLUMNS, [_line(row, dense=row is first) for row in rows])
@@ -27,7 +27,7 @@ def print_speeds(rows: Sequence[SpeedRow]) -> None:
 
 
 def show_speeds(rows: Sequence[SpeedRow], *, json: bool) -> None:
-    """Print the rows as a table, or as a JSON document of their own."""
+    """Print the rows as a table, or as a JSON document."""
     if json:
         print_json({"schema": 1, "kind": "speed", "speed": list(rows)})
     else:

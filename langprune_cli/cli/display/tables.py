@@ -1,4 +1,4 @@
-"""Tables on stdout, whole at any width: what does not fit side by side stands in several tables, or on lines of its own."""
+"""Tables on stdout, complete at any width: a table that is too wide becomes several tables, or a line per cell."""
 
 import shutil
 import sys
@@ -11,8 +11,8 @@ from rich.text import Text
 
 from langprune_cli.errors import printable
 
-_GAP = 2  # columns of the terminal between two columns of a table
-_LEAST_TEXT = 24  # a last column of text is wrapped to no less
+_GAP = 2  # characters between two columns
+_LEAST_TEXT = 24  # the least width of a wrapped last column
 
 
 @dataclass(frozen=True)
@@ -24,23 +24,25 @@ class Column:
 
     @property
     def figures(self) -> bool:
-        """Return whether all cells are figures, which are set to the right."""
+        """Return whether all cells are figures, which are right-aligned."""
         return bool(self.cells) and all(cell[:1] in "+-0123456789" for cell in self.cells if cell)
 
     @property
     def width(self) -> int:
-        """Return how many columns of the terminal it takes."""
+        """Return its width in characters."""
         return max(cell_len(cell) for cell in (self.head, *self.cells))
 
 
 def print_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], bold: Collection[tuple[int, int]] = frozenset()
 ) -> None:
-    """Print a table on stdout; columns whose cells are all figures are set to the right, the cells of `bold` (row, column) bold.
+    """Print a table on stdout; columns of figures are right-aligned, and the cells of `bold` (row, column) bold.
 
-    Every cell is printed whole. In a pipe a row is a line, however long. A terminal that is too narrow for all columns gets
-    one of these, the first that fits: the last column wrapped, where it is text; where all but the first column are figures,
-    several tables, each with the first column; else each row on lines of its own. The last two say so.
+    Every cell is printed in full. In a pipe a row is one line of any length. In a narrow terminal the first of these that fits
+    is used:
+    wrap the last column, if it is text; split into several tables that repeat the first column, if all others are figures; else
+    print
+    each row on several lines. The last two say so.
     """
     heads, *lines = [[printable(cell) for cell in row] for row in (columns, *rows)]
     found = [Column(head, tuple(line[number] for line in lines)) for number, head in enumerate(heads)]
@@ -65,11 +67,11 @@ def _laid_out(columns: list[Column], width: int, bold: Collection[tuple[int, int
             if number:
                 yield Text("")
             yield from _beside(columns, [0, *part], bold)
-        yield Text(f"({len(parts)} tables: all columns together need a terminal of {needed}, this one has {width})")
+        yield Text(f"({len(parts)} tables: a single one needs a terminal of {needed} columns, this one has {width})")
     else:
         for row in range(len(columns[0].cells)):
             yield from _stacked(columns, row, width, bold)
-        yield Text(f"(rows on lines of their own: a table needs a terminal of {needed} columns, this one has {width})")
+        yield Text(f"(each row on several lines: a table needs a terminal of {needed} columns, this one has {width})")
 
 
 def _wide(columns: Sequence[Column]) -> int:
@@ -77,7 +79,7 @@ def _wide(columns: Sequence[Column]) -> int:
 
 
 def _parts(columns: list[Column], width: int) -> list[list[int]]:
-    """Return the numbers of the columns of each of several tables that all begin with the first column."""
+    """Return the column numbers of each of several tables that all begin with the first column."""
     parts: list[list[int]] = [[]]
     used = columns[0].width
     for number, each in enumerate(columns[1:], 1):
@@ -92,7 +94,7 @@ def _parts(columns: list[Column], width: int) -> list[list[int]]:
 def _beside(
     columns: list[Column], numbers: list[int], bold: Collection[tuple[int, int]], room: int | None = None
 ) -> Iterator[Text]:
-    """Yield a table of some columns; room: what the last one is wrapped to, where it does not fit whole."""
+    """Yield a table of some columns; room: the width to wrap the last one to, if it is too wide."""
     indent = _wide([columns[number] for number in numbers[:-1]]) + _GAP
     for row in range(-1, len(columns[0].cells)):
         line = Text()
@@ -116,7 +118,7 @@ def _beside(
 
 
 def _wrapped(cell: str, room: int | None) -> list[str]:
-    """Return the lines of a cell: broken between words, and within those that are longer than a line."""
+    """Return the lines of a cell, broken between words, and inside words longer than a line."""
     if room is None or cell_len(cell) <= room:
         return [cell]
     lines = [""]
@@ -137,9 +139,9 @@ def _wrapped(cell: str, room: int | None) -> list[str]:
 
 
 def _stacked(columns: list[Column], row: int, width: int, bold: Collection[tuple[int, int]]) -> Iterator[Text]:
-    """Yield one row: its first cell, and below it the others with their headings, as many on a line as fit.
+    """Yield one row: its first cell, and below it the others with their headings, as many per line as fit.
 
-    A cell that is longer than a line is left to the terminal to wrap: so it can be copied whole.
+    The terminal wraps a cell that is longer than a line, so that users can copy it whole.
     """
     yield Text(columns[0].cells[row], "bold")
     line = Text()

@@ -1,1 +1,1 @@
-"""Options as the command line spells and explains them: shared ones, completion, and names checked while the line is read."""
+"""Options of the command line: shared ones, completion, and checks of names during parsing."""

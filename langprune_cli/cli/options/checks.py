@@ -1,4 +1,4 @@
-"""Artifacts and models that options name, looked for while the command line is read: before torch is imported."""
+"""Finds artifacts and models that options name while the command line is parsed, before importing torch."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +15,14 @@ Named = TypeVar("Named", str, list[str], None)  # one name, several or none
 
 
 class _Settings(TypedDict):
-    """What Typer takes of an option."""
+    """Typer's settings of an option."""
 
     autocompletion: Callable[[typer.Context, str], list[str]]
     callback: Callable[..., object]  # of different values
 
 
 def artifact(kind: str) -> _Settings:
-    """Return the settings of an option that names artifacts: its completion, and a check that each is there, complete."""
+    """Return the settings of an option that names artifacts: completion, and a check that each exists and is complete."""
 
     def check(context: typer.Context, value: Named) -> Named:
         if context.resilient_parsing:  # the shell completes the line
@@ -36,7 +36,7 @@ def artifact(kind: str) -> _Settings:
 
 
 def model(context: typer.Context, value: Named) -> Named:
-    """Refuse what is no artifact's name, no path that exists, and cannot be the id of a model on the hub."""
+    """Refuse a value that is no artifact, no existing path and no possible hub id."""
     if context.resilient_parsing:
         return value
     for name in several(value or ()):
@@ -47,6 +47,6 @@ def model(context: typer.Context, value: Named) -> Named:
 
 
 def _workspace(context: typer.Context) -> Workspace:
-    """Return the workspace of the command; its option is read before all others (`is_eager`)."""
+    """Return the workspace of the command; its option is parsed before all others (`is_eager`)."""
     root: Path = context.params["workspace"]
     return Workspace(root.expanduser(), dry=True)

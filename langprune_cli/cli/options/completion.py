@@ -1,4 +1,4 @@
-"""What the shell offers for the values of options; answered from names of folders and files, so that it takes no time."""
+"""Shell completion for values of options, from names of folders and files, so that it is fast."""
 
 import os
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Completion = Callable[[str], list[str]]
 def names_of(
     *kinds: str, also: tuple[str, ...] = (), with_kind: bool = False
 ) -> Callable[[typer.Context, str], list[str]]:
-    """Return a completion with the names of artifacts of these kinds; `also` are other words, with_kind: as kind/name."""
+    """Return a completion with the names of artifacts of these kinds. also: further words; with_kind: as kind/name."""
 
     def complete(context: typer.Context, incomplete: str) -> list[str]:
         own = next(each for each in context.command.params if each.name == "workspace")
@@ -30,7 +30,7 @@ def names_of(
 
 
 def listed(words: list[str]) -> str:
-    """Return words as a help text has them: a, b or c."""
+    """Return words for a help text: a, b or c."""
     return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
@@ -43,8 +43,8 @@ patterns = one_of(["unstructured", "2:4", "4:8", "N:8", *structured_patterns()])
 
 
 def languages(incomplete: str) -> list[str]:
-    """Return tags of languages that begin so; where none does, names in English or in the language itself, of one word."""
-    from langprune_cli.text.languages import language_name, own_name  # noqa: PLC0415 - takes longer than --help may
+    """Return tags of languages with this beginning, else one-word names in English or in the language itself."""
+    from langprune_cli.text.languages import language_name, own_name  # noqa: PLC0415 - too slow for --help
     from langprune_cli.text.presets import LISTED  # noqa: PLC0415 - as above
 
     begun = incomplete.casefold()
@@ -52,6 +52,6 @@ def languages(incomplete: str) -> list[str]:
     if not begun:
         return tags
     names = {name for tag in LISTED for name in (language_name(tag), own_name(tag))}
-    # As far as it was typed the word stays: shells drop what does not begin with it.
+    # The typed part stays: shells drop completions that do not begin with it.
     found = sorted(name for name in names if name.casefold().startswith(begun) and not name.count(" "))
     return [*tags, *(incomplete + name[len(incomplete) :] for name in found)]

@@ -1,4 +1,4 @@
-"""The options that several commands share, spelled and explained once."""
+"""The options that several commands share."""
 
 from pathlib import Path
 from typing import Annotated
@@ -23,8 +23,8 @@ Workspace = Annotated[
         "--workspace",
         "-w",
         envvar=WORKSPACE_VARIABLE,
-        is_eager=True,  # what artifacts are called is checked when it is read
-        help="Folder that holds all artifacts.",
+        is_eager=True,  # names of artifacts are checked against it during parsing
+        help="Folder of all artifacts.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -33,17 +33,17 @@ Json = Annotated[
 ]
 Name = Annotated[
     str | None,
-    typer.Option("--name", help="Name of all that is made; of several texts NAME-uk, NAME-en.", rich_help_panel=OUTPUT),
+    typer.Option(
+        "--name", help="Name of the new artifacts; with several texts NAME-uk, NAME-en.", rich_help_panel=OUTPUT
+    ),
 ]
-Force = Annotated[
-    bool, typer.Option("--force", help="Make it again even where it is on disk already.", rich_help_panel=OUTPUT)
-]
+Force = Annotated[bool, typer.Option("--force", help="Make it again even if it exists.", rich_help_panel=OUTPUT)]
 DryRun = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Say what would be made, where and by which key, and whether it is there already. Text is read, for keys depend on "
-        "it; nothing else is run, fetched or written.",
+        help="Show what would be made, with place and key, and whether it exists. Reads text, as keys depend on it; runs, "
+        "fetches and writes nothing else.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -52,7 +52,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="Hub id, local folder, `demo`, or a model artifact; remembered by the workspace.",
+        help="Hub id, local folder, `demo`, or a model artifact; the workspace remembers it.",
         autocompletion=names_of("models", also=("demo",)),
         callback=checks.model,
         rich_help_panel=_INPUT,
@@ -67,8 +67,8 @@ Lang = Annotated[
         "--lang",
         "-l",
         autocompletion=completion.languages,
-        help="Language: a tag, such as uk or pt-BR, or a name; may be given several times. langprune languages lists them. uk:96 "
-        "and en:32 make one text, of so many windows each; of calibrate and prune.",
+        help="Language: a tag, such as uk or pt-BR, or a name; repeatable. langprune languages lists them. In calibrate and "
+        "prune, uk:96 and en:32 make one text of 96 and 32 windows.",
         rich_help_panel=_INPUT,
     ),
 ]
@@ -76,8 +76,8 @@ Corpus = Annotated[
     str | None,
     typer.Option(
         "--corpus",
-        help="Where the text of each --lang comes from: ubertext, c4, wikipedia, fineweb-2, wikitext, pile or flores; what "
-        "suits the language if left out.",
+        help="Source of each --lang's text: ubertext, c4, wikipedia, fineweb-2, wikitext, pile or flores; by default the "
+        "best known for the language.",
         rich_help_panel=_INPUT,
     ),
 ]
@@ -104,32 +104,35 @@ Dtype = Annotated[
     str,
     typer.Option("--dtype", help="auto (the checkpoint's own), float32, bfloat16 or float16.", rich_help_panel=COMPUTE),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=COMPUTE)]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", help="auto, cpu, cuda, cuda:1, ...; auto is cuda if there is one.", rich_help_panel=COMPUTE
+    ),
+]
 BatchTokens = Annotated[
-    int, typer.Option("--batch-tokens", min=1, help="Tokens that go through a block at once.", rich_help_panel=COMPUTE)
+    int, typer.Option("--batch-tokens", min=1, help="Tokens per pass through a block.", rich_help_panel=COMPUTE)
 ]
 CacheDir = Annotated[
     Path | None,
-    typer.Option(
-        "--cache-dir", help="Cache of models from the hub; $HF_HOME is honoured too.", rich_help_panel=COMPUTE
-    ),
+    typer.Option("--cache-dir", help="Cache of hub models; by default below $HF_HOME.", rich_help_panel=COMPUTE),
 ]
 TrustRemoteCode = Annotated[
     bool,
-    typer.Option("--trust-remote-code", help="Run Python code that comes with the model.", rich_help_panel=COMPUTE),
+    typer.Option("--trust-remote-code", help="Run Python code shipped with the model.", rich_help_panel=COMPUTE),
 ]
 AllExperts = Annotated[
     bool,
     typer.Option(
         "--all-experts",
-        help="Show every token to every expert of a mixture, for statistics; what the model computes stays the same.",
+        help="Collect statistics of every expert of a mixture on every token; the model's outputs do not change.",
         rich_help_panel=COMPUTE,
     ),
 ]
 
 
 def given(context: typer.Context) -> frozenset[str]:
-    """Return the options of a command that stood on its command line, as they are spelled."""
+    """Return the options that the user spelled out on the command line."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return frozenset(option_name(name) for name, source in sources.items() if source and source.name == "COMMANDLINE")
 
@@ -137,14 +140,14 @@ def given(context: typer.Context) -> frozenset[str]:
 Shard = Annotated[
     str | None,
     typer.Option(
-        help="i/n: run the i-th of n parts of the windows, one on each of n machines; langprune combine stats adds them up.",
+        help="i/n: run only the i-th of n parts of the windows, for n machines; langprune combine stats adds them up.",
         rich_help_panel=_INPUT,
     ),
 ]
 MaxMemory = Annotated[
     str | None,
     typer.Option(
-        help="Keep hidden states that take more than this, such as 8GB, in a file of the workspace; all in memory if left out.",
+        help="Keep hidden states above this size, such as 8GB, in a file of the workspace; by default all stay in memory.",
         rich_help_panel=COMPUTE,
     ),
 ]
@@ -152,25 +155,25 @@ MaxMemory = Annotated[
 CHOICE = "What is pruned"
 
 Nsamples = Annotated[int, typer.Option(min=1, help="Windows per text.", rich_help_panel=_INPUT)]
-Seed = Annotated[int, typer.Option(help="Seed of the draw.", rich_help_panel=_INPUT)]
+Seed = Annotated[int, typer.Option(help="Random seed of drawing windows.", rich_help_panel=_INPUT)]
 Sampling = Annotated[
     str | None,
     typer.Option(
-        help="document: a random window of each of some random documents; concat: random windows of the joined text. Left out: "
-        "document where the text has enough long documents, else concat.",
+        help="document: one random window from each of some random documents; concat: random windows of the joined text. By "
+        "default document if the text has enough long documents, else concat.",
         rich_help_panel=_INPUT,
     ),
 ]
 Method = typer.Option(
     autocompletion=completion.one_of(names.METHODS),
-    help=f"{completion.listed(names.WEIGHT_METHODS)}; of channels and groups {completion.listed(names.UNIT_METHODS)}; "
-    f"of blocks {completion.listed(names.DEPTH_METHODS)}.",
+    help=f"{completion.listed(names.WEIGHT_METHODS)}; for channels and KV groups {completion.listed(names.UNIT_METHODS)}; "
+    f"for blocks {completion.listed(names.DEPTH_METHODS)}.",
     rich_help_panel=CHOICE,
-)  # with a type of each command's own
+)  # each command adds its type
 Stats = Annotated[
     str | None,
     typer.Option(
-        help="Statistics to use: a name, or a folder; the newest that will do if left out.",
+        help="Statistics to use: a name, or a folder; by default the newest that fit.",
         **checks.artifact("stats"),
         rich_help_panel=_INPUT,
     ),
@@ -181,9 +184,9 @@ Pattern = Annotated[
         "--pattern",
         "-p",
         autocompletion=completion.patterns,
-        help="unstructured (if left out), N:M = N kept of every M inputs, N:8 (the letter N) for an N of each block's own; or "
+        help="unstructured (the default), N:M to keep N of every M inputs, N:8 (the letter N) for another N in each block; or "
         f"{', '.join(names.SHARED)}, as {names.SHARED[0]}:0.1, or {', '.join(names.UNSHARED)}, which make the "
-        "model smaller; several times if need be.",
+        "model smaller; repeatable.",
         rich_help_panel=CHOICE,
     ),
 ]
@@ -192,7 +195,7 @@ Sparsity = Annotated[
     typer.Option(
         "--sparsity",
         "-s",
-        help="Fraction removed; if left out 0.5, of parts that leave whole 0.1.",
+        help="Fraction to remove; default 0.5, or 0.1 for channels, KV groups and blocks.",
         rich_help_panel=CHOICE,
     ),
 ]
@@ -200,42 +203,46 @@ RoundTo = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Channels that stay are a multiple of this; what suits the width if left out.",
+        help="Round the number of kept channels to a multiple of this; by default as suits the width.",
         rich_help_panel=CHOICE,
     ),
 ]
 Round = Annotated[
     str,
     typer.Option(
-        "--round", help="down: no more is removed than asked; nearest: as AMD Quark rounds.", rich_help_panel=CHOICE
+        "--round",
+        help="down: remove at most the given fraction; nearest: round like AMD Quark.",
+        rich_help_panel=CHOICE,
     ),
 ]
 Variant = Annotated[
     bool,
-    typer.Option("--variant", help="Wanda's variant: rows lose equal shares of importance.", rich_help_panel=CHOICE),
+    typer.Option(
+        "--variant", help="Wanda's variant: all rows lose the same share of importance.", rich_help_panel=CHOICE
+    ),
 ]
 Group = Annotated[
     str | None,
     typer.Option(
-        help="row or layer: what weights are compared within; the method's own if left out.", rich_help_panel=CHOICE
+        help="row or layer: the group to compare weights within; by default the method's.", rich_help_panel=CHOICE
     ),
 ]
 Ties = Annotated[
     str | None,
     typer.Option(
-        help="exact: the count asked for; together: all weights at the threshold leave (magnitude's own).",
+        help="exact: remove the exact number; together: remove all weights at the threshold (magnitude's default).",
         rich_help_panel=CHOICE,
     ),
 ]
 Exclude = Annotated[
     str | None,
-    typer.Option(metavar="REGEX", help="Tensors to leave dense, by checkpoint name.", rich_help_panel=CHOICE),
+    typer.Option(metavar="REGEX", help="Leave tensors with a matching checkpoint name dense.", rich_help_panel=CHOICE),
 ]
 Refine = Annotated[
     str | None,
     typer.Option(
         autocompletion=completion.one_of(names.REFINEMENTS),
-        help="Better the mask afterwards: sparseswaps (by Hessians) or dsnot (by norms).",
+        help="Refine the mask: sparseswaps (with Hessians) or dsnot (with norms).",
         rich_help_panel=CHOICE,
     ),
 ]
@@ -243,7 +250,7 @@ Allocation = Annotated[
     str,
     typer.Option(
         autocompletion=completion.one_of(names.ALLOCATIONS),
-        help="How sparsity is spread over blocks: uniform, owl, alpha or search.",
+        help="How to spread sparsity over blocks: uniform, owl, alpha or search.",
         rich_help_panel=CHOICE,
     ),
 ]
@@ -251,29 +258,31 @@ MinExpertTokens = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Experts that fewer tokens of the calibration text reached are pruned by magnitude and not updated: "
-        f"{defaults.MIN_EXPERT_TOKENS} if left out.",
+        help="Prune experts that saw fewer tokens of the calibration text by magnitude, without update; default "
+        f"{defaults.MIN_EXPERT_TOKENS}.",
         rich_help_panel=CHOICE,
     ),
 ]
 Coverage = Annotated[
     float | None,
     typer.Option(
-        help="Of --pattern vocab: the share of each language's running text whose tokens stay: "
-        f"{defaults.COVERAGE} if left out.",
+        help="For --pattern vocab: the share of each language's running text that the kept tokens cover; default "
+        f"{defaults.COVERAGE}.",
         rich_help_panel=CHOICE,
     ),
 ]
 VocabSize = Annotated[
     int | None,
-    typer.Option(help="Of --pattern vocab: how many tokens stay, instead of a coverage.", rich_help_panel=CHOICE),
+    typer.Option(
+        help="For --pattern vocab: the number of tokens to keep, instead of a coverage.", rich_help_panel=CHOICE
+    ),
 ]
 KeepChat = Annotated[
     bool | None,
     typer.Option(
         "--keep-chat/--no-keep-chat",
-        help="Of --pattern vocab: keep tokens of chats, Markdown and code, in the text or not: white space, punctuation, what "
-        "the chat template writes, some 300 words of roles and code. On if left out.",
+        help="For --pattern vocab: keep tokens of chats, Markdown and code even if the text lacks them: white space, "
+        "punctuation, the chat template, some 300 words of roles and code. On by default.",
         rich_help_panel=CHOICE,
     ),
 ]
@@ -281,15 +290,14 @@ MaxTokens = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help=f"Of --pattern vocab: count this many tokens of each text: {defaults.MAX_TOKENS:,} if left out.",
+        help=f"For --pattern vocab: count this many tokens of each text; default {defaults.MAX_TOKENS:,}.",
         rich_help_panel=CHOICE,
     ),
 ]
 Damping = Annotated[
     float | None,
     typer.Option(
-        help=f"Share of a Hessian's mean diagonal that is added to it; {defaults.DAMPING} if left out, more where that cannot be "
-        "factored.",
+        help=f"Share of a Hessian's mean diagonal to add to it; default {defaults.DAMPING}, more if it cannot be factored.",
         rich_help_panel=CHOICE,
     ),
 ]
@@ -297,8 +305,8 @@ Update = Annotated[
     str | None,
     typer.Option(
         autocompletion=completion.one_of(names.UPDATES),
-        help="New values for the weights that stay: none, sparsegpt, pcg, or least-squares for channels and groups; "
-        "what belongs to the method if left out.",
+        help="How to update the kept weights: none, sparsegpt, pcg, or least-squares for channels and KV groups; "
+        "by default as the method does.",
         rich_help_panel=CHOICE,
     ),
 ]
@@ -306,24 +314,26 @@ Tune = Annotated[
     bool,
     typer.Option(
         "--tune",
-        help="Train what is left of each block to put out what the dense block does, on the same text; takes a while.",
+        help="Train each pruned block to reproduce the dense block's outputs, on the same text; takes a while.",
         rich_help_panel=CHOICE,
     ),
 ]
 Epochs = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Of --tune, at most; it ends early where held-out windows no longer gain.", rich_help_panel=CHOICE
+        min=1,
+        help="For --tune: the most epochs; it ends early when held-out windows no longer improve.",
+        rich_help_panel=CHOICE,
     ),
 ]
 LearningRate = Annotated[
     float | None,
-    typer.Option(help="Of --tune, at its start; what suits the model's width if left out.", rich_help_panel=CHOICE),
+    typer.Option(help="For --tune: the initial rate; by default as suits the model's width.", rich_help_panel=CHOICE),
 ]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", "-o", help="Folder to write to, instead of one in the workspace.", rich_help_panel=OUTPUT),
+    typer.Option("--out", "-o", help="Folder to write to, instead of the workspace.", rich_help_panel=OUTPUT),
 ]
 MaxShardSize = Annotated[
-    str, typer.Option("--max-shard-size", help="Largest weight file, such as 500MB or 2GB.", rich_help_panel=OUTPUT)
+    str, typer.Option("--max-shard-size", help="Largest file of weights, such as 500MB or 2GB.", rich_help_panel=OUTPUT)
 ]

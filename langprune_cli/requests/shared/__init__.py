@@ -1,1 +1,1 @@
-"""What requests share: groups of options, the run that a request starts, and what is found where an option was left out."""
+"""Shared by requests: groups of options, the run of a request, and defaults found in the workspace."""

@@ -1,4 +1,4 @@
-"""Options about what leaves a model, and what becomes of what stays: for score, mask, apply, prune and plan. Needs no torch."""
+"""Options of choosing what to prune and of updating the rest, for score, mask, apply, prune and plan. Needs no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ TIES: tuple[Literal["exact", "together"], ...] = ("exact", "together")
 
 @dataclass(frozen=True, kw_only=True)
 class PatternOptions(Request):
-    """What kinds of parts leave, and how many."""
+    """The kinds of parts to prune, and how many."""
 
     pattern: Names = ()
     sparsity: float | None = None
@@ -29,7 +29,7 @@ class PatternOptions(Request):
     keep_chat: bool | None = None
 
     def check(self) -> None:
-        """Raise UsageError for patterns and ways to round that do not exist."""
+        """Raise UsageError for unknown patterns and ways to round."""
         super().check()
         for each in several(self.pattern):
             check_spelling(each)
@@ -39,7 +39,7 @@ class PatternOptions(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceOptions(PatternOptions):
-    """How the parts that leave are chosen."""
+    """How to choose what to prune."""
 
     method: str | None = None
     variant: bool = False
@@ -53,7 +53,7 @@ class ChoiceOptions(PatternOptions):
 
     @property
     def of_weights(self) -> dict[str, object]:
-        """The options that only patterns of single weights have, by name; falsy where they were left out."""
+        """The options for single weights only, by name; falsy if left out."""
         return {
             "--allocation": self.allocation if self.allocation != "uniform" else None,
             "--group": self.group,
@@ -64,11 +64,11 @@ class ChoiceOptions(PatternOptions):
 
     @property
     def tells_solvers(self) -> bool:
-        """Whether solvers are told anything."""
+        """Whether any setting of solvers is given."""
         return self.damping is not None or self.min_expert_tokens is not None
 
     def check(self) -> None:
-        """Raise UsageError for values that do not exist, LangpruneError for methods and the like that are not known."""
+        """Raise UsageError for invalid values, LangpruneError for unknown methods and other names."""
         super().check()
         check_name("--method", self.method, METHODS)
         check_name("--refine", self.refine, REFINEMENTS)
@@ -81,32 +81,34 @@ class ChoiceOptions(PatternOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class TuneOptions(Request):
-    """Whether what is left is trained, and for how long."""
+    """Whether to train the kept weights, and for how long."""
 
     tune: bool = False
     epochs: int | None = None
     learning_rate: float | None = None
 
     def check(self) -> None:
-        """Raise UsageError for options that go with --tune alone, and for rates that train nothing."""
+        """Raise UsageError for options that need --tune, and for impossible rates."""
         super().check()
         if not self.tune and (self.epochs is not None or self.learning_rate is not None):
             raise UsageError("--epochs and --learning-rate go with --tune: add it, or leave them out")
         at_least("--epochs", self.epochs, 1)
         if self.learning_rate is not None and not 0 < self.learning_rate < 1:
-            raise UsageError(f"--learning-rate {self.learning_rate:g} cannot train anything: give one such as 0.001")
+            raise UsageError(
+                f"--learning-rate {self.learning_rate:g} is not between 0 and 1: give a number such as 0.001"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelTargetOptions(TargetOptions):
-    """Where a model is written, and in how large files."""
+    """Where to write a model, and how large its files may be."""
 
     out: str | Path | None = None
     max_shard_size: str = defaults.MAX_SHARD_SIZE
 
     @property
     def target(self) -> Target:
-        """Where the model goes."""
+        """The destination of the model."""
         return Target(self.name, folder(self.out), self.force)
 
     @property
@@ -115,14 +117,14 @@ class ModelTargetOptions(TargetOptions):
         return size_in_bytes("--max-shard-size", self.max_shard_size)
 
     def check(self) -> None:
-        """Raise UsageError for a size that is none."""
+        """Raise UsageError for an invalid size."""
         super().check()
         size_in_bytes("--max-shard-size", self.max_shard_size)
 
 
 def check_damping(damping: float | None) -> None:
-    """Raise UsageError for what is no share of a Hessian's mean diagonal."""
+    """Raise UsageError unless it is a share of a Hessian's mean diagonal."""
     if damping is not None and not 0 < damping <= 1:
         raise UsageError(
-            f"--damping {damping:g} is not a share of the Hessian's mean diagonal: give one above 0, up to 1"
+            f"--damping {damping:g} is not a share of the Hessian's mean diagonal: give a number above 0, up to 1"
         )

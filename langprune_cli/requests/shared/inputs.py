@@ -1,4 +1,4 @@
-"""Statistics and scores that a command works on: those that were named, else the newest that will do."""
+"""Finds a command's statistics and scores: those named, else the newest that fit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from langprune_cli.errors import LangpruneError
 
-if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
+if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
     from langprune_cli.numerics.site import Needs
     from langprune_cli.requests.shared.run import Run
     from langprune_cli.store.artifact import Artifact
@@ -14,14 +14,11 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong 
 
 
 def stats_for(run: Run, needs: Needs, what: str, named: str | None) -> Artifact | None:
-    """Return the statistics that were named, else the newest of the dense model that will do, and say which.
-
-    Raises LangpruneError when there are none.
-    """
+    """Return the named statistics, else the newest that fit, with a note; raises LangpruneError if there are none."""
     if needs == "nothing":
         if not named:
             return None
-        run.reporter.note(f"{what} looks at weights alone: of --stats {named} only the model counts.")
+        run.reporter.note(f"{what} reads only weights: of --stats {named} only the model counts.")
     if named:
         return run.workspace.find("stats", named)
 
@@ -34,18 +31,18 @@ def stats_for(run: Run, needs: Needs, what: str, named: str | None) -> Artifact 
     newest = run.workspace.newest("stats", where=will_do) or run.workspace.newest("stats", where=of_norms)
     if newest is None:
         collect = " --collect hessian" if needs == "hessian" else ""
-        others = " but token counts" if run.workspace.newest("stats") else ""
+        others = " except token counts" if run.workspace.newest("stats") else ""
         raise LangpruneError(
             f"the workspace {run.workspace.root} has no stats{others}: run langprune calibrate --lang LANGUAGE{collect} first"
         )
     if needs == "hessian" and not has_hessians(newest):
-        return newest  # the stage will say how to make some of the same text
+        return newest  # the stage says how to make them from the same text
     run.reporter.note(f"Using statistics {newest.name}.")
     return newest
 
 
 def own_stats(run: Run, mask: Artifact, needs: Needs) -> Artifact | None:
-    """Return the statistics that a mask was made from, where they are still there and will do."""
+    """Return the statistics that a mask was made from, if they still exist and fit."""
     from langprune_cli.stages.statistics.collecting import has_hessians, of_norms  # noqa: PLC0415
 
     key = mask.manifest.stats
@@ -54,7 +51,7 @@ def own_stats(run: Run, mask: Artifact, needs: Needs) -> Artifact | None:
 
 
 def newer_scores(run: Run) -> Artifact | None:
-    """Return the newest scores, and say so, where no statistics are newer than they."""
+    """Return the newest scores, with a note, unless some statistics are newer."""
     from langprune_cli.stages.statistics.collecting import of_norms  # noqa: PLC0415
 
     newest = run.workspace.newest(

@@ -1,4 +1,4 @@
-"""Names of what plug-ins offer, by their files alone: a name that is unknown is refused before torch is imported."""
+"""Names of plug-ins, from their files alone, so that unknown names are refused before importing torch."""
 
 import langprune_cli.allocations
 import langprune_cli.depth_methods
@@ -13,7 +13,7 @@ from langprune_cli.structured_patterns.pattern import structured_patterns
 WEIGHT_METHODS = names_in(langprune_cli.methods)
 UNIT_METHODS = names_in(langprune_cli.unit_methods)
 DEPTH_METHODS = names_in(langprune_cli.depth_methods)
-SHARED = [name for name, each in structured_patterns().items() if each.share]  # patterns that a share may follow
+SHARED = [name for name, each in structured_patterns().items() if each.share]  # patterns that take a share
 UNSHARED = [name for name, each in structured_patterns().items() if not each.share]
 _OF_PATTERNS = [each.method for each in structured_patterns().values() if each.method]
 METHODS = list(dict.fromkeys([*WEIGHT_METHODS, *UNIT_METHODS, *DEPTH_METHODS, *_OF_PATTERNS]))
@@ -23,6 +23,6 @@ ALLOCATIONS = names_in(langprune_cli.allocations)
 
 
 def check_name(option: str, value: str | None, names: list[str]) -> None:
-    """Raise LangpruneError for what is none of `names`, with the nearest ones."""
+    """Raise LangpruneError for an unknown name, with the nearest known ones."""
     if value is not None and value not in names:
         raise LangpruneError(f"{option} {value!r} is unknown: {near_matches(value, names)}")

@@ -1,4 +1,4 @@
-"""Groups of options that several requests have: names, defaults and checks, once. Needs no torch."""
+"""Groups of options for several requests: names, defaults and checks. Needs no torch."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -18,22 +18,22 @@ SAMPLINGS = ("document", "concat")
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What one command is asked to do. It is checked when it is made: one that exists can be run."""
+    """One command's options. They are checked when the request is made, so an existing request can run."""
 
     workspace: str | Path | None = None  # None: $LANGPRUNE_WORKSPACE, else ./langprune-workspace
-    reporter: Reporter | None = field(default=None, repr=False, compare=False)  # is told notes and progress
-    # Options that were spelled out, as --nsamples: those that have no effect are refused, at their defaults too.
+    reporter: Reporter | None = field(default=None, repr=False, compare=False)  # gets notes and progress
+    # Options that the user spelled out, such as --nsamples: if without effect, they are refused even at their defaults.
     given: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Raise UsageError for values that do not exist or do not go together."""
+        """Raise UsageError for invalid values, or values that do not go together."""
         self.check()
 
     def check(self) -> None:
-        """Check this request's values; each group of options adds its own, after those of the groups that it builds on."""
+        """Check this request's values; each group of options adds its checks after those of its base groups."""
 
     def refuse_given(self, options: Iterable[str], why: str) -> None:
-        """Raise UsageError where one of these options was spelled out; the message names those that were."""
+        """Raise UsageError if any of these options was spelled out; the message names them."""
         if needless := [each for each in options if each in self.given]:
             raise UsageError(f"{why}: leave out {', '.join(needless)}")
 
@@ -42,21 +42,21 @@ AnyRequest = TypeVar("AnyRequest", bound=Request)
 
 
 def with_given(request: AnyRequest, fields: Iterable[str]) -> AnyRequest:
-    """Return a request that knows which of its fields were spelled out."""
+    """Return the request with a record of its spelled-out fields."""
     return replace(request, given=frozenset(map(option_name, fields)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(Request):
-    """Which model is meant."""
+    """The model."""
 
-    model: str | Path | None = None  # None: the one that the artifacts were made from, or that the workspace remembers
+    model: str | Path | None = None  # None: the artifacts' model, or the workspace's
     revision: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextOptions(Request):
-    """Which texts are read."""
+    """The texts."""
 
     lang: Names = ()
     corpus: str | None = None
@@ -65,7 +65,7 @@ class TextOptions(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class WindowOptions(Request):
-    """Which windows of a text are drawn."""
+    """The windows to draw from a text."""
 
     nsamples: int = defaults.NSAMPLES
     seqlen: int | None = None
@@ -81,7 +81,7 @@ class WindowOptions(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class HubOptions(Request):
-    """How a model of the hub is found and read."""
+    """How to find and read a hub model."""
 
     cache_dir: str | Path | None = None
     trust_remote_code: bool = False
@@ -89,21 +89,21 @@ class HubOptions(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class OpeningOptions(HubOptions):
-    """How a model is opened."""
+    """How to open a model."""
 
     device: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForwardOptions(OpeningOptions):
-    """How text goes through a model."""
+    """How to run a model on text."""
 
     dtype: str = "auto"
     batch_tokens: int = defaults.BATCH_TOKENS
     max_memory: str | None = None
 
     def check(self) -> None:
-        """Raise UsageError for a dtype that is unknown, and for sizes that are none."""
+        """Raise UsageError for an unknown dtype, and for invalid sizes."""
         super().check()
         one_of("--dtype", self.dtype, DTYPES)
         at_least("--batch-tokens", self.batch_tokens, 1)
@@ -113,34 +113,34 @@ class ForwardOptions(OpeningOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class GatheringOptions(ForwardOptions):
-    """How statistics of a model are gathered."""
+    """How to collect statistics of a model."""
 
     all_experts: bool = False
     team: Team | None = field(
         default=None, repr=False, compare=False
-    )  # the processes that gather them, each of its windows
+    )  # the processes that collect them, each from its windows
 
 
 @dataclass(frozen=True, kw_only=True)
 class DryRunOptions(Request):
-    """Whether anything is made at all."""
+    """Whether to make anything."""
 
     dry_run: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class NamingOptions(Request):
-    """What is made: under which name, and whether again where it is there already."""
+    """The artifact's name, and whether to make it again."""
 
     name: str | None = None
     force: bool = False
 
     @property
     def target(self) -> Target:
-        """Where the artifact goes."""
+        """The destination of the artifact."""
         return Target(self.name, None, self.force)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetOptions(NamingOptions, DryRunOptions):
-    """What is made, if anything."""
+    """The artifact to make, if any."""

@@ -1,4 +1,4 @@
-"""What a request gives back."""
+"""The results of requests."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Made:
-    """The artifacts that a request made or found made already, the one that was asked for first."""
+    """The artifacts that a request made or found, the requested one first."""
 
     outcomes: tuple[Outcome, ...]
-    planned: tuple[Planned, ...] | None = None  # of a dry run: what is there, and what would be made
-    whole: bool = True  # of a dry run: whether `planned` is all; what follows from results cannot be foreseen
+    planned: tuple[Planned, ...] | None = None  # of a dry run: existing artifacts, and those it would make
+    whole: bool = True  # of a dry run: whether `planned` is complete; a step that depends on results cannot be planned
 
     @property
     def artifact(self) -> Artifact:
-        """The artifact that was asked for; raises LangpruneError where a dry run could not foresee it."""
+        """The requested artifact; raises LangpruneError if a dry run could not plan it."""
         if not self.outcomes:
             raise LangpruneError("this dry run ended before its last artifact: look at `planned`, or run it")
         return self.outcomes[0].artifact
 
     @property
     def artifacts(self) -> tuple[Artifact, ...]:
-        """All artifacts, the one that was asked for first."""
+        """All artifacts, the requested one first."""
         return tuple(outcome.artifact for outcome in self.outcomes)
 
     @property
     def name(self) -> str:
-        """The name of the artifact that was asked for."""
+        """The name of the requested artifact."""
         return self.artifact.name
 
     @property
     def folder(self) -> Path:
-        """The folder that the artifact lies in."""
+        """The folder of the requested artifact."""
         return self.artifact.folder
 
     @property
     def cached(self) -> bool:
-        """Whether the artifact was there already."""
+        """Whether the requested artifact existed before."""
         return bool(self.outcomes) and self.outcomes[0].cached
 
     def __repr__(self) -> str:
-        """Return the artifacts, and whether each was there already: a manifest is long."""
+        """Return the artifacts' names and states only: manifests are long."""
         found = [(each.artifact.manifest.kind, each.artifact.name, each.cached) for each in self.outcomes]
         if self.planned is not None:
             found = [(each.recipe.kind, each.name, each.there) for each in self.planned]

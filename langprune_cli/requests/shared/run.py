@@ -1,4 +1,4 @@
-"""One run of a request: its workspace, how models are opened, and what is found where an option was left out. Prints nothing."""
+"""One run of a request: its workspace, how to open models, and defaults from the workspace. Prints nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from langprune_cli.requests.shared.results import Made
 from langprune_cli.requests.shared.values import folder, several, size_in_bytes, workspace_folder
 from langprune_cli.store.planned import OnlyPlannedError
 
-if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
+if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
     from collections.abc import Callable, Collection, Iterator, Sequence
     from pathlib import Path
 
@@ -33,12 +33,12 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong 
     from langprune_cli.streaming.opened import ModelChoice, OpenedModel
     from langprune_cli.types import TextSpec
 
-_LOUD = ("datasets", "huggingface_hub", "fsspec", "bitsandbytes")  # what matters of theirs comes up as an exception
+_LOUD = ("datasets", "huggingface_hub", "fsspec", "bitsandbytes")  # their problems that matter arrive as exceptions
 _THEIRS = r"(transformers|torch|datasets|huggingface_hub|bitsandbytes)\b"
 
 
 class Run:
-    """A workspace, how models are opened, and who is told notes and progress."""
+    """A workspace, how to open models, and the reporter of notes and progress."""
 
     def __init__(self, workspace: Workspace, compute: Compute, reporter: Reporter) -> None:
         self.workspace = workspace
@@ -47,7 +47,7 @@ class Run:
 
     @property
     def team(self) -> Team:
-        """Return the processes that run this together; the first looks into the workspace, for all of them."""
+        """Return the processes of this run; the first reads the workspace for all."""
         return self.compute.team
 
     @property
@@ -58,7 +58,7 @@ class Run:
     def open(self, choice: ModelChoice, *, remember: bool = False) -> OpenedModel:
         """Open a model; with `remember` it becomes the workspace's when the run starts.
 
-        Raises OnlyPlannedError for a model that a dry run would have made before.
+        Raises OnlyPlannedError for a model that an earlier step of a dry run would make.
         """
         from langprune_cli.streaming.opened import open_model  # noqa: PLC0415
 
@@ -71,18 +71,18 @@ class Run:
         return model
 
     def remember(self, choice: ModelChoice, about: dict[str, str | None]) -> None:
-        """Make a model the workspace's when the run starts; not one that is an artifact of its own."""
+        """Make a model the workspace's when the run starts, unless it is one of its artifacts."""
         from langprune_cli.streaming.opened import model_artifact  # noqa: PLC0415
 
         def prepare() -> None:
             if not model_artifact(self.workspace, choice.name):
-                self.workspace.model()  # a damaged record is to be noticed before the work
+                self.workspace.model()  # raises before the work if the record is damaged
                 self.workspace.when_run_starts_remember(about["name"] or choice.name, about["revision"])
 
         self.team.first(prepare)
 
     def choose(self, named: str | Path | None, revision: str | None, made_from: Artifact | None = None) -> ModelChoice:
-        """Return the model that was named, else the one that an artifact was made from, else the workspace's."""
+        """Return the named model, else an artifact's source, else the workspace's."""
         from langprune_cli.streaming.opened import ModelChoice, choose_model  # noqa: PLC0415
 
         if named is None and made_from is not None:
@@ -92,15 +92,12 @@ class Run:
         return self.team.first(lambda: choose_model(self.workspace, name, revision, self.reporter))
 
     def open_named(self, request: ModelOptions, made_from: Artifact | None = None) -> OpenedModel:
-        """Open the model that a request names, else the one that an artifact was made from; one that is named is remembered."""
+        """Open the model that a request names and remember it, else open an artifact's source."""
         choice = self.choose(request.model, request.revision, made_from)
         return self.open(choice, remember=request.model is not None)
 
     def pick(self, kind: str, named: str | None, what: str, command: str) -> Artifact:
-        """Return the artifact that was named, else the newest, and say which.
-
-        Raises LangpruneError when there is none.
-        """
+        """Return the named artifact, else the newest, with a note; raises LangpruneError if there is none."""
         if named:
             return self.workspace.find(kind, named)
         newest = self.workspace.newest(kind)
@@ -112,13 +109,13 @@ class Run:
     def resolve(
         self, lang: list[str], data: list[str], corpus: str | None, choice: ModelChoice, *, evaluation: bool
     ) -> list[TextSpec]:
-        """Return the texts that are meant, and say which those of the hub are that a language stands for."""
+        """Return the requested texts, with a note on each hub corpus that stands for a language."""
         from langprune_cli.streaming.opened import DEMO  # noqa: PLC0415
         from langprune_cli.text.corpora import hub_text_note, resolve_texts  # noqa: PLC0415
         from langprune_cli.text.languages import reading_note  # noqa: PLC0415
 
         specs = resolve_texts(lang, data, evaluation=evaluation, builtin=choice.name == DEMO, corpus=corpus)
-        for text, spec in zip(lang, specs, strict=False):  # no languages: texts alone
+        for text, spec in zip(lang, specs, strict=False):  # without languages: only texts
             if spec.language and (read := reading_note(text, spec.language)):
                 self.reporter.note(read)
         for note in filter(None, map(hub_text_note, [] if data else specs)):
@@ -128,10 +125,10 @@ class Run:
     def texts(
         self, lang: list[str], data: list[str], corpus: str | None, choice: ModelChoice, *, given: Collection[str]
     ) -> list[TextSpec]:  # fmt: skip
-        """Return the texts that an artifact each is to be made of: one where --lang says how many windows of each.
+        """Return the texts, one per artifact; a --lang with numbers of windows gives one mixture.
 
-        given: the options that were spelled out.
-        Raises UsageError for --nsamples where --lang has the numbers.
+        given: the spelled-out options.
+        Raises UsageError for --nsamples together with numbers in --lang.
         """
         from langprune_cli.text.budgets import mixture, split_budgets  # noqa: PLC0415
 
@@ -139,7 +136,7 @@ class Run:
         specs = self.team.first(lambda: self.resolve(tags, data, corpus, choice, evaluation=False))
         if budgets:
             if "--nsamples" in given:
-                raise UsageError(f"--lang {lang[0]} says how many windows are drawn: leave out --nsamples")
+                raise UsageError(f"--lang {lang[0]} already sets the number of windows: leave out --nsamples")
             specs = [mixture(specs, budgets)]
         return specs
 
@@ -148,14 +145,14 @@ class Run:
         return self.texts(several(request.lang), several(request.data), request.corpus, choice, given=request.given)
 
     def made(self, make: Callable[[], Sequence[Outcome]]) -> Made:
-        """Return what `make` makes, or what a dry run found until it could see no further."""
+        """Return the result of `make`, or the plan of a dry run as far as it goes."""
         try:
             outcomes = tuple(make())
         except OnlyPlannedError as reached:
             return Made((), tuple(reached.planned), whole=False)
         planned = self.workspace.planned
         if planned is None:
-            self.team.first(self.workspace.run_starts)  # where all was there already, none did
+            self.team.first(self.workspace.run_starts)  # if all artifacts existed, no stage did
         return Made(outcomes, None if planned is None else tuple(planned))
 
 
@@ -163,7 +160,7 @@ class Run:
 def running(request: Request, *, device: str = "auto") -> Iterator[Run]:
     """Begin a run of a request; other libraries are quiet until it ends.
 
-    device: of requests that do not say.
+    device: for requests without one.
     """
     from langprune_cli.store.building import Silent  # noqa: PLC0415
     from langprune_cli.store.workspace import Workspace  # noqa: PLC0415
@@ -176,7 +173,7 @@ def running(request: Request, *, device: str = "auto") -> Iterator[Run]:
 
 
 def compute_of(request: Request, device: str = "auto") -> Compute:
-    """Return how models are run, as far as a request says."""
+    """Return how to run models, from the request's options."""
     from langprune_cli.streaming.compute import Compute  # noqa: PLC0415
 
     compute = Compute(dtype=None, device=device, fetch=not (isinstance(request, DryRunOptions) and request.dry_run))
@@ -195,7 +192,7 @@ def compute_of(request: Request, device: str = "auto") -> Compute:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep other libraries from printing; what they would print is not for the user of a run."""
+    """Keep other libraries from printing."""
     import transformers  # noqa: PLC0415
 
     verbosity = transformers.logging.get_verbosity()

@@ -1,4 +1,4 @@
-"""Structured patterns: what requests say of them, as the stages take it."""
+"""Translates a request's structured patterns for the stages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from langprune_cli.errors import UsageError
 from langprune_cli.requests.shared.weights import solving_of
 from langprune_cli.structured_patterns.pattern import check_rounding, get_pattern, parse_structures, split_patterns
 
-if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
+if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
     from collections.abc import Mapping
 
     from langprune_cli.requests.shared.choice import ChoiceOptions
@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong 
 
 @dataclass(frozen=True)
 class UnitOptions:
-    """What a request says of parts that leave whole."""
+    """A request's options for structured patterns."""
 
     structures: tuple[Structure, ...]
     method: str | None
@@ -37,12 +37,12 @@ class UnitOptions:
 
     @property
     def units(self) -> tuple[Structure, ...]:
-        """Return what leaves every block."""
+        """Return the structures to prune in every block."""
         return tuple(each for each in self.structures if get_pattern(each.kind).units)
 
     @property
     def wholes(self) -> tuple[Structure, ...]:
-        """Return what is chosen for the whole model, one after the other: what is listed last first."""
+        """Return the structures chosen for the whole model, in turn: the last listed first."""
         return tuple(each for each in reversed(self.structures) if get_pattern(each.kind).whole)
 
     def method_of_units(self) -> UnitMethod:
@@ -52,7 +52,7 @@ class UnitOptions:
         return unit_method(self.units, self.method)
 
     def chooser(self, model: OpenedModel) -> UnitChooser:
-        """Return what chooses the units of a model."""
+        """Return the chooser of a model's units."""
         from langprune_cli.stages.solving.unit_choosing import UnitChooser  # noqa: PLC0415
 
         return UnitChooser.of(self.method_of_units(), self.units, model, self.rounding, self.solving)
@@ -62,18 +62,18 @@ def unit_options(
     patterns: list[str], method: str | None, request: ChoiceOptions, *, sparsity: float | None, round_to: int | None,
     of_weights: Mapping[str, object],
 ) -> UnitOptions | None:  # fmt: skip
-    """Return the options where a pattern is structured, None where it is of weights.
+    """Return the options if a pattern is structured, None if it is of weights.
 
-    sparsity, round_to: as the request has them, None where they are about other parts.
-    of_weights: options that only patterns of weights have, by name; those that were not given are falsy.
+    sparsity, round_to: the request's, None if they are for other parts.
+    of_weights: options for single weights only, by name; falsy if not given.
     """
     from langprune_cli.stages.structured.structures import Rounding, spelled  # noqa: PLC0415
 
     structured, single = split_patterns(patterns)
     if structured and single:
         raise UsageError(
-            f"--pattern {single} and {', '.join(structured)} are chosen one after the other: run mask and apply for "
-            f"{structured[0]} first, then for {single} on that model, or all of it with langprune prune"
+            f"--pattern {single} and {', '.join(structured)} need separate masks: run mask and apply for "
+            f"{structured[0]} first, then for {single} on that model, or all at once with langprune prune"
         )
     structures = parse_structures(structured, sparsity)
     check_rounding(
@@ -94,9 +94,9 @@ def without(
     run: Run, model: OpenedModel, text: tuple[TextSpec, CalibrationSettings], structure: Structure, *,
     method: str | None, max_shard_bytes: int, to: Target,
 ) -> list[Outcome]:  # fmt: skip
-    """Make a model without what a pattern of the whole model takes; return what was made: the model, statistics, mask.
+    """Prune a structure that is chosen for the whole model; return the model, statistics and mask.
 
-    text: what is judged on, and how windows are drawn of it. method: None for the pattern's own.
+    text: the calibration text and its windows. method: None for the pattern's default.
     """
     from langprune_cli.stages.apply.apply import ApplySettings, apply  # noqa: PLC0415
     from langprune_cli.stages.calibrate.calibrate import calibrate  # noqa: PLC0415
@@ -104,7 +104,7 @@ def without(
 
     spec, calibration = text
     workspace, reporter, pattern = run.workspace, run.reporter, get_pattern(structure.kind)
-    assert pattern.whole is not None  # noqa: S101 - others go by `UnitOptions.chooser`
+    assert pattern.whole is not None  # noqa: S101 - units go through `UnitOptions.chooser`
     method = pattern.check_method(method or pattern.method)
     check = partial(pattern.whole.check, model, structure)
     (stats,) = calibrate(workspace, model, [spec], calibration, reporter, to=to.between, before=check)

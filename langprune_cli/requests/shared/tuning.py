@@ -1,4 +1,4 @@
-"""`--tune` of `apply` and `prune`: train what pruning left, block by block, on the text that it was pruned for."""
+"""`--tune` of `apply` and `prune`: trains the kept weights, block by block, on the calibration text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from langprune_cli.errors import UsageError
 
-if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
+if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
     from collections.abc import Sequence
 
     from langprune_cli.requests.shared.choice import TuneOptions
@@ -22,24 +22,22 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What a model is tuned to, and on which text."""
+    """The dense model to imitate, and the text to train on."""
 
-    dense: OpenedModel  # whose hidden states it is to have
+    dense: OpenedModel  # the target of its hidden states
     spec: TextSpec
     calibration: CalibrationSettings
-    blocks: Sequence[int] | None = None  # those of the dense model that it has, None where it has them all
+    blocks: Sequence[int] | None = None  # the dense model's blocks that it kept, None if all
 
 
 def text_of(stats: Artifact | None) -> TextSpec:
-    """Return the very windows that statistics were gathered on; raises UsageError where there are none."""
+    """Return the windows behind statistics; raises UsageError without statistics."""
     from langprune_cli.stages.statistics.collecting import need_norms  # noqa: PLC0415
     from langprune_cli.stages.statistics.parts import WINDOWS_PART  # noqa: PLC0415
     from langprune_cli.types import TextSpec  # noqa: PLC0415
 
     if stats is None:
-        raise UsageError(
-            "--tune trains on the text of statistics, and this mask was made without: name some with --stats"
-        )
+        raise UsageError("--tune trains on the text of statistics, and this mask has none: name some with --stats")
     need_norms("--tune", stats)
     text = stats.manifest.inputs["text"]
     return TextSpec(text["language"], str(stats.folder / WINDOWS_PART), stats.name)
@@ -48,7 +46,7 @@ def text_of(stats: Artifact | None) -> TextSpec:
 def tuned(
     run: Run, how: Tuning, pruned: Artifact, options: TuneOptions, *, max_shard_bytes: int, to: Target
 ) -> Outcome:
-    """Tune a model that was just made."""
+    """Tune a newly made model."""
     from langprune_cli.stages.calibrate.calibrate import draw  # noqa: PLC0415
     from langprune_cli.stages.recover.block_tuning import TuneSettings  # noqa: PLC0415
     from langprune_cli.stages.recover.tuning import Pair, tune  # noqa: PLC0415

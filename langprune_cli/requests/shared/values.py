@@ -1,4 +1,4 @@
-"""Values of options, read and checked without torch: sizes, parts of a run, numbers and words."""
+"""Reads and checks values of options without torch: sizes, shards, numbers and words."""
 
 import os
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ from typing import TypeVar
 from langprune_cli.errors import UsageError, near_matches
 
 DEFAULT_WORKSPACE = Path("langprune-workspace")
-MASK_FILES = ".safetensors"  # the end of a mask that was exported, in place of a name
+MASK_FILES = ".safetensors"  # the suffix of an exported mask file, in place of a name
 WORKSPACE_VARIABLE = "LANGPRUNE_WORKSPACE"
 
-# Of an option that may be given several times: one value, or several.
+# One value, or several of an option that may be repeated.
 Names = str | Sequence[str]
 Paths = str | Path | Sequence[str | Path]
 
@@ -19,17 +19,17 @@ Word = TypeVar("Word", bound=str)
 
 
 def several(value: Paths) -> list[str]:
-    """Return the values of an option that may be given several times; a string or a path is one value."""
+    """Return the values of an option that may be repeated; a string or a path is one value."""
     return [str(value)] if isinstance(value, str | Path) else [str(each) for each in value]
 
 
 def folder(path: str | Path | None) -> Path | None:
-    """Return a path that was given, with `~` spelled out."""
+    """Return a given path, with `~` expanded."""
     return None if path is None else Path(path).expanduser()
 
 
 def workspace_folder(path: str | Path | None) -> Path:
-    """Return the folder of the workspace: as given, else $LANGPRUNE_WORKSPACE, else `./langprune-workspace`."""
+    """Return the folder of the workspace: the given one, else $LANGPRUNE_WORKSPACE, else `./langprune-workspace`."""
     return Path(path or os.environ.get(WORKSPACE_VARIABLE) or DEFAULT_WORKSPACE).expanduser()
 
 
@@ -52,12 +52,12 @@ def shard_of(text: str | None) -> tuple[int, int] | None:
         return None
     part, slash, parts = text.partition("/")
     if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
-        raise UsageError(f"--shard {text!r} is none: write 1/4 for the first of four, up to 4/4")
+        raise UsageError(f"--shard must be i/n, such as 1/4, and not {text!r}: give 1/4 to 4/4 for four parts")
     return int(part), int(parts)
 
 
 def one_of(option: str, value: str, known: tuple[Word, ...]) -> Word:
-    """Return the value of an option as one of those known; raises UsageError where it is none."""
+    """Return the value of an option as one of those known; raises UsageError if it is unknown."""
     for each in known:
         if each == value:
             return each
@@ -65,7 +65,7 @@ def one_of(option: str, value: str, known: tuple[Word, ...]) -> Word:
 
 
 def one_or_none(option: str, value: str | None, known: tuple[Word, ...]) -> Word | None:
-    """Do as `one_of` does for an option that may be left out."""
+    """Do the same for an optional option."""
     return None if value is None else one_of(option, value, known)
 
 
@@ -76,5 +76,5 @@ def at_least(option: str, value: int | None, least: int) -> None:
 
 
 def option_name(field: str) -> str:
-    """Return how the command line spells a field of a request: `max_tokens` is --max-tokens."""
+    """Return the command line's spelling of a request's field: `max_tokens` is --max-tokens."""
     return f"--{field.replace('_', '-')}"

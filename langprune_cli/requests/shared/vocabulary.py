@@ -1,4 +1,4 @@
-"""Tokens that leave: what requests say of them, as the stages take it, and the counts that they are chosen by."""
+"""Translates a request's options for pruning tokens, and finds the token counts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from langprune_cli.defaults import COVERAGE, MAX_TOKENS
 from langprune_cli.errors import LangpruneError, UsageError
 
-if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
+if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
     from langprune_cli.requests.shared.choice import PatternOptions
     from langprune_cli.requests.shared.run import Run
     from langprune_cli.store.artifact import Artifact
@@ -20,13 +20,13 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong 
     from langprune_cli.tokens.vocabulary import Kind
     from langprune_cli.types import TextSpec
 
-_MUCH_NEW = 0.005  # of a text: what a coverage of 0.9999 promises is far from kept
+_MUCH_NEW = 0.005  # of a text: far more than a coverage of 0.9999 promises to lose
 
 
 def vocabulary_target(patterns: list[str], request: PatternOptions) -> tuple[VocabularyTarget | None, list[str]]:
-    """Return what is said of tokens, None where they are not to leave, and the other patterns.
+    """Return the options for tokens, None without `vocab` among the patterns, and the other patterns.
 
-    Raises UsageError for values out of range, and for options about tokens where they are not to leave.
+    Raises UsageError for values out of range, and for options of tokens without `vocab`.
     """
     from langprune_cli.structured_patterns.vocab import PATTERN  # noqa: PLC0415
     from langprune_cli.tokens.choice import ROUND_TO, VocabularyTarget  # noqa: PLC0415
@@ -42,7 +42,7 @@ def vocabulary_target(patterns: list[str], request: PatternOptions) -> tuple[Voc
     if len(others) < len(patterns) - 1:
         raise UsageError(f"--pattern {PATTERN.name} is given twice: once is enough")
     if coverage is not None and vocab_size is not None:
-        raise UsageError("--coverage and --vocab-size both say how many tokens stay: give one of them")
+        raise UsageError("--coverage and --vocab-size both set the number of tokens: give one of them")
     wanted = COVERAGE if coverage is None else coverage
     share = wanted if vocab_size is None else None
     return VocabularyTarget(share, vocab_size, request.round_to or ROUND_TO, keep_chat is not False), others
@@ -52,7 +52,7 @@ def without_tokens(
     run: Run, model: OpenedModel, specs: list[TextSpec], target: VocabularyTarget, *, max_tokens: int | None,
     max_shard_bytes: int, to: Target,
 ) -> list[Outcome]:  # fmt: skip
-    """Make a model without the tokens that the texts do not use; return what was made, the model first."""
+    """Make a model without the tokens that the texts do not use; return all artifacts, the model first."""
     from langprune_cli.stages.apply.apply import ApplySettings, apply  # noqa: PLC0415
     from langprune_cli.stages.calibrate.token_counts import count_tokens  # noqa: PLC0415
     from langprune_cli.stages.combine.combine import combine_stats  # noqa: PLC0415
@@ -74,7 +74,7 @@ def without_tokens(
 
 
 def token_counts(run: Run, named: str | None) -> Artifact:
-    """Return the token counts that were named, else the newest; raises LangpruneError where there are none."""
+    """Return the named token counts, else the newest; raises LangpruneError if there are none."""
     from langprune_cli.stages.statistics.collecting import of_norms  # noqa: PLC0415
 
     if named:
@@ -92,14 +92,14 @@ def token_counts(run: Run, named: str | None) -> Artifact:
 def planned_tokens(
     run: Run, choice: ModelChoice, target: VocabularyTarget, stats: str | None
 ) -> tuple[int, VocabularyChoice | None]:
-    """Return how many tokens would stay, and which: a size needs no counts, where none are named, and says not which."""
+    """Return how many tokens would stay, and which; with a size and no named counts, only how many."""
     from langprune_cli.stages.statistics.counted_tokens import needed_token_counts  # noqa: PLC0415
     from langprune_cli.stages.structured.vocabulary_choosing import vocabulary_of  # noqa: PLC0415
     from langprune_cli.streaming.opened import open_tokenizer  # noqa: PLC0415
     from langprune_cli.tokens.vocabulary import Vocabulary  # noqa: PLC0415
 
     if target.size is not None and stats is None:
-        with suppress(LangpruneError):  # a config.json alone says how large the model becomes, and has no tokenizer
+        with suppress(LangpruneError):  # a config.json alone is enough for the size, and has no tokenizer
             tokenizer = open_tokenizer(run.workspace, choice, run.compute, run.reporter).tokenizer
             _note_gguf(run, Vocabulary.opened(tokenizer).kind)
         return -(-target.size // target.round_to) * target.round_to, None
@@ -112,7 +112,7 @@ def planned_tokens(
 
 
 def masked(run: Run, model: OpenedModel, stats: Artifact, target: VocabularyTarget, to: Target) -> Outcome:
-    """Make the mask of tokens; what the smaller model would be bad at is said before."""
+    """Make the mask of tokens, after notes on the smaller model's weaknesses."""
     from langprune_cli.stages.mask.whole import mask_whole  # noqa: PLC0415
     from langprune_cli.stages.structured.structures import Structure  # noqa: PLC0415
     from langprune_cli.stages.structured.vocabulary_choosing import choosing_tokens  # noqa: PLC0415
@@ -123,19 +123,19 @@ def masked(run: Run, model: OpenedModel, stats: Artifact, target: VocabularyTarg
 
 
 def _note(run: Run, choice: VocabularyChoice) -> None:
-    """Say before the work what the smaller model would be bad at."""
+    """Note the smaller model's weaknesses before the work."""
     _note_gguf(run, choice.kind)
     for each, new in zip(choice.languages, choice.new, strict=True):
         if new > _MUCH_NEW:
             run.reporter.note(
-                f"About {new:.1%} of other text in {each.language} is tokens that leave, which the {each.tokens:,} counted are "
-                "too few to show: count more text, or keep more tokens with --vocab-size."
+                f"About {new:.1%} of other text in {each.language} needs pruned tokens, as {each.tokens:,} counted tokens are "
+                "too few: count more text, or keep more tokens with --vocab-size."
             )
 
 
 def _note_gguf(run: Run, kind: Kind) -> None:
-    """Say before the work where the smaller model cannot become GGUF."""
+    """Note before the work if the smaller model cannot become GGUF."""
     from langprune_cli.stages.export.gguf import trimmed_hindrance  # noqa: PLC0415
 
     if hindrance := trimmed_hindrance(kind):
-        run.reporter.note(f"export --format gguf will not take a model without these tokens: {hindrance}.")
+        run.reporter.note(f"export --format gguf will not work for the model without these tokens: {hindrance}.")

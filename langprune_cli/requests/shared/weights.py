@@ -1,4 +1,4 @@
-"""How single weights are chosen: what requests say of it, as the stages take it."""
+"""Translates a request's options for choosing single weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from langprune_cli.errors import UsageError
 from langprune_cli.requests.shared.choice import GROUPS, TIES
 from langprune_cli.requests.shared.values import one_or_none
 
-if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
+if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
     from langprune_cli.methods.method import Method
     from langprune_cli.requests.shared.choice import ChoiceOptions
     from langprune_cli.requests.shared.run import Run
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong 
 
 
 def settings_of(request: ChoiceOptions, pattern: str) -> MaskSettings:
-    """Return how weights are to be chosen; raises UsageError and LangpruneError for values that do not exist."""
+    """Return the settings of choosing weights; raises UsageError and LangpruneError for invalid values."""
     from langprune_cli.numerics.patterns import parse_pattern  # noqa: PLC0415
     from langprune_cli.refinements.refinement import get_refinement  # noqa: PLC0415
     from langprune_cli.stages.solving.choosing import MaskSettings  # noqa: PLC0415
@@ -34,7 +34,7 @@ def settings_of(request: ChoiceOptions, pattern: str) -> MaskSettings:
 
 
 def method_of(name: str, settings: MaskSettings, *, variant: bool) -> Method:
-    """Return the method; --variant is Wanda's, and goes with unstructured pruning only."""
+    """Return the method; --variant is for Wanda and unstructured pruning only."""
     from langprune_cli.methods.method import get_method  # noqa: PLC0415
 
     if variant and (name not in {"wanda", "wanda-variant"} or settings.pattern.m):
@@ -43,7 +43,7 @@ def method_of(name: str, settings: MaskSettings, *, variant: bool) -> Method:
 
 
 def note_cost(run: Run, method: str, settings: MaskSettings) -> None:
-    """Say what 2:4 by Wanda usually costs."""
+    """Note the usual cost of 2:4 by Wanda."""
     from langprune_cli.stages.evaluate.ruined import WANDA_2_4  # noqa: PLC0415
 
     if method == "wanda" and settings.pattern.keep_of == (2, 4):
@@ -51,7 +51,7 @@ def note_cost(run: Run, method: str, settings: MaskSettings) -> None:
 
 
 def solving_of(damping: float | None, min_expert_tokens: int | None) -> Solving:
-    """Return what solvers are told; None stands for what they take by themselves."""
+    """Return the settings of solvers; None stands for their defaults."""
     from langprune_cli.stages.statistics.sites import Solving  # noqa: PLC0415
 
     return Solving(

@@ -1,4 +1,4 @@
-"""Stage 4, `apply`: give the weights that stay their new values, and write the pruned model as a Hugging Face folder."""
+"""Stage 4, `apply`: update the kept weights, and write the pruned model as a Hugging Face folder."""
 
 import json
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ from langprune_cli.updates.update import Update, get_update
 
 @dataclass(frozen=True)
 class ApplySettings:
-    """How a mask becomes a model."""
+    """The settings of turning a mask into a model."""
 
     update: str = "none"
     solving: Solving = SOLVING
@@ -47,13 +47,13 @@ def apply(
     stats: Artifact | None = None,
     to: Target = TARGET,
 ) -> Outcome:
-    """Write `model` with the weights that `mask` does not keep at +0.0 and the others as the update makes them.
+    """Write `model` with the weights pruned by `mask` at +0.0, and the others updated.
 
-    All other tensors stay as they are, byte by byte.
-    stats: for updates that need some, of any text; and for the errors that are put on record.
-    The folder opens with transformers' from_pretrained. It is read back before it counts as complete.
-    Raises UsageError for the model's own folder, LangpruneError for a mask of another model, statistics without Hessians
-    where the update needs them, a full disk, or a folder that holds other things.
+    All other tensors keep their bytes. The folder opens with transformers' from_pretrained, and is checked before it is marked
+    complete.
+    stats: for updates that need them, of any text, and for the recorded errors.
+    Raises UsageError for the model's own folder, LangpruneError for a mask of another model, statistics without Hessians that
+    the update needs, a full disk, or a folder that holds other things.
     """
     check_target(workspace, model, to)
     update = get_update(settings.update)
@@ -88,25 +88,25 @@ def apply(
 
 
 def own_update(params: Params) -> str:
-    """Return the update that belongs to the method of a mask with these parameters; none where the method is unknown."""
+    """Return the update that belongs to the method of a mask with these parameters, "none" if the method is unknown."""
     method = own_method(params) if is_structured(params["pattern"]) else methods().get(params["method"])
     return method.update if method else "none"
 
 
 def model_name(mask: str, own: str, update: Update) -> str:
-    """Return the name that a model gets where the user gives none; the update that belongs to the method goes without."""
+    """Return the default name of a model; it leaves out the update that belongs to the method."""
     return mask if update.name == own else f"{mask}-{update.name}"
 
 
 def check_target(workspace: Workspace, model: OpenedModel, to: Target) -> None:
-    """Raise UsageError where the model that is read would be written over."""
+    """Raise UsageError if the output would overwrite the model itself."""
     target = to.out or (workspace.folder("models", to.name) if to.name else None)
     if target and target.resolve() == model.location.folder.resolve():
-        raise UsageError(f"{target} is the model that is read: choose another --name or --out")
+        raise UsageError(f"{target} is the model itself: choose another --name or --out")
 
 
 def mask_patterns(mask: Artifact, blocks: int) -> list[Pattern]:
-    """Return the pattern that every block of a mask follows."""
+    """Return each block's pattern of a mask."""
     params = mask.manifest.params
     if is_structured(params["pattern"]):
         return [Pattern(params["sparsity"] or 0.0)] * blocks
@@ -115,7 +115,7 @@ def mask_patterns(mask: Artifact, blocks: int) -> list[Pattern]:
 
 @dataclass(frozen=True)
 class MaskOf:
-    """What a model's recipe says of its mask, which may not be complete yet."""
+    """A mask in a model's recipe; it may not be complete yet."""
 
     name: str
     key: str
@@ -126,7 +126,7 @@ class MaskOf:
 def model_recipe(
     model: OpenedModel, mask: MaskOf, update: Update, settings: ApplySettings, stats_key: str | None
 ) -> Recipe:
-    """Return the recipe of a pruned model; stats_key: of the statistics that the update uses, None where it uses none."""
+    """Return the recipe of a pruned model; stats_key: of the statistics for the update, None if it uses none."""
     base = _pruned_before(model.location.folder)
     return Recipe(
         "models",
@@ -149,9 +149,9 @@ def model_recipe(
 
 
 def _pruned_before(folder: Path) -> BaseRecord | None:
-    """Return {"mask": name and params} where `folder` holds a model that was pruned already, as written or exported."""
+    """Return {"mask": name and params} if `folder` holds a pruned model, as written or exported."""
     for name in (MANIFEST, PROVENANCE):
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # somebody else's file of that name
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # another program's file of that name
             record = json.loads((folder / name).read_bytes())
             if {"model", "mask"} <= record["inputs"].keys() and record["tool"].startswith("langprune"):
                 return {"mask": record["about"].get("mask")}

@@ -1,4 +1,4 @@
-"""What a structured mask cuts from a model."""
+"""Finds the cut of a structured mask."""
 
 from langprune_cli.numerics.pattern_names import is_structured
 from langprune_cli.stages.structured.cut import Cut, Masks
@@ -9,10 +9,7 @@ from langprune_cli.structured_patterns.pattern import unit_axes, whole_pattern
 
 
 def cut_of(model: OpenedModel, masks: Masks) -> Cut | None:
-    """Return what a mask cuts from a model, None where it sets single weights to zero.
-
-    Raises LangpruneError for a model that cannot be cut so.
-    """
+    """Return the cut of a mask, None if it sets single weights to zero; raises LangpruneError for an unsupported model."""
     params = masks.manifest.params
     if not is_structured(params["pattern"]):
         return None

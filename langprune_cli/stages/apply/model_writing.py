@@ -1,4 +1,4 @@
-"""Write a pruned model as a Hugging Face folder, block by block, then read it back and check it: for `apply` and `prune`."""
+"""Writes a pruned model as a Hugging Face folder, block by block, and checks what is on disk: for `apply` and `prune`."""
 
 import json
 import zlib
@@ -25,25 +25,25 @@ from langprune_cli.store.plain import plain_file
 from langprune_cli.store.written import check_written
 from langprune_cli.streaming.opened import OpenedModel
 
-PRUNING_PART = "pruning.json"  # what became of each linear
-_SPARE_BYTES = 10_000_000  # for the small files beside the weights
+PRUNING_PART = "pruning.json"  # the result of each linear
+_SPARE_BYTES = 10_000_000  # for the small files
 
 NewWeights = Callable[[int], dict[str, Updated]]  # block index -> its pruned linears by name
 
 
 class ModelWriter:
-    """Writes the shards of a pruned model in order; the blocks' new weights are asked for one block at a time."""
+    """Writes the shards of a pruned model in order, and gets new weights one block at a time."""
 
     def __init__(
         self, writer: ArtifactWriter, model: OpenedModel, max_shard_bytes: int, cut: Cut | None = None
     ) -> None:
-        """Plan the shards; with `cut` those of a smaller model."""
+        """Plan the shards, with `cut` for a smaller model."""
         self.writer = writer
         self.model = model
         self.cut = cut
-        self._groups = (-1, *(cut.blocks if cut else range(self.blocks)))  # by their index in the dense model
+        self._groups = (-1, *(cut.blocks if cut else range(self.blocks)))  # by index in the dense model
         self.shards = plan_shards([self._entries(group) for group in self._groups], max_shard_bytes)
-        self._checksums: dict[str, int] = {}  # of the tensors that this run has written
+        self._checksums: dict[str, int] = {}  # of the tensors written by this run
 
     @property
     def blocks(self) -> int:
@@ -51,19 +51,19 @@ class ModelWriter:
         return len(self.model.streamed.blocks)
 
     def todo(self) -> list[Shard]:
-        """Return the shards that are not on disk yet; all of them where the record of what became of their linears is not."""
+        """Return the shards that are not on disk yet, or all if their linears' results are not on record."""
         if not self.writer.has(PRUNING_PART):
             return self.shards
         return [shard for shard in self.shards if not self.writer.has(shard.file)]
 
     def need_space(self) -> None:
-        """Raise LangpruneError where the disk has no room for what is still to be written."""
+        """Raise LangpruneError if the disk has no room for the remaining shards."""
         need_space(self.writer.folder, sum(shard.size for shard in self.todo()) + _SPARE_BYTES)
 
     def write(self, new_weights: NewWeights, done: Callable[[int], None]) -> None:
-        """Write the shards that are not there yet, then the small files, then the index: the last makes it a model.
+        """Write the missing shards, then the small files, then the index, without which the folder is no model.
 
-        new_weights is called for the blocks of those shards, in order, and `done` after each.
+        Calls new_weights for the blocks of those shards, in order, and `done` after each.
         """
         for shard in self.todo():
             pruned: list[dict[str, object]] = []
@@ -88,11 +88,11 @@ class ModelWriter:
         reporter: Reporter,
         **about: object,
     ) -> Artifact:
-        """Check what was written (see `check`), add what is known only now to `about`, and mark the artifact complete."""
+        """Check the files on disk (see `check`), add the last facts to `about`, and mark the artifact complete."""
         return self.writer.finish(checked=self.check(masks, patterns, reporter), **about)
 
     def _recorded(self) -> list[dict[str, object]]:
-        """Return what is on record of the shards that are on disk."""
+        """Return the recorded results of the shards on disk."""
         if not self.writer.has(PRUNING_PART):
             return []
         known = self._known()
@@ -100,14 +100,14 @@ class ModelWriter:
         return [asdict(each) for each in known if each.linear in whole]
 
     def _names(self, group: int) -> dict[str, str]:
-        """Return the tensors of a block, or with -1 those outside of all blocks: dense name -> name that it is written by."""
+        """Return dense name -> written name of a block's tensors, or with -1 of those outside of all blocks."""
         streamed = self.model.streamed
         names = streamed.outside_names() if group < 0 else streamed.tensor_names(group)
         new = {name: self.cut.name(group, name) if self.cut else name for name in names}
         return {name: written for name, written in new.items() if written is not None}
 
     def _entries(self, group: int) -> dict[str, TensorEntry]:
-        """Return the tensors that are written of a group, by the names that they are written under."""
+        """Return the tensors of a group by their written names."""
         entries, cut = self.model.streamed.checkpoint.entries, self.cut
         return {
             written: cut.entry(group, name, entries[name]) if cut else entries[name]
@@ -131,20 +131,21 @@ class ModelWriter:
                 linears = [linear.name for linear in self.model.streamed.linears(group)]
                 pruned += [asdict(updated[name].pruned) for name in linears if name in updated]
                 done(group)
-            updated.clear()  # before the next block's are made
+            updated.clear()  # frees them before the next block
 
     def _left(self, group: int, name: str, updated: Updated | None = None) -> Tensor:
-        """Return what is to be written of a tensor of the dense model."""
+        """Return the written form of a tensor of the dense model."""
         tensor = updated.tensor if updated else self.model.streamed.checkpoint.read_finite([name])[name]
         return self.cut.tensor(group, name, tensor) if self.cut else tensor
 
     def check(self, masks: BlocksOfMasks, patterns: Sequence[Pattern], reporter: Reporter) -> dict[str, int | float]:
-        """Open the folder that was written and compare it with what it should be; return counts.
+        """Read the written folder back and compare it with its source; return counts.
 
-        Every tensor has the bytes that were written (those of an interrupted run were compared when it was taken up), what
-        was not pruned has the dense model's, as far as it was not cut off, and weights that a mask does not keep are +0.0,
-        in the pattern's numbers. A smaller model's tensors are those that its configuration asks for.
-        Raises LangpruneError for a tensor of which this is not so.
+        Every tensor must have the bytes that were written (resuming checks those of an interrupted run). Unpruned tensors must
+        equal the
+        dense model's, except for removed parts, and pruned weights must be +0.0, in the pattern's numbers. A smaller model must
+        have
+        exactly the tensors of its configuration. Raises LangpruneError for a tensor that fails this.
         """
         written = Checkpoint(self.writer.folder)
         counts = Counts()
@@ -167,8 +168,8 @@ class ModelWriter:
                     counts.untouched_tensors += 1
                 if not right:
                     raise LangpruneError(
-                        f"{self.writer.folder}: {name} reads back other than it was written: check the disk, then run the "
-                        "command again with --force"
+                        f"{self.writer.folder}: {name} reads back differently from how it was written: check the disk, then "
+                        "run the command again with --force"
                     )
             if group >= 0:
                 linears = self.model.streamed.linears(group)
@@ -185,21 +186,21 @@ class ModelWriter:
 
 @dataclass
 class Counts:
-    """What a model that was written holds."""
+    """Counts of a written model."""
 
     linear_weights: int = 0
-    pruned_weights: int = 0  # of linears that have a mask
+    pruned_weights: int = 0  # of linears with a mask
     zeros: int = 0  # among them
     untouched_tensors: int = 0
 
 
 def read_pruned(artifact: Artifact) -> list[Pruned]:
-    """Return what became of each linear of a model, in the order of the blocks."""
+    """Return the results of a model's linears, in the order of the blocks."""
     return [Pruned(**each) for each in json.loads(artifact.read(PRUNING_PART))["linears"]]
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    """Return the bytes of a tensor, so that -0.0 differs from 0.0 and NaN equals itself."""
+    """Return the bytes of a tensor, in which -0.0 differs from 0.0 and NaN equals itself."""
     return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
@@ -219,7 +220,7 @@ def _zeros(
     keep: Tensor,  # bool [o, i]
     pattern: Pattern,
 ) -> tuple[int, bool]:
-    """Return how many weights are zero, and whether those that do not stay are +0.0, in the pattern's numbers."""
+    """Return the number of zeros, and whether pruned weights are +0.0 and kept ones match the pattern's numbers."""
 
     def look(rows: slice) -> tuple[int, bool]:
         part = weight[rows]

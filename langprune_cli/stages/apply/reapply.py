@@ -1,4 +1,4 @@
-"""`apply --reapply`: a mask set once more on a model that was trained after pruning; what had come back leaves again."""
+"""`apply --reapply`: applies a mask again after training, which brings pruned weights back."""
 
 import json
 from collections.abc import Iterator
@@ -34,15 +34,15 @@ from langprune_cli.updates.update import get_update
 
 @dataclass(frozen=True)
 class SavedMask:
-    """Keep masks on disk: an artifact's, or those that an export put beside the weights."""
+    """Keep masks on disk: an artifact's, or an exported model's."""
 
-    of: MaskOf  # key: the artifact's; of a file sha256 of its bytes
-    made_for: str | None  # the digest of the model that the mask was chosen for, None where that is not known
+    of: MaskOf  # key: the artifact's, or the sha256 of a file
+    made_for: str | None  # the digest of the mask's model, None if unknown
     files: tuple[Path, ...]
 
     @cached_property
     def where(self) -> dict[str, Path]:
-        """Return which file holds each linear's mask; raises LangpruneError for a file that is no safetensors."""
+        """Return the file of each linear's mask; raises LangpruneError for a file that is not safetensors."""
         found: dict[str, Path] = {}
         for path in self.files:
             with _readable(path), safe_open(path, framework="pt") as opened:
@@ -50,7 +50,7 @@ class SavedMask:
         return found
 
     def packed(self, linear: str) -> Tensor:  # uint8 [o, ceil(i / 8)]
-        """Return a linear's mask as it lies on disk."""
+        """Return a linear's packed mask from disk."""
         path = self.where[linear]
         with _readable(path), safe_open(path, framework="pt") as opened:
             found: Tensor = opened.get_tensor(linear)
@@ -58,7 +58,7 @@ class SavedMask:
 
 
 def mask_of_artifact(mask: Artifact) -> SavedMask:
-    """Return an artifact's masks, their hashes checked; raises LangpruneError for one of parts that leave whole."""
+    """Return an artifact's masks after checking their hashes; raises LangpruneError for a structured mask."""
     params, about = mask.manifest.params, mask.manifest.about
     if is_structured(params["pattern"]):
         raise _nothing_came_back(mask.name)
@@ -70,21 +70,19 @@ def mask_of_artifact(mask: Artifact) -> SavedMask:
 
 
 def mask_of_file(path: Path) -> SavedMask:
-    """Return the masks of an exported model (mask/keep_masks.safetensors), with what the export says about them.
+    """Return the masks of an exported model (mask/keep_masks.safetensors) with the export's record of them.
 
-    Raises LangpruneError where there is no such file.
+    Raises LangpruneError if the file is missing.
     """
     with disk_errors(path, reading=True):
         if not plain_file(path).exists():
             raise LangpruneError(
-                f"{path} is not there: name an exported model's mask/keep_masks.safetensors with --mask"
+                f"{path} does not exist: name an exported model's mask/keep_masks.safetensors with --mask"
             )
         Written(path.parent.parent).check(f"{path.parent.name}/{path.name}")
         key = sha256_file(path)
     record: Saved = {"about": {}, "inputs": {}}
-    with suppress(
-        LangpruneError, OSError, ValueError, AttributeError
-    ):  # the file may have been taken out of its folder
+    with suppress(LangpruneError, OSError, ValueError, AttributeError):  # the file may have left its folder
         record |= json.loads(plain_file(path.parent.parent / PROVENANCE).read_bytes())
     about = record["about"]
     said = about.get("mask") or {}
@@ -95,28 +93,28 @@ def mask_of_file(path: Path) -> SavedMask:
 
 
 class MaskSetAgain:
-    """A saved mask on a model with linears of the same names and shapes as the one that it was made for."""
+    """A saved mask on a model whose linears have the same names and shapes as those of the mask's model."""
 
     def __init__(self, saved: SavedMask, model: OpenedModel) -> None:
-        """Compare names and shapes; raises LangpruneError where a mask is not one of this model's linears."""
+        """Compare names and shapes; raises LangpruneError if a mask fits no linear of this model."""
         self._saved = saved
         self._model = model
         streamed = model.streamed
         known = {linear.name: linear for index in range(len(streamed.blocks)) for linear in streamed.linears(index)}
         for name in saved.where:
             if name not in known:
-                raise self._of_another(f"has a mask of {name}, which {model.label} has not as a linear")
+                raise self._of_another(f"has a mask of {name}, which is no linear of {model.label}")
             self._keep(known[name])
 
     def block(self, index: int) -> list[tuple[Linear, Tensor]]:
-        """Return the pruned linears of block `index` with their keep masks [o, i]; none for -1, outside of all blocks."""
+        """Return the pruned linears of block `index` with their keep masks [o, i]; none for -1, the tensors outside of blocks."""
         if index < 0:
             return []
         linears = self._model.streamed.linears(index)
         return [(linear, self._keep(linear)) for linear in linears if linear.name in self._saved.where]
 
     def cleared(self, index: int) -> dict[str, Updated]:
-        """Return block `index`'s pruned linears with what the mask does not keep at +0.0, all else as it is."""
+        """Return block `index`'s pruned linears with pruned weights at +0.0 and the others unchanged."""
         found = {}
         for linear, keep in self.block(index):
             tensor, weight = self._read(linear)
@@ -126,7 +124,7 @@ class MaskSetAgain:
         return found
 
     def returned(self, index: int) -> ReturnedRecord:
-        """Count the weights of block `index` that the mask does not keep, and those of them that are not zero (any more)."""
+        """Count the pruned weights of block `index`, and those of them that training made nonzero."""
         masked = returned = 0
         for linear, keep in self.block(index):
             masked += keep.numel() - int(keep.sum())
@@ -134,7 +132,7 @@ class MaskSetAgain:
         return {"block": index, "masked": masked, "returned": returned}
 
     def _read(self, linear: Linear) -> tuple[Tensor, Tensor]:
-        """Return a linear's tensor as the checkpoint has it, and the same seen as [o, i]."""
+        """Return a linear's tensor from the checkpoint, and its view as [o, i]."""
         tensor = self._model.streamed.checkpoint.read([linear.name])[linear.name]
         return tensor, tensor.t() if linear.transposed else tensor
 
@@ -149,9 +147,7 @@ class MaskSetAgain:
         return unpack_mask(packed, columns)
 
     def _of_another(self, how: str) -> LangpruneError:
-        return LangpruneError(
-            f"mask {self._saved.of.name} {how}: name a model that was trained from the one the mask was made for"
-        )
+        return LangpruneError(f"mask {self._saved.of.name} {how}: name a model trained from the mask's own model")
 
 
 def reapply(
@@ -163,16 +159,18 @@ def reapply(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     to: Target = TARGET,
 ) -> Outcome:
-    """Write `model`, trained from the one that a mask was made for, with the weights that the mask does not keep at +0.0.
+    """Write `model`, trained from a mask's model, with the pruned weights at +0.0 again.
 
-    All other values keep their bytes. `about.reapplied` counts what had come back, block by block and in all: masked
-    weights (`masked`) and those of them that were not zero (`returned`).
-    Raises UsageError for the model's own folder and for the model that the mask was made for, LangpruneError for a model
-    whose linears have other names or shapes, a full disk, or a folder that holds other things.
+    All other values keep their bytes. `about.reapplied` counts, by block and in total, the pruned weights (`masked`) and those
+    of them
+    that training made nonzero (`returned`).
+    Raises UsageError for the model's own folder and for the mask's own model, LangpruneError for a model whose linears have
+    other names
+    or shapes, a full disk, or a folder that holds other things.
     """
     check_target(workspace, model, to)
     if saved.made_for == model.digest:
-        raise UsageError(f"mask {saved.of.name} was made for this very model, {model.label}: leave out --reapply")
+        raise UsageError(f"mask {saved.of.name} was made for this model itself, {model.label}: leave out --reapply")
     masks = MaskSetAgain(saved, model)
     recipe = model_recipe(model, saved.of, get_update("none"), ApplySettings(max_shard_bytes=max_shard_bytes), None)
 
@@ -196,7 +194,7 @@ def reapply(
 
 def _nothing_came_back(name: str) -> LangpruneError:
     return LangpruneError(
-        f"mask {name} is of parts that left the model whole, and training does not bring them back: leave out --reapply"
+        f"mask {name} removes whole parts of the model, which training does not bring back: leave out --reapply"
     )
 
 
@@ -207,5 +205,5 @@ def _readable(path: Path) -> Iterator[None]:
             yield
     except SafetensorError as error:
         raise LangpruneError(
-            f"{path} is no safetensors file ({error}): export the model again with --with-mask"
+            f"{path} is not a safetensors file ({error}): export the model again with --with-mask"
         ) from error

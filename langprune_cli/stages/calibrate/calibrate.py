@@ -1,4 +1,4 @@
-"""Stage 1, `calibrate`: run windows of text through the dense model and keep the sums that scores are made of."""
+"""Stage 1, `calibrate`: run windows of text through the dense model and store the sums for scores."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -27,17 +27,17 @@ from langprune_cli.text.window_cache import kept_windows
 from langprune_cli.text.windows import calibration_windows, fingerprint, is_given
 from langprune_cli.types import TextSpec, Windows
 
-Collect = Literal["norms", "hessian"]  # Hessians come with the norms, never without
+Collect = Literal["norms", "hessian"]  # "hessian" includes the norms
 
 
 @dataclass(frozen=True)
 class CalibrationSettings:
-    """What text to draw."""
+    """The text to draw."""
 
     nsamples: int = NSAMPLES
-    seqlen: int | None = None  # None: 2048, or the model's context where that is shorter
+    seqlen: int | None = None  # None: 2048, or the model's context if that is shorter
     seed: int = 0
-    sampling: str | None = None  # None: "document" where the text has enough long documents, else "concat"
+    sampling: str | None = None  # None: "document" if the text has enough long documents, else "concat"
     collect: Collect = "norms"
     shard: tuple[int, int] | None = None  # the i-th of n parts of the windows, counted from 1
 
@@ -54,10 +54,10 @@ def calibrate(
 ) -> list[Outcome]:
     """Make one stats artifact for each text: sums of squares and sums in float64, and with `hessian` of x xᵀ in float32.
 
-    before: called before the work on each, where there is any: it raises where that work would be for nothing.
-    Raises LangpruneError for text that cannot be read or is too little, and for activations that are not finite.
+    before: called before the work on each text; it raises if that work would be useless.
+    Raises LangpruneError for unreadable or insufficient text, and for activations that are not finite.
     """
-    if model.compute.team.leads:  # the others have the recipe from it
+    if model.compute.team.leads:  # the others get the recipe from it
         model.streamed.checkpoint.begin_hashes(on_record=False)
     texts = draw(model, list(specs), settings, reporter)
     if settings.shard:
@@ -86,7 +86,7 @@ def calibrate_on(
     to: Target = TARGET,
     before: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Make the stats artifact of windows that have been drawn; see `calibrate`."""
+    """Make the stats artifact of drawn windows; see `calibrate`."""
     collected = partial(
         _collect,
         model=model,
@@ -110,9 +110,9 @@ def calibrate_on(
 
 
 def _shard(windows: Windows, part: int, parts: int) -> Windows:
-    """Return every `parts`-th window from the `part`-th on, for a process of a machine that knows of no other.
+    """Return every `parts`-th window from the `part`-th on, for processes that run independently.
 
-    Statistics of all parts add up to those of all windows (`combine stats`). Raises LangpruneError where a part would be empty.
+    The parts' statistics add up to those of all windows (`combine stats`). Raises LangpruneError if a part would be empty.
     """
     if windows.count < parts:
         raise LangpruneError(f"{windows.count} windows cannot be split into {parts} shards: ask for fewer")
@@ -128,22 +128,22 @@ def _shard(windows: Windows, part: int, parts: int) -> Windows:
 
 
 def collect_for(needs: Needs) -> Collect:
-    """Return what to collect for that: norms at the least."""
+    """Return what to collect for these needs, at least norms."""
     return "hessian" if needs == "hessian" else "norms"
 
 
 def name_among(name: str | None, spec: TextSpec, texts: int) -> str | None:
-    """Return the name of what is made of one of several texts, where the user gave one for all: NAME-uk."""
+    """Return the artifact's name for one of several texts when the user gave one name for all: NAME-uk."""
     return name if name is None or texts == 1 else f"{name}-{spec.name}"
 
 
 def stats_name(spec: TextSpec, collect: Collect | Literal["tokens"]) -> str:
-    """Return the name that statistics get where the user gives none."""
+    """Return the default name of statistics."""
     return spec.name if collect == "norms" else f"{spec.name}-{collect}"
 
 
 class _Settled(TypedDict):
-    """What windows are drawn by, besides the text and the tokenizer."""
+    """The settings of drawing windows, besides the text and the tokenizer."""
 
     nsamples: int
     seqlen: int
@@ -153,9 +153,9 @@ class _Settled(TypedDict):
 
 
 def draw(model: OpenedModel, specs: list[TextSpec], settings: CalibrationSettings, reporter: Reporter) -> list[Windows]:
-    """Return the windows of all texts, before any is run: a mistake in the last one is not to cost the work on the first.
+    """Return the windows of all texts, before any runs: a mistake in the last text must not cost the work on the first.
 
-    Of several processes, the first draws them: so texts are read and tokenized once, and no other machine needs them.
+    Of several processes the first draws them, so texts are tokenized once, and other machines do not need them.
     """
     return model.compute.team.first(lambda: _drawn(model, specs, settings, reporter))
 
@@ -175,7 +175,7 @@ def _drawn(
         except TooFewDocumentsError as error:
             reporter.note(
                 f"{spec.source} has {error.documents} document{'s' * (error.documents != 1)}, {error.found} of them longer than "
-                f"{seqlen} tokens, for {nsamples} windows: they are drawn from all of it, joined (--sampling concat)."
+                f"{seqlen} tokens: too few for {nsamples} windows, so all documents are joined (--sampling concat)."
             )
             return draw_by("concat", spec, nsamples)
 
@@ -205,9 +205,9 @@ def _drawn(
 def stats_recipe(
     model: OpenedModel, windows: Windows, collect: Collect, pruned_with: Mapping[str, object] | None = None
 ) -> Recipe:
-    """Return the recipe of statistics of these windows: of the dense model, or of one that is pruned block by block.
+    """Return the recipe of these windows' statistics: of the dense model, or of a model that is pruned block by block.
 
-    pruned_with: the settings of that pruning, on which the inputs of every block but the first depend.
+    pruned_with: the settings of that pruning; the inputs of every block but the first depend on them.
     """
     return Recipe(
         "stats",
@@ -266,7 +266,7 @@ def _collect(
 
 
 def stats_bytes(model: OpenedModel, blocks: Iterable[int], *, hessian: bool) -> int:
-    """Return how many bytes the statistics of some blocks take at least: which linears share a site is not known yet."""
+    """Return a lower bound on the bytes of some blocks' statistics: it is not yet known which linears share a site."""
     found = 0
     for index in blocks:
         sites = {(linear.expert, model.streamed.shape(linear)[1]) for linear in model.streamed.linears(index)}

@@ -1,4 +1,4 @@
-"""`calibrate --collect tokens`: how often each token occurs in a text, from the tokenizer alone."""
+"""`calibrate --collect tokens`: counts how often each token occurs in a text, with the tokenizer alone."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,14 +20,12 @@ from langprune_cli.text.windows import calibration_windows, hub_note, is_given
 from langprune_cli.tokens.counting import TokenCounts, batches, count_batch, count_windows
 from langprune_cli.types import TextSpec, Windows
 
-_FINGERPRINTED = (
-    64  # bytes of files for each token asked for: a token takes 3 to 6, and a record may hold more than its text
-)
+_FINGERPRINTED = 64  # bytes of files per requested token: a token takes 3 to 6, and records may hold more than text
 
 
 @dataclass(frozen=True)
 class _Text:
-    """A text to count: what it is called inside an artifact, and what identifies it."""
+    """A text to count, with its label inside an artifact and its identity."""
 
     spec: TextSpec
     source: str
@@ -48,9 +46,9 @@ def count_tokens(
     max_tokens: int = MAX_TOKENS,
     to: Target = TARGET,
 ) -> list[Outcome]:
-    """Make one stats artifact for each text: the counts of its documents, up to the one with which there are `max_tokens`.
+    """Make one stats artifact for each text: the counts of its first documents, up to `max_tokens` tokens.
 
-    Raises LangpruneError for text that cannot be read, before any is counted where it can be told.
+    The last document counts whole. Raises LangpruneError for unreadable text, before counting if possible.
     """
     texts = [_identified(spec, model, max_tokens, reporter) for spec in specs]
     return [
@@ -104,7 +102,7 @@ def _count(
         whole += counted
     reporter.end()
     if whole.tokens < max_tokens:
-        reporter.note(f"The text {text.label} ends after {whole.tokens:,} of {max_tokens:,} tokens.")
+        reporter.note(f"The text {text.label} has only {whole.tokens:,} of {max_tokens:,} tokens.")
         for note in hub_note(text.source, whole.documents, whole.bytes):
             reporter.note(note)
     return writer.finish(counted={text.label: counts_record(whole)})
@@ -113,9 +111,9 @@ def _count(
 def _parts(
     writer: ArtifactWriter, model: OpenedTokenizer, text: _Text, max_tokens: int, reporter: Reporter
 ) -> Iterator[TokenCounts]:
-    """Yield the counts of each part: as it lies on disk, where an interrupted run left it, else counted and written now.
+    """Yield the counts of each part: read from disk if an interrupted run left it, else counted and written.
 
-    Parts begin and end at the same documents in every run, so text that is counted already is passed over.
+    Parts begin and end at the same documents in every run, so counted text is skipped.
     """
     if text.windows:
         if not writer.has(counts_part(0)):

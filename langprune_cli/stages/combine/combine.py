@@ -1,6 +1,6 @@
-"""`combine stats`: statistics of several texts added up, as if they had been gathered on all of the text at once.
+"""`combine stats`: adds up statistics of several texts, as if collected on all of the text at once.
 
-Or with weights: as if they had been gathered on a text of which each has that share.
+With weights: as if collected on a text with these shares.
 """
 
 import platform
@@ -46,12 +46,12 @@ def combine_stats(
     weights: Weights | None = None,
     to: Target = TARGET,
 ) -> Outcome:
-    """Make the stats artifact that holds the sums of others: of column norms and Hessians, or of token counts by language.
+    """Make the stats artifact with the sums of others: column norms and Hessians, or token counts by language.
 
-    The order of `parents` does not matter: they are added in that of their keys.
-    weights: of the parents, in their order; None: plain sums, in which each has the share of its tokens.
-    Raises UsageError for fewer than two parents, one that is named twice and weights that do not fit them, LangpruneError
-    for parents that do not add up.
+    The order of `parents` does not matter: they are added in the order of their keys.
+    weights: of the parents, in their order; None: plain sums, which weight each by its tokens.
+    Raises UsageError for fewer than two parents, a parent named twice, and weights that do not fit them, LangpruneError for
+    parents that do not add up.
     """
     if len(parents) < 2:
         raise UsageError("combine stats adds up two or more artifacts: name another")
@@ -64,12 +64,14 @@ def combine_stats(
     for sums in parents:
         for parent in parents:
             if parent.key in sums.manifest.added:
-                raise UsageError(f"stats {sums.name} hold those of {parent.name} already: leave {parent.name} out")
+                raise UsageError(f"stats {sums.name} already contain those of {parent.name}: leave {parent.name} out")
     _need_same(parents, "collect", lambda manifest: manifest.params["collect"], "--collect", ", ".join)
     place = Destination.of(workspace, "+".join(sorted(parent.name for parent in parents)), to)
     if has_token_counts(parents[0]):
         if weights:
-            raise UsageError("--weights are of column norms, and token counts stay apart by language: leave them out")
+            raise UsageError(
+                "--weights are for column norms, and token counts stay separate by language: leave them out"
+            )
         recipe = _recipe_of_counts(parents)
         return run_stage(recipe, place, partial(_join_counts, parents=parents))
     windows = _joined_windows(parents)
@@ -84,35 +86,35 @@ def _need_same(
     option: str,
     spell: Callable[[T], str] = str,
 ) -> None:
-    """Raise LangpruneError where one of `parents` has another `what` than the first."""
+    """Raise LangpruneError if one of `parents` differs from the first in `what`."""
     first, *others = parents
     for other in others:
         values = of(first.manifest), of(other.manifest)
         if values[0] != values[1]:
             raise LangpruneError(
-                f"stats {first.name} and {other.name} do not add up, their {what} differ ({spell(values[0])} and "
+                f"stats {first.name} and {other.name} do not add up, as their {what} differ ({spell(values[0])} and "
                 f"{spell(values[1])}): run langprune calibrate again with the same {option} for both"
             )
 
 
 def _need_same_model(parents: Sequence[Artifact], field: Literal["model", "tokenizer"], what: str) -> None:
-    """Raise LangpruneError where `parents` were not all made from one model, or with one tokenizer."""
+    """Raise LangpruneError unless all `parents` have the same model, or the same tokenizer."""
     first, *others = parents
     for other in others:
         if first.manifest.inputs[field] != other.manifest.inputs[field]:
             names = [each.manifest.about["model"]["name"] for each in (first, other)]
             raise LangpruneError(
-                f"stats {first.name} and {other.name} do not add up, they were made with different {what} ({names[0]} and "
-                f"{names[1]}): run langprune calibrate again with one --model for both"
+                f"stats {first.name} and {other.name} do not add up, as they were made with different {what} ({names[0]} and "
+                f"{names[1]}): run langprune calibrate again with the same --model for both"
             )
 
 
 def _joined_windows(parents: Sequence[Artifact]) -> Tensor:  # int32 [n, t]
-    """Return the windows of all parents; raises LangpruneError where their statistics do not add up."""
+    """Return the windows of all parents; raises LangpruneError if their statistics do not add up."""
     for parent in parents:
         if parent.manifest.params["propagation"] != "dense":
             raise LangpruneError(
-                f"stats {parent.name} are of blocks whose inputs came from pruned ones, and add up with no others: run "
+                f"stats {parent.name} come from a model pruned block by block, and add up with no others: run "
                 f"langprune calibrate --data {parent.folder / WINDOWS_PART}"
             )
     _need_same_model(parents, "model", "models")
@@ -167,7 +169,7 @@ def _recipe_of_counts(parents: Sequence[Artifact]) -> Recipe:
         },
         params={
             "collect": ["tokens"],
-            # Models of one tokenizer may differ in the padding of their embeddings.
+            # Models with the same tokenizer may pad their embeddings differently.
             "vocab_size": max(parent.manifest.params["vocab_size"] for parent in parents),
         },
         about=_about(parents),
@@ -217,11 +219,11 @@ def _add(
 def _sum_of_block(
     parents: Sequence[Artifact], part: str, weights: Weights | None
 ) -> tuple[dict[str, Tensor], BlockRecord]:
-    """Return the sums of one block, and its record of sites; raises LangpruneError where the sites differ."""
+    """Return the sums of one block, and its record of sites; raises LangpruneError if the sites differ."""
     sums: dict[str, Tensor] = {}
     dtypes: dict[str, torch.dtype] = {}
     sites: dict[str, list[str]] = {}
-    whole: dict[str, float] = {}  # by site, what the weights of the texts that reached it add up to
+    whole: dict[str, float] = {}  # by site, the sum of weights of the texts that reached it
     for number, parent in enumerate(parents):
         block = read_block_stats(parent, part)
         tensors = block.tensors
@@ -229,8 +231,8 @@ def _sum_of_block(
         fit = all(tensors[name].shape == sums[name].shape for name in tensors.keys() & sums.keys())
         if number and not (fit and _add_up(sites, block.sites, mixture=mixture)):
             raise LangpruneError(
-                f"stats {parents[0].name} and {parent.name} do not add up, they were gathered at different inputs ({part}): "
-                "run langprune calibrate again with the same version for both"
+                f"stats {parents[0].name} and {parent.name} do not add up, as they were collected at different inputs "
+                f"({part}): run langprune calibrate again with the same version for both"
             )
         sites |= block.sites
         factors = factors_of(tensors, parent, weights.of[number], weights.per) if weights else {}
@@ -238,7 +240,7 @@ def _sum_of_block(
             whole[site] = whole.get(site, 0.0) + weight
         for name, tensor in tensors.items():
             dtypes[name] = tensor.dtype
-            # Hessians are added in float64 and rounded to float32 once: the sum of many texts is as exact as that of two.
+            # Hessians are added in float64 and rounded to float32 once, so a sum of many texts is as exact as one of two.
             term = tensor.double() if tensor.dtype == torch.float32 else tensor
             site, _, what = name.rpartition("/")
             if weights and what != "tokens":
@@ -253,13 +255,13 @@ def _sum_of_block(
 
 
 def _add_up(sites: dict[str, list[str]], others: dict[str, list[str]], *, mixture: bool) -> bool:
-    """Return whether two blocks have the same sites; of a mixture an expert that a text did not reach has none."""
+    """Return whether two blocks have the same sites, except for experts of a mixture that a text did not reach."""
     same = all(others[site] == linears for site, linears in sites.items() if site in others)
     return same and (mixture or sites.keys() == others.keys())
 
 
 def _sum_of_experts(parents: Sequence[Artifact]) -> About:
-    """Return how many tokens each expert saw in all texts, nothing for a model without experts."""
+    """Return the number of tokens that each expert saw in all texts; nothing for a model without experts."""
     counts = [parent.manifest.about.get("expert_tokens") for parent in parents]
     if not all(counts):
         return {}

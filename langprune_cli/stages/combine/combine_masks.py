@@ -1,4 +1,4 @@
-"""`combine masks`: keep masks of one model, made for several languages or by several methods, made into one."""
+"""`combine masks`: makes one keep mask from masks of one model, for several languages or by several methods."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ from langprune_cli.structured_patterns.pattern import need_bits, unit_axes
 
 @dataclass(frozen=True)
 class Vote:
-    """How many of the masks must keep a weight for it to stay."""
+    """The number of masks that must keep a weight."""
 
     how: str  # and, or, vote:K
     least: int
@@ -40,20 +40,20 @@ class Vote:
 
     @classmethod
     def parse(cls, how: str, masks: int) -> "Vote":
-        """Read --how; a plain `vote` is that of more than half. Raises UsageError for anything else, and for a K out of range."""
+        """Read --how; a plain `vote` means more than half. Raises UsageError for an unknown word or a K out of range."""
         name, colon, number = how.partition(":")
         known = {"and": masks, "or": 1, "vote": masks // 2 + 1}
         if name not in known or (colon and (name != "vote" or not number.isdecimal())):
-            raise UsageError(f"--how {how!r} is unknown: give and, or, or vote:K for what at least K masks keep")
+            raise UsageError(f"--how {how!r} is unknown: give and, or, or vote:K to keep what at least K masks keep")
         least = int(number) if colon else known[name]
         if not 1 <= least <= masks:
-            raise UsageError(f"--how {how} cannot be reached by {masks} masks: give vote:1 to vote:{masks}")
+            raise UsageError(f"--how {how} is impossible with {masks} masks: give vote:1 to vote:{masks}")
         return cls(f"vote:{least}" if name == "vote" else name, least, masks)
 
 
 @dataclass(frozen=True)
 class _Source:
-    """What says how important the weights of one mask were when it was made."""
+    """The importance of weights behind one mask."""
 
     mask: Artifact
     method: Method
@@ -61,7 +61,7 @@ class _Source:
     stats: Artifact | None
 
     def ranks(self, model: OpenedModel, index: int, names: set[str]) -> dict[str, Tensor]:
-        """Return the normalised ranks, float64 [o, i], of those linears of a block that the mask is of."""
+        """Return the normalised ranks, float64 [o, i], of the mask's linears in a block."""
         if self.scores:
             scores = self.scores.tensors(block_part(index))
         else:
@@ -82,14 +82,16 @@ def combine_masks(
     sparsity: float | None = None,
     to: Target = TARGET,
 ) -> Outcome:
-    """Write the mask of what all, any or at least K masks keep; with a sparsity so many weights leave, no more and no fewer.
+    """Write the mask of the weights that all, any or at least K masks keep, or with `sparsity` of exactly that many.
 
-    The order of `parents` does not matter. A linear that one of them leaves dense is kept whole by it.
-    A count is met by taking first what --how keeps, then what is more important: by the mean over the masks of each weight's
-    normalised rank within what that mask compared, where the masks' scores or statistics are in the workspace; else by votes,
-    and of equal votes by size. Votes of masks of one pattern N:M meet N of every M, masks of channels the counts that they
-    share; --how and, or of N:M is a mask without a pattern.
-    Raises UsageError for what does not go together, LangpruneError for masks of another model, of blocks and of tokens.
+    The order of `parents` does not matter. A linear that a mask leaves dense counts as kept whole.
+    To meet a count, weights kept by --how come first, then more important ones: by the mean over the masks of each weight's
+    normalised
+    rank within the mask's group, if the workspace has the masks' scores or statistics, else by votes and then by size. Votes of
+    masks
+    with the same N:M keep N of every M, and of masks of channels the same number of units; --how and, or of N:M give no
+    pattern.
+    Raises UsageError for options that do not go together, LangpruneError for masks of another model, of blocks or of tokens.
     """
     vote = Vote.parse(how, len(parents))
     parents = sorted(parents, key=lambda parent: parent.key)
@@ -104,8 +106,8 @@ def combine_masks(
         fit = _pattern_to_meet(parents, vote, sparsity)
         if fit is None and any(":" in parent.manifest.params["pattern"] for parent in parents):
             reporter.note(
-                f"{vote.how} keeps other numbers in groups of M, so that the result follows no N:M pattern: --how vote meets "
-                "that of masks of one pattern."
+                f"{vote.how} keeps a varying number in groups of M, so the result has no N:M pattern: --how vote keeps the "
+                "pattern that all masks share."
             )
         pattern = fit or Pattern(0.0)
         groups = {parent.manifest.params.get("group", "row") for parent in parents}
@@ -113,7 +115,7 @@ def combine_masks(
         sources = _sources(workspace, parents) if fit else None
         if fit and sources is None:
             reporter.note(
-                "Not all masks have scores or statistics in the workspace: votes and sizes decide between weights."
+                "The workspace lacks scores or statistics of some masks: votes and sizes decide between weights."
             )
         params = _params(fit, group, sources)
         choose = partial(_weights, model, vote, fit, group, sources)
@@ -135,7 +137,7 @@ def combine_masks(
     return run_stage(recipe, Destination.of(workspace, default, to), make)
 
 
-# Of a block: its number and the parents' masks [o, i] by linear -> what stays, bool [o, i] by linear.
+# (block, the parents' masks [o, i] by linear) -> keep masks, bool [o, i] by linear.
 Choose = Callable[[int, Sequence[dict[str, Tensor]]], dict[str, Tensor]]
 
 
@@ -170,7 +172,7 @@ def _make(
 
 def _check(parents: Sequence[Artifact], model: OpenedModel) -> None:
     if len(parents) < 2:
-        raise UsageError("combine masks makes one of two or more artifacts: name another")
+        raise UsageError("combine masks needs two or more artifacts: name another")
     for number, parent in enumerate(parents):
         need_bits("combine", parent)
         check_same_model(parent, model)
@@ -179,25 +181,25 @@ def _check(parents: Sequence[Artifact], model: OpenedModel) -> None:
 
 
 def _check_columns(parents: Sequence[Artifact], vote: Vote, sparsity: float | None) -> None:
-    """Raise UsageError or LangpruneError where masks of channels and KV groups cannot be made one that a model can follow."""
+    """Raise UsageError or LangpruneError if masks of channels and KV groups have no valid combination."""
     first, *others = parents
     for other in others:
         found = [each.manifest.params for each in (first, other)]
         if found[0].get("kept") != found[1].get("kept") or found[0]["pattern"] != found[1]["pattern"]:
             raise LangpruneError(
-                f"masks {first.name} and {other.name} leave another number of units in each block ({found[0]['pattern']} and "
+                f"masks {first.name} and {other.name} keep different numbers of units in a block ({found[0]['pattern']} and "
                 f"{found[1]['pattern']}): combine masks of one pattern and one --round-to"
             )
     if sparsity is not None or not vote.how.startswith("vote"):
         given = f"--how {vote.how}" if sparsity is None else f"--sparsity {sparsity:g}"
         raise UsageError(
-            f"{given} would leave blocks of different widths, and masks of {first.manifest.params['pattern']} keep theirs: "
-            "give --how vote alone"
+            f"{given} would give blocks different widths, and masks of {first.manifest.params['pattern']} need equal ones: "
+            "give only --how vote"
         )
 
 
 def _pattern_to_meet(parents: Sequence[Artifact], vote: Vote, sparsity: float | None) -> Pattern | None:
-    """Return the pattern whose counts the result is to have; None where it is what the votes say."""
+    """Return the pattern whose counts the result must meet, None if votes alone decide."""
     if sparsity is not None:
         return parse_pattern("unstructured", sparsity)
     patterns = {parent.manifest.params["pattern"] for parent in parents}
@@ -207,7 +209,7 @@ def _pattern_to_meet(parents: Sequence[Artifact], vote: Vote, sparsity: float | 
 
 
 def _params(fit: Pattern | None, group: Group, sources: list[_Source] | None) -> Params:
-    """Return what of this changes a mask, for its key."""
+    """Return the settings that change a mask, for its key."""
     if fit is None:
         return {"pattern": "unstructured", "sparsity": None}
     ranked_by = "scores" if sources else "magnitude"
@@ -216,12 +218,12 @@ def _params(fit: Pattern | None, group: Group, sources: list[_Source] | None) ->
 
 
 def _are_of(scores: Described, made_of: tuple[str, str | None, str]) -> bool:
-    """Return whether scores are of that model, those statistics and that method."""
+    """Return whether scores belong to this model, these statistics and this method."""
     return (scores.inputs["model"], stats_key(scores.inputs), scores.params["method"]) == made_of
 
 
 def _sources(workspace: Workspace, parents: Sequence[Artifact]) -> list[_Source] | None:
-    """Return where each mask's scores come from; None where those of one are neither in the workspace nor can be made."""
+    """Return the source of each mask's scores; None if one mask's are neither in the workspace nor computable."""
     found = []
     for mask in parents:
         method, key = methods().get(mask.manifest.params["method"]), mask.manifest.stats
@@ -266,7 +268,7 @@ def _sizes(model: OpenedModel, index: int, names: set[str], group: Group) -> dic
 def _columns(
     model: OpenedModel, pattern: str, kept: dict[str, int], index: int, masks: Sequence[dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Return the keep masks of a block's units: by votes, of equal ones those that are read with more weight."""
+    """Return the keep masks of a block's units: by votes, then by the reader's weights."""
     axes = readers_of(model, index, unit_axes(pattern, model.streamed.config, tuple(kept)))
     linears = [linear for linear in model.streamed.linears(index) if linear.name in axes]
     sizes = block_scores(model, linears, methods()["magnitude"], None)
@@ -280,13 +282,13 @@ def _columns(
 
 
 def _votes(masks: Sequence[dict[str, Tensor]], name: str) -> Tensor:
-    """Return how many masks keep each weight of a linear; one that leaves it dense keeps them all."""
+    """Return how many masks keep each weight of a linear; a mask that leaves the linear dense keeps all."""
     found = [mask[name] for mask in masks if name in mask]
     return votes(found) + (len(masks) - len(found))
 
 
 def _text(parents: Sequence[Artifact]) -> TextRecord | None:
-    """Return what is known of all texts behind the masks, each once."""
+    """Return the records of all texts behind the masks, each once."""
     texts: list[TextRecord] = []
     for parent in parents:
         if text := parent.manifest.text:

@@ -1,4 +1,4 @@
-"""`compare`: what statistics, scores or masks of one model have in common, pair by pair, block by block."""
+"""`compare`: the similarity of statistics, scores or masks of one model, by pair and by block."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,18 +31,16 @@ Sums = Overlap | Agreement | Divergence
 
 @dataclass(frozen=True)
 class Cell:
-    """What two artifacts have in common in the linears of one kind in one block."""
+    """The similarity of two artifacts in one kind of linear in one block."""
 
     block: int
-    linear: (
-        str  # the last words of their names: self_attn.q_proj; of statistics, of the first linear that reads the site
-    )
+    linear: str  # the last words of their names: self_attn.q_proj; for statistics those of the site's first linear
     sums: Sums
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two artifacts, compared."""
+    """The comparison of two artifacts."""
 
     one: str
     other: str
@@ -50,7 +48,7 @@ class Pair:
 
     @property
     def whole(self) -> Figures:
-        """Return the figures of all blocks together."""
+        """Return the figures over all blocks."""
         return _figures(self.cells)
 
     @property
@@ -66,7 +64,7 @@ class Pair:
         return {linear: _figures([cell for cell in self.cells if cell.linear == linear]) for linear in found}
 
     def record(self) -> dict[str, object]:
-        """Return all figures as JSON has them, those of each block and kind of linear among them: a heat map's."""
+        """Return all figures for JSON, with those of each block and kind of linear for a heat map."""
         return {
             "one": self.one,
             "other": self.other,
@@ -81,21 +79,22 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several artifacts of one kind, each compared with each."""
+    """Several artifacts of one kind, compared in pairs."""
 
     kind: str
     pairs: tuple[Pair, ...]
 
 
 def compare_artifacts(artifacts: Sequence[Artifact], model: OpenedModel | None, reporter: Reporter) -> Comparison:
-    """Compare artifacts of one kind, holding one block of each in memory.
+    """Compare artifacts of one kind, with one block of each in memory.
 
-    model: the one that masks were made for, whose matrices give their widths; None for statistics and scores.
-    Raises UsageError for fewer than two, LangpruneError for artifacts of several models, token counts, masks of whole
-    blocks or of tokens, and where nothing is in both.
+    model: the masks' model, for the widths of its matrices; None for statistics and scores.
+    Raises UsageError for fewer than two artifacts, LangpruneError for artifacts of several models, token counts, masks of
+    blocks or
+    of tokens, and artifacts without a common linear.
     """
     if len(artifacts) < 2:
-        raise UsageError("compare sets two or more artifacts beside each other: name another")
+        raise UsageError("compare needs two or more artifacts: name another")
     way = _way(artifacts, model)
     first, *others = artifacts
     for other in others:
@@ -127,7 +126,7 @@ def compare_artifacts(artifacts: Sequence[Artifact], model: OpenedModel | None, 
 
 
 def linear_kind(name: str) -> str:
-    """Return the last words of a checkpoint tensor's name without numbers: self_attn.q_proj, experts.w1."""
+    """Return the last words of a checkpoint tensor's name, without numbers: self_attn.q_proj, experts.w1."""
     return ".".join([word for word in name.split(".")[:-1] if not word.isdecimal()][-2:])
 
 
@@ -137,13 +136,11 @@ def _figures(cells: Sequence[Cell]) -> Figures:
 
 @dataclass(frozen=True)
 class _Way:
-    """How artifacts of one kind are compared."""
+    """The way to compare artifacts of one kind."""
 
     read: Callable[[Artifact, int], dict[str, Tensor]]  # a block's tensors, by linear or site
     sums_of: Callable[[Tensor, Tensor], Sums]
-    absent: Callable[[Tensor], Tensor] | None = (
-        None  # stands for a tensor that only the other has; None: it is passed over
-    )
+    absent: Callable[[Tensor], Tensor] | None = None  # replaces a tensor that only the other has; None: skip it
 
     def cells(self, index: int, one: dict[str, Tensor], other: dict[str, Tensor]) -> list[Cell]:
         """Return the cells of one block."""
@@ -160,31 +157,31 @@ class _Way:
 
 
 def _way(artifacts: Sequence[Artifact], model: OpenedModel | None) -> _Way:
-    """Return how to compare such artifacts; raises LangpruneError for token counts, and masks of blocks or tokens."""
+    """Return the way to compare these artifacts; raises LangpruneError for token counts, and masks of blocks or tokens."""
     kind = artifacts[0].manifest.kind
     if kind == "stats":
         for each in artifacts:
             need_norms("compare", each)
-        return _Way(_mean_squares, divergence_of)  # an expert that only one of the texts reached has nothing to compare
+        return _Way(_mean_squares, divergence_of)  # skips experts that only one of the texts reached
     if kind == "scores":
         return _Way(lambda artifact, index: artifact.tensors(block_part(index)), agreement_of)
     if model is None:
-        raise ValueError("masks are compared beside their model")
+        raise ValueError("comparing masks needs their model")
     for each in artifacts:
         need_bits("compare", each)
     readers = {each.key: MaskReader(each, model) for each in artifacts}
-    # A linear that one of the masks leaves dense is kept whole by it.
+    # A linear that a mask leaves dense counts as kept whole.
     return _Way(lambda artifact, index: readers[artifact.key].by_name(index), overlap_of, torch.ones_like)
 
 
 def _check_shapes(one: Artifact, other: Artifact, of_one: dict[str, Tensor], of_other: dict[str, Tensor]) -> None:
-    """Raise LangpruneError where a block's tensors of one name differ in shape: another program made one of the two."""
+    """Raise LangpruneError if a block's tensors of one name differ in shape: another program made one of them."""
     for name in sorted(of_one.keys() & of_other.keys()):
         if of_one[name].shape != of_other[name].shape:
             shapes = f"{list(of_one[name].shape)} and {list(of_other[name].shape)}"
             raise LangpruneError(
                 f"{one.manifest.kind} {one.name} and {other.name} hold {name} in two shapes ({shapes}): "
-                "make the one of them that is not the model's again with --force"
+                "make the one with the wrong shape again with --force"
             )
 
 

@@ -1,4 +1,4 @@
-"""`demo`: all six stages on the built-in model, for two languages, and the table that shows what the tool is for."""
+"""`demo`: all six stages on the built-in model for two languages, with a table of the effect."""
 
 import time
 from math import inf
@@ -23,14 +23,14 @@ from langprune_cli.streaming.opened import DEMO, ModelChoice, open_model
 from langprune_cli.text.corpora import BUILTIN, resolve_texts
 
 _PATTERN = Pattern(0.5)
-_WINDOWS = 128  # of held-out text: enough, and the demo is to be short
+_WINDOWS = 128  # of held-out text: enough for a short demo
 
-# float32, since a CPU without bfloat16 units takes ten times as long with bfloat16; large batches, since the model is small.
+# float32, since bfloat16 takes ten times as long on a CPU without its units; large batches, since the model is small.
 _COMPUTE = Compute(dtype="float32", batch_tokens=8192)
 
 
 class DemoResult(TypedDict):
-    """What the demo found, as --json prints it."""
+    """The demo's result, for --json."""
 
     schema: int
     texts: list[str]
@@ -44,8 +44,8 @@ class DemoResult(TypedDict):
 def run_demo(workspace: Workspace, reporter: Reporter) -> DemoResult:
     """Prune the demo model to half for each of its languages and evaluate every mask on every language.
 
-    Returns {"texts", "table" (rows of text), "rows" (as `eval` has them), "verdict" (a sentence per language),
-    "seconds", "exported"}.
+    Returns {"texts", "table" (rows of text), "rows" (as in `eval`), "verdict" (a sentence per language), "seconds",
+    "exported"}.
     """
     begun = time.monotonic()
     model = open_model(workspace, ModelChoice(DEMO), _COMPUTE, reporter)
@@ -94,11 +94,11 @@ def _export_once(workspace: Workspace, name: str, reporter: Reporter) -> Path:
 
 
 def _verdict(ppl: dict[tuple[str | None, str], float], mask_of: dict[str, str | None]) -> list[str]:
-    """Say for each language how much worse the model is at it under its own mask and under the other's, as measured."""
+    """Return a sentence per language: the rise in its perplexity under its own mask and under the other's."""
     sentences = []
     for language, own in mask_of.items():
         rise = {mask: ppl[mask, language] / ppl[None, language] - 1 for mask in mask_of.values()}
         other = min(rise[mask] for mask in rise if mask != own)
-        best = "" if rise[own] < other else ": not what was expected"
+        best = "" if rise[own] < other else ": not as expected"
         sentences.append(f"{language}: ppl {rise[own]:+.1%} under its own mask, {other:+.1%} under the other{best}")
     return sentences

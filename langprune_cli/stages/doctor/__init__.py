@@ -1,1 +1,1 @@
-"""`doctor`: what this machine has for pruning."""
+"""`doctor`: checks this machine for pruning."""

@@ -1,4 +1,4 @@
-"""`doctor`: what this machine has for pruning, measured where a figure says more than a name, and what to do about it."""
+"""`doctor`: checks and measures this machine for pruning, and gives advice."""
 
 import os
 import platform
@@ -31,20 +31,20 @@ _PACKAGES = (
 _FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve")  # as Linux spells them, x86 and ARM
 _CPU_INFO = Path("/proc/cpuinfo")
 _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
-_SECONDS = 0.4  # of each measurement of a rate, after one product that does not count
+_SECONDS = 0.4  # per measurement of a rate, after one warm-up product
 _CPU_SIZE, _CUDA_SIZE = 1024, 4096
 _LITTLE_DISK = 10 * 10**9  # bytes; a model of 4 B parameters in bfloat16 has 8 GB
-_SLOWER = 0.8  # of float32's rate: below it bfloat16 is not worth its rounding
+_SLOWER = 0.8  # of float32's rate; below this bfloat16 is not worth its rounding
 
 
 @dataclass(frozen=True)
 class Rate:
-    """How fast products of square matrices run, 2 size³ operations each."""
+    """The rate of products of square matrices, 2 size³ operations each."""
 
     device: str
     dtype: str
     size: int
-    gflops: float  # 10⁹ operations in a second
+    gflops: float  # 10⁹ operations per second
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Place:
 
 
 class Cpu(TypedDict):
-    """The processor and its memory; None where the system does not say."""
+    """The processor and its memory; None if the system does not tell."""
 
     name: str
     cores: int | None
@@ -81,7 +81,7 @@ class Gpu(TypedDict):
 
 
 class HubSettings(TypedDict):
-    """How the hub is reached."""
+    """The settings of the hub."""
 
     endpoint: str
     offline: bool
@@ -90,9 +90,9 @@ class HubSettings(TypedDict):
 
 @dataclass(frozen=True)
 class Checkup:
-    """What was found."""
+    """The result of the check."""
 
-    versions: dict[str, str | None]  # of packages; None where one is missing
+    versions: dict[str, str | None]  # of packages; None for a missing one
     cpu: Cpu
     cuda: list[Gpu]
     rates: list[Rate]
@@ -101,14 +101,14 @@ class Checkup:
     advice: list[str] = field(default_factory=list)
 
     def document(self) -> dict[str, object]:
-        """Return it as --json prints it."""
+        """Return it for --json."""
         return {"schema": 1, **asdict(self)}
 
 
 def check_up(workspace: Path) -> Checkup:
-    """Look at versions, devices, disks and the hub's settings, and measure matrix products (about a second a device).
+    """Check versions, devices, disks and the hub's settings, and measure matrix products (about a second per device).
 
-    Nothing is written, and nothing asked of the network. Of the hub's token only whether there is one is told.
+    It writes nothing and does not use the network. Of the hub's token it tells only whether there is one.
     """
     cuda = [_cuda(number) for number in range(torch.cuda.device_count())]
     rates = [_rate(torch.device("cpu"), dtype, _CPU_SIZE) for dtype in (torch.float32, torch.bfloat16)]
@@ -137,7 +137,7 @@ def check_up(workspace: Path) -> Checkup:
 
 
 def advice_on(found: Checkup, *, driver: bool = False) -> list[str]:
-    """Return what to do about what was found, one sentence each. driver: whether the system has one for NVIDIA's GPUs."""
+    """Return advice on the result, one sentence each. driver: whether the system has a driver for NVIDIA's GPUs."""
     rates = {(rate.device, rate.dtype): rate.gflops for rate in found.rates}
     advice = [
         f"{name} is missing: install langprune again, with pip install . from the root of a clone"
@@ -152,8 +152,8 @@ def advice_on(found: Checkup, *, driver: bool = False) -> list[str]:
             f"torch uses {found.cpu['threads']} of {found.cpu['usable_cores']} cores: unset OMP_NUM_THREADS to use all"
         )
     if driver and not found.cuda:
-        advice.append("there is an NVIDIA driver, and torch sees no GPU: install a torch that is built for CUDA")
-    little: dict[int, list[Place]] = {}  # by free bytes: places of one disk are told of once
+        advice.append("there is an NVIDIA driver, but torch sees no GPU: install a torch that is built for CUDA")
+    little: dict[int, list[Place]] = {}  # by free bytes: one sentence per disk
     for place in found.places:
         if place.free_bytes < _LITTLE_DISK:
             little.setdefault(place.free_bytes, []).append(place)
@@ -163,14 +163,14 @@ def advice_on(found: Checkup, *, driver: bool = False) -> list[str]:
             "another --workspace, or another HF_HOME"
         )
     if found.hub["offline"]:
-        advice.append("models and texts come from the cache alone: unset HF_HUB_OFFLINE to fetch others")
+        advice.append("models and texts come only from the cache: unset HF_HUB_OFFLINE to fetch others")
     elif not found.hub["token"]:
-        advice.append("not logged in to the hub, which gated models ask for: hf auth login, or set HF_TOKEN")
+        advice.append("not logged in to the hub, as gated models require: run hf auth login, or set HF_TOKEN")
     return advice
 
 
 def _public(endpoint: str) -> str:
-    """Return an address without a name and password that may stand in it."""
+    """Return an address without a name and password in it."""
     parts = urlsplit(endpoint)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
@@ -200,7 +200,7 @@ def _cpu() -> Cpu:
 
 
 def _memory() -> int | None:
-    """Return the bytes of memory that the machine has, None where the system does not say."""
+    """Return the machine's memory in bytes, None if the system does not tell."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -208,7 +208,7 @@ def _memory() -> int | None:
 
 
 def _cpu_info() -> dict[str, str]:
-    """Return what Linux says about the first core; nothing elsewhere."""
+    """Return Linux's record of the first core; nothing on other systems."""
     try:
         first = _CPU_INFO.read_text(encoding="utf-8").partition("\n\n")[0]
     except OSError:
@@ -230,7 +230,7 @@ def _cuda(number: int) -> Gpu:
 
 
 def _rate(device: torch.device, dtype: torch.dtype, size: int) -> Rate:
-    """Measure products of two matrices of ones: the time does not depend on their values."""
+    """Measure products of two matrices of ones; the time does not depend on values."""
     left, right = torch.ones(2, size, size, dtype=dtype, device=device)
     torch.mm(left, right)
     products, begun = 0, _now(device)
@@ -242,7 +242,7 @@ def _rate(device: torch.device, dtype: torch.dtype, size: int) -> Rate:
 
 
 def _now(device: torch.device) -> float:
-    """Return the time once all work given to a device is done."""
+    """Return the time after the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.monotonic()
@@ -255,7 +255,7 @@ def _place(what: str, path: Path) -> Place:
 
 
 def _bytes_in(folders: Sequence[str]) -> int:
-    """Return the bytes of all files below some folders; links are not followed, what cannot be read is left out."""
+    """Return the bytes of all files below some folders, without following links; unreadable files are left out."""
     found, pending = 0, list(folders)
     while pending:
         try:

@@ -1,1 +1,1 @@
-"""Stage 5, `eval`: losses, benchmark tasks, speed, and what they say."""
+"""Stage 5, `eval`: losses, benchmark tasks, speed and advice."""

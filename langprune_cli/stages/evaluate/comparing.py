@@ -1,4 +1,4 @@
-"""By how much the rows of one text differ, window by window, and whether more than by noise."""
+"""Compares the rows of one text window by window, and tells differences from noise."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from langprune_cli.types import Windows
 
 @dataclass(frozen=True)
 class Measured:
-    """A row, and what it is the mean of."""
+    """A row, and the losses behind its mean."""
 
     row: MeasuredRow
     model: OpenedModel
@@ -31,8 +31,9 @@ def compared(
 ) -> tuple[list[Row], list[PairRow]]:
     """Return the rows with their change against the first, and a row for each pair of the others.
 
-    Changes are in nats per predicted token. A model with another vocabulary is compared where its windows hold the same bytes
-    as the other's, and per token of the original's then; else its fields are null.
+    Changes are in nats per predicted token. A model with another vocabulary is compared only if its windows hold the same
+    bytes,
+    and then per token of the original; else its fields are null.
     """
     differences = _differences(measured)
     nothing = _fields(None)
@@ -65,17 +66,14 @@ def _fields(change: Interval | None) -> Change:
 
 
 def _differences(measured: Sequence[Measured]) -> dict[tuple[int, int], Interval]:
-    """Return by how much the first of two rows is above the second, for every row and the dense one, and all pairs of others.
-
-    What cannot be paired by window is left out.
-    """
-    text = [0]  # for each row, the first one that reads the same windows of text
+    """Return the difference of each row to the dense row, and of each pair of other rows, where windows can be paired."""
+    text = [0]  # for each row, the first row with the same windows of text
     for number, each in enumerate(measured[1:], start=1):
         text.append(next((other for other in set(text) if _same_text(measured[other], each)), number))
     rest = range(1, len(measured))
     pairs = [(i, j) for i, j in [*((i, 0) for i in rest), *combinations(rest, 2)] if text[i] == text[j]]
     found: dict[tuple[int, int], Interval] = {}
-    for group in set(text):  # the rows of a group have equally many windows
+    for group in set(text):  # the rows of a group have the same number of windows
         of_group = [pair for pair in pairs if text[pair[0]] == group]
         if of_group:
             columns = [(measured[i].nats - measured[j].nats).numpy() for i, j in of_group]
@@ -93,7 +91,7 @@ def _same_text(one: Measured, other: Measured) -> bool:
 
 
 def _bytes_of(model: OpenedModel, windows: Windows) -> Tensor | None:
-    """Return the bytes of each window's first token and of those that it predicts, [n, 2]; None where that is not known."""
+    """Return the bytes of each window's first token and of its predicted tokens, [n, 2]; None if unknown."""
     try:
         lengths = token_byte_lengths(model.tokenizer)
     except LangpruneError:
@@ -101,6 +99,6 @@ def _bytes_of(model: OpenedModel, windows: Windows) -> Tensor | None:
     if lengths is None:
         return None
     ids = windows.ids.to(torch.int64)
-    beyond = max(0, int(ids.max()) + 1 - len(lengths))  # ids that pad the vocabulary are no text
+    beyond = max(0, int(ids.max()) + 1 - len(lengths))  # padding ids of the vocabulary are no text
     sizes = torch.cat([lengths, lengths.new_zeros(beyond)])[ids]
     return torch.stack([sizes[:, 0], sizes[:, 1:].sum(dim=1)], dim=1)

@@ -1,4 +1,4 @@
-"""Stage 5, `eval`: perplexity and bits per byte of the dense and the pruned model on the same windows."""
+"""Stage 5, `eval`: perplexity and bits per byte of dense and pruned models on the same windows."""
 
 import hashlib
 import json
@@ -37,11 +37,11 @@ RESULT = "result.json"
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What models are measured on."""
+    """The settings of measuring models."""
 
     tasks: Sequence[str] = ()  # of lm-evaluation-harness
-    seqlen: int | None = None  # None: 2048, or the model's context where that is shorter
-    max_windows: int | None = None  # None: all; of a dataset on the hub the first 256
+    seqlen: int | None = None  # None: 2048, or the model's context if that is shorter
+    max_windows: int | None = None  # None: all, or the first 256 of a hub dataset
 
 
 SETTINGS = EvaluationSettings()
@@ -56,11 +56,12 @@ def evaluate(
     *,
     to: Target = TARGET,
 ) -> Outcome:
-    """Evaluate every subject on every text, the published protocol: texts joined, consecutive windows, tail dropped.
+    """Evaluate every subject on every text by the published protocol: texts joined, consecutive windows, tail dropped.
 
-    Tasks are run on the models of the subjects, without masks.
-    A row that an earlier evaluation in this workspace has (same checkpoint, mask, dtype, bits and token ids) is taken from it.
-    Raises LangpruneError for text that cannot be read or is shorter than a window, and what `Subject.check` refuses.
+    Tasks run on the subjects' models, without masks. Rows of earlier evaluations in this workspace (same checkpoint, mask,
+    dtype, bits
+    and token ids) are reused. Raises LangpruneError for text that is unreadable or shorter than a window, and as
+    `Subject.check` does.
     """
     tasks = settings.tasks
     for subject in subjects:
@@ -80,7 +81,7 @@ def evaluate(
         inputs={"cells": [_identity(subject, text.of(subject.model)) for subject, text in cells]}
         | ({"tasks": tasks_identity(whole, tasks)} if tasks else {}),
         params={
-            "bpb": _has_tokenizer(reference),  # without one bpb is unknown, and is not to stay so when one comes
+            "bpb": _has_tokenizer(reference),  # without one bpb is unknown; another key lets it be computed later
             "intervals": {"method": METHOD, "level": LEVEL, "resamples": RESAMPLES, "seed": SEED},
         },
         about={
@@ -107,7 +108,7 @@ def evaluate(
                 writer.write_tensors(name, {"windows": windows.ids})
         rows: list[Row] = []
         pairs: list[PairRow] = []
-        one_by_one = (Losses(subject, reporter) for subject in subjects)  # quantized, one is in memory at a time
+        one_by_one = (Losses(subject, reporter) for subject in subjects)  # quantized models: one in memory at a time
         measured = [[_measured(writer, losses, text, known) for text in texts] for losses in one_by_one]
         for of_subjects in zip(*measured, strict=True):
             of_text, among = compared(of_subjects)
@@ -128,7 +129,7 @@ def read_rows(artifact: Artifact) -> list[Row]:
 
 
 def read_result(artifact: Artifact) -> Result:
-    """Return what an evaluation found."""
+    """Return the result of an evaluation."""
     result = json.loads(artifact.read(RESULT))
     return cast("Result", {name: result[name] for name in ("rows", "compare", "tasks") if name in result})
 
@@ -136,14 +137,15 @@ def read_result(artifact: Artifact) -> Result:
 def evaluations_of(
     workspace: Workspace,
     pruned: set[tuple[str, str | None]],  # model digests and mask keys
-    base: str,  # digest of the model that they were made from
+    base: str,  # digest of their base model
     damaged: list[str],
     usable: Callable[[Artifact, list[Row]], bool],
 ) -> list[tuple[Artifact, list[Row]]]:
-    """Return the usable evaluations with a row of the `pruned`, and the newest with a row of `base` on each of their texts.
+    """Return the usable evaluations with a row of `pruned`, and the newest with a row of `base` on each of their texts.
 
-    They come oldest first, with their rows, but for those of quantized models. Other evaluations of the base are not read: all
-    may have a row of it. Adds the names of those that cannot be read to `damaged`.
+    They come oldest first, with their rows, except those of quantized models. Other evaluations of the base are not read, as
+    every
+    evaluation may have such a row. Adds the names of unreadable ones to `damaged`.
     """
     errors: list[Unreadable] = []
     found: dict[Path, tuple[Artifact, list[Row]]] = {}
@@ -168,7 +170,7 @@ def evaluations_of(
 
 
 def _sound_rows(artifact: Artifact) -> list[Row] | None:
-    """Return the rows of an evaluation; None where they cannot be read, or lack fields."""
+    """Return the rows of an evaluation, None if they are unreadable or lack fields."""
     try:
         rows = read_rows(artifact)
         return rows if all(row.keys() >= Row.__required_keys__ for row in rows) else None
@@ -177,15 +179,15 @@ def _sound_rows(artifact: Artifact) -> list[Row] | None:
 
 
 def has_bytes_of(artifact: Artifact, digest: str, weights: str) -> bool:
-    """Return whether an evaluation's rows of the model `digest` are of the very bytes that `weights` is the sha256 of."""
+    """Return whether an evaluation's rows of the model `digest` belong to weights with the sha256 `weights`."""
     known = artifact.manifest.about.get(WEIGHTS)
     return isinstance(known, dict) and known.get(digest) == weights
 
 
 class _KnownCells:
-    """Rows of earlier evaluations by cell, with the losses of their windows; only evaluations with that cell are read.
+    """Rows of earlier evaluations by cell, with the losses of their windows; reads only evaluations with that cell.
 
-    Of models of which all bytes are the same only: `weights`, digest -> sha256.
+    Models must match in all bytes of their weights: `weights`, digest -> sha256.
     """
 
     def __init__(self, workspace: Workspace, weights: dict[str, str], *, none: bool = False) -> None:
@@ -194,7 +196,7 @@ class _KnownCells:
         self._none = none
 
     def row(self, cell: str) -> tuple[Row, bytes] | None:
-        """Return the row and the losses of the newest evaluation that has them, None where none does."""
+        """Return the row and the losses of the newest evaluation with that cell, None if there is none."""
         part = _losses_part(cell)
         for artifact in [] if self._none else self._workspace.newest_first("evals", lambda each: part in each.parts):
             for row in _sound_rows(artifact) or ():
@@ -219,7 +221,7 @@ def _cell_of(subject: Subject, windows: Windows) -> str:
 
 
 def _known_bpb(subject: Subject, windows: Windows, row: Row, losses: bytes) -> float | None:
-    """Return a known row's bpb, computed now where there was no tokenizer then."""
+    """Return a known row's bpb, computed now if there was no tokenizer then."""
     if row["bpb"] is not None:
         return float(row["bpb"])
     return _bits_per_byte(subject.model, windows, float(load(losses)["nats"].sum()))
@@ -235,7 +237,7 @@ def _measured(
     text: EvaluationText,
     known: _KnownCells,
 ) -> Measured:
-    """Return one row with its losses per window, which become a part."""
+    """Return one row with its losses per window, and write these as a part."""
     subject = losses.subject
     windows = text.of(subject.model)
     row = _cell(writer, losses, windows, known)
@@ -249,7 +251,7 @@ def _cell(
     windows: Windows,
     known: _KnownCells,
 ) -> CellRow:
-    """Return one row; its losses per window become a part."""
+    """Return one row, and write its losses per window as a part."""
     subject = losses.subject
     cell = _cell_of(subject, windows)
     labels: Labels = {
@@ -290,7 +292,7 @@ def _cell(
 
 
 def _has_tokenizer(model: OpenedModel) -> bool:
-    """Return whether the model's tokenizer opens; token ids that were given can be evaluated without."""
+    """Return whether the model's tokenizer opens; given token ids need none."""
     try:
         return model.tokenizer is not None
     except LangpruneError:
@@ -298,7 +300,7 @@ def _has_tokenizer(model: OpenedModel) -> bool:
 
 
 def _bits_per_byte(model: OpenedModel, windows: Windows, nats: float) -> float | None:
-    """Return bpb, None for token ids without a tokenizer to say what text they are, or which are no text."""
+    """Return bpb, None for token ids without a tokenizer, or token ids that are no text."""
     try:
         text_bytes = predicted_bytes(model.tokenizer, windows.ids)
     except LangpruneError:

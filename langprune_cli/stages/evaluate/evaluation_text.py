@@ -1,4 +1,4 @@
-"""The text that models are evaluated on, in the tokens of each: a model with fewer tokens cuts it in its own way."""
+"""The evaluation text in the tokens of each model; a trimmed vocabulary splits it differently."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,14 @@ from langprune_cli.text.windows import evaluation_windows, is_given, retokenized
 from langprune_cli.tokens.token_bytes import predicted_bytes
 from langprune_cli.types import TextSpec, Windows
 
-# A corpus of the hub has millions of tokens; the published evaluation on C4 takes its first 256 windows.
+# A hub corpus has millions of tokens; the published evaluation on C4 uses its first 256 windows.
 
 
 @dataclass(frozen=True)
 class EvaluationText:
-    """One text in windows of tokens, for each vocabulary that it is evaluated with."""
+    """One text in windows of tokens, for each vocabulary."""
 
-    original: OpenedModel  # whose tokens figures of other vocabularies are counted by
+    original: OpenedModel  # figures of other vocabularies count per its tokens
     windows: Mapping[str, Windows]  # by vocabulary, the original's first
 
     @property
@@ -33,12 +33,12 @@ class EvaluationText:
         return next(iter(self.windows.values()))
 
     def of(self, model: OpenedModel) -> Windows:
-        """Return the windows that a model reads."""
+        """Return a model's windows."""
         return self.windows[model.vocabulary]
 
 
 class _Settled(TypedDict):
-    """What windows are cut by, besides the text and the tokenizer."""
+    """The settings of cutting windows, besides the text and the tokenizer."""
 
     seqlen: int
     max_windows: int | None
@@ -50,8 +50,8 @@ def evaluation_text(
 ) -> EvaluationText:
     """Return a text's windows in the tokens of each model; the first model is the original.
 
-    Ids that were given are the original's: for another vocabulary their text is tokenised anew.
-    Raises LangpruneError for text that cannot be read or is shorter than a window, and windows longer than a context.
+    Given ids are the original's; for another vocabulary their text is tokenized again. Raises LangpruneError for text that is
+    unreadable or shorter than a window, and for windows longer than a model's context.
     """
     original, given = models[0], is_given(spec.source)
     length = 0 if given else original.seqlen(seqlen, reporter)
@@ -79,10 +79,11 @@ def evaluation_text(
 
 
 def per_original_token(text: EvaluationText, model: OpenedModel, row: CellRow) -> PerOriginalToken:
-    """Return {"ppl_per_original_token"} of a model with another vocabulary than the original's; {} for others.
+    """Return {"ppl_per_original_token"} for a model with another vocabulary than the original's; {} for others.
 
-    exp(nats a byte x bytes a token of the original's): what compares, where a text falls into other tokens. None where it is
-    not known how much text tokens stand for.
+    This is exp(nats per byte x bytes per original token), which is comparable across vocabularies. None if the bytes of tokens
+    are
+    unknown.
     """
     windows = text.of(model)
     if windows is text.reference:

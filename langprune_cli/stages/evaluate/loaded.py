@@ -1,4 +1,4 @@
-"""Models loaded whole by transformers, as their users load them: what memory they take, and what there is."""
+"""Loads whole models with transformers, as users do, after checking the free memory."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ _MEMORY = Path("/proc/meminfo")
 
 
 def weight_bytes(folder: Path, dtype: torch.dtype | None) -> int:
-    """Return the bytes of a checkpoint's tensors in `dtype`, None for their own; raises LangpruneError as `Checkpoint`."""
+    """Return the bytes of a checkpoint's tensors in `dtype`, None for their own; raises LangpruneError as `Checkpoint` does."""
     checkpoint = Checkpoint(folder)
     return sum(
         checkpoint.elements(name) * (dtype or DTYPES[entry.dtype]).itemsize
@@ -27,10 +27,10 @@ def weight_bytes(folder: Path, dtype: torch.dtype | None) -> int:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Return the memory that is to be had on a device, None where that cannot be known."""
+    """Return the free memory of a device, None if unknown."""
     if device.type == "cuda":
         free: int = torch.cuda.mem_get_info(device)[0]
-        # What torch holds and no tensor of ours takes any more is to be had as well.
+        # Memory that torch holds but no tensor uses is free too.
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if device.type != "cpu":
         return None
@@ -46,11 +46,11 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def check_memory(sizes: dict[str, int], device: torch.device) -> None:
-    """Raise LangpruneError where the weights alone, of models by their labels, take more memory than there is."""
+    """Raise LangpruneError if the weights alone, by the models' labels, take more memory than is free."""
     free, need = free_bytes(device), sum(sizes.values())
     if free is not None and need > free:
         raise LangpruneError(
-            f"the weights of {' and '.join(sizes)} take {need:,} bytes of memory and {free:,} are free on {device.type}: end "
+            f"the weights of {' and '.join(sizes)} need {need:,} bytes of memory, and {free:,} are free on {device.type}: close "
             "other programs, choose a smaller --dtype, or measure on another machine"
         )
 
@@ -61,9 +61,9 @@ def load_whole(
     dtype: torch.dtype | None,
     *,
     trust: bool,
-    quantization: object = None,  # a configuration of transformers; the device's own memory is then filled directly
+    quantization: object = None,  # a configuration of transformers; weights then go straight to the device
 ) -> nn.Module:
-    """Load a model as its users do, tensor by tensor; raises LangpruneError where transformers cannot."""
+    """Load a model as its users do, tensor by tensor; raises LangpruneError if transformers cannot."""
     quantized = {"quantization_config": quantization, "device_map": {"": str(device)}} if quantization else {}
     Written(folder).check_all()
     with _no_bars():
@@ -81,7 +81,7 @@ def load_whole(
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    """Keep transformers' own progress bars off the screen."""
+    """Turn transformers' own progress bars off."""
     shown = logging.is_progress_bar_enabled()
     restore: Callable[[], None] = logging.enable_progress_bar if shown else logging.disable_progress_bar
     logging.disable_progress_bar()

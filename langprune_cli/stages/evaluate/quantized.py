@@ -1,4 +1,4 @@
-"""Models quantized on load with bitsandbytes, by transformers: what a pruned model loses once quantized as well."""
+"""Models that transformers quantizes on load with bitsandbytes, to measure pruning and quantization together."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -19,36 +19,36 @@ _GROUP = 64  # weights of NF4 that share a scale, bitsandbytes' own default
 
 
 def check_quantizer(device: torch.device) -> None:
-    """Raise LangpruneError where bitsandbytes and what it needs are not installed, or where it does not run on a device."""
+    """Raise LangpruneError if bitsandbytes or its requirements are not installed, or it does not support the device."""
     quantizer_environment()
     import bitsandbytes  # noqa: PLC0415 - optional, and takes a second
 
     if device.type not in bitsandbytes.supported_torch_devices:
         raise LangpruneError(
-            f"bitsandbytes does not run on {device.type}: give --load-bits another --device, such as cpu"
+            f"bitsandbytes does not run on {device.type}: use another --device for --load-bits, such as cpu"
         )
 
 
 def quantizer_environment() -> dict[str, str]:
-    """Return the version of what quantizes; raises LangpruneError where it is not installed."""
+    """Return the version of bitsandbytes; raises LangpruneError if it is not installed."""
     try:
-        version("accelerate")  # which transformers loads quantized models with
+        version("accelerate")  # transformers needs it to load quantized models
         return {"bitsandbytes": version("bitsandbytes")}
     except PackageNotFoundError as error:
         raise LangpruneError("--load-bits needs bitsandbytes: pip install '.[bnb]' from the root of a clone") from error
 
 
 def check_quantizable(model: OpenedModel) -> None:
-    """Raise LangpruneError for a model most of which would stay as it is."""
+    """Raise LangpruneError for a model that would mostly stay unquantized."""
     if model.streamed.has_experts:
         raise LangpruneError(
-            f"transformers merges the experts of {model.label} when it loads it whole, and bitsandbytes quantizes none of them: "
+            f"transformers merges the experts of {model.label} on loading, and bitsandbytes cannot quantize merged experts: "
             "evaluate it without --load-bits"
         )
 
 
 def quantized_bytes(model: OpenedModel, bits: int) -> int:
-    """Return the bytes that a model's weights take once the linears of its blocks are quantized, with their scales."""
+    """Return the bytes of a model's weights with the linears of its blocks quantized, including scales."""
     streamed = model.streamed
     total = 0
     linears = {linear.name: linear for index in range(len(streamed.blocks)) for linear in streamed.linears(index)}
@@ -63,14 +63,14 @@ def quantized_bytes(model: OpenedModel, bits: int) -> int:
 
 
 def quantization(bits: int, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """Return what is done: 4 bits are NF4, computed in `dtype`; 8 are LLM.int8() with its threshold of 6 for outliers."""
+    """Return the configuration: 4 bits are NF4, computed in `dtype`; 8 bits are LLM.int8() with its outlier threshold of 6."""
     if bits == 4:
         return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     return BitsAndBytesConfig(load_in_8bit=True)
 
 
 class QuantizedModel:
-    """A model that is loaded whole, and quantized, when its losses are first asked for."""
+    """A model that is loaded whole and quantized on first use."""
 
     def __init__(self, model: OpenedModel, bits: int) -> None:
         self.model = model
@@ -78,8 +78,8 @@ class QuantizedModel:
 
     @cached_property
     def _loaded(self) -> nn.Module:
-        """Raises LangpruneError where its weights do not fit, or do not load."""
-        gc.collect()  # the quantized model before this one, which its cycles keep
+        """Raises LangpruneError if the weights do not fit or do not load."""
+        gc.collect()  # frees the previous quantized model, which has reference cycles
         model, streamed = self.model, self.model.streamed
         label = f"{with_bits(model.label, self.bits)}, loaded whole,"
         check_memory({label: quantized_bytes(model, self.bits)}, streamed.device)
@@ -96,10 +96,9 @@ class QuantizedModel:
         ids: Tensor,  # int [n, t]
         tick: Callable[[int, int], None],
     ) -> Tensor:  # float64 [n]
-        """Return each window's summed loss over its predicted tokens; raises LangpruneError where the model does not run.
+        """Return each window's summed loss over its predicted tokens; raises LangpruneError if the model does not run.
 
-        Window by window: LLM.int8() takes as outliers the columns that hold one in any token of a batch, and figures are not
-        to depend on what else is in it.
+        Window by window: LLM.int8() finds outlier columns per batch, and a window's loss must not depend on other windows.
         """
         windows = ids.to(torch.int64).unsqueeze(1).unbind()  # [1, t] each
 
@@ -111,7 +110,7 @@ class QuantizedModel:
         try:
             with torch.no_grad():
                 return torch.cat(summed_losses(windows, logits()))
-        except (RuntimeError, AssertionError) as error:  # its kernels for CPUs do not take every shape
+        except (RuntimeError, AssertionError) as error:  # its CPU kernels do not support every shape
             label, device = with_bits(self.model.label, self.bits), self.model.streamed.device.type
             raise LangpruneError(
                 f"bitsandbytes does not run {label} on {device} ({first_line(error)}): give --load-bits {12 - self.bits}, or "

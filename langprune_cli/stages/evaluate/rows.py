@@ -1,4 +1,4 @@
-"""What a row of an evaluation says, for all that show it; free of torch, for the command line."""
+"""The rows of an evaluation and how to read them; without torch, for the command line."""
 
 from collections.abc import Mapping, Sequence
 from math import exp
@@ -9,7 +9,7 @@ from langprune_cli.store.manifest import Manifest
 
 
 class Change(TypedDict, total=False):
-    """By how much a row's loss differs from another's, in nats per token; None where that cannot be known."""
+    """The difference between two rows' losses, in nats per token; None if unknown."""
 
     change_nats: float | None
     change_low: float | None
@@ -18,7 +18,7 @@ class Change(TypedDict, total=False):
 
 
 class Labels(TypedDict):
-    """What a row is called: labels, which decide nothing."""
+    """The labels of a row; nothing depends on them."""
 
     model: str
     mask: str | None
@@ -27,31 +27,31 @@ class Labels(TypedDict):
 
 
 class CellRow(Labels, CellRecord):
-    """A model, with or without a mask, on one text: what it loses there."""
+    """The losses of a model, with or without a mask, on one text."""
 
     cell: str
     tokens: int
     nats: float
     ppl: float | None  # None: infinite
-    bpb: float | None  # None: not known
+    bpb: float | None  # None: unknown
 
 
 class PerOriginalToken(TypedDict, total=False):
-    """A perplexity that compares, of a model that cuts text into other tokens than the dense model."""
+    """The comparable perplexity of a model whose vocabulary differs from the dense model's."""
 
-    ppl_per_original_token: float | None  # None: not known
+    ppl_per_original_token: float | None  # None: unknown
 
 
 class MeasuredRow(CellRow, PerOriginalToken):
-    """The same beside the dense model, before they are compared."""
+    """The same, before the comparison with the dense model."""
 
 
 class Row(MeasuredRow, Change):
-    """A row of an evaluation, as it is on disk."""
+    """A row of an evaluation, as on disk."""
 
 
 class PairRow(Change):
-    """Two pruned ones on one text."""
+    """Two pruned models on one text."""
 
     text: str
     language: str | None
@@ -76,7 +76,7 @@ class TaskRow(TypedDict):
 
 
 class Result(TypedDict):
-    """What an evaluation found; older ones have no pairs."""
+    """The result of an evaluation; older ones have no pairs."""
 
     rows: list[Row]
     compare: NotRequired[list[PairRow]]
@@ -84,7 +84,7 @@ class Result(TypedDict):
 
 
 class SizeRow(TypedDict):
-    """What a smaller model lost in size, and in perplexity on one text."""
+    """The change in size of a smaller model, and in its perplexity on one text."""
 
     model: str
     pruned: str
@@ -97,14 +97,14 @@ class SizeRow(TypedDict):
 
 
 class ConvertedLinears(TypedDict):
-    """How many of a model's 2:4 linears are held as semi-structured tensors."""
+    """The number of a model's 2:4 linears in semi-structured form."""
 
     converted: int
     linears: int
 
 
 class SpeedRow(TypedDict):
-    """A model's speed and size, beside those of the first model."""
+    """A model's speed and size, compared with the first model's."""
 
     model: str
     parameters: int
@@ -127,31 +127,31 @@ class SpeedRow(TypedDict):
 MARKS = "*: the best pruned one on this text; =: not told apart from it by these windows."
 TASK_COLUMNS = ("task", "metric", "model", "value", "stderr", "examples")
 
-_MOST_NATS = 700.0  # exp of more is beyond float64; no interval is of use then
+_MOST_NATS = 700.0  # exp of more overflows float64, and such an interval says nothing
 
 
 def comparable_ppl(row: Row) -> float | None:
-    """Return a row's perplexity as it compares with the dense row's: per token of the dense model's tokenizer."""
+    """Return a row's perplexity per token of the dense model's tokenizer, comparable with the dense row's."""
     return row.get("ppl_per_original_token", row["ppl"])
 
 
 def change_of(row: Row, dense: Row) -> float | None:
-    """Return the change of ppl as a fraction of the dense row's; None of that row itself, and where either is not known."""
+    """Return the change of ppl as a fraction of the dense row's; None for the dense row, or if either is unknown."""
     ppl, base = comparable_ppl(row), dense["ppl"]
     return None if row is dense or ppl is None or not base else ppl / base - 1
 
 
 def interval_of(row: Row) -> tuple[float, float] | None:
-    """Return the ends of the interval of a row's change of ppl, as fractions; None where the row has none of use."""
+    """Return the interval of a row's change of ppl, as fractions; None if there is none or it says nothing."""
     low, high = row.get("change_low"), row.get("change_high")
     return None if low is None or high is None or high > _MOST_NATS else (exp(low) - 1, exp(high) - 1)
 
 
 def marks(
     rows: Sequence[Row],  # of one text, the dense one first
-    compare: Sequence[PairRow],  # the evaluation's pairs of pruned ones
+    compare: Sequence[PairRow],  # the evaluation's pairs of pruned models
 ) -> list[str]:
-    """Return for each row "*" for the best of several pruned ones, "=" where its difference to that is noise, else ""."""
+    """Return "*" for the best of several pruned rows, "=" for rows that differ from it only by noise, else ""."""
     known = [row for row in rows[1:] if comparable_ppl(row) is not None]
     if len(rows) < 3 or not known:
         return [""] * len(rows)
@@ -166,30 +166,31 @@ def marks(
 
 
 def task_lines(rows: Sequence[TaskRow]) -> list[tuple[str, ...]]:
-    """Return results of benchmark tasks as cells of TASK_COLUMNS: model beside model, the dense one first."""
+    """Return results of benchmark tasks as cells of TASK_COLUMNS, with models side by side, the dense one first."""
     lines = []
     for row in rows:
         value, error = ("" if each is None else f"{each:.4f}" for each in (row["value"], row["stderr"]))
         examples = "" if row["examples"] is None else f"{row['examples']:,}"
         lines.append((row["task"], row["metric"], row["model"], value, error, examples))
-    return sorted(lines, key=lambda line: line[:2])  # stable: models stay in their order
+    return sorted(lines, key=lambda line: line[:2])  # stable: keeps the order of models
 
 
 def model_label(row: Row) -> str:
-    """Return a row's model as it is shown: what was quantized on load is told from what was not."""
+    """Return the shown name of a row's model, with its bits if it was quantized on load."""
     return with_bits(row["model"], row.get("bits"))
 
 
 def with_bits(label: str, bits: int | None) -> str:
-    """Return a model's name with the bits that it was quantized to, where it was."""
+    """Return a model's name with its bits, if it was quantized."""
     return f"{label}, {bits} bit" if bits else label
 
 
 def size_rows(rows: Sequence[Row], chains: Mapping[str, Sequence[Manifest]]) -> list[SizeRow]:
-    """Return, for models of which whole parts have left, what each lost in size and in perplexity, text by text.
+    """Return the change in size and perplexity of each smaller model, text by text.
 
-    chains: by the name in the rows a model, what it was made from, and so on. The columns are those of AMD Quark's published
-    tables. Nothing for models that are as large as they were.
+    chains: by the name in the rows, a model, its source, and so on. The columns are those of AMD Quark's published tables.
+    Models of
+    unchanged size have no rows.
     """
     found: list[SizeRow] = []
     for row in rows:

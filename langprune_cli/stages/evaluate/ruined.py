@@ -1,4 +1,4 @@
-"""When pruning has ruined a model, and what would help that was not done already: by what its manifest says."""
+"""Finds models that pruning ruined, and suggests untried remedies from their manifests."""
 
 from collections.abc import Iterator, Sequence
 from math import exp, log
@@ -8,20 +8,20 @@ from langprune_cli.stages.evaluate.rows import Row, change_of
 from langprune_cli.store.manifest import Manifest
 from langprune_cli.structured_patterns.pattern import patterns_of
 
-# From which loss on a model counts as ruined: a perplexity that is half as high again, which readers notice at once.
+# A model with at least this loss counts as ruined: its perplexity rose by half, which readers notice at once.
 RUINED_NATS = log(1.5)
 
 WANDA_2_4 = (
-    "2:4 by Wanda alone usually costs much: a small bilingual model loses 0.156 nats a token by it, and 0.036 by langprune prune "
-    "with its default method; the ppl of SmolLM2-135M goes from 20.1 to 133, and to 49.9. langprune prune --pattern 2:4, without "
-    "--method, takes the same text."
+    "2:4 by Wanda alone usually costs much: a small bilingual model loses 0.156 nats per token with it, and 0.036 with langprune "
+    "prune and its default method; the ppl of SmolLM2-135M rises from 20.1 to 133 and to 49.9. Run langprune prune --pattern 2:4 "
+    "without --method on the same text."
 )
 
 
 def ruined_notes(rows: Sequence[Row], made: dict[str, Manifest]) -> Iterator[str]:
-    """Yield what to tell of each model and mask that lost RUINED_NATS or more on a text; where it may be noise, that too.
+    """Yield a note on each model and mask that lost RUINED_NATS or more on a text; it says if the loss may be noise.
 
-    made: the manifests of the models and masks in `rows`, by the label that they have there.
+    made: the manifests of the models and masks in `rows`, by label.
     """
     dense = {row["text"]: row for row in reversed(rows)}
     worse: dict[str, list[Row]] = {}
@@ -45,7 +45,7 @@ def _advice(manifest: Manifest, rows: Sequence[Row]) -> Iterator[str]:
     if languages and others:
         both = " ".join(f"--lang {each}:64" for each in [*sorted(languages), *others])
         yield (
-            f"It was calibrated on {' and '.join(sorted(languages))} and not on {' or '.join(others)}: calibrate on both where "
+            f"It was calibrated on {' and '.join(sorted(languages))} and not on {' or '.join(others)}: calibrate on both if "
             f"both count ({both})."
         )
     if helps := _what_helps(manifest):
@@ -53,7 +53,7 @@ def _advice(manifest: Manifest, rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _what_helps(manifest: Manifest) -> list[str]:
-    """Return what a user can do that was not done."""
+    """Return remedies that were not tried."""
     about, params = manifest.about, manifest.params
     mask = params if manifest.kind == "masks" else about.get("mask") or {}
     pattern, update = mask.get("pattern", "unstructured"), params.get("update", "none")

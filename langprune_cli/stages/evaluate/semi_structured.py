@@ -1,7 +1,8 @@
-"""A model's 2:4 linears held as torch's semi-structured tensors: `eval --semi-structured`.
+"""Converts a model's 2:4 linears to torch's semi-structured tensors: `eval --semi-structured`.
 
-Tensor cores of compute capability 8.0 and later multiply by a matrix of which two of every four consecutive weights of an output
-are zero at up to twice the rate, from a packed form of it. Checkpoints have no such form: it is made of the dense weights, here.
+Tensor cores of compute capability 8.0 and later multiply packed 2:4 matrices (two of every four consecutive weights of an
+output
+are zero) at up to twice the rate. Checkpoints store no packed form; it is made here from the dense weights.
 """
 
 import copy
@@ -16,8 +17,8 @@ from transformers.pytorch_utils import Conv1D
 
 from langprune_cli.errors import LangpruneError, first_line
 
-# What both of torch's backends take: `_DTYPE_SHAPE_CONSTRAINTS` of CUTLASS in torch/sparse/semi_structured.py, of which those of
-# cuSPARSELt (16 and 16, no float32) are a part.
+# Supported by both of torch's backends: `_DTYPE_SHAPE_CONSTRAINTS` of CUTLASS in torch/sparse/semi_structured.py, which are
+# stricter than cuSPARSELt's (16 and 16, no float32).
 _DTYPES = (torch.float16, torch.bfloat16)
 _ROWS, _COLUMNS = 32, 64
 _CAPABILITY = (8, 0)
@@ -27,22 +28,22 @@ NO_KERNELS = (
 )
 NO_LINEARS = "No linear of these models is 2:4 sparse: prune one with --pattern 2:4 for --semi-structured to add a row."
 STAYS_DENSE = (
-    "Linears stay dense where torch's 2:4 kernels do not take them: these want float16 or bfloat16, outputs a multiple of "
+    "Linears stay dense if torch's 2:4 kernels do not support them: these need float16 or bfloat16, outputs a multiple of "
     f"{_ROWS} and inputs of {_COLUMNS}."
 )
 
 
 @dataclass(frozen=True)
 class Twin:
-    """A model once more, with what the kernels take of its 2:4 linears in packed form; the rest it shares with the model."""
+    """A copy of a model with its supported 2:4 linears in packed form; it shares everything else with the model."""
 
     model: nn.Module
     converted: int
-    linears: int  # that are 2:4, converted or not
+    linears: int  # 2:4 linears, converted or not
 
 
 def accelerates(device: torch.device) -> bool:
-    """Return whether torch's 2:4 kernels are to be had on a device."""
+    """Return whether a device has torch's 2:4 kernels."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _CAPABILITY
 
 
@@ -58,7 +59,7 @@ def is_two_of_four(
 
 
 def kernels_take(linear: nn.Module) -> bool:
-    """Return whether torch's kernels take a 2:4 linear: a plain one of a dtype and a shape that they are made for."""
+    """Return whether torch's kernels support a 2:4 linear: a plain one of a supported dtype and shape."""
     if type(linear) is not nn.Linear:
         return False
     rows, columns = linear.weight.shape
@@ -66,7 +67,7 @@ def kernels_take(linear: nn.Module) -> bool:
 
 
 def two_of_four_linears(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the linears of a loaded model that are 2:4 sparse, by name."""
+    """Return the 2:4 sparse linears of a loaded model, by name."""
     found = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | Conv1D):
@@ -80,7 +81,7 @@ def semi_structured_twin(
     model: nn.Module,
     convert: Callable[[Tensor], Tensor] = to_sparse_semi_structured,  # [o, i] -> the same in packed form
 ) -> Twin | None:
-    """Return a loaded model's twin, None where none of its linears is 2:4 sparse."""
+    """Return a loaded model's twin, None if it has no 2:4 sparse linear."""
     linears = two_of_four_linears(model)
     if not linears:
         return None
@@ -95,16 +96,16 @@ def semi_structured_twin(
 
 
 def held_bytes(parameter: Tensor) -> int:
-    """Return the bytes that a parameter takes in memory."""
+    """Return the bytes of a parameter in memory."""
     if not isinstance(parameter, SparseSemiStructuredTensor):
         return parameter.numel() * parameter.element_size()
-    inner = (getattr(parameter, name) for name in parameter.__tensor_flatten__()[0])  # those that its backend has
+    inner = (getattr(parameter, name) for name in parameter.__tensor_flatten__()[0])  # the backend's own tensors
     return sum(each.numel() * each.element_size() for each in inner)
 
 
 @contextmanager
 def kernel_errors(label: str) -> Iterator[None]:
-    """Make what torch's kernels raise a LangpruneError: their API is a prototype, and each backend has gaps of its own."""
+    """Turn errors of torch's kernels into LangpruneError: their API is a prototype, and each backend has gaps."""
     try:
         yield
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:

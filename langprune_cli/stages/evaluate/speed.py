@@ -1,4 +1,4 @@
-"""How fast models run in stock transformers, and what they take: `eval --speed`."""
+"""Measures the speed and size of models in stock transformers: `eval --speed`."""
 
 import inspect
 import time
@@ -19,7 +19,7 @@ from langprune_cli.stages.evaluate.semi_structured import held_bytes, kernel_err
 
 @dataclass(frozen=True)
 class Speed:
-    """One model's speed and size; the seconds of every repeat, so that their spread can be seen."""
+    """One model's speed and size, with the seconds of every repeat to show their spread."""
 
     parameters: int  # tied ones once
     weight_bytes: int  # of the parameters in memory
@@ -27,41 +27,41 @@ class Speed:
     dtype: str
     device: str
     batch: int  # sequences at a time
-    prompt: int  # tokens of each that are read at once
-    new_tokens: int  # tokens of each that are made one by one
+    prompt: int  # tokens read at once, of each
+    new_tokens: int  # tokens generated one by one, for each
     prefill_seconds: tuple[float, ...]
     decode_seconds: tuple[float, ...]
-    semi_structured: tuple[int, int] | None = None  # linears held so, of how many 2:4 ones; None: the model as it is
+    semi_structured: tuple[int, int] | None = None  # (converted, all) 2:4 linears; None: the model unchanged
 
     @property
     def prefill(self) -> float:
-        """Return the tokens of prompts that were read in a second, of all sequences together."""
+        """Return the prompt tokens read per second, over all sequences."""
         return self.batch * self.prompt / median(self.prefill_seconds)
 
     @property
     def decode(self) -> float:
-        """Return the tokens that were made in a second, of all sequences together."""
+        """Return the tokens generated per second, over all sequences."""
         return self.batch * self.new_tokens / median(self.decode_seconds)
 
 
 @dataclass
 class _Run:
-    """A loaded model, and what was measured of it."""
+    """A loaded model and its measurements."""
 
     label: str
     folder: Path
     model: nn.Module
     semi_structured: tuple[int, int] | None = None
-    seconds: list[tuple[float, float]] = field(default_factory=list)  # of every repeat, the warm-up too
+    seconds: list[tuple[float, float]] = field(default_factory=list)  # of every repeat, with the warm-up
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What each model is given to do."""
+    """The work of each model."""
 
     batch: int = 1  # prompts at a time
     prompt: int = 512  # tokens of each
-    new_tokens: int = 32  # made of each
+    new_tokens: int = 32  # generated for each
     repeats: int = 5
 
 
@@ -77,18 +77,23 @@ def compare(
     trust_remote_code: bool = False,
     semi_structured: bool = False,
 ) -> dict[str, Speed]:
-    """Measure models, all of them in memory, turn by turn, so that a machine that slows down meanwhile slows all alike.
+    """Measure models, all in memory and in turns, so that a machine that slows down slows all alike.
 
-    folders: label -> folder. dtype: to compute in, None for each checkpoint's own. One repeat reads prompts of random tokens,
-    the same for all models, and then makes new tokens after each, the likeliest one every time, from the cache of keys and
-    values; a token that ends a text does not end this. The first repeat is a warm-up and does not count. What is run is
-    `AutoModelForCausalLM.from_pretrained`, and of a prompt only the last position's logits are made, as `generate` does.
+    folders: label -> folder. dtype: of computation, None for each checkpoint's own. Each repeat reads prompts of random tokens,
+    the
+    same for all models, and then generates new tokens greedily with the cache of keys and values; an end-of-text token does not
+    stop
+    it. The first repeat is a warm-up and does not count. Models load with `AutoModelForCausalLM.from_pretrained`, and a prompt
+    gives
+    only its last position's logits, as in `generate`.
 
-    semi_structured: measure each model that has 2:4 linears once more, right after itself, with these held as torch's
-    semi-structured tensors; what it shares with itself is in memory once.
+    semi_structured: measure each model with 2:4 linears again, right after itself, with these as torch's semi-structured
+    tensors; both
+    share the other weights in memory.
 
-    Raises LangpruneError for what `Checkpoint` and `read_config` refuse, numbers below 1, more tokens than a model's
-    context, a model that does not load, and models that do not fit in memory together.
+    Raises LangpruneError as `Checkpoint` and `read_config` do, and for numbers below 1, more tokens than a model's context, a
+    model that
+    does not load, and models that do not fit into memory together.
     """
     device = torch.device(device)
     configs = {label: read_config(each, trust_remote_code=trust_remote_code) for label, each in folders.items()}
@@ -96,7 +101,7 @@ def compare(
     _check_numbers(contexts, {name.replace("_", " "): number for name, number in asdict(load).items()})
     sizes = {label: weight_bytes(each, dtype) for label, each in folders.items()}
     check_memory(sizes, device)
-    for label, size in sizes.items():  # each is read into the memory of the CPU, and moved from there
+    for label, size in sizes.items():  # each is read into CPU memory, and moved from there
         check_memory({label: size}, torch.device("cpu"))
     vocabulary = min((config.get_text_config().vocab_size for config in configs.values()), default=1)
     ids = torch.randint(0, vocabulary, (load.batch, load.prompt), generator=torch.Generator().manual_seed(0)).to(device)
@@ -108,7 +113,7 @@ def compare(
             with kernel_errors(label):
                 twin = semi_structured_twin(model)
                 if twin:
-                    timed_run(twin.model, ids, 1)  # what the kernels refuse is known before anything is measured
+                    timed_run(twin.model, ids, 1)  # shows before measuring what the kernels refuse
                     name = f"{label}, {twin.converted} of {twin.linears} linears semi-structured"
                     runs.append(_Run(name, folder, twin.model, (twin.converted, twin.linears)))
     for _ in range(1 + load.repeats):
@@ -133,7 +138,7 @@ def compare(
 
 
 def _check_numbers(contexts: dict[str, int | None], numbers: dict[str, int]) -> None:
-    """Raise LangpruneError for numbers below 1, and more tokens than the context of a model."""
+    """Raise LangpruneError for numbers below 1, and for more tokens than a model's context."""
     for name, number in numbers.items():
         if number < 1:
             raise LangpruneError(f"{number} {name} leaves nothing to measure: give 1 or more")
@@ -141,15 +146,16 @@ def _check_numbers(contexts: dict[str, int | None], numbers: dict[str, int]) -> 
     for label, context in contexts.items():
         if context and prompt + new_tokens > context:
             raise LangpruneError(
-                f"{prompt} tokens and {new_tokens} new ones are more than the context of {label}, {context}: ask for fewer"
+                f"{prompt} tokens and {new_tokens} new ones exceed the context of {label}, {context}: ask for fewer"
             )
 
 
 def speed_rows(speeds: dict[str, Speed]) -> list[SpeedRow]:
     """Return one row per model, ready for JSON.
 
-    The factors are how many times as fast as the first model it is, the median over repeats: the two turns of one repeat
-    were taken side by side, and share what else the machine was doing.
+    The factors are speeds relative to the first model, as medians over repeats: both turns of one repeat run under the same
+    load of the
+    machine.
     """
     rows: list[SpeedRow] = []
     first = None
@@ -191,9 +197,9 @@ def timed_run(
     ids: Tensor,  # int64 [b, p], on the model's device
     new_tokens: int,
 ) -> tuple[Tensor, tuple[float, float]]:  # int64 [b, 1 + new_tokens]; seconds
-    """Read prompts and go on from them; return what was made, and the seconds of reading and of making.
+    """Read prompts and continue them; return the new tokens, and the seconds of reading and of generating.
 
-    Reading gives the first token after the prompts; each step that follows reads one and gives the next.
+    Reading gives the first token after the prompts; each later step reads one token and gives the next.
     """
     only_last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     made = []
@@ -210,7 +216,7 @@ def timed_run(
 
 
 def _now(device: torch.device) -> float:
-    """Return the time once the device has done all that it was told to."""
+    """Return the time after the device has finished its work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
     return time.perf_counter()

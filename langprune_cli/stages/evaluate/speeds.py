@@ -1,4 +1,4 @@
-"""Opened models timed turn by turn, as rows: `eval --speed` and `--semi-structured`."""
+"""Times opened models in turns, as rows: `eval --speed` and `--semi-structured`."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,9 @@ from langprune_cli.streaming.opened import OpenedModel
 
 
 def measured_speeds(models: Sequence[OpenedModel], reporter: Reporter, *, semi_structured: bool) -> list[SpeedRow]:
-    """Measure the models turn by turn; prompts as long as all of them can read, 512 tokens at most.
+    """Measure the models in turns, with prompts as long as all of them support, at most 512 tokens.
 
-    semi_structured: those with 2:4 linears once more, with these in packed form; a note says why there is no such row.
+    semi_structured: also measure models with 2:4 linears in packed form; a note says why there is no such row.
     """
     twins = semi_structured and accelerates(models[0].streamed.device)
     if semi_structured and not twins:

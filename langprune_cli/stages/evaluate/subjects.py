@@ -1,4 +1,4 @@
-"""What `eval` evaluates, a model as it is, with a mask or quantized, and its losses on a text."""
+"""The subjects of `eval` (a model unchanged, with a mask or quantized) and their losses on a text."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,22 +24,22 @@ from langprune_cli.types import Windows
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated: a model as it is, with a mask applied on the fly, or quantized on load."""
+    """A model to evaluate: unchanged, with a mask applied on the fly, or quantized on load."""
 
     model: OpenedModel
     mask: Artifact | None = None
-    bits: int | None = None  # None: as the checkpoint has it
+    bits: int | None = None  # None: not quantized
 
     @property
     def identity(self) -> SubjectIdentity:
-        """Return what decides the result beside the text: checkpoint, mask, dtype, and bits where it is quantized."""
+        """Return what decides the result besides the text: checkpoint, mask, dtype, and bits if quantized."""
         identity: SubjectIdentity = {
             "model_digest": self.model.digest,
             "mask_key": self.mask.key if self.mask else None,
             "dtype": str(self.model.streamed.dtype).removeprefix("torch."),
         }
         if self.model.streamed.untied:
-            # Version 0.1.0 used the embeddings for their head: a row of its own is no answer any more.
+            # Version 0.1.0 used the embeddings as their head, so its rows do not count any more.
             identity["untied"] = True
         if self.bits:
             identity["bits"] = self.bits
@@ -51,11 +51,11 @@ class Subject:
         return self.mask.name if self.mask else with_bits(self.model.label, self.bits)
 
     def check(self) -> None:
-        """Raise LangpruneError for a mask of another model or one that cannot be applied on the fly, and for bits beside it."""
+        """Raise LangpruneError for a mask of another model, a mask that cannot be applied on the fly, or a mask with bits."""
         if self.mask and self.bits:
             raise LangpruneError(
-                f"--load-bits quantizes models as they lie on disk, and mask {self.mask.name} is applied on the fly: run "
-                f"langprune apply --mask {self.mask.name}, then eval --model with what it made"
+                f"--load-bits quantizes models from disk, and mask {self.mask.name} is applied on the fly: run "
+                f"langprune apply --mask {self.mask.name}, then eval --model with the result"
             )
         if self.bits:
             check_quantizable(self.model)
@@ -64,13 +64,13 @@ class Subject:
         check_same_model(self.mask, self.model)
         if whole := whole_pattern(self.mask.manifest.params["pattern"]):
             raise LangpruneError(
-                f"mask {self.mask.name} is of {whole.parts}, which eval cannot leave out on the fly: run langprune apply "
+                f"mask {self.mask.name} removes {whole.parts}, which eval cannot do on the fly: run langprune apply "
                 f"--mask {self.mask.name}, then eval"
             )
 
 
 class Losses:
-    """The losses of one subject, text by text; a quantized model is loaded for the first text, and stays for the others."""
+    """The losses of one subject, text by text; a quantized model loads for the first text and stays."""
 
     def __init__(self, subject: Subject, reporter: Reporter) -> None:
         self.subject = subject
@@ -81,9 +81,9 @@ class Losses:
         return QuantizedModel(self.subject.model, self.subject.bits) if self.subject.bits else None
 
     def on(self, windows: Windows, folder: Path) -> Tensor:
-        """Return each window's summed loss over its predicted tokens, float64 [n]; hidden states may go to a file of `folder`.
+        """Return each window's summed loss over its predicted tokens, float64 [n]; hidden states may go to a file in `folder`.
 
-        Raises LangpruneError where a loss is not finite, and for a model that is to be loaded whole and does not fit.
+        Raises LangpruneError if a loss is not finite, or if a model that must load whole does not fit.
         """
         label, name = self.subject.label, windows.spec.name
         blocks = 0 if self._quantized else len(self.subject.model.streamed.blocks)
@@ -98,7 +98,7 @@ class Losses:
         return losses
 
     def _streamed(self, windows: Windows, folder: Path) -> Tensor:
-        """Return the losses of a model of which one block is in memory at a time."""
+        """Return the losses of a model with one block in memory at a time."""
         subject = self.subject
         reader = MaskReader(subject.mask, subject.model) if subject.mask else None
 

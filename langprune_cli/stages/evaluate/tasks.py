@@ -1,4 +1,4 @@
-"""Benchmark tasks of EleutherAI's lm-evaluation-harness, run on models as they lie on disk: `eval --tasks`."""
+"""Runs benchmark tasks of EleutherAI's lm-evaluation-harness on models on disk: `eval --tasks`."""
 
 import gc
 import hashlib
@@ -20,7 +20,7 @@ from langprune_cli.stages.evaluate.rows import TaskRow
 from langprune_cli.store.written import Written
 from langprune_cli.streaming.opened import OpenedModel
 
-_Results = TypedDict(  # what the harness returns, as far as it is read here
+_Results = TypedDict(  # the part of the harness's result that is read here
     "_Results",
     {
         "results": dict[str, dict[str, object]],
@@ -30,12 +30,12 @@ _Results = TypedDict(  # what the harness returns, as far as it is read here
     },
 )
 
-# HFLM pads a batch; one by one a task's figures do not depend on what else is in the batch, nor on the machine's memory.
+# HFLM pads a batch; with batches of one, figures depend neither on other examples nor on the machine's memory.
 _BATCH = 1
 
 
 def check_tasks(names: Sequence[str]) -> None:
-    """Raise LangpruneError where the harness is not installed, and UsageError for a task that it does not know."""
+    """Raise LangpruneError if the harness is not installed, UsageError for a task that it does not know."""
     harness_version()
     builtin = [name for name in names if not _is_file(name)]
     if not builtin:
@@ -48,12 +48,12 @@ def check_tasks(names: Sequence[str]) -> None:
         if name not in known:
             raise UsageError(
                 f"lm-evaluation-harness {harness_version()} has no task {name!r} ({near_matches(name, known)}): "
-                "name one of its own, or the .yaml file of yours"
+                "name one of its tasks, or your own .yaml file"
             )
 
 
 def harness_version() -> str:
-    """Return the version of the harness; raises LangpruneError where it is not installed."""
+    """Return the version of the harness; raises LangpruneError if it is not installed."""
     try:
         return version("lm_eval")
     except PackageNotFoundError as error:
@@ -63,7 +63,7 @@ def harness_version() -> str:
 
 
 def tasks_identity(models: Sequence[OpenedModel], names: Sequence[str]) -> TasksRecord:
-    """Return what decides the results: checkpoints, tokenizers, dtypes, tasks, and the harness that defines these."""
+    """Return what decides the results: checkpoints, tokenizers, dtypes, tasks and the harness."""
     return {
         "models": [
             {
@@ -81,8 +81,9 @@ def tasks_identity(models: Sequence[OpenedModel], names: Sequence[str]) -> Tasks
 def run_tasks(model: OpenedModel, names: Sequence[str]) -> list[TaskRow]:
     """Return a row for each task and metric, groups of tasks after their own.
 
-    The model is loaded whole, by transformers. Examples in the prompt and their number are the tasks' own; seeds are the
-    harness's. Raises LangpruneError where a task cannot be run, such as for data that is not there.
+    transformers loads the model whole. Tasks set the examples in the prompt, and the harness sets seeds. Raises LangpruneError
+    if a task
+    fails, for example for missing data.
     """
     from lm_eval import simple_evaluate  # noqa: PLC0415 - optional, and takes seconds
     from lm_eval.models.huggingface import HFLM  # noqa: PLC0415
@@ -90,7 +91,7 @@ def run_tasks(model: OpenedModel, names: Sequence[str]) -> list[TaskRow]:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     device, compute = model.streamed.device, model.compute
     try:
-        with redirect_stdout(sys.stderr):  # results of ours go to stdout, and nothing else
+        with redirect_stdout(sys.stderr):  # keeps stdout for our results
             Written(model.location.folder).check_all()
             loaded = AutoModelForCausalLM.from_pretrained(
                 model.location.folder, dtype=model.streamed.dtype, trust_remote_code=compute.trust_remote_code
@@ -99,18 +100,18 @@ def run_tasks(model: OpenedModel, names: Sequence[str]) -> list[TaskRow]:
             results = simple_evaluate(model=adapter, tasks=list(names), log_samples=False)
     except (LangpruneError, MemoryError):
         raise
-    except Exception as error:  # tasks run code of their own, and fail in ways of their own
+    except Exception as error:  # tasks run their own code, and may fail in any way
         raise LangpruneError(
             f"lm-evaluation-harness could not run {', '.join(names)} on {model.label}: {error}"
         ) from error
     finally:
         loaded = adapter = None
-        gc.collect()  # the next model is loaded whole too
+        gc.collect()  # frees memory for the next model
     return _rows(model, cast("_Results", results))
 
 
 def _rows(model: OpenedModel, results: _Results) -> list[TaskRow]:
-    """Return the harness's {"acc,none": value, "acc_stderr,none": error} of each task as rows."""
+    """Return each task's {"acc,none": value, "acc_stderr,none": error} as rows."""
     rows: list[TaskRow] = []
     for task, figures in results["results"].items():
         for key, value in figures.items():

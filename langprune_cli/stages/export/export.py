@@ -1,4 +1,4 @@
-"""Stage 6, `export`: a folder to share, with weights, tokenizer, model card and where it all comes from."""
+"""Stage 6, `export`: a folder to share, with weights, tokenizer, model card and provenance."""
 
 import shutil
 from collections.abc import Iterator
@@ -50,10 +50,10 @@ def export(
 ) -> list[str]:
     """Copy a model artifact to `out`, a new or empty folder, with a model card; return the names of the files.
 
-    title: of the card, the folder's name if left out. converter: llama.cpp's, which makes one GGUF file of the weights.
-    The folder appears whole: it is made beside and renamed. Raises LangpruneError for a folder that is not empty, a full
-    disk, a damaged model, a converter that fails, and with `with_mask` for a mask that is no longer in the workspace, or of
-    blocks or tokens.
+    title: of the card, by default the folder's name. converter: llama.cpp's, to write the weights as one GGUF file.
+    The folder appears whole: it is made beside and renamed. Raises LangpruneError for a folder that is not empty, a full disk,
+    a
+    damaged model, a failing converter, and with `with_mask` for a missing mask, or one of blocks or tokens.
     """
     out = _destination(out, workspace)
     about = About.of(workspace, model, title or out.name, reporter, with_mask=with_mask, gguf=converter is not None)
@@ -85,7 +85,7 @@ def export(
         for name, data in about.files(beside).items():
             write_bytes(staging / name, data)
         if out.exists() and out.samefile(Path.cwd()):
-            # A shell stands in it, and would not see a folder put in its place.
+            # A shell may be inside of it, and would not see a folder that replaces it.
             sync_tree(staging)
             for path in staging.iterdir():
                 path.rename(out / path.name)
@@ -104,7 +104,7 @@ def exported_sizes(
     with_mask: bool = False,
     gguf: bool = False,
 ) -> dict[str, int | None]:
-    """Return the files that `export` would write, with their bytes; None where these are the converter's to know.
+    """Return the files that `export` would write, with their bytes; None for what only the converter knows.
 
     Raises LangpruneError as `export` does for masks and damaged models.
     """
@@ -113,7 +113,7 @@ def exported_sizes(
     sizes: dict[str, int | None] = {name: len(data) for name, data in about.files(expected).items()}
     if gguf:
         tokenizer_before(workspace, model, reporter)
-        sizes |= {f"{title}{GGUF}": None, PROVENANCE: None}  # the latter has size and hash of the former
+        sizes |= {f"{title}{GGUF}": None, PROVENANCE: None}  # the latter records size and hash of the former
     else:
         sizes |= {part: entry["size"] for part, entry in model.manifest.parts.items()}
     if about.mask:
@@ -123,7 +123,7 @@ def exported_sizes(
 
 @dataclass(frozen=True)
 class About:
-    """What an exported folder says of its model, and the mask that goes with it."""
+    """An exported folder's texts about its model, and the mask that goes with it."""
 
     model: Artifact
     mask: Artifact | None
@@ -135,23 +135,21 @@ class About:
     def of(
         cls, workspace: Workspace, model: Artifact, title: str, reporter: Reporter, *, with_mask: bool, gguf: bool
     ) -> "About":
-        """Gather it; raises LangpruneError where the mask is not to be had, or the model is damaged."""
+        """Collect it; raises LangpruneError if the mask is missing or the model is damaged."""
         mask = workspace.by_key("masks", model.manifest.inputs["mask"]) if with_mask else None
         if with_mask and mask is None:
             raise LangpruneError(f"the mask of {model.name} is not in {workspace.root} any more: leave out --with-mask")
         if mask and not _of_weights(mask):
-            raise LangpruneError(
-                f"the mask of {model.name} is of parts that left the model whole: leave out --with-mask"
-            )
+            raise LangpruneError(f"the mask of {model.name} removes whole parts of the model: leave out --with-mask")
         rows = _rows_about(workspace, model, reporter)
         mask_file = MASK_FILE if mask else None
         card = model_card(model, rows, title, mask_file, inherited=inherited(workspace, model), gguf=gguf)
         return cls(model, mask, title, card, gguf)
 
     def files(self, beside: Parts) -> dict[str, bytes]:
-        """Return what is written for people, and for whoever wants to know where the model comes from.
+        """Return the model card and the provenance record.
 
-        beside: hash and size of the files that are not the model's own.
+        beside: hash and size of the files that the export adds.
         """
         record = _provenance(self.model, beside if self.gguf else self.model.manifest.parts | beside)
         signed = readable_json(record | {"digest": document_digest(record)})
@@ -159,7 +157,7 @@ class About:
 
 
 def _destination(out: Path, workspace: Workspace) -> Path:
-    """Return the absolute path of a folder that is not there or empty, links followed; raises LangpruneError for others."""
+    """Return the absolute path of a missing or empty folder, links followed; raises LangpruneError for others."""
     try:
         place = out.expanduser().resolve()
     except RuntimeError as error:  # links in a circle, or no such user's home
@@ -196,7 +194,7 @@ def _staging(out: Path, workspace: Workspace) -> Iterator[Path]:
 
 
 def _rows_about(workspace: Workspace, model: Artifact, reporter: Reporter) -> list[Evaluated]:
-    """Return the newest rows about this model, or about its mask on the fly, each with that of the model it came from."""
+    """Return the newest rows of this model, or of its mask on the fly, each with its base model's row."""
     try:
         checkpoint = Checkpoint(model.folder)
         digest, weights = checkpoint.digest(), checkpoint.weights_sha256
@@ -206,9 +204,7 @@ def _rows_about(workspace: Workspace, model: Artifact, reporter: Reporter) -> li
         ) from error
     base_digest, mask_key = model.manifest.inputs["model"], model.manifest.inputs["mask"]
     subjects: dict[tuple[str, str | None], str] = {(base_digest, None): "base", (digest, None): "pruned"}
-    if (
-        model.manifest.params.get("update", "none") == "none"
-    ):  # else the weights that stay are others than the mask's alone
+    if model.manifest.params.get("update", "none") == "none":  # else kept weights differ from the base model's
         subjects[base_digest, mask_key] = "pruned"
     pruned = {subject for subject, what in subjects.items() if what == "pruned"}
     by_text: dict[tuple[str, str], dict[str, Row]] = {}
@@ -216,9 +212,7 @@ def _rows_about(workspace: Workspace, model: Artifact, reporter: Reporter) -> li
 
     def usable(artifact: Artifact, rows: list[Row]) -> bool:
         if any(row["model_digest"] == digest for row in rows) and not has_bytes_of(artifact, digest, weights):
-            reporter.note(
-                f"left out evaluation {artifact.name}, which is not known to be of these very weights: eval again"
-            )
+            reporter.note(f"left out evaluation {artifact.name}, which may be of other weights: eval again")
             return False
         return True
 
@@ -229,7 +223,7 @@ def _rows_about(workspace: Workspace, model: Artifact, reporter: Reporter) -> li
             if subject:
                 place = by_text.setdefault((row["fingerprint"], row["dtype"]), {})
                 place[subject] = row
-                # Without some tokens a text is cut into others, and its row is told by what it was evaluated beside.
+                # A trimmed vocabulary changes the tokens of a text; the base row is the one in the same evaluation.
                 if subject == "pruned" and "ppl_per_original_token" in row and row["text"] in base_of:
                     place["base"] = base_of[row["text"]]
     for name in damaged:
@@ -238,7 +232,7 @@ def _rows_about(workspace: Workspace, model: Artifact, reporter: Reporter) -> li
 
 
 def _provenance(model: Artifact, parts: Parts) -> dict[str, object]:
-    """Return the manifest without what is only of use on this machine, and with the export's own files."""
+    """Return the manifest without what matters only on this machine, with the export's own files."""
     manifest = model.manifest
     return {
         "schema": manifest.schema,
@@ -252,7 +246,7 @@ def _provenance(model: Artifact, parts: Parts) -> dict[str, object]:
 
 
 def _of_weights(mask: Artifact) -> list[str]:
-    """Return the parts of a mask with keep masks of linears: none where whole blocks or tokens leave."""
+    """Return the parts of a mask with keep masks of linears; none for masks of blocks or tokens."""
     return [part for part in sorted(mask.manifest.parts) if part.startswith("block-")]
 
 

@@ -1,4 +1,4 @@
-"""An exported folder read back: the files that its langprune.json lists, each checked, and nothing else that lies there."""
+"""Reads an exported folder: the files listed in its langprune.json, each checked, and no others."""
 
 import json
 from pathlib import Path
@@ -11,12 +11,12 @@ from langprune_cli.store.verifying import damaged_parts
 from langprune_cli.store.written import read_provenance
 
 GGUF = ".gguf"
-# In a folder of its own: some engines load every .safetensors that lies beside the weights.
+# In its own folder: some engines load every .safetensors beside the weights.
 MASK_FILE = "mask/keep_masks.safetensors"
 
 
 def is_export_of(folder: Path, model: Artifact) -> bool:
-    """Return whether `folder` says in its langprune.json that it is an export of that very model."""
+    """Return whether the langprune.json of `folder` names this model as its source."""
     try:
         return bool(json.loads(plain_file(folder / PROVENANCE, within=folder).read_bytes())["key"] == model.key)
     except (LangpruneError, OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -24,17 +24,17 @@ def is_export_of(folder: Path, model: Artifact) -> bool:
 
 
 def listed_files(folder: Path, model: Artifact) -> list[str]:
-    """Return the files of an export of `model`: those that its langprune.json lists, langprune.json, and the card.
+    """Return the files of an export of `model`: langprune.json, the files that it lists, and the card.
 
-    All but the card, which may have been edited, are hashed. Files that are not listed are left out.
-    Raises LangpruneError for a file that is missing, changed or no plain file of the folder, and for a langprune.json that
-    lists what an export of this model does not have.
+    Hashes are checked except for the card, which may be edited; files that are not listed are left out. Raises LangpruneError
+    for a
+    file that is missing, changed or not a plain file of the folder, and for a list that does not match this model.
     """
     again = "export the model again to a new folder"
     parts, own = read_provenance(folder / PROVENANCE)["parts"], model.manifest.parts
     for name, part in parts.items():
         if name != MASK_FILE and not _is_gguf(name) and own.get(name) != part:
-            raise LangpruneError(f"{folder / PROVENANCE} lists {name!r} other than {model.name} has it: {again}")
+            raise LangpruneError(f"{folder / PROVENANCE} lists a {name!r} that differs from {model.name}'s: {again}")
     for damage in damaged_parts(folder, parts, again):
         raise LangpruneError(damage.says)
     card = [CARD] if plain_file(folder / CARD, within=folder).exists() else []

@@ -1,4 +1,4 @@
-"""GGUF, by llama.cpp's own converter: what a model's tensors are called there, and how tokenizers are told, is its to know."""
+"""Writes GGUF with llama.cpp's own converter, which knows the format's names of tensors and tokenizers."""
 
 import json
 import subprocess
@@ -21,28 +21,28 @@ from langprune_cli.tokens.token_bytes import description
 from langprune_cli.tokens.vocabulary import Kind, Vocabulary
 
 CONVERTER = "convert_hf_to_gguf.py"
-_MAGIC = b"GGUF"  # the first bytes of such a file
+_MAGIC = b"GGUF"  # the first bytes of a GGUF file
 _FOR_TRIMMED = Path(__file__).with_name("convert_trimmed.py")
 _SOURCE = "https://github.com/ggml-org/llama.cpp"
 
 
 def check_converter(converter: Path | None) -> Path:
-    """Return the converter's path; raises UsageError where none is given, or there is none."""
+    """Return the converter's path; raises UsageError if none is given or it does not exist."""
     if converter is None:
         raise UsageError(
-            f"--format gguf is written by llama.cpp's converter: get {_SOURCE}, and give its path with --converter "
+            f"--format gguf needs llama.cpp's converter: get {_SOURCE}, and give its path with --converter "
             f"llama.cpp/{CONVERTER}"
         )
     if not converter.expanduser().is_file():
-        raise UsageError(f"--converter {converter} is no file: give the path of llama.cpp's {CONVERTER}")
+        raise UsageError(f"--converter {converter} is not a file: give the path of llama.cpp's {CONVERTER}")
     return converter.expanduser().resolve()
 
 
 def trimmed_hindrance(kind: Kind) -> str | None:
-    """Return why the converter cannot take a tokenizer of this kind without some of its tokens; None where it can.
+    """Return why the converter cannot handle a trimmed tokenizer of this kind, None if it can.
 
-    Without a tokenizer.model it refuses most, and of a Llama 2 kind writes a file that cuts text into other tokens: each of
-    them with the same score, by which llama.cpp merges.
+    Without a tokenizer.model it refuses most tokenizers. For those like Llama 2's it writes the same score, by which llama.cpp
+    merges, for each token, so text would be split differently.
     """
     if kind == "byte-level BPE":
         return None
@@ -50,9 +50,9 @@ def trimmed_hindrance(kind: Kind) -> str | None:
 
 
 def tokenizer_before(workspace: Workspace, model: Artifact, reporter: Reporter) -> Path | None:
-    """Return a folder with the tokenizer that a model without some tokens had at first; None for one that has all.
+    """Return a folder with the original tokenizer of a model with a trimmed vocabulary; None for a full vocabulary.
 
-    Raises LangpruneError for a tokenizer that the converter cannot take, and where the first model's is not to be had.
+    Raises LangpruneError for a tokenizer that the converter cannot handle, or a missing original.
     """
     about, trimmed = model.manifest.about, False
     source: ModelRecord = {}
@@ -62,7 +62,7 @@ def tokenizer_before(workspace: Workspace, model: Artifact, reporter: Reporter) 
         trimmed |= any(each.trims_tokenizer for each in patterns_of(pattern))
         source = about.get("model") or {}
         name = source.get("name")
-        # What a folder says of itself may lead in a circle.
+        # Records of forged folders may form a circle.
         about = {} if name is None or name in seen else _about(workspace, name)
         seen.add(name)
     if not trimmed:
@@ -70,21 +70,21 @@ def tokenizer_before(workspace: Workspace, model: Artifact, reporter: Reporter) 
     small = OpenedTokenizer(ModelLocation(model.folder, model.name, None, "artifact"), trust_remote_code=False)
     vocabulary = Vocabulary.opened(small.tokenizer)
     if hindrance := trimmed_hindrance(vocabulary.kind):
-        raise LangpruneError(f"{model.name} has lost tokens, and {hindrance}: export --format safetensors")
+        raise LangpruneError(f"{model.name} has a trimmed vocabulary, and {hindrance}: export --format safetensors")
     name = source.get("name") or "a model without a name"
     try:
         dense = open_tokenizer(workspace, ModelChoice(name, source.get("revision")), Compute(), reporter)
         _check_same(vocabulary, small.tokenizer, dense.tokenizer)
     except (LangpruneError, UsageError, ValueError) as error:
         raise LangpruneError(
-            f"llama.cpp's converter knows the tokenizer of {model.name} only by that of {name}, from which tokens left, and that "
-            f"one is not to be had ({error}): put it back, or export --format safetensors"
+            f"llama.cpp's converter needs the tokenizer of {name}, from which {model.name}'s was trimmed, and that is missing "
+            f"({error}): put it back, or export --format safetensors"
         ) from error
     return dense.location.folder
 
 
 def _about(workspace: Workspace, name: str) -> About:
-    """Return what an artifact or an exported folder says of itself; {} for a model that was never pruned here."""
+    """Return the `about` of an artifact or an exported folder; {} for a model that was never pruned here."""
     if artifact := model_artifact(workspace, name):
         return artifact.manifest.about
     with suppress(OSError, ValueError, AttributeError):
@@ -94,20 +94,20 @@ def _about(workspace: Workspace, name: str) -> About:
 
 
 def _check_same(vocabulary: Vocabulary, small: object, dense: object) -> None:
-    """Raise ValueError where a tokenizer is not another one without some of its tokens."""
+    """Raise ValueError unless `small` is `dense` without some of its tokens."""
     ids = {token: i for i, token in Vocabulary.opened(dense).tokens.items()}  # type: ignore[arg-type] # tokenizers of transformers, which is untyped
     found = [ids.get(token, -1) for _, token in sorted(vocabulary.tokens.items())]
     parts = [description(each) or {} for each in (small, dense)]  # type: ignore[arg-type] # tokenizers of transformers, which is untyped
     same = all(parts[0].get(part) == parts[1].get(part) for part in ("normalizer", "pre_tokenizer"))
     if not same or -1 in found or any(a >= b for a, b in pairwise(found)):
-        raise ValueError("its tokenizer is another one today")
+        raise ValueError("its tokenizer has changed")
 
 
 def write_gguf(converter: Path, model: Path, file: Path, before: Path | None = None) -> None:
-    """Have the converter write the model folder as one GGUF file, in the 16-bit type that loses least (`--outtype auto`).
+    """Let the converter write the model folder as one GGUF file, in the 16-bit type that loses least (`--outtype auto`).
 
-    before: the tokenizer's folder before tokens left, as `tokenizer_before` has it. It runs in the Python that runs this,
-    with what it needs of packages there. Raises LangpruneError where it fails.
+    before: the folder of the original tokenizer, from `tokenizer_before`. The converter runs in this Python, with the packages
+    installed here. Raises LangpruneError if it fails.
     """
     script = [str(converter)] if before is None else [str(_FOR_TRIMMED), str(converter), str(before)]
     command = [sys.executable, *script, str(model), "--outfile", str(file), "--outtype", "auto"]
@@ -118,6 +118,6 @@ def write_gguf(converter: Path, model: Path, file: Path, before: Path | None = N
                 return
     said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1][:300]
     raise LangpruneError(
-        f"{converter} wrote no GGUF file (exit code {done.returncode}: {said}): install what it asks for into this Python, or "
+        f"{converter} wrote no GGUF file (exit code {done.returncode}: {said}): install what it needs into this Python, or "
         "export --format safetensors and convert that folder"
     )

@@ -1,4 +1,4 @@
-"""What a model card takes over from the base model's: its licence; and what stands for the base model on the hub."""
+"""Fields of a model card from the base model's: its licence and its id on the hub."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +17,9 @@ _LICENCE = ("license", "license_name", "license_link")
 
 
 def inherited(workspace: Workspace, model: Artifact) -> dict[str, str]:
-    """Return fields of a model card's front matter: the licence of the first base model, and its id where the hub has it.
+    """Return fields of a model card's front matter: the first base model's licence, and its id if the hub has it.
 
-    A model that was pruned from pruned ones is traced back through those that the workspace still has.
+    A model pruned several times is traced back through the models that the workspace still has.
     """
     source = lineage(workspace, model)[-1].manifest.about.get("model") or {}
     if not source.get("name"):
@@ -40,8 +40,8 @@ def _card_of(name: str, revision: str | None) -> Path | None:
 
 
 def _front_matter(card: Path | None) -> Mapping[str, object]:
-    """Return what stands between the first lines of dashes; nothing where there is no card, or one that cannot be read."""
+    """Return the fields between the first lines of dashes; none for a missing or unreadable card."""
     try:
         return (metadata_load(card) if card and card.is_file() else None) or {}
-    except Exception:  # noqa: BLE001 - a stranger's YAML: whatever it raises, it says no licence
+    except Exception:  # noqa: BLE001 - anyone's YAML: any error means no known licence
         return {}

@@ -1,4 +1,4 @@
-"""What a pruned model was made from, model by model."""
+"""The lineage of a pruned model: the models that it was made from."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,9 @@ from langprune_cli.streaming.opened import DEMO, model_artifact
 
 
 def lineage(workspace: Workspace, model: Artifact) -> list[Artifact]:
-    """Return a pruned model, the one that it was made from where the workspace has that too, and so on.
+    """Return a pruned model, its source if that is in the workspace too, and so on.
 
-    Names are followed, and a name can come to mean another model, or the very one that it stands in: each model comes once.
+    This follows names. A name may mean another model by now, or even the same one, so each model is listed once.
     """
     found = {model.folder.resolve(): model}
     while base := model_artifact(workspace, _base_name(model)):
@@ -26,10 +26,10 @@ def _base_name(model: Artifact) -> str:
 
 
 def check_own_base(workspace: Workspace, chain: Sequence[Artifact]) -> None:
-    """Raise LangpruneError where the first model of a lineage is named like one that was made from it."""
+    """Raise LangpruneError if the first model of a lineage has the name of one made from it."""
     name = _base_name(chain[-1])
     if model_artifact(workspace, name):
         raise LangpruneError(
-            f"model {chain[-1].name} was made from {name}, and models/{name} is now made from it, or is it itself: name the "
+            f"model {chain[-1].name} was made from {name}, but models/{name} is now made from it, or is it itself: name the "
             "dense model with --model as well"
         )

@@ -1,4 +1,4 @@
-"""The model card of an exported model: what was pruned, how, on which text, and what it cost."""
+"""The model card of an exported model: its pruning, calibration text and quality."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
@@ -19,7 +19,7 @@ _UNKNOWN = "not recorded"
 
 
 class Evaluated(TypedDict):
-    """A row of an evaluation, and that of the base model on the same text where there is one."""
+    """A row of an evaluation, with the base model's row on the same text, if any."""
 
     pruned: Row
     base: Row | None
@@ -36,15 +36,15 @@ def model_card(
 ) -> str:
     """Return README.md of an exported model.
 
-    `mask_file` is where the masks lie, if they
-    go with the model. `inherited` is what the front matter takes over from the base model: licence and id.
-    What the manifest says for people may be missing: an older version wrote less.
+    mask_file: the path of the masks, if they go with the model. inherited: fields of the front matter from the base model,
+    licence
+    and id. Facts for people may be missing from the manifest: an older version wrote fewer.
     """
     about = model.manifest.about
     source = about.get("model") or {}
     revision = source.get("revision")
     base = public_name(source["name"], revision) if source.get("name") else None
-    own = {"base_model": base} if base and revision else {}  # only a hub id means something to others
+    own = {"base_model": base} if base and revision else {}  # only a hub id means something elsewhere
     evaluated = {language for row in rows if (language := row["pruned"]["language"])}
     return render(
         "model_card.md.j2",
@@ -65,7 +65,7 @@ def model_card(
 
 
 def _facts(model: Artifact, base: str) -> list[tuple[str, str]]:
-    """Return what says how the model was made, as rows of two cells."""
+    """Return facts about how the model was made, as rows of two cells."""
     about = model.manifest.about
     mask = about.get("mask") or {}
     revision = (about.get("model") or {}).get("revision")
@@ -90,9 +90,9 @@ def _facts(model: Artifact, base: str) -> list[tuple[str, str]]:
 
 
 def _removed(about: About) -> str:
-    """Return what was done: parameters that left, or the share of all the linears' weights that are zero.
+    """Return the pruning in words: removed parameters, or the share of zeros among the linears' weights.
 
-    Excluded linears and dense tails count in.
+    Excluded linears and dense tails count too.
     """
     checked = about.get("checked") or {}
     if "parameters_after" in checked:
@@ -103,7 +103,7 @@ def _removed(about: About) -> str:
     if checked.get("linear_weights"):
         share = checked["zeros"] / checked["linear_weights"]
         return f"with {share:.1%} of the weights of its blocks' linears set to zero"
-    which = "the linears that were pruned" if (about.get("mask") or {}).get("exclude") else "its blocks' linears"
+    which = "the pruned linears" if (about.get("mask") or {}).get("exclude") else "its blocks' linears"
     return f"with {checked['zeros'] / max(1, checked['pruned_weights']):.1%} of the weights of {which} set to zero"
 
 
@@ -113,7 +113,7 @@ def _unchanged(about: About) -> str:
 
 
 def _datasets(about: About) -> set[str]:
-    """Return the datasets of the hub that the model was calibrated or tuned on, by their ids."""
+    """Return the ids of the hub datasets that the model was calibrated or tuned on."""
     texts = [text for text in (about.get("text"), (about.get("tuned") or {}).get("text")) if text]
     sources = [each.get("source") or "" for text in texts for each in texts_of(text)]
     return {parse_hub_source(each).dataset for each in sources if each.startswith(HUB_PREFIX)}
@@ -134,7 +134,7 @@ def _pattern(mask: MaskRecord) -> str:
 
 
 def _text(text: TextRecord | None, *, needless: bool = False) -> str:
-    """Return a text in words. needless: whether the method needs none."""
+    """Return a text in words. needless: whether the method needs no text."""
     if text and text.get("texts"):  # statistics of several texts, added up
         return "; ".join(map(_text, text["texts"]))
     if not text or not text.get("source"):

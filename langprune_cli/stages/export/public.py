@@ -1,4 +1,4 @@
-"""Names of models and texts as they may be published: without the folders that they lie in."""
+"""Names of models and texts for publication: without paths of folders."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ from langprune_cli.text.sources import BUILTIN_PREFIX
 
 
 def public_name(name: str, revision: str | None = None) -> str:
-    """Return a model's or text's name as it may be published: what lies on the hub as it is, a path without its folders."""
+    """Return a model's or text's name for publication: a hub id unchanged, a path without its folders."""
     public = revision is not None or name.startswith((HUB_PREFIX, BUILTIN_PREFIX))
     return name if public else Path(name).name
 
 
 def public_record(value: object) -> object:
-    """Return what a manifest says for people as it may be published: names of models and texts, and every absolute path."""
+    """Return a manifest's record for publication: names of models and texts, and absolute paths, without folders."""
     if isinstance(value, list):
         return [public_record(each) for each in value]
     if isinstance(value, str):

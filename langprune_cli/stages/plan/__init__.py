@@ -1,1 +1,1 @@
-"""`plan`: what a pruning would leave and take, from a configuration alone."""
+"""`plan`: the size of a pruned model and the cost of pruning, from a configuration alone."""

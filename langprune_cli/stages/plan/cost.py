@@ -1,4 +1,4 @@
-"""What a pruning takes beside memory: bytes of every artifact, floating-point operations, and the time at a measured rate."""
+"""The cost of pruning besides memory: bytes of artifacts, floating-point operations, and time at a measured rate."""
 
 import time
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ from langprune_cli.models.skeleton import find_blocks
 from langprune_cli.solvers import admm, conjugate_gradient
 from langprune_cli.stages.plan.memory import linear_shapes, sites_of
 
-_ENTRY_BYTES = 130  # of a tensor in a file's header: its name, about sixty characters, and where it lies
-# Rows and columns of the products that a machine's rate is measured with: smaller ones end before a GPU is at work.
+_ENTRY_BYTES = 130  # per tensor in a file's header: its name, about sixty characters, and its place
+# Rows and columns of the products that measure a machine's rate: smaller ones do not keep a GPU busy.
 _MEASURED, _MEASURED_ELSEWHERE = 1024, 8192
-_LEAST, _MEASURING_SECONDS = 3, 0.2  # of them; other processes take a core for a while
+_LEAST, _MEASURING_SECONDS = 3, 0.2  # of products; other processes may take a core for a while
 
 
 @dataclass(frozen=True)
@@ -30,26 +30,28 @@ class Costs:
     hessian_bytes: int  # with the norms
     mask_bytes: int
     model_bytes: int
-    forward_flops: float  # two passes: one that is watched, one through the pruned block
+    forward_flops: float  # two passes: one observed, one through the pruned block
     hessian_flops: float
     solving_flops: float
 
     @property
     def flops(self) -> float:
-        """Return all operations together."""
+        """Return the sum of all operations."""
         return self.forward_flops + self.hessian_flops + self.solving_flops
 
     def document(self) -> dict[str, float]:
-        """Return the figures as --json shows them."""
+        """Return the figures for --json."""
         return {**vars(self), "flops": self.flops}
 
 
 def costs(dense: CausalModel, smaller: CausalModel, windows: int, seqlen: int) -> Costs:
-    """Count what pruning `dense` to `smaller` takes, both without weights, on so many windows.
+    """Count the cost of pruning `dense` to `smaller`, both without weights, on this many windows.
 
-    Sites as `plan_memory` tells them. A token of t, h wide, costs 2 r i operations in a linear of r rows and i inputs, and
-    2 t h in attention; x xᵀ, of which half is computed, i (i + 1). A site is factored (i^3), and for every step of ADMM and of
-    the conjugate gradient that follow, r i^2 twice.
+    Sites are those of `sites_of`. In a window of t tokens of width h, each token costs 2 r i operations in a linear of r rows
+    and i
+    inputs, 2 t h in attention, and i (i + 1) for half of x xᵀ. Factoring a site costs i^3, and each step of ADMM and of the
+    conjugate
+    gradient after it r i^2 twice.
     """
     tokens = windows * seqlen
     text = dense.config.get_text_config()
@@ -69,9 +71,9 @@ def costs(dense: CausalModel, smaller: CausalModel, windows: int, seqlen: int) -
 
 
 def token_costs(smaller: nn.Module, rows: int, stay: int) -> Costs:
-    """Count what it takes to let tokens alone leave, `rows` of them before and `stay` after: counts and ids, of 8 bytes each.
+    """Count the cost of pruning only tokens, from `rows` to `stay`: counts and ids, of 8 bytes each.
 
-    Nothing goes through the model: the tokenizer counts.
+    No text runs through the model: the tokenizer counts.
     """
     counts = 8 * rows + _ENTRY_BYTES
     return Costs(0, counts, counts, 8 * stay + _ENTRY_BYTES, _bytes(smaller), 0.0, 0.0, 0.0)
@@ -82,7 +84,7 @@ def _bytes(model: nn.Module) -> int:
 
 
 def _sites(block: nn.Module, routed: float) -> Iterator[tuple[int, int, float]]:
-    """Yield (rows, inputs, share of the tokens) of a block's sites: an expert sees those that are routed to it."""
+    """Yield (rows, inputs, share of the tokens) of a block's sites; an expert sees only the tokens routed to it."""
     for module, shapes in linear_shapes(block):
         share = routed if isinstance(module, Expert) else 1.0
         yield from ((rows, inputs, share) for rows, inputs in sites_of(shapes))
@@ -94,13 +96,13 @@ def _share_of_an_expert(text: Configuration) -> float:
 
 
 def measured_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Return how many floating-point operations a second a large product of matrices makes here; takes a fifth of a second."""
-    if device.type == "cpu" and dtype == torch.float16:  # hundreds of times slower there: nobody would compute in it
+    """Return the floating-point operations per second of a large matrix product on this machine; takes a fifth of a second."""
+    if device.type == "cpu" and dtype == torch.float16:  # hundreds of times slower there, so nobody uses it
         dtype = torch.float32
     width = _MEASURED if device.type == "cpu" else _MEASURED_ELSEWHERE
     a = torch.ones(width, width, dtype=dtype, device=device)
     best, begun = 0.0, time.perf_counter()
-    for number in count():  # the first one chooses and compiles a kernel
+    for number in count():  # the first product chooses and compiles a kernel
         start = time.perf_counter()
         float((a @ a)[0, 0])  # waits for the device
         best = max(best, 2 * width**3 / (time.perf_counter() - start))

@@ -1,4 +1,4 @@
-"""How much memory pruning takes at its peak, on a CPU and on a GPU: an estimate from the shapes alone."""
+"""Estimates the peak memory of pruning, on a CPU and on a GPU, from shapes alone."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ from langprune_cli.models.experts import linears_in
 from langprune_cli.models.protocols import CausalModel
 from langprune_cli.models.skeleton import find_blocks
 
-_PROCESS_BYTES = 580_000_000  # Python and torch, once loaded, and what the library of products keeps
+_PROCESS_BYTES = 580_000_000  # Python and torch after loading, and the matrix library's buffers
 
 
 def linear_shapes(block: nn.Module) -> list[tuple[nn.Module, list[tuple[int, int]]]]:
-    """Return the modules that hold prunable linears of a block, loaded or not, with (out, in) of these."""
+    """Return the modules with prunable linears of a block, loaded or not, with (out, in) of each linear."""
     found = []
     prunable = {id(linear) for linear, _ in linears_in(block)}
     for parent in block.modules():
@@ -27,10 +27,10 @@ def linear_shapes(block: nn.Module) -> list[tuple[nn.Module, list[tuple[int, int
 
 @dataclass(frozen=True)
 class Peaks:
-    """What `prune` with its default method holds in memory at the worst moment, in bytes."""
+    """The peak memory of `prune` with its default method, in bytes."""
 
-    cpu: int  # of the process, where it computes on a CPU
-    device: int  # on a GPU, where it computes there
+    cpu: int  # of the process, if it computes on a CPU
+    device: int  # of a GPU, if it computes there
 
 
 def peaks(
@@ -42,19 +42,23 @@ def peaks(
 ) -> Peaks:
     """Estimate the peaks for a skeleton in the dtype of the computation.
 
-    With c bytes a number of that dtype, the largest block of B bytes, embeddings, final norm and head of O bytes, and hidden
-    states S = windows x seqlen x hidden x c, for sites of i inputs and r rows:
+    With c bytes per number of that dtype, the largest block of B bytes, embeddings, final norm and head of O bytes, and hidden
+    states
+    S = windows x seqlen x hidden x c, for sites of i inputs and r rows:
 
         cpu:    process + S + max(O + B, B + sum over sites 4 i^2 + T, 2 B + sum 2 i (i + 1) + R)
         device:           S + max(O + B, B + sum over sites 4 i^2 + T, B + R)
         T = b max(i) (c + 4)      R = max over sites 4 (3 i^2 + 11 r i)
 
-    These are: the windows are embedded; Hessians are collected, all of a block at once, from b tokens at a time (2048, or a
-    window that is longer); a site is solved, on a CPU with packed Hessians and new weights of the others in memory: in float32
-    there are its Hessian, what `admm` makes of it, and eleven copies of its weights (fitted to measured peaks).
-    Linears of a module that read equally many inputs are taken to share a site, but for the one that comes last, which reads
-    what they made (o_proj, down_proj). Other methods take less; the page cache, which gives way, is not counted. Where blocks
-    leave, `check_without` has embeddings and head in float32: O + B is 4 O / c at least.
+    The three terms are: embedding the windows; collecting Hessians, all of a block at once, from b tokens at a time (2048, or
+    one
+    longer window); and solving a site. On a CPU, the last has packed Hessians and the others' new weights in memory; in float32
+    there are
+    the site's Hessian, `admm`'s matrices and eleven copies of its weights (fitted to measured peaks).
+    Linears of a module with the same number of inputs are assumed to share a site, except for the last, which reads the others'
+    outputs
+    (o_proj, down_proj). Other methods take less. The page cache is not counted, as it gives way. When blocks are pruned,
+    `check_without` holds embeddings and head in float32, so O + B is at least 4 O / c.
     """
     _, blocks = find_blocks(model)
     block = max(blocks, key=_bytes)
@@ -81,7 +85,7 @@ def _bytes(module: nn.Module) -> int:
 
 
 def sites_of(shapes: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return (rows, inputs) of the sites that the linears of one module read."""
+    """Return (rows, inputs) of the sites of one module's linears."""
     *first, last = shapes
     widths = dict.fromkeys(i for _, i in first)
     return [(sum(o for o, i in first if i == width), width) for width in widths] + [last]

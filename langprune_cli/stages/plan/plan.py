@@ -1,4 +1,4 @@
-"""`plan`: what a pruning would leave, from a model's configuration alone."""
+"""`plan`: the size of a pruned model, from its configuration alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,48 +25,48 @@ from langprune_cli.structured_patterns.pattern import check_rounding, get_patter
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be removed."""
+    """What to prune."""
 
     structures: tuple[Structure, ...]
-    pattern: Pattern | None = None  # of single weights, where those go too
+    pattern: Pattern | None = None  # of single weights, if any
     rounding: Rounding = DOWN
-    chat: int | None = None  # tokens that stay for chats, Markdown and code alone; None: not known, or none asked for
+    chat: int | None = None  # tokens kept only for chats, Markdown and code; None: unknown or not requested
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a pruning would leave, and what it takes."""
+    """The size of a pruned model, and the cost of pruning it."""
 
     model: str
     parameters_before: int
     parameters_after: int
-    zeros: int  # of those that stay
+    zeros: int  # among the kept parameters
     dtype: torch.dtype  # of the checkpoint
     peaks: Peaks  # of memory
-    windows: int  # that go through the model; 0 where tokens alone leave
+    windows: int  # that run through the model; 0 if only tokens are pruned
     seqlen: int
     axes: tuple[AxisPlan, ...]
-    logits_bytes: tuple[int, int]  # float32, of one window: before, after
+    logits_bytes: tuple[int, int]  # float32, per window: before, after
     costs: Costs
-    chat: tuple[int, int] | None = None  # tokens that stay only for chats, Markdown and code, and their bytes on disk
+    chat: tuple[int, int] | None = None  # tokens kept only for chats, Markdown and code, and their bytes on disk
 
     @property
     def pruning_rate(self) -> float:
-        """Return the fraction of all parameters that is no longer there; zeros are."""
+        """Return the removed fraction of all parameters; zeros count as parameters."""
         return 1 - self.parameters_after / self.parameters_before
 
     @property
     def disk_bytes(self) -> int:
-        """Return the size of the weights afterwards; zeros take as much room as other weights."""
+        """Return the size of the weights after pruning; zeros take as much room as other weights."""
         return self.parameters_after * self.dtype.itemsize
 
     @property
     def disk_bytes_before(self) -> int:
-        """Return the size of the weights as they are."""
+        """Return the size of the weights before pruning."""
         return self.parameters_before * self.dtype.itemsize
 
     def document(self) -> dict[str, object]:
-        """Return the plan as --json shows it."""
+        """Return the plan for --json."""
         axes = [
             {"pattern": each.pattern, "unit": each.unit, "before": each.before, "after": each.after,
              "removed": each.removed}
@@ -98,27 +98,24 @@ class Plan:
 def read_patterns(texts: Sequence[str], sparsity: float | None, rounding: Rounding = DOWN) -> Asked:
     """Read --pattern options such as `channels`, `kv-groups:0.125`, `blocks:0.1`, `unstructured` and `2:4`.
 
-    `sparsity` is the share of parts that carry none, and of single weights.
+    sparsity: for patterns without a share of their own, and for single weights.
     Raises UsageError for patterns that are unknown or do not go together, LangpruneError for shares out of range.
     """
     structured, single = split_patterns(texts)
     structures = parse_structures(structured, None if single else sparsity)
     if not texts and sparsity is not None:
-        raise UsageError(f"--sparsity {sparsity:g} has no use where tokens alone leave: leave it out")
+        raise UsageError(f"--sparsity {sparsity:g} has no use when only tokens are pruned: leave it out")
     option = "--round nearest" if rounding.to is None else f"--round-to {rounding.to}"
     check_rounding(
         structures,
-        lambda rounded: f"{option} is about {rounded}: add --pattern {rounded}, or leave it out",
+        lambda rounded: f"{option} is for {rounded}: add --pattern {rounded}, or leave it out",
         given=rounding.given,
     )
     return Asked(structures, parse_pattern(single, sparsity) if single else None, rounding)
 
 
 def find_config(workspace: Workspace, choice: ModelChoice, compute: Compute) -> ModelLocation:
-    """Return where the configuration of a model lies: an artifact's name, or what `locate_config` takes.
-
-    Raises LangpruneError as `locate_config` does.
-    """
+    """Return the place of a model's configuration, by an artifact's name or as `locate_config` does, with its errors."""
     artifact = model_artifact(workspace, choice.name)
     if artifact:
         return ModelLocation(artifact.folder, artifact.name, None, "folder")
@@ -132,13 +129,13 @@ def plan(
     asked: Asked,
     *,
     windows: int = NSAMPLES,
-    seqlen: int | None = None,  # None: 2048, or the model's context where that is shorter
+    seqlen: int | None = None,  # None: 2048, or the model's context if that is shorter
     trust_remote_code: bool = False,
 ) -> Plan:
-    """Count what a pruning would leave: the modules are built without weights, as they are and as they would be.
+    """Count the parameters before and after pruning, by building both models without weights.
 
-    Which blocks would go is not known yet, and does not matter where all are alike: the last ones are counted as gone.
-    Raises LangpruneError as `read_config` and `axis_of` do, for values that no model can be built of, and where nothing would
+    It counts the last blocks as pruned: the real choice is not known yet, and does not matter if all blocks are alike.
+    Raises LangpruneError as `read_config` and `axes_of` do, for values that no model can be built from, and if nothing would
     stay.
     """
     config = read_config(location.folder, trust_remote_code=trust_remote_code)
@@ -167,7 +164,7 @@ def _planned(
         weights, zeros = _zeros(smaller, asked.pattern)
         found.append(AxisPlan(str(asked.pattern), "weights of linears, not zero", weights, weights - zeros))
     if not asked.pattern and not any(get_pattern(each.kind).touches_blocks for each in asked.structures):
-        windows = 0  # none goes through the model: the tokenizer counts tokens
+        windows = 0  # none run through the model: the tokenizer counts tokens
     context = context_of(config)
     length = window_length(seqlen, context, location.label)
     taken = costs(model, smaller, windows, length) if windows else token_costs(smaller, sketch.rows, sketch.tokens_left)
@@ -181,7 +178,7 @@ def _planned(
 
 @dataclass(frozen=True)
 class _Builder:
-    """Builds skeletons of which not even the buffers are in memory."""
+    """Builds skeletons without even their buffers in memory."""
 
     dtype: torch.dtype
     trust_remote_code: bool
@@ -192,12 +189,12 @@ class _Builder:
 
 
 def _count(model: torch.nn.Module) -> int:
-    """Return the number of parameters; tied ones count once, as they are stored once."""
+    """Return the number of parameters; tied ones count once, as on disk."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _row_bytes(model: CausalModel, rows: int, dtype: torch.dtype) -> int:
-    """Return what a token takes on disk: its row of the embedding, and of a head that is not tied to it."""
+    """Return a token's bytes on disk: its rows of the embedding, and of an untied head."""
     tables = [each for each in (model.get_input_embeddings(), model.get_output_embeddings()) if each is not None]
     unique = {id(weight): weight for each in tables for weight in each.parameters()}
     elements: int = sum(weight.numel() for weight in unique.values())
@@ -205,9 +202,9 @@ def _row_bytes(model: CausalModel, rows: int, dtype: torch.dtype) -> int:
 
 
 def _zeros(model: CausalModel, pattern: Pattern) -> tuple[int, int]:
-    """Return how many weights the linears of all blocks have, and how many of them a pattern would make zero.
+    """Return the number of weights of all blocks' linears, and how many of them a pattern sets to zero.
 
-    Columns beyond the last whole group of M stay dense; the rest is exact for N:M, and within one weight a row else.
+    Columns beyond the last whole group of M stay dense. The count is exact for N:M, else within one weight per row.
     """
     weights = zeros = 0
     for block in find_blocks(model)[1]:

@@ -1,1 +1,1 @@
-"""Blockwise tuning: surviving weights trained to put out what the dense model does."""
+"""Blockwise tuning: trains kept weights to reproduce the dense model's outputs."""

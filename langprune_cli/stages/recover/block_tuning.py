@@ -1,7 +1,8 @@
-"""Train the surviving weights of one block so that it puts out what the dense model's block does.
+"""Trains the kept weights of one block to reproduce the output of the dense model's block.
 
 AMD Quark's blockwise tuning: AdamW, a cosine schedule down to a twentieth, clipped gradients, the mean squared error to the
-dense hidden states. Added here: windows that are held out decide which epoch is kept, and whether any is.
+dense
+hidden states. Added here: held-out windows decide which epoch to keep, if any.
 """
 
 import math
@@ -19,34 +20,36 @@ from langprune_cli.models.streamed import Block
 from langprune_cli.streaming.walk import HiddenStates
 
 _LAST_RATE = 1 / 20  # of the learning rate, at the end of the cosine
-_MOST_GRADIENT = 0.3  # norm to which the gradient of a step is clipped
+_MOST_GRADIENT = 0.3  # clips the norm of a step's gradient
 _MOST_RATE = 2e-3
-_LARGE_ERROR = 0.05  # from which on the rate goes by the width alone; found by measurement, docs/decisions.md
-_HELD_OUT = 8  # one of so many windows is not trained on
+_LARGE_ERROR = 0.05  # above this the rate depends on the width alone; measured, docs/decisions.md
+_HELD_OUT = 8  # one window of this many is held out
 
 Targets = Sequence[Tensor]  # dense hidden states per micro-batch [b, t, h]
 
 
 @dataclass(frozen=True)
 class TuneSettings:
-    """How blocks are trained."""
+    """The settings of training blocks."""
 
     epochs: int = 5  # at most
     learning_rate: float | None = None  # None: by the model's width, see `rate`
-    step_windows: int = 1  # windows of one step of the optimiser
+    step_windows: int = 1  # windows per step of the optimiser
     seed: int = 0  # of the order of the steps
     max_shard_bytes: int = MAX_SHARD_BYTES
 
     def rate(
         self,
         hidden_size: int,
-        error: float,  # relative and squared, of the block before it is trained
+        error: float,  # relative and squared, of the block before training
     ) -> float:
-        """Return the learning rate as it was given, else AMD Quark's 1e-4 at 4096 wide, by width and by error.
+        """Return the given learning rate, else AMD Quark's 1e-4 for a width of 4096, scaled by width and error.
 
-        AdamW moves every weight by about the rate, whatever its gradient, so that an output moves by the rate times the
-        width (arXiv 2203.03466, table 3): what is best goes as the inverse of the width. And an output should move by no more
-        than it is wrong, which is the root of the error.
+        AdamW moves every weight by about the rate, whatever its gradient, so an output moves by the rate times the width (arXiv
+        2203.03466,
+        table 3): the best rate is proportional to the inverse of the width. And an output should move by no more than its own
+        error, the
+        root of `error`.
         """
         by_width = min(_MOST_RATE, 1e-4 * 4096 / hidden_size)
         return self.learning_rate or by_width * math.sqrt(min(1.0, error / _LARGE_ERROR))
@@ -54,23 +57,23 @@ class TuneSettings:
 
 @dataclass(frozen=True)
 class TunedBlock:
-    """A block's parameters afterwards, as the checkpoint is to hold them, and what that did."""
+    """A tuned block's parameters in the checkpoint's dtype, and the errors before and after."""
 
     tensors: dict[str, Tensor]  # by checkpoint name
-    before: float  # squared error over squared dense output, on the windows held out
+    before: float  # squared error over squared dense output, on held-out windows
     after: float
-    epoch: int  # whose weights these are, counted from 1; 0 where none was better and the block stays as it was
+    epoch: int  # of these weights, counted from 1; 0 if no epoch was better and the block is unchanged
 
 
 class TunableStates(HiddenStates):
-    """Hidden states that a block can be trained on."""
+    """Hidden states to train a block on."""
 
     def output(self, module: nn.Module, index: int, number: int) -> Tensor:
-        """Return what `module`, called as block `index` is, puts out for micro-batch `number`, in the model's dtype."""
+        """Return the output of `module`, called like block `index`, for micro-batch `number`, in the model's dtype."""
         return self._calls[number][index](module, self.hidden[number])
 
     def output_to_train(self, module: nn.Module, index: int, number: int) -> Tensor:
-        """Return the same with everything in float32, and the products in bfloat16 where that is the model's dtype."""
+        """Return the same in float32, with products in bfloat16 if that is the model's dtype."""
         call, hidden = self._calls[number][index], self.hidden[number]
         bfloat16 = hidden.dtype == torch.bfloat16
         with torch.autocast(hidden.device.type, torch.bfloat16, enabled=bfloat16):
@@ -82,13 +85,13 @@ class TunableStates(HiddenStates):
 
 @dataclass(frozen=True)
 class Lesson:
-    """Hidden states that a block reads, and the dense ones that it is to put out."""
+    """The hidden states that a block reads, and its targets, the dense ones."""
 
     inputs: TunableStates
     targets: Targets
 
     def error(self, module: nn.Module, index: int) -> float:
-        """Return the squared error of what `module` puts out over the squared targets."""
+        """Return the squared error of `module`'s outputs over the squared targets."""
         with torch.no_grad():
             errors = [
                 (self.inputs.output(module, index, number).float() - target.float()).square().sum(dtype=torch.float64)
@@ -103,12 +106,12 @@ class Lesson:
 
     @property
     def values(self) -> int:
-        """Return how many values the targets have."""
+        """Return the number of values of the targets."""
         return sum(target.numel() for target in self.targets)
 
 
 def held_out(count: int) -> Tensor:  # bool [n]
-    """Return which of `count` windows are not trained on: one in eight, one at least, spread evenly."""
+    """Return which of `count` windows to hold out: one in eight, at least one, spread evenly."""
     held = torch.zeros(count, dtype=torch.bool)
     many = max(1, count // _HELD_OUT)
     held[[(2 * number + 1) * count // (2 * many) for number in range(many)]] = True
@@ -117,18 +120,19 @@ def held_out(count: int) -> Tensor:  # bool [n]
 
 def tune_block(
     block: Block,
-    stored: dict[str, Tensor],  # every parameter as the checkpoint has it, by checkpoint name, in the block's own order
+    stored: dict[str, Tensor],  # every parameter in the checkpoint's dtype, by checkpoint name, in the block's order
     train: Lesson,
     held: Lesson,
     settings: TuneSettings,
 ) -> TunedBlock:
     """Return a loaded block's parameters, trained on `train`: those of the epoch with the least error on `held`.
 
-    Training ends with the first epoch that does not lower the error of the epoch before it: the first one, at the full rate,
-    may be worse than none. Errors are measured with weights rounded to the checkpoint's dtype, computed as the model computes.
-    Where no epoch is better than none the parameters come back bit by bit.
-    Zeros of the linears stay as they are. Nothing outside is changed, the loaded block included.
-    Raises LangpruneError where hidden states are not finite.
+    Training ends with the first epoch that does not lower the previous epoch's error; the first epoch, at the full rate, may be
+    worse
+    than none. Errors are measured with weights rounded to the checkpoint's dtype, in the model's own computation. If no epoch
+    helps, the
+    parameters return unchanged, bit by bit. Zeros of the linears stay zero. The loaded block itself does not change.
+    Raises LangpruneError if hidden states are not finite.
     """
     before = held.error(block.module, block.index)
     if not math.isfinite(before):
@@ -145,7 +149,7 @@ def tune_block(
     scale = train.energy / train.values
     last = math.inf
     for epoch in range(1, settings.epochs + 1):
-        if best.after == 0:  # there is nothing to be learnt
+        if best.after == 0:  # the error is already zero
             break
         for number in torch.randperm(len(train.targets), generator=generator).tolist():
             output = train.inputs.output_to_train(masters.module(), block.index, number)
@@ -167,7 +171,7 @@ def tune_block(
 
 
 class Masters:
-    """A block's parameters in float32, those of its linears to be trained: norms have next to nothing to gain."""
+    """A block's parameters in float32; only those of linears are trained, as norms gain next to nothing."""
 
     def __init__(self, block: Block, stored: dict[str, Tensor]) -> None:
         self._block = block
@@ -187,11 +191,11 @@ class Masters:
                 self._removed[path] = value == 0
 
     def trained(self) -> list[nn.Parameter]:
-        """Return what the optimiser is to change."""
+        """Return the parameters that the optimiser changes."""
         return [weight for weight in self._weights.values() if weight.requires_grad]
 
     def module(self, tensors: dict[str, Tensor] | None = None) -> nn.Module:
-        """Return the block with these weights, or with some of the checkpoint's dtype, by checkpoint name."""
+        """Return the block with these weights, or with `tensors` in the checkpoint's dtype, by checkpoint name."""
         if tensors is None:
             return _Reweighted(self._block.module, self._weights)
         weights = {
@@ -200,14 +204,14 @@ class Masters:
         return _Reweighted(self._block.module, weights)
 
     def hold_zeros(self) -> None:
-        """Take removed weights out of the gradient: AdamW then leaves them at zero."""
+        """Set the gradients of pruned weights to zero, so that AdamW leaves them at zero."""
         for path, removed in self._removed.items():
             gradient = self._weights[path].grad
             if gradient is not None:
                 gradient.masked_fill_(removed, 0.0)
 
     def rounded(self) -> dict[str, Tensor]:
-        """Return the weights as the checkpoint is to hold them, by name: what is not trained, and zeros, bit by bit."""
+        """Return the weights in the checkpoint's dtype, by name; untrained ones and zeros are unchanged bit by bit."""
         found = dict(self._stored)
         for path, weight in self._weights.items():
             if weight.requires_grad:
@@ -220,11 +224,11 @@ class Masters:
 
 
 class _Reweighted(nn.Module):
-    """A module that computes with other weights than it holds."""
+    """A module that computes with other weights than its own."""
 
     def __init__(self, module: nn.Module, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self._of = (module, dict(weights))  # in a tuple, so that neither becomes a part of this one
+        self._of = (module, dict(weights))  # in a tuple, so that torch does not register them here
 
     def forward(self, *args: object, **kwargs: object) -> object:
         return functional_call(*self._of, args, kwargs)

@@ -1,7 +1,8 @@
-"""Blockwise tuning: train what pruning left of each block until it puts out what the dense model's block does.
+"""Blockwise tuning: trains each pruned block to reproduce the output of the dense model's block.
 
-AMD Quark's recovery step. The dense hidden states walk through the dense model, and those of the tuned model through the
-tuned blocks, one block of each in memory at a time: a block learns to make up for what the blocks before it still lose.
+AMD Quark's recovery step. The dense hidden states walk through the dense model and the others through the tuned blocks, with
+one
+block of each in memory at a time, so each block also learns to correct the remaining errors of earlier blocks.
 """
 
 import json
@@ -28,11 +29,14 @@ from langprune_cli.types import Windows
 
 @dataclass(frozen=True)
 class Pair:
-    """A pruned model, and the dense one that it is to imitate."""
+    """A pruned model and the dense one to imitate."""
 
     dense: OpenedModel
-    pruned: OpenedModel  # of its family and hidden size; sparse, narrower, or with fewer blocks
-    blocks: Sequence[int] | None = None  # the dense model's number of each pruned block, ascending; None: its own
+    pruned: OpenedModel  # of the same family and hidden size; sparse, narrower, or with fewer blocks
+    blocks: Sequence[int] | None = (
+        None  # the dense model's number of each pruned block, ascending; None: from the pruned
+    )
+    # model's record
 
 
 def tune(
@@ -44,12 +48,14 @@ def tune(
     *,
     to: Target = TARGET,
 ) -> Outcome:
-    """Write the pruned model with the weights of each block trained on `windows` to give the dense one's hidden states.
+    """Write the pruned model with each block's weights trained on `windows` to reproduce the dense hidden states.
 
-    Weights and biases of its blocks' linears are trained, and what is zero in a weight stays zero; norms, embeddings and head
-    stay as they are, byte by byte. A block learns to put out what the dense model has just before the next block that stayed,
-    or at the end: it takes on the work of the removed blocks that followed it.
-    Raises LangpruneError for models that do not go together, less than 2 windows, and hidden states that are not finite.
+    Weights and biases of the blocks' linears are trained, and zero weights stay zero; norms, embeddings and head keep their
+    bytes. A
+    block's targets are the dense hidden states just before the next kept block, or at the end, so it also takes over the work
+    of the
+    removed blocks after it.
+    Raises LangpruneError for models that do not belong together, fewer than 2 windows, and hidden states that are not finite.
     """
     dense, pruned = pair.dense, pair.pruned
     for model in (pruned, dense):
@@ -57,7 +63,7 @@ def tune(
     stayed = _stayed(dense, pruned, pair.blocks)
     if windows.count < 2:
         raise LangpruneError(
-            f"{windows.spec.source} gave {windows.count} window, and tuning trains on some and holds others out: give at "
+            f"{windows.spec.source} gave {windows.count} window, and tuning needs one to train on and one to hold out: give at "
             "least 2 (--nsamples)"
         )
     for model in (dense, pruned):
@@ -71,7 +77,7 @@ def tune(
 
 
 class Before(TypedDict, total=False):
-    """What is read of the manifest of the model that is tuned."""
+    """The fields read from the tuned model's manifest."""
 
     tool: str
     inputs: Inputs
@@ -82,10 +88,9 @@ class Before(TypedDict, total=False):
 def tune_recipe(
     dense: OpenedModel, pruned: OpenedModel, windows: Windows, settings: TuneSettings, blocks: Sequence[int]
 ) -> Recipe:
-    """Return the recipe of a tuned model: that of the pruned one, with what was added.
+    """Return the recipe of a tuned model: the pruned one's, with the tuning added.
 
-    As in any pruned model's, `model` among its inputs is the dense one, which it is compared with, and `mask` the key of its
-    mask, empty where it has none that is known.
+    As for any pruned model, the input `model` is the dense model, and `mask` the key of its mask, empty if unknown.
     """
     before = _record(pruned.location.folder)
     inputs: Inputs = before.get("inputs", {})
@@ -118,7 +123,7 @@ def tune_recipe(
 
 
 def _record(folder: Path) -> Before:
-    """Return the manifest of a pruned model, as written or exported; {} where `folder` holds a model from elsewhere."""
+    """Return the manifest of a pruned model, as written or exported; {} if `folder` holds a model from elsewhere."""
     for name in (MANIFEST, PROVENANCE):
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             record: Before = json.loads((folder / name).read_bytes())
@@ -128,7 +133,7 @@ def _record(folder: Path) -> Before:
 
 
 def _stayed(dense: OpenedModel, pruned: OpenedModel, blocks: Sequence[int] | None) -> tuple[int, ...]:
-    """Return the dense model's number of each pruned block; raises LangpruneError for models that do not go together."""
+    """Return the dense model's number of each pruned block; raises LangpruneError for models that do not belong together."""
     ours, theirs = (model.streamed.config.get_text_config() for model in (pruned, dense))
     for what in ("model_type", "hidden_size"):
         if getattr(ours, what) != getattr(theirs, what):
@@ -140,7 +145,7 @@ def _stayed(dense: OpenedModel, pruned: OpenedModel, blocks: Sequence[int] | Non
     stayed = tuple(range(of)) if blocks is None else tuple(blocks)
     if len(stayed) != count or sorted({*stayed} & {*range(of)}) != list(stayed):
         raise LangpruneError(
-            f"{pruned.label} has {count} blocks and {dense.label} {of}, of which {len(stayed)} are said to have stayed: name "
+            f"{pruned.label} has {count} blocks, but its record keeps {len(stayed)} of the {of} blocks of {dense.label}: name "
             "the model that it was made from"
         )
     return stayed

@@ -1,4 +1,4 @@
-"""The walk of blockwise tuning through both models, and the shards that are written on the way."""
+"""Walks through both models for blockwise tuning, and writes the shards on the way."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -29,11 +29,11 @@ from langprune_cli.store.files import disk_errors, need_space, readable_json
 from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.types import Windows
 
-TUNING_PART = "tuning.json"  # what tuning did to each block
+TUNING_PART = "tuning.json"  # the result of tuning each block
 
 
 class Tuning:
-    """One run, which goes on from the blocks that are on disk: each in a part of its own until its shard is written."""
+    """One run; resumes from the blocks on disk, each in its own part until its shard is written."""
 
     def __init__(
         self,
@@ -50,17 +50,17 @@ class Tuning:
         self._pruned = pruned.streamed
         self._windows = windows
         self._settings = settings
-        # The last dense block before the next one that stayed.
+        # The last dense block before the next kept one.
         self._imitated = [*(index - 1 for index in stayed[1:]), len(dense.streamed.blocks) - 1]
         self._reporter = reporter
         self._target = ModelWriter(writer, pruned, settings.max_shard_bytes)
         self._shards = {name: shard.file for shard in self._target.shards for name in shard.entries}
-        self._known: dict[int, BlockTuning] = {}  # what tuning did, by block
+        self._known: dict[int, BlockTuning] = {}  # the result of tuning, by block
         if writer.has(TUNING_PART):
             self._known = {each["block"]: each for each in read_tuned(Artifact(writer.folder, writer.manifest))}
 
     def run(self) -> Artifact:
-        """Tune the blocks that are not tuned yet, and write the shards as their blocks are done."""
+        """Tune the remaining blocks, and write each shard when its blocks are done."""
         largest = max(shard.size for shard in self._target.shards)
         need_space(self._writer.folder, sum(shard.size for shard in self._target.todo()) + largest)
         what, blocks = self._writer.folder.name, range(self._target.blocks)
@@ -69,23 +69,23 @@ class Tuning:
         self._reporter.begin(f"tune {what}", len(blocks), 0)
         self._walk = self._walked()
         self._target.write(self._new_weights, lambda _: None)
-        while not all(map(self._is_done, blocks)):  # what the shards on disk did not ask for
+        while not all(map(self._is_done, blocks)):  # blocks whose shards were on disk already
             next(self._walk)
         self._reporter.end()
         self._drop_parts()
         return self._writer.finish(checked=self._check())
 
     def _is_done(self, index: int) -> bool:
-        """Return whether a block's new weights are on disk."""
+        """Return whether a block's tuned weights are on disk."""
         whole = self._writer.has(_tuned_part(index)) or self._writer.has(self._shard(index))
         return index in self._known and whole
 
     def _shard(self, index: int) -> str:
-        """Return the file that a block is written to."""
+        """Return the shard of a block."""
         return self._shards[self._pruned.tensor_names(index)[0]]
 
     def _tensors(self, index: int) -> dict[str, Tensor]:
-        """Return the new parameters of a block that is done, by checkpoint name."""
+        """Return the tuned parameters of a finished block, by checkpoint name."""
         if not self._writer.has(_tuned_part(index)):
             return self._written(index)
         found = Artifact(self._writer.folder, self._writer.manifest).tensors(_tuned_part(index))
@@ -105,10 +105,7 @@ class Tuning:
         }
 
     def _drop_parts(self) -> None:
-        """Remove the parts of blocks whose shards are written, once these have been read back.
-
-        Raises LangpruneError for a shard that holds something else.
-        """
+        """Remove the parts of blocks whose shard is written and reads back; raises LangpruneError if the shard differs."""
         for index in range(self._target.blocks):
             part = _tuned_part(index)
             if self._writer.has(part) and self._writer.has(self._shard(index)):
@@ -121,7 +118,7 @@ class Tuning:
                 del self._writer.manifest.parts[part]
 
     def _walked(self) -> Iterator[None]:
-        """Run windows through both models, and tune the blocks that are not done yet as they are passed; yield after each."""
+        """Run windows through both models, and tune the remaining blocks on the way; yield after each."""
         held = held_out(self._windows.count)
         texts = self._windows.ids[~held], self._windows.ids[held]
         size = self._settings.step_windows * self._windows.seqlen
@@ -148,22 +145,22 @@ class Tuning:
     def _tune(self, block: Block, train: Lesson, held: Lesson) -> TunedBlock:
         stored = self._pruned.checkpoint.read(self._pruned.tensor_names(block.index))
         tuned = tune_block(block, stored, train, held, self._settings)
-        came = f"{tuned.before:.3%} -> {tuned.after:.3%} on windows held out"
-        same = "" if tuned.epoch else ", kept as it was"
+        came = f"{tuned.before:.3%} -> {tuned.after:.3%} on held-out windows"
+        same = "" if tuned.epoch else ", unchanged"
         self._reporter.note(f"Block {block.index + 1} of {self._target.blocks}: error {came}{same}")
         return tuned
 
     def _keep(self, index: int, tuned: TunedBlock) -> None:
-        """Write what came of a block."""
+        """Write a block's tuned weights and result."""
         self._writer.write_tensors(_tuned_part(index), tuned.tensors)
         self._known[index] = {"block": index, "before": tuned.before, "after": tuned.after, "epoch": tuned.epoch}
         blocks = [self._known[each] for each in sorted(self._known)]
         self._writer.write(TUNING_PART, readable_json({"blocks": blocks}))
 
     def _check(self) -> CheckedRecord:
-        """Read back what was written, and return counts.
+        """Read the written model back, and return counts.
 
-        Raises LangpruneError where something outside of the blocks, or a zero of their linears, is not what it was.
+        Raises LangpruneError if anything outside of the blocks, or a zero of their linears, has changed.
         """
         written, before = Checkpoint(self._writer.folder), self._pruned.checkpoint
         weights = zeros = unchanged = 0
@@ -182,7 +179,7 @@ class Tuning:
                     weights += found.numel()
                     zeros += int((found == 0).sum())
         known: CheckedRecord = self._writer.manifest.about.get("checked") or {}
-        counted = known.get("pruned_weights") or weights  # linears that were not pruned are not counted in
+        counted = known.get("pruned_weights") or weights  # without unpruned linears
         checked: CheckedRecord = {
             **known,
             "linear_weights": weights,
@@ -198,13 +195,13 @@ class Tuning:
 
     def _damaged(self, name: str) -> LangpruneError:
         return LangpruneError(
-            f"{self._writer.folder}: {name} reads back other than it was written: check the disk, then run the command again "
-            "with --force"
+            f"{self._writer.folder}: {name} reads back differently from how it was written: check the disk, then run the command "
+            "again with --force"
         )
 
 
 def _tuned_part(index: int) -> str:
-    """Return the file that holds block `index` until its shard is written."""
+    """Return the part of block `index`, kept until its shard is written."""
     return f"tuned-{index:03d}.safetensors"
 
 
@@ -214,7 +211,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 class BlockTuning(TypedDict):
-    """What tuning did to a block, see `TunedBlock`."""
+    """The result of tuning a block, see `TunedBlock`."""
 
     block: int
     before: float
@@ -223,6 +220,6 @@ class BlockTuning(TypedDict):
 
 
 def read_tuned(artifact: Artifact) -> list[BlockTuning]:
-    """Return what tuning did to each block."""
+    """Return the result of tuning each block."""
     blocks: list[BlockTuning] = json.loads(artifact.read(TUNING_PART))["blocks"]
     return blocks

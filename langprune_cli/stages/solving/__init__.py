@@ -1,1 +1,1 @@
-"""One block solved: which weights stay, and their new values."""
+"""Solves one block: which weights to keep, and their new values."""

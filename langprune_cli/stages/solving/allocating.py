@@ -1,4 +1,4 @@
-"""How much each block loses: the pattern of every block, from an allocation and the dense model's statistics."""
+"""Chooses the pattern of every block, from an allocation and the dense model's statistics."""
 
 import json
 
@@ -22,15 +22,15 @@ ALLOCATION_PART = "allocation.json"
 
 
 def chosen_allocation(chooser: AnyChooser) -> Allocation:
-    """Return the allocation that was asked for.
+    """Return the requested allocation.
 
-    Raises LangpruneError for an unknown name, UsageError where it does not go with the pattern.
+    Raises LangpruneError for an unknown name, UsageError if it does not go with the pattern.
     """
     pattern = chooser.settings.pattern
     allocation = get_allocation(chooser.settings.allocation)
     if pattern.keep_of and allocation.name != "uniform":
         raise UsageError(
-            f"--allocation {allocation.name} does not go with --pattern {pattern}, which removes the same everywhere: "
+            f"--allocation {allocation.name} does not go with --pattern {pattern}, which prunes all blocks alike: "
             f"give --pattern N:{pattern.keep_of[1]} --sparsity {pattern.sparsity:g}"
         )
     return allocation
@@ -39,9 +39,9 @@ def chosen_allocation(chooser: AnyChooser) -> Allocation:
 def block_patterns(
     writer: ArtifactWriter, model: OpenedModel, chooser: AnyChooser, stats: Artifact | None, reporter: Reporter
 ) -> list[Pattern]:
-    """Return each block's pattern; what an allocation has found becomes a part of the mask, and is not sought again.
+    """Return each block's pattern; an allocation's result becomes a part of the mask, and is read from there when resuming.
 
-    stats: of the dense model, where the allocation needs some.
+    stats: of the dense model, if the allocation needs them.
     """
     pattern, blocks = chooser.settings.pattern, len(model.streamed.blocks)
     allocation = chosen_allocation(chooser)
@@ -58,11 +58,11 @@ def block_patterns(
 def _note_uncalled(model: OpenedModel, reporter: Reporter) -> None:
     names = [name for index in range(len(model.streamed.blocks)) for name in model.streamed.uncalled(index)]
     if names:
-        reporter.note(f"{len(names)} linears that no forward pass calls, such as {names[0]}, are left dense.")
+        reporter.note(f"{len(names)} linears stay dense, such as {names[0]}: no forward pass calls them.")
 
 
 def allocated_patterns(mask: Artifact) -> list[Pattern] | None:
-    """Return each block's pattern of a mask with an allocation, None where they are all the same."""
+    """Return each block's pattern of a mask with an allocation, None if all are the same."""
     return _recorded(mask) if ALLOCATION_PART in mask.manifest.parts else None
 
 
@@ -80,7 +80,7 @@ def _pattern(found: dict[str, float]) -> Pattern:
 def _spread(
     model: OpenedModel, chooser: Chooser, allocation: Allocation, stats: Artifact | None, reporter: Reporter
 ) -> list[dict[str, float]]:
-    """Return {"sparsity"} or {"n", "m"} of every block."""
+    """Return {"sparsity"} or {"n", "m"} for every block."""
     settings, blocks = chooser.settings, len(model.streamed.blocks)
     pattern = settings.pattern
 

@@ -1,4 +1,4 @@
-"""Which weights of a site stay: the cell of the grid that `mask` and `prune` share, and the settings that decide it."""
+"""Chooses which weights of a site to keep; shared by `mask` and `prune`."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from langprune_cli.streaming.opened import OpenedModel
 
 @dataclass(frozen=True)
 class MaskSettings:
-    """How weights are chosen."""
+    """The settings of choosing weights."""
 
     pattern: Pattern
     group: Group | None = None  # None: the method's own
@@ -31,7 +31,7 @@ class MaskSettings:
 
 @dataclass(frozen=True)
 class Chooser:
-    """A method with settings that go together."""
+    """A method with matching settings."""
 
     method: Method
     settings: MaskSettings
@@ -40,7 +40,7 @@ class Chooser:
 
     @classmethod
     def of(cls, method: Method, settings: MaskSettings) -> "Chooser":
-        """Settle what weights are compared within, and what becomes of ties; raises UsageError for what has no effect."""
+        """Fill in the group and the ties; raises UsageError for settings without effect."""
         n_of_m = settings.pattern.m is not None
         if settings.group and (n_of_m or method.solve):
             reason = f"--pattern {settings.pattern}, which compares M inputs" if n_of_m else f"--method {method.name}"
@@ -60,14 +60,14 @@ class Chooser:
 
     @property
     def what(self) -> str:
-        """Return the option that is to blame for these needs."""
+        """Return the option behind these needs, for messages."""
         refinement = self.settings.refinement
         if refinement and refinement.needs == self.needs:
             return f"--refine {refinement.name}"
         return f"--method {self.method.name}"
 
     def params(self) -> dict[str, object]:
-        """Return what of this changes a mask, for its key."""
+        """Return the settings that change a mask, for its key."""
         settings, n_of_m = self.settings, self.settings.pattern.m is not None
         return {
             "method": self.method.name,
@@ -81,12 +81,12 @@ class Chooser:
         }
 
     def about(self) -> dict[str, object]:
-        """Return what was asked for beside that: nothing."""
+        """Return requested settings outside of the key: none."""
         return {}
 
     @property
     def label(self) -> str:
-        """Return a short name of all this, for artifacts."""
+        """Return a short name for artifacts."""
         refinement, allocation = self.settings.refinement, self.settings.allocation
         parts = [self.method.name, self.settings.pattern.slug]
         parts += [refinement.name] if refinement else []
@@ -94,17 +94,17 @@ class Chooser:
         return "-".join(parts)
 
     def linears(self, model: OpenedModel, index: int) -> list[Linear]:
-        """Return the linears of a block that are to be pruned; raises as `prunable` does."""
+        """Return the linears of a block to prune; raises as `prunable` does."""
         return prunable(model, index, self.settings.exclude)
 
     def choose(
         self, _model: OpenedModel, _index: int, site: BlockSite, pattern: Pattern
     ) -> tuple[Tensor, Solution | None]:
-        """Return what `choose_site` does."""
+        """See `choose_site`."""
         return self.choose_site(site.site, pattern)
 
     def choose_site(self, site: Site, pattern: Pattern) -> tuple[Tensor, Solution | None]:
-        """Return the keep mask [r, i] and, where the method is a joint one, the solution with its own update's weights."""
+        """Return the keep mask [r, i] and, for a joint method, the solution with its own update's weights."""
         seen = site.stats is not None or self.needs == "nothing"
         solution = self.method.solve(site, pattern) if self.method.solve and seen else None
         keep = solution.keep if solution else self._by_scores(site, pattern)
@@ -135,6 +135,6 @@ def score_of(
     w: Tensor,  # [o, i], of one linear
     site: Site,
 ) -> Tensor:  # float32 [o, i]
-    """Return a method's scores; magnitudes for an expert's linear that comes without the statistics it needs."""
+    """Return a method's scores, or magnitudes for an expert's linear without statistics."""
     known = site.stats is not None or method.needs == "nothing"
     return (method if known else get_method("magnitude")).score(w, site)

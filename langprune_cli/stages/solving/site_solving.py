@@ -1,4 +1,4 @@
-"""One site of a block solved: what `prune` does with each, in this process or, of several, in one of them."""
+"""Solves the sites of a block for `prune`; several processes share them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from langprune_cli.updates.update import Update
 
 @dataclass(frozen=True)
 class Solver:
-    """How a block is pruned."""
+    """The settings of pruning a block."""
 
     chooser: AnyChooser
     update: Update
@@ -29,25 +29,25 @@ class Solver:
         """Choose and update the weights of one site of block `index`."""
         with named(site.name):
             keep, solution = self.chooser.choose(model, index, site, self.pattern)
-            damping = site.site.damping_used  # of the choice: that of the update is on record with the weights
+            damping = site.site.damping_used  # of the choice; the update's own is recorded with the weights
             if solution is None or self.update.name != self.chooser.method.update:
                 solution = solution_of(site.site, keep, self.update)
         masks = {linear.name: part.cpu() for linear, part in site.split(keep)}
         return Solved(site.name, masks, finished(model, index, site, keep, solution), damping)
 
     def sites(self, model: OpenedModel, index: int, known: BlockStats | None) -> list["Solved"]:
-        """Solve the sites of a block, one after the other in memory; each in one of the processes that share the run."""
+        """Solve the sites of a block, one in memory at a time, each in one of the run's processes."""
         if known is None or model.compute.team.size == 1:
             return self._solved(model, index, self.chooser.linears(model, index), known)
         return self._shared(model.compute.team, model, index, known)
 
     def _shared(self, team: Team, model: OpenedModel, index: int, known: BlockStats) -> list["Solved"]:
-        """Solve the sites of this process, and return those of all."""
+        """Solve this process's sites, and return those of all processes."""
         owned = _owners(known, team.size)[team.rank]
         covered = {linear for linears in known.sites.values() for linear in linears}
         mine = {linear for name in owned for linear in known.sites[name]}
         linears = self.chooser.linears(model, index)
-        # An expert that no token reached has no site: it is the leader's.
+        # An expert without tokens has no site; the leader solves it.
         ours = [each for each in linears if each.name in mine or (team.leads and each.name not in covered)]
         part = BlockStats(known.tensors, {name: known.sites[name] for name in owned}, known.windows)
         found = [each for solved in team.all_gather(self._solved(model, index, ours, part)) for each in solved]
@@ -58,13 +58,13 @@ class Solver:
         self, model: OpenedModel, index: int, linears: Sequence[Linear], known: BlockStats | None
     ) -> list["Solved"]:
         solving = self.chooser.settings.solving
-        # Not a loop, whose variable would hold a site while the next one is made.
+        # Not a loop: its variable would keep a site in memory while the next one is made.
         return list(map(partial(self.site, model, index), block_sites(model, linears, known, solving)))
 
 
 @dataclass(frozen=True)
 class Solved:
-    """What became of the linears of one site."""
+    """The solved linears of one site."""
 
     name: str
     masks: dict[str, Tensor]  # keep masks by linear, bool [o, i]
@@ -73,7 +73,7 @@ class Solved:
 
 
 def _owners(known: BlockStats, processes: int) -> list[list[str]]:
-    """Return the sites that each process solves: the widest first, each to the one that has the least so far."""
+    """Return the sites of each process: the widest first, each to the process with the least work so far."""
     owned: list[list[str]] = [[] for _ in range(processes)]
     work = [0.0] * processes
     widths = {name: len(known.tensors[f"{name}/sum_sq"]) for name in known.sites}

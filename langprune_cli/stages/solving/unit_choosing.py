@@ -1,4 +1,4 @@
-"""Which channels and KV groups of a block stay: what `Chooser` is for single weights."""
+"""Chooses which channels and KV groups of a block to keep, as `Chooser` does for single weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from langprune_cli.unit_methods.method import UnitMethod, get_unit_method
 
 @dataclass(frozen=True)
 class UnitChooser:
-    """A method, and how many units of each kind stay; it looks at the one linear that reads them, and at what writes them."""
+    """A unit method, and how many units of each kind stay; it reads the weights of the units' reader and writers."""
 
     method: UnitMethod
     structures: tuple[Structure, ...]
@@ -40,7 +40,7 @@ class UnitChooser:
         rounding: Rounding = DOWN,
         solving: Solving = SOLVING,
     ) -> "UnitChooser":
-        """Settle the widths; raises LangpruneError for families and widths that cannot be had."""
+        """Compute the widths; raises LangpruneError for unsupported families and widths."""
         kept: dict[Kind, int] = {}
         axes: list[Axis] = []
         for structure in structures:
@@ -51,7 +51,7 @@ class UnitChooser:
             check_distinct(structure, here, kept)
             kept |= {axis.kind: rounding.kept(structure, axis, rounds=units.rounds) for axis in here}
             axes += here
-        narrowing_of(model, axes, kept)  # now, and not when the work is done: what transformers would not open
+        narrowing_of(model, axes, kept)  # raises before the work if transformers could not open the result
         return cls(
             method,
             structures,
@@ -68,16 +68,16 @@ class UnitChooser:
 
     @property
     def what(self) -> str:
-        """Return the option that is to blame for these needs."""
+        """Return the option behind these needs, for messages."""
         return f"--method {self.method.name}"
 
     @property
     def label(self) -> str:
-        """Return a short name of all this, for artifacts."""
+        """Return a short name for artifacts."""
         return "-".join([self.method.name, *(f"{each.kind}-{each.sparsity:g}" for each in self.structures)])
 
     def params(self) -> dict[str, object]:
-        """Return what of this changes a mask, for its key."""
+        """Return the settings that change a mask, for its key."""
         return {
             "method": self.method.name,
             "pattern": spelled(self.structures),
@@ -88,7 +88,7 @@ class UnitChooser:
         }
 
     def about(self) -> dict[str, object]:
-        """Return what was asked for, and is in a mask's key by what came of it: how the widths were rounded."""
+        """Return how the widths were rounded; the key holds only the resulting widths."""
         rounding = self.rounding
         return {"rounding": {"round_to": rounding.to, "round": rounding.name}}
 
@@ -100,7 +100,7 @@ class UnitChooser:
     def choose(
         self, model: OpenedModel, index: int, site: BlockSite, _pattern: Pattern
     ) -> tuple[Tensor, Solution | None]:
-        """Return the keep mask [r, i] of a site that is a reader's alone, whose columns stay or leave whole."""
+        """Return the keep mask [r, i] of a site with one linear, the reader; it keeps or prunes whole columns."""
         axis = readers_of(model, index, self.axes)[site.linears[0].name]
         known = site.site.stats is not None or self.needs == "nothing"
         method = self.method if known else get_unit_method("magnitude")  # of an expert: see Solving
@@ -112,9 +112,9 @@ AnyChooser = Chooser | UnitChooser
 
 
 def unit_method(structures: Sequence[Structure], name: str | None) -> UnitMethod:
-    """Return the method that chooses these units together: the one named, else the first pattern's own.
+    """Return the method that chooses these units together: the named one, else the first pattern's default.
 
-    Raises LangpruneError for a name that one of the patterns does not have.
+    Raises LangpruneError for a name that one of the patterns lacks.
     """
     found = [get_pattern(each.kind).methods()[method_of(structures, name)] for each in structures]
     method = found[0]
@@ -124,14 +124,14 @@ def unit_method(structures: Sequence[Structure], name: str | None) -> UnitMethod
 
 
 def readers_of(model: OpenedModel, index: int, axes: Sequence[Axis]) -> dict[str, Axis]:
-    """Return the axes that block `index` has, by the linear that reads each."""
+    """Return the axes of block `index`, by the linear that reads each."""
     paths = model.streamed.tensor_paths(index)
     here = {axis: paths.get(f"{axis.reader}.weight") for axis in axes}
     return {name: axis for axis, name in here.items() if name}
 
 
 def _writers(model: OpenedModel, index: int, axis: Axis) -> tuple[Tensor, ...]:
-    """Return the matrices that write an axis' units, float32 [units, *]."""
+    """Return the matrices that write an axis's units, float32 [units, *]."""
     paths = model.streamed.tensor_paths(index)
     written = [each for each in axis.slices if each.path != f"{axis.reader}.weight" and each.path in paths]
     tensors = model.streamed.checkpoint.read(paths[each.path] for each in written)

@@ -1,4 +1,4 @@
-"""New values of a block's pruned linears: the cell of the grid that `apply` and `prune` share."""
+"""Computes new values of a block's pruned linears; shared by `apply` and `prune`."""
 
 import math
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ from langprune_cli.updates.update import Update, get_update
 
 @dataclass(frozen=True)
 class Pruned:
-    """What became of one linear."""
+    """The result of pruning one linear."""
 
     block: int
     linear: str
     weights: int
     removed: int
-    error: float | None  # relative squared error of what the linear puts out on the calibration text; None: not known
-    damping: float | None  # as the Hessian's factorisation took it; None where there was none
+    error: float | None  # relative squared error of the linear's output on the calibration text; None: unknown
+    damping: float | None  # of the Hessian's factorisation; None without one
 
     @property
     def sparsity(self) -> float:
@@ -39,7 +39,7 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Updated:
-    """A linear's new values, as the checkpoint is to hold them, and what became of it."""
+    """A linear's new values in the checkpoint's layout, and the result of pruning it."""
 
     tensor: Tensor
     pruned: Pruned
@@ -69,10 +69,7 @@ def solution_of(
     keep: Tensor,  # bool [r, i]
     update: Update,
 ) -> Solution | None:
-    """Return what an update makes of a site, None where the weights that stay keep their values.
-
-    They do in an expert without statistics.
-    """
+    """Return an update's solution of a site, None if kept weights do not change, as in an expert without statistics."""
     if update.needs == "nothing" or site.stats is None:
         return None
     return update.update(site, keep)
@@ -85,10 +82,9 @@ def finished(
     keep: Tensor,  # bool [r, i]
     solution: Solution | None,
 ) -> dict[str, Updated]:
-    """Return the linears of a site of block `index` in the checkpoint's dtype and layout, with the errors that they make.
+    """Return the linears of a site of block `index` in the checkpoint's dtype and layout, with their errors.
 
-    Without a solution the weights that stay keep their values.
-    Raises LangpruneError where a new value is not finite in that dtype.
+    Without a solution kept weights do not change. Raises LangpruneError if a new value is not finite in that dtype.
     """
     found, start = {}, 0
     for linear, rows in zip(site.linears, site.site.rows, strict=True):
@@ -100,7 +96,7 @@ def finished(
         counts = _store(tensor.t() if linear.transposed else tensor, dense, keep[part], new)
         if not counts.finite:
             raise LangpruneError(
-                f"the update of {linear.name} (site {site.name}) gave values that are not finite: calibrate on more text, or "
+                f"the update of {linear.name} (site {site.name}) gave infinite or NaN values: calibrate on more text, or "
                 "give a larger --damping"
             )
         pruned = Pruned(index, linear.name, tensor.numel(), counts.removed, counts.error, site.site.damping_used)
@@ -110,11 +106,11 @@ def finished(
 
 @dataclass(frozen=True)
 class _Counts:
-    """What became of some rows."""
+    """The result of pruning some rows."""
 
     removed: int
     finite: bool
-    # Sums over the calibration text of the squares of what the rows put out: of what is wrong with it, and of all of it.
+    # Squared outputs of the rows, summed over the calibration text: of the error, and of the dense output.
     lost: float
     total: float  # 0 without statistics
 
@@ -129,9 +125,9 @@ def _store(
     keep: Tensor,  # bool [o, i]
     new: Solution | None,
 ) -> _Counts:
-    """Write a linear's new weights to where they are stored, and return what became of them.
+    """Write a linear's new weights into `stored`, and return the result.
 
-    Without a Hessian errors are of column norms alone: inputs are then taken to be uncorrelated.
+    Without a Hessian, errors use column norms alone, as if inputs were uncorrelated.
     """
     hessian = dense.stats.hessian if dense.stats else None
     squares = dense.stats.sum_sq.float() if dense.stats and hessian is None else None

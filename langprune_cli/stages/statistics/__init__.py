@@ -1,1 +1,1 @@
-"""What a block's linears read: its statistics, collected and read back."""
+"""Statistics of the inputs of a block's linears: collected and read back."""

@@ -1,4 +1,4 @@
-"""Watch what a block's linears read, and sum its column moments and Hessian, once per input site."""
+"""Observes the inputs of a block's linears, and sums column moments and Hessians once per input site."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ class _Sums:
     moments: ColumnMoments
     hessian: Tensor | None  # float32 [i, i], upper triangle; None once it is packed
     linears: list[str] = field(default_factory=list)
-    packed: Tensor | None = None  # float32 [i (i + 1) / 2]: of a block's large Hessians one form is enough
+    packed: Tensor | None = None  # float32 [i (i + 1) / 2]; only one form is kept, as Hessians are large
 
     @classmethod
     def zeros(cls, width: int, device: torch.device, *, hessian: bool) -> "_Sums":
@@ -42,31 +42,37 @@ class _Sums:
 
 
 class StatsCollector:
-    """Sums statistics of every input site of the blocks that it watches, one block at a time.
+    """Sums statistics of every input site, one block at a time.
 
-    Linears that are given the very same tensor (q, k and v; gate and up) share a site, named after the first of them.
+    Linears that read the same tensor (q, k and v; gate and up) share a site, named after the first of them.
     """
 
     def __init__(self, *, hessian: bool, team: Team = ALONE) -> None:
-        """Take sums of squares and sums, and with `hessian` those of x xᵀ. team: processes that each watch their windows."""
+        """Collect sums of squares and sums, and with `hessian` of x xᵀ. team: processes that each observe their own windows."""
         self._with_hessian = hessian
         self._team = team
         self._sums: dict[str, _Sums] = {}
-        self._seen: list[tuple[Tensor, _Sums]] = []  # tensors of the current forward, held so that none is reused
-        self._calls = 0  # of linears, in the current forward
-        self._calls_in_all: int | None = None  # in a forward that was let run to its end
+        self._seen: list[
+            tuple[Tensor, _Sums]
+        ] = []  # tensors of the current forward pass, kept so that their memory is not
+        # reused
+        self._calls = 0  # of linears, in the current forward pass
+        self._calls_in_all: int | None = None  # in a complete forward pass
 
     @contextmanager
     def watch(self, block: Block, *, inputs_only: bool = False) -> Iterator[None]:
-        """Collect while the block's forwards run inside this context.
+        """Collect while the block's forward passes run inside this context.
 
-        With `inputs_only` their outputs are of no use to anyone: once a first forward has shown how many calls of linears
-        there are, the others end with EnoughSeen at the last one, whose product is then never made.
+        With `inputs_only`, for when nobody needs the outputs: the first forward pass counts the calls of linears, and
+        EnoughSeen stops
+        the others at the last call, before its product.
         """
         self._sums, self._calls_in_all = {}, None
         handles = [block.module.register_forward_pre_hook(self._new_forward)]
         handles += [linear.module.register_forward_pre_hook(self._hook(linear)) for linear in block.linears]
-        if inputs_only and all(linear.expert is None for linear in block.linears):  # which experts are called differs
+        if inputs_only and all(
+            linear.expert is None for linear in block.linears
+        ):  # with experts the number of calls varies
             handles.append(block.module.register_forward_hook(self._count))
         try:
             yield
@@ -102,7 +108,7 @@ class StatsCollector:
     def tensors(self, block: Block) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
         """Return the block's sums by "<site>/<statistic>" and each site's linears.
 
-        They are of the windows of all processes. Raises LangpruneError when an activation was not finite.
+        They cover the windows of all processes. Raises LangpruneError if an activation was not finite.
         """
         if self._team.size > 1:
             self._all_reduce()
@@ -123,7 +129,7 @@ class StatsCollector:
         return tensors, {name: sums.linears for name, sums in self._sums.items()}
 
     def _all_reduce(self) -> None:
-        """Replace the sums by those of all processes; an expert that a process's tokens did not reach has none there."""
+        """Replace the sums by those of all processes; a process has no sums for experts that its tokens did not reach."""
         mine = {
             name: (len(sums.moments.sum_sq), sums.moments.tokens, sums.linears) for name, sums in self._sums.items()
         }
@@ -137,7 +143,7 @@ class StatsCollector:
 
 
 def _all_sites(known: list[dict[str, tuple[int, int, list[str]]]]) -> Iterator[tuple[str, int, int, list[str]]]:
-    """Yield (name, width, tokens of all processes, linears) of every site that some process has seen, in one order for all."""
+    """Yield (name, width, tokens of all processes, linears) of every site that any process saw, in the same order in all."""
     names = dict.fromkeys(name for sites in known for name in sites)
     for name in names:
         seen = [sites[name] for sites in known if name in sites]
@@ -153,11 +159,11 @@ class BlockStats:
     windows: int
 
     def tokens(self, site: str) -> int:
-        """Return how many tokens a site has seen."""
+        """Return how many tokens a site saw."""
         return int(self.tensors[f"{site}/tokens"])
 
     def of(self, site: str) -> SiteStats:
-        """Return the statistics of one site; its Hessian is unpacked now."""
+        """Return the statistics of one site, with its Hessian unpacked."""
         packed = self.tensors.get(f"{site}/hessian")
         return SiteStats(
             self.tensors[f"{site}/sum_sq"],
@@ -171,7 +177,7 @@ class BlockStats:
 def read_block_stats(stats: Artifact, part: str, widths: Mapping[str, int] = MappingProxyType({})) -> BlockStats:
     """Return the statistics of one block from an artifact.
 
-    widths: columns of the model's linears, where it is known: their sites are to have as many.
+    widths: columns of the model's linears, if known; the sites must have the same widths.
     Raises LangpruneError as `Artifact.read` and `fitting` do.
     """
     tensors, record = stats.tensors_and_record(part)
@@ -188,19 +194,19 @@ def read_block_stats(stats: Artifact, part: str, widths: Mapping[str, int] = Map
 
 
 def of_norms(manifest: Described) -> bool:
-    """Return whether statistics hold column norms, not counts of tokens."""
+    """Return whether statistics hold column norms rather than token counts."""
     return "norms" in manifest.params["collect"]
 
 
 def need_norms(what: str, stats: Artifact) -> None:
-    """Raise LangpruneError when `what` ("--method wanda") is given statistics that are counts of tokens."""
+    """Raise LangpruneError if the statistics for `what` ("--method wanda") are token counts."""
     if not of_norms(stats.manifest):
         raise LangpruneError(
-            f"{what} needs statistics of the model, and stats {stats.name} hold token counts, no norms: run langprune "
+            f"{what} needs statistics of the model, and stats {stats.name} hold only token counts: run langprune "
             "calibrate without --collect tokens, or name others with --stats"
         )
 
 
 def has_hessians(stats: Artifact) -> bool:
-    """Return whether Hessians were collected, beside the norms that always are."""
+    """Return whether the statistics hold Hessians; they always hold norms."""
     return "hessian" in stats.manifest.params["collect"]

@@ -1,4 +1,4 @@
-"""Counts of tokens as statistics have them: parts written and read, and whether they are a model's."""
+"""Token counts in statistics: writes and reads their parts, and checks that they belong to a model."""
 
 import torch
 from torch import Tensor
@@ -11,17 +11,17 @@ from langprune_cli.tokens.counting import TokenCounts
 
 
 def counts_part(number: int) -> str:
-    """Return the file that holds the counts of part `number` of a text."""
+    """Return the file with the counts of part `number` of a text."""
     return f"counts-{number:03d}.safetensors"
 
 
 def has_token_counts(stats: Artifact) -> bool:
-    """Return whether statistics are counts of tokens."""
+    """Return whether statistics are token counts."""
     return "tokens" in stats.manifest.params["collect"]
 
 
 def read_token_counts(stats: Artifact) -> dict[str, TokenCounts]:
-    """Return the counts by language, or by the text's name where it is of no known language; sorted by that.
+    """Return the counts by language, or by the text's name if its language is unknown; sorted by that label.
 
     Raises LangpruneError as `Artifact.read` does.
     """
@@ -29,13 +29,13 @@ def read_token_counts(stats: Artifact) -> dict[str, TokenCounts]:
     for part in stats.manifest.parts:
         for label, counts in read_counts_part(stats, part).items():
             found[label] = found[label] + counts if label in found else counts
-    return dict(sorted(found.items()))  # safetensors gives tensors in no order
+    return dict(sorted(found.items()))  # safetensors returns tensors in no order
 
 
 def needed_token_counts(what: str, stats: Artifact | None, location: ModelLocation) -> Artifact:
-    """Return the statistics, where they are what `what` ("--pattern vocab:0.5") needs: counts made with a model's tokenizer.
+    """Return the statistics if they hold what `what` ("--pattern vocab:0.5") needs: counts made with the model's tokenizer.
 
-    Raises UsageError when they are missing, LangpruneError when they hold no counts or those of another tokenizer.
+    Raises UsageError if they are missing, LangpruneError if they hold no counts, or counts of another tokenizer.
     """
     make = "run langprune calibrate --lang LANGUAGE --collect tokens"
     if stats is None:
@@ -44,14 +44,14 @@ def needed_token_counts(what: str, stats: Artifact | None, location: ModelLocati
         raise LangpruneError(f"{what} needs token counts, and stats {stats.name} hold none: {make}")
     if stats.manifest.inputs["tokenizer"] != tokenizer_digest(location.folder):
         raise LangpruneError(
-            f"stats {stats.name} hold counts made with another tokenizer ({stats.manifest.about['model']['name']}) than that "
-            f"of {location.about['name']}: {make} for this model"
+            f"stats {stats.name} hold counts made with another tokenizer ({stats.manifest.about['model']['name']}) than "
+            f"{location.about['name']} has: {make} for this model"
         )
     return stats
 
 
 def counts_tensors(label: str, counts: TokenCounts) -> dict[str, Tensor]:
-    """Return counts as they are kept in a part, by "<label>/<what>"."""
+    """Return the tensors of a part with these counts, by "<label>/<what>"."""
     return {
         f"{label}/counts": counts.counts,
         f"{label}/tokens": torch.tensor(counts.tokens),
@@ -61,7 +61,7 @@ def counts_tensors(label: str, counts: TokenCounts) -> dict[str, Tensor]:
 
 
 def counts_record(counts: TokenCounts) -> dict[str, int]:
-    """Return what an artifact's `about` says of one language."""
+    """Return one language's entry of an artifact's `about`."""
     return {"tokens": counts.tokens, "bytes": counts.bytes, "documents": counts.documents}
 
 

@@ -1,4 +1,4 @@
-"""How many tokens each expert of a mixture saw, and which saw too few for its statistics to count."""
+"""Counts the tokens that each expert of a mixture saw, and finds experts with too few for statistics."""
 
 from statistics import median
 
@@ -12,13 +12,13 @@ from langprune_cli.store.building import Reporter
 from langprune_cli.store.plain import plain_file
 from langprune_cli.streaming.opened import OpenedModel
 
-_MOST_SHOWN = 8  # blocks that a note names
+_MOST_SHOWN = 8  # blocks in a note
 
 
 def tokens_by_expert(stats: ArtifactWriter, model: OpenedModel) -> dict[int, list[int]]:
-    """Return how many tokens each expert of a block saw, by block; those without experts are not among them.
+    """Return how many tokens each expert saw, by block, for blocks with experts.
 
-    Reads a few bytes of each part, whatever the size of its Hessians.
+    Reads only a few bytes of each part, even with Hessians.
     """
     found = {}
     for index in range(len(model.streamed.blocks)):
@@ -32,14 +32,14 @@ def tokens_by_expert(stats: ArtifactWriter, model: OpenedModel) -> dict[int, lis
 
 
 def _first_linears(model: OpenedModel, index: int) -> list[Linear]:
-    """Return the first linear of every expert, whose input is the tokens that were routed to it."""
+    """Return the first linear of every expert; its inputs are the tokens routed to the expert."""
     linears = reversed(model.streamed.linears(index))
     first = {linear.expert: linear for linear in linears if linear.expert is not None}
     return [first[expert] for expert in sorted(first)]
 
 
 def finish_stats(writer: ArtifactWriter, model: OpenedModel, reporter: Reporter) -> Artifact:
-    """Complete statistics, those of a mixture with the tokens of every expert on record, and say how they spread."""
+    """Complete the statistics; for a mixture, record the tokens of every expert and tell the user how they spread."""
     found = tokens_by_expert(writer, model)
     if not found:
         return writer.finish()
@@ -53,7 +53,7 @@ def finish_stats(writer: ArtifactWriter, model: OpenedModel, reporter: Reporter)
 
 
 def without_statistics(stats: Artifact | None, solving: Solving, reporter: Reporter) -> dict[str, dict[str, list[int]]]:
-    """Return {"experts_by_magnitude": {block: experts}} of experts that saw too few tokens, and say so; {} where none is."""
+    """Return {"experts_by_magnitude": {block: experts}} for experts that saw too few tokens, with a note; {} if none did."""
     if stats is None:
         return {}
     found = {
@@ -67,6 +67,6 @@ def without_statistics(stats: Artifact | None, solving: Solving, reporter: Repor
     more = ", ..." if len(found) > _MOST_SHOWN else ""
     reporter.note(
         f"{sum(map(len, found.values()))} experts saw fewer than {solving.min_expert_tokens} tokens and are pruned by "
-        f"magnitude, not updated ({', '.join(named)}{more}): more text, or --all-experts, gives them statistics."
+        f"magnitude, without update ({', '.join(named)}{more}): more text, or --all-experts, gives them statistics."
     )
     return {"experts_by_magnitude": found}

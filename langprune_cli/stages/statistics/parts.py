@@ -1,4 +1,4 @@
-"""Names of parts, what may lie in them, and what identifies a text: what several stages agree on."""
+"""Shared by stages: names of parts, checks of their tensors, and the identity of a text."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ WINDOWS_PART = "windows.safetensors"
 
 
 def block_part(index: int) -> str:
-    """Return the file that holds what belongs to block `index`."""
+    """Return the name of block `index`'s part."""
     return f"block-{index:03d}.safetensors"
 
 
@@ -27,23 +27,23 @@ def fitting(
     dtype: torch.dtype,
     *shapes: tuple[int, ...],
 ) -> Tensor:
-    """Return a tensor of a part that was read; an artifact need not have been made by langprune, though its hashes fit.
+    """Return a tensor of a part after checking it: an artifact with right hashes may still be forged.
 
-    Raises LangpruneError where it is not there, or has another dtype, or none of the shapes.
+    Raises LangpruneError if it is missing, or has another dtype or shape.
     """
     found = tensors.get(name)
     if found is None or found.dtype != dtype or tuple(found.shape) not in shapes:
         has = "nothing" if found is None else f"{str(found.dtype)[6:]} {list(found.shape)}"
         wanted = " or ".join(str(list(shape)) for shape in shapes)
         raise LangpruneError(
-            f"{artifact.folder / part} holds {has} as {name}, where {str(dtype)[6:]} {wanted} belongs: "
+            f"{artifact.folder / part} holds {has} as {name} instead of {str(dtype)[6:]} {wanted}: "
             f"make {artifact.manifest.kind}/{artifact.name} again with --force"
         )
     return found
 
 
 def text_identity(windows: Windows) -> TextIdentity:
-    """Return what identifies a text as far as results go: its language and the very tokens."""
+    """Return the identity of a text for results: its language and its tokens."""
     return {
         "language": windows.spec.language,
         "fingerprint": windows.fingerprint,
@@ -53,7 +53,7 @@ def text_identity(windows: Windows) -> TextIdentity:
 
 
 def text_about(windows: Windows) -> TextRecord:
-    """Return what people may want to know of a text: where its windows come from; of a mixture, that of each of its texts."""
+    """Return a text's record for people: the source of its windows, and for a mixture that of each text."""
     shard: TextRecord = {"shard": list(windows.shard)} if windows.shard else {}
     if windows.parts:
         return {"texts": [{**text_identity(part), **text_about(part)} for part in windows.parts], **shard}

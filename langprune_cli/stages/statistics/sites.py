@@ -1,4 +1,4 @@
-"""One block's input sites, with the weights of their linears and their statistics: what every solver is given."""
+"""One block's input sites with the weights of their linears and their statistics, for solvers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,20 +21,20 @@ from langprune_cli.store.artifact import Artifact
 from langprune_cli.streaming.opened import OpenedModel, check_same_model
 
 _MOST_SECONDS = (
-    1.0  # for --exclude to match one name: nested repetitions can take for ever, and Python's re has no limit
+    1.0  # per name that --exclude matches: nested repetitions can take forever, and Python's re has no limit
 )
 
 
 @dataclass(frozen=True)
 class Solving:
-    """What every solver is told beside statistics, weights and pattern."""
+    """Settings for every solver."""
 
-    damping: float = DAMPING  # share of the Hessian's mean diagonal; of no effect where no Hessian is used
-    # An expert that fewer tokens reached is pruned by magnitude, and not updated: what so few show of its inputs is chance.
+    damping: float = DAMPING  # share of the Hessian's mean diagonal; without effect if no Hessian is used
+    # An expert that saw fewer tokens is pruned by magnitude and not updated: so few say little about its inputs.
     min_expert_tokens: int = MIN_EXPERT_TOKENS
 
     def params(self, needs: Needs) -> dict[str, object]:
-        """Return what of this changes what is made by something with these needs, for its key."""
+        """Return the settings that matter for these needs, for a key."""
         given = self.min_expert_tokens != Solving.min_expert_tokens and needs != "nothing"
         return {
             **({"damping": self.damping} if needs == "hessian" else {}),
@@ -47,12 +47,12 @@ SOLVING = Solving()
 
 @contextmanager
 def named(what: str) -> Iterator[None]:
-    """Say with what a solver failed; raises LangpruneError for an UnsolvableError and for what torch's linear algebra raises."""
+    """Turn UnsolvableError and torch's linear algebra errors into a LangpruneError that begins with `what`."""
     try:
         yield
     except UnsolvableError as error:
         raise LangpruneError(f"{what}: {error}") from error
-    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined] # it is there
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined] # it exists
         raise LangpruneError(
             f"{what}: its matrix cannot be factored ({first_line(error)}): calibrate on more text, or with "
             "--dtype float32, or choose and update without Hessians (--method wanda --update none)"
@@ -61,7 +61,7 @@ def named(what: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class BlockSite:
-    """A site of a model's block, and the linears whose rows are stacked in it."""
+    """A site of a model's block, and the linears stacked in it."""
 
     name: str  # checkpoint name of the first linear that reads it
     linears: tuple[Linear, ...]
@@ -73,10 +73,9 @@ class BlockSite:
 
 
 def needed_stats(needs: Needs, what: str, stats: Artifact | None, model: OpenedModel) -> Artifact | None:
-    """Return the statistics that `what` ("--method wanda") needs, None where it needs none.
+    """Return the statistics that `what` ("--method wanda") needs, None if it needs none.
 
-    Raises UsageError when they are missing, LangpruneError when they are token counts, were made from another model or
-    lack Hessians.
+    Raises UsageError if they are missing, LangpruneError if they are token counts, of another model, or lack Hessians.
     """
     if needs == "nothing":
         return None
@@ -86,33 +85,33 @@ def needed_stats(needs: Needs, what: str, stats: Artifact | None, model: OpenedM
     check_same_model(stats, model)
     if needs == "hessian" and not has_hessians(stats):
         raise LangpruneError(
-            f"{what} needs Hessians, and stats {stats.name} have column norms only: run langprune calibrate "
+            f"{what} needs Hessians, and stats {stats.name} hold only column norms: run langprune calibrate "
             f"{_same_text(stats)} --collect hessian"
         )
     return stats
 
 
 def _same_text(stats: Artifact) -> str:
-    """Return the options of calibrate that give the windows of `stats` again: they are kept with them."""
+    """Return options of calibrate that draw the windows of `stats` again; the statistics keep them."""
     language = stats.manifest.inputs["text"]["language"]
     return " ".join([*([f"--lang {language}"] if language else []), f"--data {stats.folder / WINDOWS_PART}"])
 
 
 def calibration_text(stats: Artifact | None) -> TextRecord | None:
-    """Return what is known of the text behind statistics, for artifacts made from them to carry along."""
+    """Return the record of the text behind statistics, for artifacts made from them."""
     return text_record(stats.manifest.inputs, stats.manifest.about) if stats else None
 
 
 def text_record(inputs: Mapping[str, object], about: Mapping[str, object]) -> TextRecord:
-    """Return the same from the inputs of statistics and what is known about them."""
+    """Return the same from the inputs and `about` of statistics."""
     identity, known = cast("TextRecord", inputs["text"]), cast("TextRecord", about["text"])
     return {**identity, **known}
 
 
 def prunable(model: OpenedModel, index: int, exclude: str | None) -> list[Linear]:
-    """Return a block's linears whose checkpoint names the pattern `exclude` does not match anywhere.
+    """Return a block's linears, without those whose checkpoint names `exclude` matches anywhere.
 
-    Raises UsageError for a pattern that is no regular expression, or one that takes seconds to match a name.
+    Raises UsageError if `exclude` is no regular expression, or takes seconds to match a name.
     """
     linears = model.streamed.linears(index)
     if not exclude:
@@ -124,17 +123,17 @@ def prunable(model: OpenedModel, index: int, exclude: str | None) -> list[Linear
         reason = f"is not a regular expression ({error})"
     except TimeoutError:
         reason = f"takes more than {_MOST_SECONDS:g} second to match one name"
-    raise UsageError(f"--exclude {exclude!r} {reason}: give one such as mlp, or down_proj$")
+    raise UsageError(f"--exclude {exclude!r} {reason}: give a simpler one, such as mlp or down_proj$")
 
 
 def _weight(model: OpenedModel, linear: Linear) -> Tensor:
-    """Return a linear's weight [o, i] as the checkpoint has it; raises LangpruneError where it is not finite."""
+    """Return a linear's weight [o, i] from the checkpoint; raises LangpruneError if it is not finite."""
     weight = model.streamed.checkpoint.read_finite([linear.name])[linear.name].to(model.streamed.device)
     return weight.t() if linear.transposed else weight
 
 
 def block_stats(stats: Artifact | None, model: OpenedModel, index: int) -> BlockStats | None:
-    """Return the statistics of block `index`, where there are any, as wide as the model's linears.
+    """Return the statistics of block `index`, if any, with checked widths.
 
     Raises LangpruneError as `read_block_stats` does.
     """
@@ -150,31 +149,32 @@ def block_sites(
     stats: BlockStats | None,
     solving: Solving = SOLVING,
 ) -> Iterator[BlockSite]:
-    """Yield the sites of some linears of one block, one in memory at a time; without statistics each is by itself.
+    """Yield the sites of some linears of one block, one in memory at a time.
 
-    So are the linears of experts that too few tokens reached (`Solving`): their sites come without statistics.
-    Raises LangpruneError for a linear of no expert that the statistics do not cover.
+    A linear without statistics is a site by itself. So is each linear of an expert with too few tokens (`Solving`); its site
+    has no
+    statistics. Raises LangpruneError if the statistics lack a linear outside of experts.
     """
     wanted = {linear.name: linear for linear in linears}
     known = known_sites(stats, linears, solving.min_expert_tokens) if stats else {}
     alone = wanted.keys() - {each for names in known.values() for each in names}
     if stats and (unseen := sorted(name for name in alone if wanted[name].expert is None)):
         raise LangpruneError(
-            f"the statistics have none of {unseen[0]}, which no forward pass called: leave it out with --exclude"
+            f"there are no statistics of {unseen[0]}, which no forward pass called: leave it out with --exclude"
         )
     for name, members in [*known.items(), *((name, [name]) for name in wanted if name in alone)]:
         here = [wanted[each] for each in members if each in wanted]
-        # Experts that were all shown the same tokens share a site: together their rows would be far too many.
+        # Experts that all saw the same tokens share a site; stacked, their rows would be far too many.
         for expert in dict.fromkeys(linear.expert for linear in here):
             inside = tuple(linear for linear in here if linear.expert == expert)
             if stats and f"{name}/hessian" in stats.tensors and _beyond_kept(model, inside):
                 give_back_freed()
-            # Not held here: a site is to be gone when the next one is made.
+            # No reference stays here, so that each site is freed before the next one is made.
             yield _site(model, name, inside, None if name in alone else stats, solving)
 
 
 def _beyond_kept(model: OpenedModel, linears: Sequence[Linear]) -> bool:
-    """Return whether a site has matrices that memory kept from others is of no use to: it would only lie about."""
+    """Return whether a site has matrices too large for freed memory that is kept: give that back first."""
     rows, columns = sum(model.streamed.shape(linear)[0] for linear in linears), model.streamed.shape(linears[0])[1]
     return torch.float32.itemsize * columns * max(rows, columns) > LARGEST_KEPT
 
@@ -192,7 +192,7 @@ def _site(
 
 
 def known_sites(stats: BlockStats, linears: Sequence[Linear], min_expert_tokens: int) -> dict[str, list[str]]:
-    """Return the linears by site whose statistics count: all but those of experts that fewer tokens reached."""
+    """Return site -> linears with usable statistics: all but those of experts that saw fewer tokens."""
     experts = {linear.name for linear in linears if linear.expert is not None}
     return {
         name: members

@@ -146,17 +146,25 @@ def test_without_reapply_the_message_names_it(workspace: Path, tuned: Path) -> N
         (
             ["--mask", PRUNED, "--reapply", "--model", "tuned", "--update", "pcg"],
             2,
-            "--update has no use for --reapply",
+            "--update does not go with --reapply",
         ),
-        (["--mask", PRUNED, "--reapply", "--model", "tuned", "--tune"], 2, "--tune has no use for --reapply"),
+        (["--mask", PRUNED, "--reapply", "--model", "tuned", "--tune"], 2, "--tune does not go with --reapply"),
         (["--mask", "a/keep_masks.safetensors", "--model", "tuned"], 2, "add --reapply"),
-        (["--mask", "a/keep_masks.safetensors", "--model", "tuned", "--reapply"], 1, "is not there: name an exported"),
-        (["--mask", "tuned/config.safetensors", "--model", "tuned", "--reapply"], 1, "is no safetensors file"),
-        (["--mask", PRUNED, "--reapply", "--model", "tuned", "--out", "tuned"], 2, "is the model that is read"),
-        (["--mask", PRUNED, "--reapply", "--model", "pico"], 2, "this very model, pico: leave out --reapply"),
+        (
+            ["--mask", "a/keep_masks.safetensors", "--model", "tuned", "--reapply"],
+            1,
+            "does not exist: name an exported",
+        ),
+        (["--mask", "tuned/config.safetensors", "--model", "tuned", "--reapply"], 1, "is not a safetensors file"),
+        (["--mask", PRUNED, "--reapply", "--model", "tuned", "--out", "tuned"], 2, "is the model itself"),
+        (["--mask", PRUNED, "--reapply", "--model", "pico"], 2, "this model itself, pico: leave out --reapply"),
         (["--mask", PRUNED, "--reapply", "--model", "wide"], 1, "does not fit model.layers.0.* which is \\[32, 52\\]"),
-        (["--mask", PRUNED, "--reapply", "--model", "short"], 1, "has a mask of model.layers.2.* short has not"),
-        (["--mask", "narrow", "--reapply", "--model", "tuned"], 1, "parts that left the model whole"),
+        (
+            ["--mask", PRUNED, "--reapply", "--model", "short"],
+            1,
+            "has a mask of model.layers.2.* which is no linear of short",
+        ),
+        (["--mask", "narrow", "--reapply", "--model", "tuned"], 1, "removes whole parts of the model"),
     ],
 )
 def test_what_cannot_be_reapplied(

@@ -256,7 +256,7 @@ def test_statistics_without_hessians(workspace: Path, tmp_path: Path, words: lis
     before = snapshot(tmp_path)
     done = langprune(*words, "-w", workspace)
     one_sentence(
-        done, 1, rf"^error: {what} needs Hessians, and stats uk have column norms only: run langprune calibrate"
+        done, 1, rf"^error: {what} needs Hessians, and stats uk hold only column norms: run langprune calibrate"
     )
     assert snapshot(tmp_path) == before
     assert not (tmp_path / "mine").exists()

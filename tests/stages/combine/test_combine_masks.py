@@ -149,7 +149,7 @@ def test_masks_of_one_n_of_m_meet_it_again(masks: Path) -> None:
     for one, other, found in each_linear(masks, "uk-2x4", "en-2x4", "one"):
         assert follows(found, Pattern(0.5, (2, 4)))
         assert torch.equal(found | (one & other), found)  # what both keep is never more than two of four
-    assert "follows no N:M pattern" in did(*words, "--how", "or", "--name", "some").err
+    assert "has no N:M pattern" in did(*words, "--how", "or", "--name", "some").err
     assert Workspace(masks).find("masks", "some").manifest.params["pattern"] == "unstructured"
     did("apply", "-w", masks, "--mask", "one")
     did("apply", "-w", masks, "--mask", "some")
@@ -226,18 +226,18 @@ def test_what_cannot_be_combined_is_refused(masks: Path, pico_text: Path) -> Non
     def refused(code: int, says: str, *words: Any) -> None:
         one_sentence(langprune("combine", "masks", *words, "-w", masks), code, says)
 
-    refused(2, "combine masks makes one of two or more artifacts: name another", "size")
+    refused(2, "combine masks needs two or more artifacts: name another", "size")
     refused(2, "masks size and size are the same artifact", "size", "size")
     refused(2, "--how 'xor' is unknown", *NAMES, "--how", "xor")
     refused(2, "--how 'and:2' is unknown", *NAMES, "--how", "and:2")
-    refused(2, "--how vote:4 cannot be reached by 3 masks: give vote:1 to vote:3", *NAMES, "--how", "vote:4")
+    refused(2, "--how vote:4 is impossible with 3 masks: give vote:1 to vote:3", *NAMES, "--how", "vote:4")
     refused(1, "--sparsity 1.5 is not a fraction", *NAMES, "-s", "1.5")
     refused(1, "mask short is of whole blocks", "short", "size")
     refused(1, "of-small was made for another model", "size", "of-small")
-    refused(1, "leave another number of units .*channels:0.* one --round-to", "uk-channels", "wide")
-    refused(1, "leave another number of units", "uk-channels", "size")
-    refused(2, "--how and would leave blocks of different widths", "uk-channels", "en-channels", "--how", "and")
-    refused(2, "--sparsity 0.5 would leave blocks", "uk-channels", "en-channels", "-s", "0.5")
+    refused(1, "keep different numbers of units .*channels:0.* one --round-to", "uk-channels", "wide")
+    refused(1, "keep different numbers of units", "uk-channels", "size")
+    refused(2, "--how and would give blocks different widths", "uk-channels", "en-channels", "--how", "and")
+    refused(2, "--sparsity 0.5 would give blocks", "uk-channels", "en-channels", "-s", "0.5")
     refused(2, "combine masks has no use for --weights", *NAMES, "--weights", "1,1,1")
 
 

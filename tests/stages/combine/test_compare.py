@@ -193,18 +193,18 @@ def test_what_cannot_be_compared_is_refused(masks: Path, pico_text: Path, tmp_pa
     def refused(code: int, says: str, *names: object) -> None:
         one_sentence(langprune("compare", *names, "-w", masks), code, says)
 
-    refused(2, "compare sets two or more artifacts beside each other", "uk")
+    refused(2, "compare needs two or more artifacts", "uk")
     refused(1, "no stats, scores or masks artifact is called 'ukr': did you mean uk", "ukr", "en")
     refused(2, "uk and uk-half are artifacts of several kinds", "uk", "uk-half")
     refused(2, "--kind 'models' is unknown", "uk", "en", "--kind", "models")
     did("mask", "-w", masks, "--stats", "uk", "--name", "uk")
     did("mask", "-w", masks, "--stats", "en", "--name", "en")
-    refused(2, "masks and stats have these names: say which with --kind", "uk", "en")
+    refused(2, "masks and stats have these names: choose one with --kind", "uk", "en")
     did("compare", "uk", "en", "-w", masks, "--kind", "masks")
     did("mask", "-w", masks, "--stats", "uk", "--pattern", "blocks:0.34", "--name", "short")
     refused(1, "mask short is of whole blocks", "short", "uk-half")
     did("calibrate", "-w", masks, "--lang", "uk", "--data", pico_text / "uk.jsonl", "--collect", "tokens")
-    refused(1, "stats uk-tokens hold token counts", "en", "uk-tokens", "--kind", "stats")
+    refused(1, "stats uk-tokens hold only token counts", "en", "uk-tokens", "--kind", "stats")
     save_pico("llama", tmp_path / "other", vocab_size=400, tie_word_embeddings=True)
     for file in Path(did("show", "uk-half", "-w", masks, "--json").json["about"]["model"]["name"]).glob("tokenizer*"):
         shutil.copy(file, tmp_path / "other")

@@ -101,7 +101,7 @@ def test_a_smaller_model_beside_its_dense_one(tmp_path: Path, capsys: pytest.Cap
     assert rows[1]["decode"] == small.decode
     print_speeds(rows)
     said, head, first, second = capsys.readouterr().out.splitlines()
-    assert "2 x 12 tokens read, 3 more made one by one, float32 on cpu, the median of 2" in said
+    assert "2 x 12 tokens read, 3 generated one by one, float32 on cpu, the median of 2" in said
     assert head.split() == ["model", "parameters", "in", "memory", "files", "prefill", "factor", "decode", "factor"]
     assert first.split()[:2] == ["dense", f"{dense.parameters:,}"]
     assert "x" not in first
@@ -153,9 +153,7 @@ def test_the_context_can_be_filled_and_no_more(family: str, tmp_path: Path) -> N
     save_pico(family, tmp_path)
     asked = {"batch": 1, "prompt": 60, "repeats": 1}
     assert measure_speed(tmp_path, new_tokens=4, **asked).decode > 0
-    with pytest.raises(
-        LangpruneError, match=r"60 tokens and 5 new ones are more than the context of .*, 64: ask for fewer"
-    ):
+    with pytest.raises(LangpruneError, match=r"60 tokens and 5 new ones exceed the context of .*, 64: ask for fewer"):
         measure_speed(tmp_path, new_tokens=5, **asked)
 
 
@@ -170,7 +168,7 @@ def test_models_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(loaded, "_MEMORY", memory)
     assert free_bytes(CPU) == kilobytes * 1024
     folders = {"a": tmp_path / "a", "b": tmp_path / "b"}
-    with pytest.raises(LangpruneError, match=f"the weights of a and b take {2 * size:,} bytes of memory and"):
+    with pytest.raises(LangpruneError, match=f"the weights of a and b need {2 * size:,} bytes of memory, and"):
         compare(folders, Workload(**SHORT))
     assert len(compare(folders, Workload(**SHORT), dtype=torch.bfloat16)) == 2
     assert measure_speed(tmp_path / "a", **SHORT).decode > 0

@@ -79,7 +79,7 @@ def one_sentence_of(done: Done, says: str) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "name a folder with --out, or a repository with --push-to-hub|give one, or both"),
+        ([], "name a folder with --out, or a repository with --push-to-hub|or both"),
         (["--out", "x", "--public"], "--public goes with --push-to-hub"),
         (["--out", "x", "--converter", "c.py"], "--converter goes with --format gguf"),
         (["--out", "x", "--format", "gguf"], "github.com/ggml-org/llama.cpp, and give its path with --converter"),
@@ -158,9 +158,9 @@ def test_where_the_first_tokenizer_is_gone_or_another_nothing_is_converted(
     described = json.loads((model / "tokenizer.json").read_text())
     (model / "tokenizer.json").write_text(json.dumps(described | {"pre_tokenizer": None}))
     for more in ([], ["--dry-run"]):
-        one_sentence_of(langprune(*words, *more), "its tokenizer is another one today): put it back")
+        one_sentence_of(langprune(*words, *more), "its tokenizer has changed): put it back")
     shutil.rmtree(model)
-    one_sentence_of(langprune(*words), f"knows the tokenizer of en-tokens-vocab only by that of {model}")
+    one_sentence_of(langprune(*words), f"needs the tokenizer of {model}, from which en-tokens-vocab's was trimmed")
     assert not Path("out").exists()
 
 
@@ -168,7 +168,7 @@ def test_a_converter_that_cannot_be_told_the_tokenizer(here: Path, tmp_path: Pat
     script = converter(tmp_path, "old.py")
     (tmp_path / "old.py").write_text("")
     done = langprune("export", "-w", here, "--format", "gguf", "--converter", script, "--out", "out")
-    one_sentence_of(done, "it has no get_vocab_base_pre, by which it would be told the tokenizer")
+    one_sentence_of(done, "the converter has no get_vocab_base_pre to set the tokenizer by")
 
 
 def test_kinds_that_it_reads_from_other_files_are_refused_and_said_before(text: Path, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_kinds_that_it_reads_from_other_files_are_refused_and_said_before(text: 
     model, where = tmp_path / "model", ["-w", tmp_path / "w"]
     save_model("llama", model, llama2_like)
     did("calibrate", "-m", model, *vocabulary_trimming.english(text), "--collect", "tokens", *where)
-    note = "export --format gguf will not take a model without these tokens: llama.cpp's converter reads a BPE from its"
+    note = "export --format gguf will not work for the model without these tokens: llama.cpp's converter reads a BPE from its"
     for words in (["plan"], ["plan", "--vocab-size", "900"], ["mask"]):
         assert note in " ".join(did(*words, "--pattern", "vocab", *where).err.split())
     did("apply", *where)

@@ -33,7 +33,7 @@ def test_a_circle_of_names_ends(workspace: Path, pico_model: Path, pico_text: Pa
     words = ["eval", "-w", workspace, "--model", MODEL, "--lang", "uk", "--data", pico_text / "uk.jsonl"]
     words += ["--seqlen", SEQLEN, "--max-windows", "2"]
     one_sentence(
-        langprune(*words), 1, f"model {names[-1]} was made from {MODEL}, and models/{MODEL} is now made from it"
+        langprune(*words), 1, f"model {names[-1]} was made from {MODEL}, but models/{MODEL} is now made from it"
     )
     rows = did(*words, "--model", pico_model, "--json").json["rows"]
     assert [row["model"] for row in rows] == [pico_model.name, MODEL]

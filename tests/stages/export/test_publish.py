@@ -118,7 +118,7 @@ def test_a_push_that_was_interrupted_goes_on(clerk: Clerk, workspace: Path, tmp_
     clerk.hub.fail("/commit/", 409, times=1)
     refused(
         clerk.push(workspace, "--out", str(tmp_path / "out")),
-        "run the same command again: what has arrived is not sent twice",
+        "run the same command again: nothing is sent twice",
     )
     assert clerk.hub.repositories["models", "me/shared"].revisions["main"].files == {}  # never half a model
     sent = [line for line in clerk.hub.requests if line.startswith("PUT ")]
@@ -126,7 +126,7 @@ def test_a_push_that_was_interrupted_goes_on(clerk: Clerk, workspace: Path, tmp_
     before = snapshot(tmp_path / "out")
     again = clerk.push(workspace, "--out", str(tmp_path / "out"))
     assert again.code == 0, again.err
-    assert "Sending what lies in" in again.err
+    assert "Uploading the files in" in again.err
     assert [line for line in clerk.hub.requests if line.startswith("PUT ")] == sent  # the weights were there
     assert snapshot(tmp_path / "out") == before
     assert sorted(clerk.hub.repositories["models", "me/shared"].revisions["main"].files) == sorted(before)
@@ -212,7 +212,7 @@ def _relisted(out: Path, name: str) -> None:
         (_zeroed, "model.safetensors is damaged (its sha256 is another one)"),
         (_listed_link, "config.json leads out of its folder"),
         (_card_that_is_a_link, "README.md leads out of its folder"),
-        (_listed_by_itself, "lists '.env' other than"),
+        (_listed_by_itself, "lists a '.env' that differs from"),
         (_listed_from_outside, "langprune.json does not list parts"),
     ],
 )
@@ -244,7 +244,7 @@ def test_public_is_asked_for(clerk: Clerk, workspace: Path) -> None:
     assert clerk.push(workspace, "--public").code == 0
     assert not clerk.hub.repositories["models", "me/shared"].private
     before = dict(clerk.hub.repositories["models", "me/shared"].revisions["main"].files)
-    refused(clerk.push(workspace, "--with-mask"), "me/shared is there and public: add --public")
+    refused(clerk.push(workspace, "--with-mask"), "me/shared exists and is public: add --public")
     assert clerk.hub.repositories["models", "me/shared"].revisions["main"].files == before
     clerk.hub.restrict("me/shared", private=True)
     done = clerk.push(workspace, "--public")
@@ -273,7 +273,7 @@ def test_a_dry_run_lists_files_and_sends_nothing(clerk: Clerk, workspace: Path, 
 @pytest.mark.parametrize(
     ("part", "status", "says"),
     [
-        ("/api/repos/create", 401, "run `hf auth login` with one that is valid"),
+        ("/api/repos/create", 401, "run `hf auth login` with a valid one"),
         ("/api/repos/create", 403, "your token may not write to me/shared: give it write access"),
         ("/preupload/", 403, "your token may not write to me/shared"),
         ("/commit/", 409, "changed by someone else at the same time"),
@@ -296,7 +296,7 @@ def test_who_cannot_push_is_told_before_anything_is_copied(clerk: Clerk, workspa
     refused(langprune("export", "-w", workspace, *out, "--push-to-hub", "shared"), "give owner/name", code=2)
     assert clerk.hub.requests == []
     assert not (tmp_path / "out").exists()
-    refused(clerk.push(workspace, token="hf_wrong_one"), "the hub did not take your token")  # noqa: S106 - of no hub
+    refused(clerk.push(workspace, token="hf_wrong_one"), "the hub did not accept your token")  # noqa: S106 - of no hub
 
 
 def test_a_hub_that_cannot_be_reached(clerk: Clerk, workspace: Path) -> None:
@@ -305,7 +305,7 @@ def test_a_hub_that_cannot_be_reached(clerk: Clerk, workspace: Path) -> None:
     env = clerk.hub.env | {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_TOKEN": TOKEN}
     command = [sys.executable, "-m", "langprune_cli", "export", "-w", str(workspace), "--push-to-hub", "me/shared"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    refused(Done(done.returncode, done.stdout, done.stderr), "what has arrived is not sent twice")
+    refused(Done(done.returncode, done.stdout, done.stderr), "nothing is sent twice")
 
 
 def test_the_licence_comes_from_the_base_models_card(clerk: Clerk, pico_model: Path, tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ WRONG: list[tuple[list[object], int, str]] = [
     (["-p", "channels:1"], 1, "1 is not a fraction"),
     (["-p", "blocks:0.3"], 1, "removes none of 3 blocks"),
     (["--round-to", "128"], 2, "48 units cannot be rounded to multiples of 128"),
-    (["-p", "blocks", "--round-to", "8"], 2, "--round-to 8 is about channels"),
+    (["-p", "blocks", "--round-to", "8"], 2, "--round-to 8 is for channels"),
     (["--round", "up"], 2, "--round 'up' is unknown"),
     (["-p", "chanels"], 2, "'chanels' is unknown: give unstructured, N:M .* or blocks, channels, kv-groups"),
     (["-p", "channels:half"], 2, "'channels:half' has no share after its colon"),

@@ -89,7 +89,7 @@ def test_speed_alone_needs_no_text(pico: list[object]) -> None:
 
 @pytest.mark.parametrize(
     ("words", "code", "says"),
-    [(["--epochs", "3"], 2, "go with --tune"), (["--tune", "--learning-rate", "5"], 2, "cannot train")],
+    [(["--epochs", "3"], 2, "go with --tune"), (["--tune", "--learning-rate", "5"], 2, "is not between 0 and 1")],
 )
 def test_what_cannot_be(words: list[object], code: int, says: str, pico: list[object]) -> None:
     one_sentence(langprune("prune", *pico, "--method", "magnitude", *words), code, says)

@@ -29,9 +29,9 @@ cut, here = vocabulary_trimming.cut, vocabulary_trimming.here
         (["--refine", "dsnot"], "--refine has no use"), (["--allocation", "owl"], "--allocation has no use"),
         (["--damping", "0.1"], "--damping has no use"), (["--min-expert-tokens", "5"], "--min-expert-tokens has no use"),
         (["--round", "nearest"], "--round has no use"),
-        (["--pattern", "2:4"], "tokens are chosen by themselves: .* then for 2:4"),
+        (["--pattern", "2:4"], "tokens need a mask of their own: .* then for 2:4"),
         (["--pattern", "vocab"], "--pattern vocab is given twice"),
-        (["--coverage", "0.9", "--vocab-size", "500"], "--coverage and --vocab-size both say"),
+        (["--coverage", "0.9", "--vocab-size", "500"], "--coverage and --vocab-size both set"),
         (["--coverage", "0"], "--coverage 0 is no share"), (["--coverage", "nan"], "--coverage nan is no share"),
         (["--coverage", "1.5"], "--coverage 1.5 is no share"), (["--vocab-size", "0"], "--vocab-size 0 is no number"),
         (["--vocab-size", "100", "--round-to", "1"], "--vocab-size 100 is less than the [0-9]+ tokens that have to stay"),
@@ -49,13 +49,13 @@ def test_what_mask_refuses(words: list[object], says: str, cut: Path) -> None:
         ("mask --pattern 2:4 --coverage 0.5", 2, "--coverage goes with --pattern vocab only"),
         ("mask --pattern channels --vocab-size 500", 2, "--vocab-size goes with --pattern vocab only"),
         ("mask --pattern wocab", 2, "'wocab' is unknown"),
-        ("apply --tune", 2, "have nothing to change where tokens leave"),
-        ("apply --update pcg", 2, "have nothing to change where tokens leave"),
-        ("apply --damping 0.1", 2, "have nothing to change where tokens leave"),
+        ("apply --tune", 2, "have no effect when tokens are pruned"),
+        ("apply --update pcg", 2, "have no effect when tokens are pruned"),
+        ("apply --damping 0.1", 2, "have no effect when tokens are pruned"),
         ("apply --stats en-tokens", 2, "--stats en-tokens has no use for --update none"),
-        ("eval --mask en-tokens-vocab TEST", 1, "mask en-tokens-vocab is of tokens, which eval cannot leave out on the fly"),
+        ("eval --mask en-tokens-vocab TEST", 1, "mask en-tokens-vocab removes tokens, which eval cannot do on the fly"),
         ("plan --pattern vocab --sparsity 0.5", 2, "--sparsity 0.5 has no use where tokens alone leave"),
-        ("plan --pattern vocab --round nearest", 2, "--round nearest is about channels"),
+        ("plan --pattern vocab --round nearest", 2, "--round nearest is for channels"),
         ("plan --stats en-tokens", 2, "--stats en-tokens goes with --pattern vocab only"),
         ("plan --coverage 0.5", 2, "--coverage goes with --pattern vocab only"),
         ("prune TEXT --pattern vocab --tune", 2, "--tune has nothing to train where tokens alone leave"),
@@ -71,7 +71,7 @@ def test_what_mask_refuses(words: list[object], says: str, cut: Path) -> None:
         ("prune TEXT --pattern 2:4 --max-tokens 50", 2, "--max-tokens goes with --pattern vocab only"),
         ("prune TEXT --pattern 2:4 --coverage 0.5", 2, "--coverage goes with --pattern vocab only"),
         ("prune --data windows.safetensors --pattern vocab --pattern 2:4", 2, "holds ids of the whole vocabulary"),
-        ("export --model en-tokens-vocab --out out --with-mask", 1, "is of parts that left the model whole"),
+        ("export --model en-tokens-vocab --out out --with-mask", 1, "removes whole parts of the model"),
     ],
 )  # fmt: skip
 def test_what_commands_refuse(words: str, code: int, says: str, here: Path, text: Path) -> None:
@@ -156,7 +156,7 @@ def test_statistics_that_do_not_fit(here: Path, dense: Path, text: Path, pico_mo
     refused = langprune(*vocab, "-m", dense, "--stats", "uk-tokens")
     one_sentence(refused, 1, "stats uk-tokens hold counts made with another tokenizer")
     refused = langprune("mask", "--method", "wanda", "--stats", "en-tokens", "-w", here)
-    one_sentence(refused, 1, "needs statistics of the model, and stats en-tokens hold token counts")
+    one_sentence(refused, 1, "needs statistics of the model, and stats en-tokens hold only token counts")
     one_sentence(
         langprune("mask", "--pattern", "vocab", "-w", "empty"), 1, "has no token counts: run langprune calibrate"
     )
