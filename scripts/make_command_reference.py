@@ -20,9 +20,9 @@ Made from the program by `scripts/make_command_reference.py`; do not edit it by 
 the same on the terminal.
 
 Results go to stdout, progress and notes to stderr. Exit codes: 0 done, 1 an error in one sentence, 2 wrong usage, 130
-interrupted. `--debug` may stand anywhere on the line and shows the traceback of an error.
+interrupted. `--debug` works anywhere on the line and shows the traceback of an error.
 """
-_PANELS = ["What is pruned", "What goes in", "How it is computed", "What comes out", None]
+_PANELS = ["Pruning", "Input", "Computation", "Output", None]
 
 
 def reference() -> str:
@@ -44,7 +44,7 @@ def reference() -> str:
 
 def _option_table(command: Any) -> list[str]:  # noqa: ANN401 - Typer's command types differ between its versions
     rows = [each for each in command.params if _is_option(each) and not each.hidden]
-    lines = ["| option | default | what |", "|---|---|---|"]
+    lines = ["| option | default | description |", "|---|---|---|"]
     for option in sorted(rows, key=lambda each: (_PANELS.index(each.rich_help_panel), not each.required)):
         names = ", ".join(f"`{name}`" for name in option.opts)
         text = _words(option.help) + (f" Or set `${option.envvar}`." if option.envvar else "")

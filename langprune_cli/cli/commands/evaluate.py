@@ -17,7 +17,7 @@ from langprune_cli.cli.options.completion import names_of
 if TYPE_CHECKING:
     from langprune_cli.requests.evaluate import Evaluated
 
-_INPUT = "What goes in"
+_INPUT = "Input"
 LoadBits = Annotated[
     int | None,
     typer.Option(

@@ -14,8 +14,8 @@ from langprune_cli.cli.options import shared as opt
 if TYPE_CHECKING:
     from langprune_cli.requests.export import Exported
 
-_INPUT = "What goes in"
-_OUTPUT = "What comes out"
+_INPUT = "Input"
+_OUTPUT = "Output"
 
 
 def export(

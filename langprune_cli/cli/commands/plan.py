@@ -24,7 +24,7 @@ def plan(
             "--model",
             "-m",
             help="Hub id, local folder, config.json, `demo`, or a model artifact; by default the workspace's.",
-            rich_help_panel="What goes in",
+            rich_help_panel="Input",
         ),
     ] = None,
     revision: opt.Revision = None,
@@ -37,7 +37,7 @@ def plan(
     keep_chat: opt.KeepChat = None,
     stats: Annotated[
         str | None,
-        typer.Option(help="Token counts for --pattern vocab; by default the newest.", rich_help_panel="What goes in"),
+        typer.Option(help="Token counts for --pattern vocab; by default the newest.", rich_help_panel="Input"),
     ] = None,
     nsamples: opt.Nsamples = defaults.NSAMPLES,
     seqlen: opt.Seqlen = None,

@@ -9,8 +9,8 @@ from langprune_cli.cli.display.made import console, show_made
 from langprune_cli.cli.options import checks
 from langprune_cli.cli.options import shared as opt
 
-_INPUT = "What goes in"
-_OUTPUT = "What comes out"
+_INPUT = "Input"
+_OUTPUT = "Output"
 
 
 def calibrate(

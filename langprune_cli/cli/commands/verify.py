@@ -18,7 +18,7 @@ def verify(
     names: Annotated[list[str] | None, _NAMES] = None,
     *,
     everything: Annotated[
-        bool, typer.Option("--all", help="Check all artifacts of the workspace.", rich_help_panel="What goes in")
+        bool, typer.Option("--all", help="Check all artifacts of the workspace.", rich_help_panel="Input")
     ] = False,
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,

@@ -13,9 +13,9 @@ from langprune_cli.requests.shared.values import DEFAULT_WORKSPACE, WORKSPACE_VA
 
 __all__ = ["DEFAULT_WORKSPACE"]
 
-_INPUT = "What goes in"
-COMPUTE = "How it is computed"
-OUTPUT = "What comes out"
+_INPUT = "Input"
+COMPUTE = "Computation"
+OUTPUT = "Output"
 
 Workspace = Annotated[
     Path,
@@ -152,7 +152,7 @@ MaxMemory = Annotated[
     ),
 ]
 
-CHOICE = "What is pruned"
+CHOICE = "Pruning"
 
 Nsamples = Annotated[int, typer.Option(min=1, help="Windows per text.", rich_help_panel=_INPUT)]
 Seed = Annotated[int, typer.Option(help="Random seed of drawing windows.", rich_help_panel=_INPUT)]
