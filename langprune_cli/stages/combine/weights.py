@@ -34,11 +34,11 @@ def in_order(parents: Sequence[Artifact], weights: Weights) -> tuple[Sequence[Ar
     given = ", ".join(f"{weight:g}" for weight in weights.of)
     if len(weights.of) != len(parents):
         raise UsageError(
-            f"--weights {given} are {len(weights.of)} weights for {len(parents)} artifacts: give one for each"
+            f"--weights {given} has {len(weights.of)} for {len(parents)} artifacts: give one for each"
         )
     shares = weights.shares() if all(0 < weight < math.inf for weight in weights.of) else ()
     if not shares or min(shares) <= 0:
-        raise UsageError(f"--weights {given} are not all positive numbers: give numbers above 0, such as 0.7,0.3")
+        raise UsageError(f"--weights {given} cannot be shares of a sum: give numbers above 0, such as 0.7,0.3")
     pairs = sorted(zip(parents, shares, strict=True), key=lambda pair: pair[0].key)
     return [parent for parent, _ in pairs], Weights(tuple(share for _, share in pairs), weights.per)
 

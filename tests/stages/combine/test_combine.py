@@ -358,10 +358,10 @@ def test_weights_that_do_not_fit_are_refused(counts: Path) -> None:
     def refused(says: str, *words: str) -> None:
         one_sentence(langprune("combine", "stats", *words, "-w", counts), 2, says)
 
-    refused("--weights 0.5 are 1 for 2 artifacts: give one for each", "uk", "en", "--weights", "0.5")
+    refused("--weights 0.5 has 1 for 2 artifacts: give one for each", "uk", "en", "--weights", "0.5")
     for weights in ("1,0", "1,nan", "inf,1", "1,1e-13"):
-        refused("are not all positive numbers: give numbers above 0", "uk", "en", "--weights", weights)
-    refused("are not all positive numbers", "uk", "en", "--weights=-1,2")
+        refused("cannot be shares of a sum: give numbers above 0", "uk", "en", "--weights", weights)
+    refused("cannot be shares of a sum", "uk", "en", "--weights=-1,2")
     refused("'half,half' are not numbers", "uk", "en", "--weights", "half,half")
     refused("--per 'document' is unknown", "uk", "en", "--weights", "1,1", "--per", "document")
     refused("--per window needs --weights", "uk", "en", "--per", "window")
