@@ -198,7 +198,7 @@ def test_a_pattern_of_the_whole_model_goes_through_every_stage(here: tuple[objec
     assert (both["num_hidden_layers"], both["intermediate_size"]) == (2, 24)
     mask = Workspace(tmp_path / "w").find("masks", "st-tail-0.34")
     assert _what_helps(mask.manifest)[0] == "another pattern"
-    one_sentence(langprune("eval", *here, *windows, "--mask", mask.name), 1, "is of last blocks, which eval cannot")
+    one_sentence(langprune("eval", *here, *windows, "--mask", mask.name), 1, "removes last blocks, which eval cannot")
     with pytest.raises(LangpruneError, match="is of last blocks, and combine looks at single weights"):
         need_bits("combine", mask)
     one_sentence(

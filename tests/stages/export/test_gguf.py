@@ -83,7 +83,7 @@ def one_sentence_of(done: Done, says: str) -> None:
         (["--out", "x", "--public"], "--public goes with --push-to-hub"),
         (["--out", "x", "--converter", "c.py"], "--converter goes with --format gguf"),
         (["--out", "x", "--format", "gguf"], "github.com/ggml-org/llama.cpp, and give its path with --converter"),
-        (["--out", "x", "--format", "gguf", "--converter", "c.py"], "--converter c.py is no file"),
+        (["--out", "x", "--format", "gguf", "--converter", "c.py"], "--converter c.py is not a file"),
         (["--out", "x", "--format", "ggfu"], "did you mean gguf"),
     ],
 )

@@ -54,7 +54,7 @@ def test_what_mask_refuses(words: list[object], says: str, cut: Path) -> None:
         ("apply --damping 0.1", 2, "have no effect when tokens are pruned"),
         ("apply --stats en-tokens", 2, "--stats en-tokens has no use for --update none"),
         ("eval --mask en-tokens-vocab TEST", 1, "mask en-tokens-vocab removes tokens, which eval cannot do on the fly"),
-        ("plan --pattern vocab --sparsity 0.5", 2, "--sparsity 0.5 has no use where tokens alone leave"),
+        ("plan --pattern vocab --sparsity 0.5", 2, "--sparsity 0.5 has no use when only tokens are pruned"),
         ("plan --pattern vocab --round nearest", 2, "--round nearest is for channels"),
         ("plan --stats en-tokens", 2, "--stats en-tokens goes with --pattern vocab only"),
         ("plan --coverage 0.5", 2, "--coverage goes with --pattern vocab only"),
