@@ -33,9 +33,7 @@ Json = Annotated[
 ]
 Name = Annotated[
     str | None,
-    typer.Option(
-        "--name", help="Name of the new artifacts; with several texts NAME-uk, NAME-en.", rich_help_panel=OUTPUT
-    ),
+    typer.Option("--name", help="Name of new artifacts; with several texts NAME-uk, NAME-en.", rich_help_panel=OUTPUT),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Make it again even if it exists.", rich_help_panel=OUTPUT)]
 DryRun = Annotated[
@@ -104,12 +102,7 @@ Dtype = Annotated[
     str,
     typer.Option("--dtype", help="auto (the checkpoint's own), float32, bfloat16 or float16.", rich_help_panel=COMPUTE),
 ]
-Device = Annotated[
-    str,
-    typer.Option(
-        "--device", help="auto, cpu, cuda, cuda:1, ...; auto is cuda if there is one.", rich_help_panel=COMPUTE
-    ),
-]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=COMPUTE)]
 BatchTokens = Annotated[
     int, typer.Option("--batch-tokens", min=1, help="Tokens per pass through a block.", rich_help_panel=COMPUTE)
 ]
@@ -210,16 +203,12 @@ RoundTo = Annotated[
 Round = Annotated[
     str,
     typer.Option(
-        "--round",
-        help="down: remove at most the given fraction; nearest: round like AMD Quark.",
-        rich_help_panel=CHOICE,
+        "--round", help="down: remove no more than the fraction; nearest: as AMD Quark rounds.", rich_help_panel=CHOICE
     ),
 ]
 Variant = Annotated[
     bool,
-    typer.Option(
-        "--variant", help="Wanda's variant: all rows lose the same share of importance.", rich_help_panel=CHOICE
-    ),
+    typer.Option("--variant", help="Wanda's variant: rows lose equal shares of importance.", rich_help_panel=CHOICE),
 ]
 Group = Annotated[
     str | None,
@@ -236,7 +225,7 @@ Ties = Annotated[
 ]
 Exclude = Annotated[
     str | None,
-    typer.Option(metavar="REGEX", help="Leave tensors with a matching checkpoint name dense.", rich_help_panel=CHOICE),
+    typer.Option(metavar="REGEX", help="Tensors to leave dense, by checkpoint name.", rich_help_panel=CHOICE),
 ]
 Refine = Annotated[
     str | None,
@@ -273,9 +262,7 @@ Coverage = Annotated[
 ]
 VocabSize = Annotated[
     int | None,
-    typer.Option(
-        help="For --pattern vocab: the number of tokens to keep, instead of a coverage.", rich_help_panel=CHOICE
-    ),
+    typer.Option(help="For --pattern vocab: tokens to keep, instead of a coverage.", rich_help_panel=CHOICE),
 ]
 KeepChat = Annotated[
     bool | None,
@@ -321,9 +308,7 @@ Tune = Annotated[
 Epochs = Annotated[
     int | None,
     typer.Option(
-        min=1,
-        help="For --tune: the most epochs; it ends early when held-out windows no longer improve.",
-        rich_help_panel=CHOICE,
+        min=1, help="For --tune, at most; ends early when held-out windows stop gaining.", rich_help_panel=CHOICE
     ),
 ]
 LearningRate = Annotated[
