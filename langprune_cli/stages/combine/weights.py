@@ -33,9 +33,7 @@ def in_order(parents: Sequence[Artifact], weights: Weights) -> tuple[Sequence[Ar
     """Return both in the order of the parents' keys; raises UsageError for weights that do not fit the parents."""
     given = ", ".join(f"{weight:g}" for weight in weights.of)
     if len(weights.of) != len(parents):
-        raise UsageError(
-            f"--weights {given} has {len(weights.of)} for {len(parents)} artifacts: give one for each"
-        )
+        raise UsageError(f"--weights {given} has {len(weights.of)} for {len(parents)} artifacts: give one for each")
     shares = weights.shares() if all(0 < weight < math.inf for weight in weights.of) else ()
     if not shares or min(shares) <= 0:
         raise UsageError(f"--weights {given} cannot be shares of a sum: give numbers above 0, such as 0.7,0.3")
