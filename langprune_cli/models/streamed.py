@@ -15,7 +15,7 @@ from langprune_cli.errors import LangpruneError
 from langprune_cli.models.block_capture import BlockCapture
 from langprune_cli.models.checkpoint import Checkpoint
 from langprune_cli.models.experts import Experts, linears_in, uncalled_in
-from langprune_cli.models.names import TensorNames
+from langprune_cli.models.names import Slot, TensorNames, slots_of
 from langprune_cli.models.protocols import Configuration
 from langprune_cli.models.skeleton import build_skeleton, context_of, find_blocks, read_config, stated_dtype
 
@@ -52,16 +52,6 @@ class Block:
                 parameter.data = weights[linear.name].to(parameter.device, parameter.dtype)
 
 
-@dataclass(frozen=True)
-class _Slot:
-    """One parameter: its checkpoint tensor, and every place in the modules that holds it (several if tied)."""
-
-    name: str
-    path: str  # in the model, the first of several
-    owners: tuple[tuple[nn.Module, str], ...]
-    copies: tuple[str, ...] = ()  # further tensors with the same values: some files store a tied head too
-
-
 class StreamedModel:
     """The skeleton of a causal language model over its checkpoint.
 
@@ -95,8 +85,8 @@ class StreamedModel:
         )
         self._names = TensorNames(self.model, self.checkpoint.entries)
         self._prefix, self.blocks = find_blocks(self.model)
-        self._slots: list[list[_Slot]] = [[] for _ in range(len(self.blocks) + 1)]  # by block, the last is outside
-        slots = list(self._all_slots())
+        self._slots: list[list[Slot]] = [[] for _ in range(len(self.blocks) + 1)]  # by block, the last is outside
+        slots = list(slots_of(self.model, self.checkpoint, self._names, self.dtype))
         self.untied = len(slots) > sum(
             1 for _ in self.model.parameters()
         )  # tied by the configuration, not by the values
@@ -228,7 +218,7 @@ class StreamedModel:
             yield
 
     @contextmanager
-    def _loaded(self, slots: Iterable[_Slot]) -> Iterator[None]:
+    def _loaded(self, slots: Iterable[Slot]) -> Iterator[None]:
         slots = list(slots)
         placeholders = [getattr(*slot.owners[0]) for slot in slots]
         tensors = self._read([slot.name for slot in slots])
@@ -247,56 +237,9 @@ class StreamedModel:
                 self._put(slot, placeholder)
 
     @staticmethod
-    def _put(slot: _Slot, parameter: nn.Parameter) -> None:
+    def _put(slot: Slot, parameter: nn.Parameter) -> None:
         for owner, attr in slot.owners:
             owner._parameters[attr] = parameter  # noqa: SLF001 - setattr would refuse to swap devices
-
-    def _all_slots(self) -> Iterator[_Slot]:
-        """Yield each distinct parameter, tied ones once."""
-        places: dict[int, list[tuple[str, nn.Module, str]]] = {}
-        for prefix, module in self.model.named_modules():
-            for attr, parameter in module.named_parameters(recurse=False):
-                path = f"{prefix}.{attr}" if prefix else attr
-                places.setdefault(id(parameter), []).append((path, module, attr))
-        for found in places.values():
-            yield from self._untied(found)
-
-    def _untied(self, places: list[tuple[str, nn.Module, str]]) -> list[_Slot]:
-        """Return the slots of one parameter: one, or several if it is tied but the checkpoint has several values for it.
-
-        transformers ties what the configuration ties, unless the checkpoint holds both tensors with different values: then each
-        keeps its own. A place without a tensor takes that of the place it is tied to.
-        """
-        names = {path: self._names.find(path) for path, _, _ in places}
-        copies: dict[str, list[str]] = {}  # first tensor -> tensors equal to it
-        same: dict[str, str] = {}
-        for name in dict.fromkeys(name for name in names.values() if name):
-            first = next((each for each in copies if self.checkpoint.same_values(each, name, self.dtype)), name)
-            copies.setdefault(first, []).append(name)
-            same[name] = first
-        if not copies:
-            raise self._lacks(*places[0])
-        sources: dict[str, str] = getattr(self.model, "all_tied_weights_keys", {})
-        owners: dict[str, list[tuple[str, nn.Module, str]]] = {name: [] for name in copies}
-        for path, module, attr in places:
-            name = names[path] or names.get(sources.get(path, "")) or next(iter(copies))
-            owners[same[name]].append((path, module, attr))
-        return [
-            _Slot(name, held[0][0], tuple((module, attr) for _, module, attr in held), tuple(copies[name][1:]))
-            for name, held in owners.items()
-        ]
-
-    def _lacks(self, path: str, owner: nn.Module, attr: str) -> LangpruneError:
-        if owner is self.model.get_output_embeddings() and attr == "weight":
-            return LangpruneError(
-                f"{self.folder} has no head ({path}), and its config.json does not tie it to the embeddings, so "
-                "transformers would fill it with random values: get the checkpoint again, or set tie_word_embeddings to true "
-                "in config.json"
-            )
-        return LangpruneError(
-            f"{self.folder} has no tensor for {path} of {type(self.model).__name__}: get the checkpoint again; if that is "
-            "whole, this family is not supported"
-        )
 
     def _load_buffers(self) -> None:
         """Load the model's buffers from the checkpoint; they are few and small, and stay loaded."""

@@ -155,7 +155,7 @@ def _figures(
     run: Run, made: Made, lineup: Lineup, models: list[OpenedModel], speed: tuple[SpeedRow, ...] | None
 ) -> Evaluated:
     """Return the figures of an evaluation, or only its plan in a dry run."""
-    from langprune_cli.stages.evaluate.evaluate import read_result  # noqa: PLC0415
+    from langprune_cli.stages.evaluate.earlier import read_result  # noqa: PLC0415
     from langprune_cli.stages.evaluate.rows import size_rows  # noqa: PLC0415
     from langprune_cli.stages.evaluate.ruined import ruined_notes  # noqa: PLC0415
 

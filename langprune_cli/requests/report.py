@@ -83,7 +83,7 @@ def _check_place(place: Path, *, force: bool) -> None:
 
 
 def _collected(run: Run, request: ReportRequest) -> Report:
-    from langprune_cli.stages.report.report import collect  # noqa: PLC0415
+    from langprune_cli.stages.report.collecting import collect  # noqa: PLC0415
 
     workspace, compared = run.workspace, request.compare
     names: list[str | None] = [*several(request.evaluation)] or [None]
@@ -108,7 +108,7 @@ def _collected(run: Run, request: ReportRequest) -> Report:
 
 def _sizes(run: Run, found: Report) -> list[SizeRow]:
     """Return the changes of smaller models against the dense one."""
-    from langprune_cli.stages.evaluate.evaluate import read_rows  # noqa: PLC0415
+    from langprune_cli.stages.evaluate.earlier import read_rows  # noqa: PLC0415
     from langprune_cli.stages.evaluate.rows import size_rows  # noqa: PLC0415
     from langprune_cli.stages.export.lineage import lineage  # noqa: PLC0415
 

@@ -16,7 +16,8 @@ from langprune_cli.methods.method import get_method
 from langprune_cli.numerics.packing import unpack_mask
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.stages.calibrate.calibrate import CalibrationSettings, calibrate
-from langprune_cli.stages.evaluate.evaluate import Row, evaluate, read_rows
+from langprune_cli.stages.evaluate.earlier import read_rows
+from langprune_cli.stages.evaluate.evaluate import Row, evaluate
 from langprune_cli.stages.evaluate.subjects import Subject
 from langprune_cli.stages.mask.mask import MaskSource, mask
 from langprune_cli.stages.solving.choosing import Chooser, MaskSettings

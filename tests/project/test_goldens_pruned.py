@@ -16,7 +16,8 @@ from langprune_cli.numerics.packing import unpack_mask
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.stages.apply.apply import ApplySettings
 from langprune_cli.stages.calibrate.calibrate import CalibrationSettings
-from langprune_cli.stages.evaluate.evaluate import evaluate, read_rows
+from langprune_cli.stages.evaluate.earlier import read_rows
+from langprune_cli.stages.evaluate.evaluate import evaluate
 from langprune_cli.stages.evaluate.subjects import Subject
 from langprune_cli.stages.prune.making import PruneSettings, Pruning
 from langprune_cli.stages.prune.prune import prune

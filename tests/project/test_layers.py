@@ -10,7 +10,8 @@ import pytest
 
 from scripts.architecture import DOCUMENT, LAYER, MODULES, PACKAGE, ROOT, imported, module_of, page, room_of, rooms_used
 
-MOST_LINES = 330
+MOST_LINES = 300
+STILL_LONG = {"requests.prune"}
 MOST_FILES = 15
 MOST_ANY = 10  # lines of the whole package
 
@@ -67,7 +68,10 @@ def test_the_drawing_of_the_package_is_up_to_date() -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_files_stay_short(module: str) -> None:
     lines = len(MODULES[module].read_text(encoding="utf-8").splitlines())
-    assert lines <= MOST_LINES, f"{module} has {lines} lines"
+    if module in STILL_LONG:
+        assert lines > MOST_LINES, f"{module} is short now: take it out of STILL_LONG"
+    else:
+        assert lines <= MOST_LINES, f"{module} has {lines} lines"
 
 
 def test_types_are_said() -> None:

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 from langprune_cli.errors import LangpruneError
 from langprune_cli.location.location import ModelLocation
 from langprune_cli.models.streamed import Block, StreamedModel
-from langprune_cli.stages.evaluate.evaluate import evaluate, read_rows
+from langprune_cli.stages.evaluate.earlier import read_rows
+from langprune_cli.stages.evaluate.evaluate import evaluate
 from langprune_cli.stages.evaluate.subjects import Subject
 from langprune_cli.stages.statistics.collecting import StatsCollector
 from langprune_cli.store.building import Silent

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from langprune_cli.cli.display.made import console, show_made
+from langprune_cli.cli.options import choice
 from langprune_cli.cli.options import shared as opt
 
 
@@ -17,7 +18,7 @@ def combine(
         str | None,
         typer.Option(
             help="For stats: the share of each, in order, such as 0.7,0.3; by default plain sums.",
-            rich_help_panel=opt.CHOICE,
+            rich_help_panel=choice.CHOICE,
         ),
     ] = None,
     per: Annotated[
@@ -25,14 +26,14 @@ def combine(
         typer.Option(
             help="For --weights: token, shares of the mean over tokens; window, shares of the windows of a mixed text. They "
             "differ only for experts of mixtures, which some texts reach more often.",
-            rich_help_panel=opt.CHOICE,
+            rich_help_panel=choice.CHOICE,
         ),
     ] = "token",
     how: Annotated[
         str,
         typer.Option(
             help="For masks: keep what all keep (and), any keeps (or), at least K keep (vote:K) or most keep (vote).",
-            rich_help_panel=opt.CHOICE,
+            rich_help_panel=choice.CHOICE,
         ),
     ] = "vote",
     sparsity: Annotated[
@@ -41,7 +42,7 @@ def combine(
             "--sparsity",
             "-s",
             help="For masks: remove exactly this fraction, by --how and then by importance; by default only --how decides.",
-            rich_help_panel=opt.CHOICE,
+            rich_help_panel=choice.CHOICE,
         ),
     ] = None,
     model: opt.Model = None,

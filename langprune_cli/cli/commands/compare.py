@@ -9,6 +9,7 @@ import typer
 from langprune_cli.cli.display.console import print_json, print_line
 from langprune_cli.cli.display.made import console
 from langprune_cli.cli.display.tables import print_table
+from langprune_cli.cli.options import choice
 from langprune_cli.cli.options import shared as opt
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must be fast
@@ -39,7 +40,7 @@ def compare(
     *,
     kind: Annotated[
         str | None,
-        typer.Option(help="stats, scores or masks, if several kinds have these names.", rich_help_panel=opt.CHOICE),
+        typer.Option(help="stats, scores or masks, if several kinds have these names.", rich_help_panel=choice.CHOICE),
     ] = None,
     model: opt.Model = None,
     revision: opt.Revision = None,

@@ -10,6 +10,7 @@ from langprune_cli.cli.display.made import console
 from langprune_cli.cli.display.pruning import print_vocabulary
 from langprune_cli.cli.display.results import parameters
 from langprune_cli.cli.display.tables import print_table
+from langprune_cli.cli.options import choice
 from langprune_cli.cli.options import shared as opt
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must be fast
@@ -28,13 +29,13 @@ def plan(
         ),
     ] = None,
     revision: opt.Revision = None,
-    pattern: opt.Pattern = None,
-    sparsity: opt.Sparsity = None,
-    round_to: opt.RoundTo = None,
-    rounding: opt.Round = "down",
-    coverage: opt.Coverage = None,
-    vocab_size: opt.VocabSize = None,
-    keep_chat: opt.KeepChat = None,
+    pattern: choice.Pattern = None,
+    sparsity: choice.Sparsity = None,
+    round_to: choice.RoundTo = None,
+    rounding: choice.Round = "down",
+    coverage: choice.Coverage = None,
+    vocab_size: choice.VocabSize = None,
+    keep_chat: choice.KeepChat = None,
     stats: Annotated[
         str | None,
         typer.Option(help="Token counts for --pattern vocab; by default the newest.", rich_help_panel="Input"),

@@ -9,6 +9,7 @@ import typer
 
 from langprune_cli.cli.display.console import print_json, print_line
 from langprune_cli.cli.display.made import console
+from langprune_cli.cli.options import choice
 from langprune_cli.cli.options import shared as opt
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must be fast
@@ -22,7 +23,7 @@ def report(
         typer.Option(
             "--eval",
             help="Evaluation to show, repeatable; by default the newest.",
-            rich_help_panel=opt.CHOICE,
+            rich_help_panel=choice.CHOICE,
         ),
     ] = None,
     model: Annotated[
@@ -31,7 +32,7 @@ def report(
             "--model",
             "-m",
             help="Model artifact to show by block, repeatable; by default those of the evaluation.",
-            rich_help_panel=opt.CHOICE,
+            rich_help_panel=choice.CHOICE,
         ),
     ] = None,
     compare: Annotated[
@@ -39,7 +40,7 @@ def report(
         typer.Option(
             metavar="A B",
             help="Masks, statistics or scores to compare; by default those behind the evaluation.",
-            rich_help_panel=opt.CHOICE,
+            rich_help_panel=choice.CHOICE,
         ),
     ] = None,
     out: Annotated[

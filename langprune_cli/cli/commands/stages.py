@@ -6,7 +6,7 @@ import typer
 
 from langprune_cli import defaults
 from langprune_cli.cli.display.made import console, show_made
-from langprune_cli.cli.options import checks
+from langprune_cli.cli.options import checks, choice
 from langprune_cli.cli.options import shared as opt
 
 _INPUT = "Input"
@@ -74,7 +74,7 @@ def calibrate(
 
 def score(
     *,
-    method: Annotated[str, opt.Method] = "wanda",
+    method: Annotated[str, choice.Method] = "wanda",
     stats: opt.Stats = None,
     model: opt.Model = None,
     revision: opt.Revision = None,
@@ -103,22 +103,22 @@ def score(
 
 def mask(
     *,
-    pattern: opt.Pattern = None,
-    sparsity: opt.Sparsity = None,
-    method: Annotated[str | None, opt.Method] = None,
-    round_to: opt.RoundTo = None,
-    rounding: opt.Round = "down",
-    coverage: opt.Coverage = None,
-    vocab_size: opt.VocabSize = None,
-    keep_chat: opt.KeepChat = None,
-    variant: opt.Variant = False,
-    group: opt.Group = None,
-    ties: opt.Ties = None,
-    exclude: opt.Exclude = None,
-    refine: opt.Refine = None,
-    allocation: opt.Allocation = "uniform",
-    damping: opt.Damping = None,
-    min_expert_tokens: opt.MinExpertTokens = None,
+    pattern: choice.Pattern = None,
+    sparsity: choice.Sparsity = None,
+    method: Annotated[str | None, choice.Method] = None,
+    round_to: choice.RoundTo = None,
+    rounding: choice.Round = "down",
+    coverage: choice.Coverage = None,
+    vocab_size: choice.VocabSize = None,
+    keep_chat: choice.KeepChat = None,
+    variant: choice.Variant = False,
+    group: choice.Group = None,
+    ties: choice.Ties = None,
+    exclude: choice.Exclude = None,
+    refine: choice.Refine = None,
+    allocation: choice.Allocation = "uniform",
+    damping: choice.Damping = None,
+    min_expert_tokens: choice.MinExpertTokens = None,
     stats: opt.Stats = None,
     scores: Annotated[
         str | None,
@@ -174,12 +174,12 @@ def apply(
             rich_help_panel=_INPUT,
         ),
     ] = False,
-    update: opt.Update = None,
+    update: choice.Update = None,
     stats: opt.Stats = None,
-    damping: opt.Damping = None,
-    tune: opt.Tune = False,
-    epochs: opt.Epochs = None,
-    learning_rate: opt.LearningRate = None,
+    damping: choice.Damping = None,
+    tune: choice.Tune = False,
+    epochs: choice.Epochs = None,
+    learning_rate: choice.LearningRate = None,
     model: opt.Model = None,
     revision: opt.Revision = None,
     out: opt.Out = None,

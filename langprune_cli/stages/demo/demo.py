@@ -9,7 +9,8 @@ from langprune_cli.methods.method import get_method
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.stages.apply.apply import apply
 from langprune_cli.stages.calibrate.calibrate import CalibrationSettings, calibrate
-from langprune_cli.stages.evaluate.evaluate import EvaluationSettings, evaluate, read_rows
+from langprune_cli.stages.evaluate.earlier import read_rows
+from langprune_cli.stages.evaluate.evaluate import EvaluationSettings, evaluate
 from langprune_cli.stages.evaluate.rows import Row
 from langprune_cli.stages.evaluate.subjects import Subject
 from langprune_cli.stages.export.export import export

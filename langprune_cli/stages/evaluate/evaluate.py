@@ -1,13 +1,10 @@
 """Stage 5, `eval`: perplexity and bits per byte of dense and pruned models on the same windows."""
 
 import hashlib
-import json
 import math
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from safetensors.torch import load
 
@@ -16,6 +13,7 @@ from langprune_cli.numerics.bootstrap import LEVEL, METHOD, RESAMPLES, SEED
 from langprune_cli.numerics.nats import bits_per_byte, perplexity
 from langprune_cli.records import CellRecord
 from langprune_cli.stages.evaluate.comparing import Measured, compared
+from langprune_cli.stages.evaluate.earlier import RESULT, KnownCells, losses_part
 from langprune_cli.stages.evaluate.evaluation_text import EvaluationText, evaluation_text, per_original_token
 from langprune_cli.stages.evaluate.quantized import quantizer_environment
 from langprune_cli.stages.evaluate.rows import CellRow, Labels, PairRow, Result, Row
@@ -25,14 +23,11 @@ from langprune_cli.stages.statistics.parts import text_identity
 from langprune_cli.store.artifact import WEIGHTS, Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.files import canonical_json, readable_json
-from langprune_cli.store.index import Unreadable
 from langprune_cli.store.target import TARGET, Target
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.tokens.token_bytes import predicted_bytes
 from langprune_cli.types import TextSpec, Windows
-
-RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -99,7 +94,7 @@ def evaluate(
             *(Path(task).stem for task in tasks),
         ]
     )
-    known = _KnownCells(workspace, weights, none=to.force)
+    known = KnownCells(workspace, weights, none=to.force)
 
     def make(writer: ArtifactWriter) -> Artifact:
         for number, text in enumerate(texts):
@@ -123,94 +118,6 @@ def evaluate(
     return run_stage(recipe, Destination.of(workspace, default, to), make)
 
 
-def read_rows(artifact: Artifact) -> list[Row]:
-    """Return the rows of an evaluation."""
-    return read_result(artifact)["rows"]
-
-
-def read_result(artifact: Artifact) -> Result:
-    """Return the result of an evaluation."""
-    result = json.loads(artifact.read(RESULT))
-    return cast("Result", {name: result[name] for name in ("rows", "compare", "tasks") if name in result})
-
-
-def evaluations_of(
-    workspace: Workspace,
-    pruned: set[tuple[str, str | None]],  # model digests and mask keys
-    base: str,  # digest of their base model
-    damaged: list[str],
-    usable: Callable[[Artifact, list[Row]], bool],
-) -> list[tuple[Artifact, list[Row]]]:
-    """Return the usable evaluations with a row of `pruned`, and the newest with a row of `base` on each of their texts.
-
-    They come oldest first, with their rows, except those of quantized models. Other evaluations of the base are not read, as
-    every
-    evaluation may have such a row. Adds the names of unreadable ones to `damaged`.
-    """
-    errors: list[Unreadable] = []
-    found: dict[Path, tuple[Artifact, list[Row]]] = {}
-
-    def read(artifact: Artifact) -> list[Row]:
-        if artifact.folder not in found:
-            rows = _sound_rows(artifact)
-            damaged.extend([artifact.name] * (rows is None))
-            rows = [row for row in rows or () if not row.get("bits")]
-            found[artifact.folder] = artifact, rows if usable(artifact, rows) else []
-        return found[artifact.folder][1]
-
-    of_pruned = workspace.having("evals", lambda outline: any(cell[:2] in pruned for cell in outline.cells), errors)
-    cells = {(base, None, row["fingerprint"], row["dtype"]) for artifact in of_pruned for row in read(artifact)}
-    damaged += [each.folder.name for each, _ in errors]
-    for artifact in workspace.newest_first("evals", lambda outline: not outline.cells.isdisjoint(cells)):
-        rows = read(artifact)
-        cells.difference_update(
-            (row["model_digest"], row["mask_key"], row["fingerprint"], row["dtype"]) for row in rows
-        )
-    return [found[folder] for folder in workspace.oldest_first("evals") if folder in found]
-
-
-def _sound_rows(artifact: Artifact) -> list[Row] | None:
-    """Return the rows of an evaluation, None if they are unreadable or lack fields."""
-    try:
-        rows = read_rows(artifact)
-        return rows if all(row.keys() >= Row.__required_keys__ for row in rows) else None
-    except (LangpruneError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def has_bytes_of(artifact: Artifact, digest: str, weights: str) -> bool:
-    """Return whether an evaluation's rows of the model `digest` belong to weights with the sha256 `weights`."""
-    known = artifact.manifest.about.get(WEIGHTS)
-    return isinstance(known, dict) and known.get(digest) == weights
-
-
-class _KnownCells:
-    """Rows of earlier evaluations by cell, with the losses of their windows; reads only evaluations with that cell.
-
-    Models must match in all bytes of their weights: `weights`, digest -> sha256.
-    """
-
-    def __init__(self, workspace: Workspace, weights: dict[str, str], *, none: bool = False) -> None:
-        self._workspace = workspace
-        self._weights = weights
-        self._none = none
-
-    def row(self, cell: str) -> tuple[Row, bytes] | None:
-        """Return the row and the losses of the newest evaluation with that cell, None if there is none."""
-        part = _losses_part(cell)
-        for artifact in [] if self._none else self._workspace.newest_first("evals", lambda each: part in each.parts):
-            for row in _sound_rows(artifact) or ():
-                digest = row["model_digest"]
-                if (
-                    row["cell"] == cell
-                    and digest in self._weights
-                    and has_bytes_of(artifact, digest, self._weights[digest])
-                ):
-                    with suppress(LangpruneError):
-                        return row, artifact.read(part)
-        return None
-
-
 def _identity(subject: Subject, windows: Windows) -> CellRecord:
     return {**subject.identity, **text_identity(windows)}
 
@@ -227,21 +134,17 @@ def _known_bpb(subject: Subject, windows: Windows, row: Row, losses: bytes) -> f
     return _bits_per_byte(subject.model, windows, float(load(losses)["nats"].sum()))
 
 
-def _losses_part(cell: str) -> str:
-    return f"nats-{cell}.safetensors"
-
-
 def _measured(
     writer: ArtifactWriter,
     losses: Losses,
     text: EvaluationText,
-    known: _KnownCells,
+    known: KnownCells,
 ) -> Measured:
     """Return one row with its losses per window, and write these as a part."""
     subject = losses.subject
     windows = text.of(subject.model)
     row = _cell(writer, losses, windows, known)
-    nats = Artifact(writer.folder, writer.manifest).tensors(_losses_part(row["cell"]))["nats"]
+    nats = Artifact(writer.folder, writer.manifest).tensors(losses_part(row["cell"]))["nats"]
     return Measured({**row, **per_original_token(text, subject.model, row)}, subject.model, windows, nats)
 
 
@@ -249,7 +152,7 @@ def _cell(
     writer: ArtifactWriter,
     losses: Losses,
     windows: Windows,
-    known: _KnownCells,
+    known: KnownCells,
 ) -> CellRow:
     """Return one row, and write its losses per window as a part."""
     subject = losses.subject
@@ -260,7 +163,7 @@ def _cell(
         "text": windows.spec.name,
         "source": windows.spec.source,
     }
-    part = _losses_part(cell)
+    part = losses_part(cell)
     if not writer.has(part) and (before := known.row(cell)):
         row, nats_part = before
         writer.write(part, nats_part)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from langprune_cli.defaults import HUB_WINDOWS
 from langprune_cli.records import MaskRecord, ModelRecord, Params, TextRecord
-from langprune_cli.stages.evaluate.evaluate import read_result
+from langprune_cli.stages.evaluate.earlier import read_result
 from langprune_cli.stages.evaluate.rows import Row
 from langprune_cli.stages.export.public import public_name
 from langprune_cli.stages.report.options import Words, option, words_of

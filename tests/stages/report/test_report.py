@@ -12,7 +12,7 @@ import pytest
 
 from langprune_cli.stages.apply.model_writing import read_pruned
 from langprune_cli.stages.combine.compare import linear_kind
-from langprune_cli.stages.evaluate.evaluate import read_rows
+from langprune_cli.stages.evaluate.earlier import read_rows
 from langprune_cli.store.artifact import Artifact, open_artifact
 from tests.support import reporting
 from tests.support.command import DRAW, SEQLEN, did

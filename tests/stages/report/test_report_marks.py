@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from langprune_cli.models.checkpoint import Checkpoint
 from langprune_cli.stages.evaluate import tasks
-from langprune_cli.stages.evaluate.evaluate import read_result
+from langprune_cli.stages.evaluate.earlier import read_result
 from langprune_cli.stages.evaluate.rows import MARKS
 from langprune_cli.store.artifact import open_artifact
 from tests.stages.evaluate.test_eval_and_export import texts
