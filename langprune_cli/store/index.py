@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import Any, Generic, TypedDict, TypeVar, cast
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.records import Inputs, Params
@@ -109,6 +109,26 @@ class Outline:
         return outline
 
 
+def _saved(outline: Outline) -> dict[str, object]:
+    return asdict(outline) | {"cells": sorted(outline.cells, key=str)}
+
+
+E = TypeVar("E")
+
+
+@dataclass(frozen=True)
+class Form(Generic[E]):
+    """What an index keeps of each artifact."""
+
+    schema: int | str
+    of: Callable[[Path, Manifest], E]
+    save: Callable[[E], object]  # as JSON
+    read: Callable[[Any], E]  # of JSON; raises KeyError, TypeError or ValueError for what `save` did not write
+
+
+_OUTLINES = Form(_SCHEMA, lambda _, manifest: Outline.of(manifest), _saved, Outline.read)
+
+
 def _cell(cell: object) -> Cell:
     """Return what an evaluation's cell is of, None for what a forged one does not say."""
     known = {name: each for name, each in cell.items() if isinstance(each, str)} if isinstance(cell, dict) else {}
@@ -142,7 +162,7 @@ class Indexes:
         """Open those of the workspace in `root`; frozen: they are never written."""
         self._root = root
         self._frozen = frozen
-        self._open: dict[str, Index] = {}
+        self._open: dict[str, Index[Outline]] = {}
 
     def outlines(self, there: Sequence[Listed]) -> list[Outline]:
         """Return the outlines of all artifacts of one kind that can be read."""
@@ -180,24 +200,25 @@ class Indexes:
         for kind in {each.kind for each in there}:
             self._of(kind).keep(each for each in there if each.kind == kind)
 
-    def _of(self, kind: str) -> "Index":
+    def _of(self, kind: str) -> "Index[Outline]":
         if kind not in self._open:
-            self._open[kind] = Index(self._root / f".index-{kind}", frozen=self._frozen)
+            self._open[kind] = Index(self._root / f".index-{kind}", _OUTLINES, frozen=self._frozen)
         return self._open[kind]
 
 
-class Index:
-    """The outlines of the artifacts of one kind."""
+class Index(Generic[E]):
+    """What is kept of the artifacts of one kind: their outlines, or what `ls` shows of them."""
 
-    def __init__(self, path: Path, *, frozen: bool) -> None:
+    def __init__(self, path: Path, form: Form[E], *, frozen: bool) -> None:
         """Read the file, if it is there and whole; frozen: it is never written."""
         self._path = path
+        self._form = form
         self._frozen = frozen
-        self._known = _read(path)
+        self._known = _read(path, form)
         self._new = 0
 
-    def look(self, each: Listed) -> tuple[Outline, Manifest | None]:
-        """Return an artifact's outline, and its manifest where that had to be read for it.
+    def look(self, each: Listed) -> tuple[E, Manifest | None]:
+        """Return what is kept of an artifact, and its manifest where that had to be read for it.
 
         Raises LangpruneError as `read_manifest` does.
         """
@@ -205,13 +226,13 @@ class Index:
         if (known := self._known.get(name)) and known[0] == each.stamp:
             return known[1], None
         manifest = read_manifest(each.folder)
-        outline = Outline.of(manifest)
+        entry = self._form.of(each.folder, manifest)
         changed = each.stamp[-1]
         with suppress(OSError):
             if _listed(each.kind, each.folder).stamp == each.stamp and changed < time.time_ns() - SETTLED_NS:
-                self._known[name] = each.stamp, outline
+                self._known[name] = each.stamp, entry
                 self._new += 1
-        return outline, manifest
+        return entry, manifest
 
     def keep(self, there: Iterable[Listed]) -> None:
         """Write the file where that is worth it; `there` are all artifacts of the kind, and others are forgotten.
@@ -225,23 +246,20 @@ class Index:
         for name in gone:
             del self._known[name]
         self._new = 0
-        entries = {
-            name: [stamp, asdict(outline) | {"cells": sorted(outline.cells, key=str)}]
-            for name, (stamp, outline) in self._known.items()
-        }
+        entries = {name: [stamp, self._form.save(entry)] for name, (stamp, entry) in self._known.items()}
         with suppress(LangpruneError, OSError, ValueError):
-            body = canonical_json({"schema": _SCHEMA, "entries": entries})
+            body = canonical_json({"schema": self._form.schema, "entries": entries})
             write_bytes(self._path, f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}\n".encode())
 
 
-def _read(path: Path) -> dict[str, tuple[Stamp, Outline]]:
+def _read(path: Path, form: Form[E]) -> dict[str, tuple[Stamp, E]]:
     """Return the entries of an index; none where it is missing, damaged, or of another version."""
     with suppress(LangpruneError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         if plain_file(path, within=path.parent).stat().st_size <= _MOST_BYTES:
             digest, body, _ = path.read_bytes().split(b"\n")
             document = json.loads(body)
-            if digest.decode() == hashlib.sha256(body).hexdigest() and document["schema"] == _SCHEMA:
+            if digest.decode() == hashlib.sha256(body).hexdigest() and document["schema"] == form.schema:
                 return {
-                    name: (tuple(stamp), Outline.read(record)) for name, (stamp, record) in document["entries"].items()
+                    name: (tuple(stamp), form.read(record)) for name, (stamp, record) in document["entries"].items()
                 }
     return {}

@@ -24,6 +24,7 @@ EVAL = ("--max-windows", "2", "--seqlen", "64")
 CALIBRATE = ("calibrate", *TEXT, "--nsamples", "4", "--seqlen", "64")
 MASK = ("--mask", "uk-wanda-0.5")
 COMMANDS: dict[str, tuple[str, ...]] = {  # in this order: each finds what those before it left
+    "ls, first": ("ls",),
     "ls": ("ls",),
     "ls --sort size": ("ls", "--sort", "size"),
     "show NAME": ("show", "models/uk-wanda-0.5"),
@@ -106,8 +107,8 @@ def section(artifacts: int, found: dict[str, dict[str, dict[str, int]]]) -> str:
         f"{artifacts:,} artifacts ({counts}) of the built-in model; each command is a process of its own, after those above it.",
         "Counted, not timed: files of the workspace that are opened, and their bytes; JSON documents that are parsed and sha256",
         'that are begun, those of the model and the text too. "First" is the first command that looks for a key of its kind:',
-        "it reads every manifest of that kind once and writes the index; its result is there already. `ls` shows all artifacts,",
-        "and reads each.",
+        "it reads every manifest of that kind once and writes the index; its result is there already. The first `ls`",
+        "reads every manifest and every result of an evaluation, and writes what it shows of them.",
         "",
         "Made by `python -m tests.benchmarks.workspace --before TREE`, where TREE is a checkout of the commit before.",
         "",

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 from tests.support.command import DRAW, SEQLEN
@@ -12,10 +11,12 @@ from tests.support.hub.hub_fixtures import HubSite
 hub = hub_fixtures.hub
 
 
+COMMAND = "import sys; from langprune_cli.__main__ import main; sys.exit(main(sys.argv[1:]))"
+
+
 def langprune(hub: HubSite, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own, which asks that hub."""
-    command = [sys.executable, "-m", "langprune_cli", *words]
-    return subprocess.run(command, env=hub.env, cwd=folder, capture_output=True, text=True, check=False)
+    return hub.run(COMMAND, *words, cwd=folder)
 
 
 def test_a_hub_model_is_pruned_on_a_hub_dataset(

@@ -1,5 +1,8 @@
 """What a command reads does not grow with the workspace: exact counts beside 300 artifacts of all kinds."""
 
+import hashlib
+import json
+import os
 import shutil
 from pathlib import Path
 
@@ -69,9 +72,47 @@ def test_copies_are_artifacts(crowded: Path) -> None:
 
 
 def test_ls_reads_each_manifest_once(crowded: Path) -> None:
+    first = did("ls", "--json", "-w", crowded).out
+    for path in crowded.glob(".shown-*"):
+        path.unlink()
+    counts = cost(crowded, "ls")
+    assert (counts.manifests, counts.results, counts.others) == (ALL, EACH + 2, 0)
     for words in (["ls"], ["ls", "--sort", "size"], ["ls", "--json"]):
         counts = cost(crowded, *words)
-        assert (counts.manifests, counts.results, counts.others) == (ALL, EACH + 2, 0)
+        assert (counts.manifests, counts.results, counts.others) == (0, 0, len(NAMES))
+    assert did("ls", "--json", "-w", crowded).out == first
+
+
+def test_ls_reads_again_what_has_changed(crowded: Path) -> None:
+    before = json.loads(did("ls", "evals", "--json", "-w", crowded).out)["artifacts"]
+    os.utime(crowded / "evals/copy-0003/manifest.json", (10**9, 10**9))
+    (crowded / "evals/copy-0004/manifest.json").write_text("{}")
+    counts = cost(crowded, "ls", "evals")
+    assert set(counts.artifacts) == {"evals/copy-0003", "evals/copy-0004"}
+    after = json.loads(did("ls", "evals", "--json", "-w", crowded).out)["artifacts"]
+    assert {each["name"] for each in before} - {each["name"] for each in after} == {"copy-0004"}
+    assert after[0]["name"] == "copy-0003"
+    same = [
+        {name: value for name, value in each.items() if name != "date"}
+        for each in before
+        if each["name"] != "copy-0004"
+    ]
+    assert all({name: value for name, value in each.items() if name != "date"} in same for each in after)
+
+
+@pytest.mark.parametrize(
+    "body", ["", "[]", '{"schema": 1, "entries": {}}', '{"schema": "ls of 0.0.0", "entries": {}}', "SHOWN WRONG"]
+)
+def test_a_strange_file_in_its_place_changes_nothing(crowded: Path, body: str) -> None:
+    first = did("ls", "masks", "--json", "-w", crowded).out
+    path = crowded / ".shown-masks"
+    if body == "SHOWN WRONG":
+        document = json.loads(path.read_bytes().splitlines()[1])
+        for entry in document["entries"].values():
+            entry[1]["what"] = 3
+        body = json.dumps(document)
+    path.write_text(f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}\n")
+    assert did("ls", "masks", "--json", "-w", crowded).out == first
 
 
 def test_what_names_an_artifact_reads_no_other(crowded: Path) -> None:

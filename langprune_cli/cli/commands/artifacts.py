@@ -8,14 +8,16 @@ from typing import Annotated
 import typer
 
 from langprune_cli.cli.display.console import ConsoleReporter, print_json, print_line
-from langprune_cli.cli.display.results import describe, evaluated, languages_of, model_of
+from langprune_cli.cli.display.listed import Shown, shown_in
+from langprune_cli.cli.display.results import describe
 from langprune_cli.cli.display.tables import print_table
 from langprune_cli.cli.options import shared as opt
 from langprune_cli.cli.options.completion import names_of
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
 from langprune_cli.store.artifact import KINDS, Artifact
+from langprune_cli.store.index import Listed
 from langprune_cli.store.manifest import read_manifest
-from langprune_cli.store.workspace import Entry, Workspace
+from langprune_cli.store.workspace import Workspace
 
 _NAME = typer.Argument(
     help="Name, or kind/name if several kinds have it.",
@@ -47,44 +49,42 @@ def list_artifacts(
         raise UsageError(f"{kind!r} is not a kind of artifact: {near_matches(kind, KINDS)}")
     if sort is not None and sort not in _ORDERS:
         raise UsageError(f"--sort {sort!r} is unknown: {near_matches(sort, _ORDERS)}")
-    sized = []
+    found = []
     for each in [kind] if kind else KINDS:
-        entries, damaged = Workspace(workspace).read_all(each)
-        for _, error in sorted(damaged.items()):
+        readable, damaged = shown_in(workspace, each)
+        for error in damaged:
             ConsoleReporter().note(f"Left out: {error}.")
-        sized += [(entry, Artifact(entry.folder, entry.manifest).size()) for entry in entries]
+        found += readable
     if sort:
-        sized.sort(key=_ORDERS[sort])
+        found.sort(key=_ORDERS[sort])
     if json:
         rows = [
-            {"kind": entry.kind, "name": entry.name, "path": str(entry.folder), "key": entry.manifest.key,
-             "complete": entry.manifest.complete, "bytes": size, "date": _date(entry).isoformat(timespec="seconds"),
-             "model": model_of(entry.manifest), "languages": languages_of(entry.manifest),
-             "evaluated": evaluated(entry.folder, entry.manifest), "what": describe(entry.manifest)}
-            for entry, size in sized
+            {"kind": at.kind, "name": at.folder.name, "path": str(at.folder), "key": shown["key"],
+             "complete": shown["complete"], "bytes": shown["bytes"], "date": _date(at).isoformat(timespec="seconds"),
+             "model": shown["model"], "languages": shown["languages"], "evaluated": shown["evaluated"], "what": shown["what"]}
+            for at, shown in found
         ]  # fmt: skip
         print_json({"schema": 1, "artifacts": rows})
-    elif not sized:
+    elif not found:
         print_line(f"{workspace} has no artifacts yet; langprune calibrate --lang LANGUAGE makes the first.")
     else:
         lines = [
-            [entry.kind, entry.name, f"{_date(entry):%Y-%m-%d %H:%M}", f"{size / 1e6:,.2f} MB", model_of(entry.manifest) or "",
-             " ".join(languages_of(entry.manifest)),
-             "; ".join([describe(entry.manifest), *filter(None, [", ".join(evaluated(entry.folder, entry.manifest))])])]
-            for entry, size in sized
+            [at.kind, at.folder.name, f"{_date(at):%Y-%m-%d %H:%M}", f"{shown['bytes'] / 1e6:,.2f} MB", shown["model"] or "",
+             " ".join(shown["languages"]), "; ".join(filter(None, [shown["what"], ", ".join(shown["evaluated"])]))]
+            for at, shown in found
         ]  # fmt: skip
         print_table(["kind", "name", "date", "size", "model", "language", "what"], lines)
 
 
-_ORDERS: dict[str, Callable[[tuple[Entry, int]], tuple[str | int, ...]]] = {
-    "name": lambda each: (each[0].name, each[0].kind),
+_ORDERS: dict[str, Callable[[tuple[Listed, Shown]], tuple[str | int, ...]]] = {
+    "name": lambda each: (each[0].folder.name, each[0].kind),
     "date": lambda each: (each[0].modified_ns,),
-    "size": lambda each: (each[1],),
+    "size": lambda each: (each[1]["bytes"],),
 }
 
 
-def _date(entry: Entry) -> datetime:
-    return datetime.fromtimestamp(entry.modified_ns / 1e9).astimezone()
+def _date(at: Listed) -> datetime:
+    return datetime.fromtimestamp(at.modified_ns / 1e9).astimezone()
 
 
 def _split(name: str, workspace: Workspace) -> tuple[str, str]:
