@@ -188,6 +188,12 @@ def experts_in(text: Configuration) -> int:
     return next((number for number in found if number), 0)
 
 
+def has_experts(config: Configuration) -> bool:
+    """Return whether a configuration counts experts, under whatever name."""
+    counts = ((key, value) for key, value in vars(config.get_text_config()).items() if "expert" in key)
+    return any(type(value) is int and value > 1 for _, value in counts)
+
+
 def axes_of(config: Configuration, kinds: Iterable[Kind]) -> tuple[Axis, ...]:
     """Return the axes of these kinds that a model's blocks may have; a dense block has none for experts.
 

@@ -27,6 +27,8 @@ _MOST_PARAMETERS = 100_000  # without a checkpoint to compare with
 _FILLING: tuple[Callable[..., Tensor], ...] = (
     torch.ones, torch.zeros, torch.full, torch.arange, torch.linspace, torch.eye, torch.rand, torch.randn,
 )  # fmt: skip
+# What the names of causal language models end with, those of code of their own included.
+_ARCHITECTURES = ("CausalLM", "LMHeadModel", "ModelWithLMHead", "GenerationDecoder")
 _OWN_ATTENTION = (None, "eager", "sdpa")  # built into torch and transformers: nothing is fetched
 
 
@@ -105,11 +107,7 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Configurati
     kinds = raw.get("architectures") or []
     kind = kinds[0] if isinstance(kinds, list) and kinds and isinstance(kinds[0], str) else ""
     known = type(config) in AutoModelForCausalLM._model_mapping or hasattr(config, "auto_map")  # noqa: SLF001 - no public list
-    if (
-        not known
-        or getattr(config, "is_encoder_decoder", False)
-        or (kind and not kind.endswith(("CausalLM", "LMHeadModel")))
-    ):
+    if not known or getattr(config, "is_encoder_decoder", False) or (kind and not kind.endswith(_ARCHITECTURES)):
         raise LangpruneError(
             f"{folder} is not a causal language model ({kind or config.model_type}): name one that generates text"
         )
@@ -185,7 +183,10 @@ def build_skeleton(
 
 
 def find_blocks(model: CausalModel) -> tuple[str, nn.ModuleList]:
-    """Return the outermost module list with one entry per decoder layer, and its name; raises LangpruneError without one."""
+    """Return the outermost module list with one entry per decoder layer, and its name.
+
+    Raises LangpruneError without one, and for blocks whose parts lie in several lists beside each other (xlm).
+    """
     count = model.config.get_text_config().num_hidden_layers
     lists = [
         (name, module)
@@ -196,4 +197,16 @@ def find_blocks(model: CausalModel) -> tuple[str, nn.ModuleList]:
         raise LangpruneError(
             f"no list of {count} blocks was found in {type(model).__name__}: this family is not supported"
         )
-    return min(lists, key=lambda found: found[0].count("."))
+    name, blocks = min(lists, key=lambda found: found[0].count("."))
+    parent = name.rpartition(".")[0]
+    others = [
+        other
+        for other, module in lists
+        if other.rpartition(".")[0] == parent and next(module.parameters(), None) is not None
+    ]
+    if others and others != [name]:
+        raise LangpruneError(
+            f"{type(model).__name__} keeps the parts of its blocks in several lists ({', '.join(others)}): this family is not "
+            "supported"
+        )
+    return name, blocks

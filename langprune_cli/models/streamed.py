@@ -15,6 +15,7 @@ from langprune_cli.errors import LangpruneError
 from langprune_cli.models.block_capture import BlockCapture
 from langprune_cli.models.checkpoint import Checkpoint
 from langprune_cli.models.experts import Experts, linears_in, uncalled_in
+from langprune_cli.models.families import has_experts
 from langprune_cli.models.names import Slot, TensorNames, slots_of
 from langprune_cli.models.protocols import Configuration
 from langprune_cli.models.skeleton import build_skeleton, context_of, find_blocks, read_config, stated_dtype
@@ -111,15 +112,19 @@ class StreamedModel:
     def _refuse_what_is_not_linear(self, index: int) -> None:
         """Raise LangpruneError for a block with matrices that pruning would miss or prune twice."""
         kind = type(self.model).__name__
+        mixture = has_experts(self.config)
         own = {id(owner) for slot in self._slots[index] for owner, _ in slot.owners}
         for module in self.blocks[index].modules():
             if isinstance(module, (nn.Linear, Conv1D)) and id(module) not in own:
                 raise LangpruneError(f"{kind} shares linears between blocks: this family is not supported")
             stacked = any(parameter.dim() > 2 for parameter in module.parameters(recurse=False))
-            if stacked and not isinstance(module, nn.Conv1d):
+            if stacked and mixture and not isinstance(module, (nn.Conv1d, nn.Conv2d)):
                 raise LangpruneError(
                     f"{kind} keeps the matrices of several experts in one tensor: this family is not supported"
                 )
+            # Other parameters of three dimensions (rwkv, recurrent_gemma) belong to a kernel, and stay as they are.
+            if stacked and isinstance(module, (nn.Linear, Conv1D)):
+                raise LangpruneError(f"{kind} keeps several matrices in one linear: this family is not supported")
 
     @property
     def context(self) -> int | None:

@@ -49,6 +49,13 @@ class VocabularyRows:
                 )
         if not found:
             raise LangpruneError(f"{self.model.folder} has no embedding of {self.rows} rows: get the checkpoint again")
+        main = next(name for name, owners in self.model.outside_owners().items() if ours[0] in owners)
+        if main not in found:
+            count = self.model.checkpoint.entries[main].shape[0]
+            raise LangpruneError(
+                f"{self.model.folder} has embeddings of {count} rows for a vocabulary of {self.rows}: the others are no tokens, "
+                "so that the vocabulary of this family cannot be trimmed"
+            )
         return frozenset(found)
 
     def entry(self, name: str, entry: TensorEntry) -> TensorEntry:

@@ -12,6 +12,7 @@ from torch import nn
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.skeleton import build_skeleton, find_blocks
 from langprune_cli.models.streamed import StreamedModel
+from langprune_cli.models.vocabulary_rows import VocabularyRows
 from langprune_cli.streaming.walk import HiddenStates, walk
 from tests.support.pico import save_pico
 
@@ -66,8 +67,38 @@ def test_matrices_that_are_stacked(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         layers[2].mlp.up_proj.weight = nn.Parameter(stacked.view(2, 2, 32))
 
     changed_model(monkeypatch, stack)
-    with pytest.raises(LangpruneError, match="several experts in one tensor"):
+    with pytest.raises(LangpruneError, match="keeps several matrices in one linear"):
         StreamedModel(tmp_path)
+
+
+def test_blocks_whose_parts_lie_in_several_lists(tmp_path: Path) -> None:
+    """One of the lists alone would give the loss of another model."""
+    save_pico("xlm", tmp_path)
+    with pytest.raises(LangpruneError, match=r"in several lists [(]transformer.attentions, .*ffns, "):
+        StreamedModel(tmp_path)
+
+
+def test_embeddings_with_more_rows_than_tokens(tmp_path: Path) -> None:
+    save_pico("cpmant", tmp_path)
+    with pytest.raises(LangpruneError, match=r"embeddings of \d+ rows for a vocabulary of 97: .* cannot be trimmed"):
+        _ = VocabularyRows(StreamedModel(tmp_path), range(50)).names
+
+
+@pytest.mark.parametrize("family", ["rwkv", "recurrent_gemma", "bert-generation"])
+def test_what_was_refused_for_its_name_or_for_experts_that_it_lacks(family: str, tmp_path: Path) -> None:
+    """Kernels have parameters of three dimensions of their own; they are no linears, and stay."""
+    model = save_pico(family, tmp_path)
+    ids = torch.randint(3, 97, (2, 20), generator=torch.Generator().manual_seed(1))
+    streamed = StreamedModel(tmp_path)
+    states = HiddenStates(streamed, ids, batch_tokens=20)
+    for _ in walk(states):
+        pass
+    with torch.no_grad():
+        expected = torch.cat([model(input_ids=row[None], use_cache=False).logits for row in ids])
+    torch.testing.assert_close(torch.cat([logits for _, _, logits in states.logits()]), expected, rtol=1e-5, atol=1e-6)
+    linears = {linear.name for index in range(3) for linear in streamed.linears(index)}
+    assert linears
+    assert all(len(streamed.checkpoint.entries[name].shape) == 2 for name in linears)
 
 
 def test_code_of_the_models_own_is_asked_for(tmp_path: Path) -> None:

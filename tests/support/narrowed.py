@@ -15,6 +15,7 @@ from langprune_cli.models.families import Kind, axes_of
 from langprune_cli.models.narrowing import Narrowing, blocks_prefix
 from langprune_cli.models.skeleton import find_blocks
 from langprune_cli.models.streamed import StreamedModel
+from tests.reference.identity import output_is_input
 
 IDS = torch.randint(3, 97, (2, 20), generator=torch.Generator().manual_seed(1))
 CHANNELS: dict[Kind, int] = {"channels": 32}
@@ -80,7 +81,7 @@ def as_if_narrowed(dense: Any, narrowed: Narrowed) -> Any:
     with torch.no_grad():
         for index, block in enumerate(blocks):
             if index not in narrowed.narrowing.blocks:
-                block.register_forward_hook(_output_is_input, with_kwargs=True)
+                block.register_forward_hook(output_is_input, with_kwargs=True)
             for axis in narrowed.narrowing.axes:
                 weight, inputs_first = read_by(block, axis.reader)
                 columns = narrowed.keep[index][axis.reader].repeat_interleave(axis.size)
@@ -100,11 +101,6 @@ def read_by(block: Any, reader: str) -> tuple[Tensor | None, bool]:
     except AttributeError:
         return None, False
     return module.weight, not isinstance(module, nn.Linear)  # Conv1D
-
-
-def _output_is_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-    hidden = args[0] if args else kwargs["hidden_states"]
-    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
 def opened(folder: Path) -> Any:

@@ -68,6 +68,31 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "jamba": ("JambaConfig", _LLAMA | _JAMBA | {"mamba_d_state": 4, "num_hidden_layers": 4}),
     "gemma3n_text": ("Gemma3nTextConfig", _LLAMA | _HEADS | _GEMMA3N | {"vocab_size_per_layer_input": 97}),
     "mamba": ("MambaConfig", {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3, "state_size": 4}),
+    "rwkv": ("RwkvConfig", {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3, "attention_hidden_size": 32}),
+    "recurrent_gemma": ("RecurrentGemmaConfig", _LLAMA | {"attention_window_size": 8, "lru_width": 32}),
+    "cpmant": (
+        "CpmAntConfig",
+        {
+            "vocab_size": 97,
+            "hidden_size": 32,
+            "num_attention_heads": 4,
+            "dim_head": 8,
+            "dim_ff": 48,
+            "num_hidden_layers": 3,
+        },
+    ),
+    "xlm": ("XLMConfig", {"vocab_size": 97, "emb_dim": 32, "n_layers": 3, "n_heads": 4}),
+    "bert-generation": (
+        "BertGenerationConfig",
+        _SMALL
+        | {
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "is_decoder": True,
+        },
+    ),
     "falcon_mamba": (
         "FalconMambaConfig",
         {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3, "state_size": 4},
