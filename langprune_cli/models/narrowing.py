@@ -156,9 +156,19 @@ class Narrowing:
         """Return why transformers could not open the smaller model as intended, None if it can."""
         try:
             opened = opened_as(config, smaller).get_text_config()
-        except (StrictDataclassError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+        except (
+            StrictDataclassError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            KeyError,
+            IndexError,
+            NotImplementedError,
+        ) as error:
             return str(error).strip().splitlines()[-1].strip()[:200]
         text = config.get_text_config()
+        if _attends(text) and not _attends(opened):
+            return "none of its blocks with attention would stay, and without one it does not generate"
         for key in _PER_BLOCK:
             values = getattr(text, key, None)
             if _one_per_block(values, text) and list(getattr(opened, key)) != [values[index] for index in self.blocks]:
@@ -228,6 +238,12 @@ def _state(part: dict[str, object], text: Configuration, key: str, value: int) -
     part[text.attribute_map.get(key, key)] = value
     if key in part:
         part[key] = value
+
+
+def _attends(text: Configuration) -> bool:
+    """Return whether a configuration names blocks of attention that is not linear, in a list of its blocks' types."""
+    types = getattr(text, "layer_types", None) or ()
+    return any(isinstance(each, str) and "attention" in each and each != "linear_attention" for each in types)
 
 
 def _one_per_block(values: object, text: Configuration) -> TypeGuard[Sequence[object]]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig
+from transformers import AutoConfig, Qwen3NextConfig
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import TensorEntry
@@ -101,3 +101,13 @@ def test_tensors_and_masks_that_do_not_fit(tmp_path: Path) -> None:
     for keep in (torch.arange(48) < 31, torch.arange(47) < 32):
         with pytest.raises(ValueError, match="keep 32 of 48"):
             narrowing.tensor("mlp.gate_up_proj.weight", torch.zeros(96, 32), {"mlp.down_proj": keep})
+
+
+def test_blocks_of_attention_may_not_all_leave() -> None:
+    """Stock transformers generates with no cache of linear attention alone."""
+    config = Qwen3NextConfig(num_hidden_layers=8)
+    raw = json.loads(config.to_json_string())
+    assert config.layer_types[3] == config.layer_types[7] == "full_attention"
+    Narrowing((), {}, (0, 1, 2, 3, 4), "model.layers").config(raw, config)
+    with pytest.raises(LangpruneError, match="none of its blocks with attention would stay"):
+        Narrowing((), {}, (0, 1, 2, 4), "model.layers").config(raw, config)

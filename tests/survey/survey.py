@@ -99,7 +99,7 @@ def _check(row: Row, folder: Path, answers: Connection) -> None:
         return found
 
     from langprune_cli.errors import LangpruneError  # noqa: PLC0415
-    from tests.survey.checks import CHECKS, Subject  # noqa: PLC0415
+    from tests.survey.checks import CHECKS, DiffersError, Subject  # noqa: PLC0415
 
     subject = Subject(row.kind, folder, folder.parent, ask)
     for column, check in CHECKS.items():
@@ -109,7 +109,7 @@ def _check(row: Row, folder: Path, answers: Connection) -> None:
             check(subject)
             row.cells[column] = WORKS
             del row.wrong[column]
-        except LangpruneError as error:
+        except (LangpruneError, DiffersError) as error:
             row.cells[column] = str(error).replace(str(folder.parent) + "/", "")
             del row.wrong[column]
         except Exception as error:  # noqa: BLE001 - what is no LangpruneError is a fault, whatever it is
