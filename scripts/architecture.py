@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("store", "numerics"),
     ("text",),
     ("solvers", "allocations", "models"),
-    ("methods", "unit_methods", "updates", "refinements", "location"),
+    ("methods", "unit_methods", "updates", "refinements", "location", "units"),
     ("streaming",),
     ("depth_methods",),
     ("stages.statistics",),

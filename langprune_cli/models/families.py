@@ -144,16 +144,25 @@ _ATTENTION_READER = "self_attn.o_proj"  # in every family whose heads can be pru
 def family_of(config: Configuration) -> Family:
     """Return the family of a configuration; raises LangpruneError for an unknown family."""
     text = config.get_text_config()
-    # Code shipped with a checkpoint may use a known name for modules of its own.
-    own_code = not type(text).__module__.startswith("transformers.")
+    own_code = _has_own_code(text)
     if text.model_type not in FAMILIES or own_code or getattr(text, "is_heterogeneous", False):
         what = f"{text.model_type} with its own code" if own_code else text.model_type
         what = f"{what} with blocks of different shapes" if getattr(text, "is_heterogeneous", False) else what
         raise LangpruneError(
-            f"Channels and KV groups of {what} cannot be removed (known families: {', '.join(sorted(FAMILIES))}): "
-            "unstructured and N:M patterns work"
+            f"Channels and KV groups of {what} cannot be removed: prune it with an unstructured or N:M pattern"
         )
     return FAMILIES[text.model_type]
+
+
+def in_table(config: Configuration) -> bool:
+    """Return whether `family_of` is to be asked about a configuration: others' units are found by building them smaller."""
+    text = config.get_text_config()
+    return text.model_type in FAMILIES or _has_own_code(text) or bool(getattr(text, "is_heterogeneous", False))
+
+
+def _has_own_code(text: Configuration) -> bool:
+    """Return whether code came with a checkpoint: it may use a known name for modules of its own."""
+    return not type(text).__module__.startswith("transformers.")
 
 
 def heads_of(config: Configuration) -> HeadCounts:

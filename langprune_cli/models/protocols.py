@@ -27,6 +27,9 @@ class Configuration(Protocol):
     def from_dict(cls, config_dict: dict[str, object]) -> Self:
         """Open the values of a config.json."""
 
+    def to_dict(self) -> dict[str, object]:
+        """Return every value, as config.json would have it."""
+
     def _decode_special_floats(self, values: dict[str, object]) -> dict[str, object]: ...
 
 

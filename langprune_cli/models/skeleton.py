@@ -27,6 +27,7 @@ _MOST_PARAMETERS = 100_000  # without a checkpoint to compare with
 _FILLING: tuple[Callable[..., Tensor], ...] = (
     torch.ones, torch.zeros, torch.full, torch.arange, torch.linspace, torch.eye, torch.rand, torch.randn,
 )  # fmt: skip
+Shapes = dict[str, tuple[int, ...]]
 # What the names of causal language models end with, those of code of their own included.
 _ARCHITECTURES = ("CausalLM", "LMHeadModel", "ModelWithLMHead", "GenerationDecoder")
 _OWN_ATTENTION = (None, "eager", "sdpa")  # built into torch and transformers: nothing is fetched
@@ -158,11 +159,12 @@ def build_skeleton(
     *,
     trust_remote_code: bool = False,
     tensors: int | None = None,
+    experts_apart: bool = True,
 ) -> CausalModel:
     """Return the model in evaluation mode, with parameters of `dtype` on meta and real buffers in their usual dtype.
 
     tensors: how many the checkpoint has, if there is one; a model with far more parameters cannot belong to it.
-    Experts that transformers would merge stay separate, see `models/experts.py`.
+    experts_apart: whether experts that transformers would merge stay separate, see `models/experts.py`.
     Raises LangpruneError for a configuration that transformers cannot build.
     """
     most = _MOST_PARAMETERS if tensors is None else 4 * tensors + 64  # a merged tensor becomes several parameters
@@ -173,13 +175,22 @@ def build_skeleton(
             model: CausalModel = AutoModelForCausalLM.from_config(
                 config, dtype=dtype, trust_remote_code=trust_remote_code
             )
-        separate_experts(model)
+        if experts_apart:
+            separate_experts(model)
     except Exception as error:
         where = Path(config.name_or_path or "", "config.json")
         raise LangpruneError(
             f"transformers cannot build the {config.model_type} model of {where} ({first_line(error)}): get the model again"
         ) from error
     return model.eval().requires_grad_(requires_grad=False)
+
+
+def parameter_shapes(model: CausalModel) -> list[Shapes]:
+    """Return the shapes of the parameters by path: of each block, and last of what is outside of them."""
+    prefix, blocks = find_blocks(model)
+    found = [{path: tuple(each.shape) for path, each in block.named_parameters()} for block in blocks]
+    outside = ((path, each) for path, each in model.named_parameters() if not path.startswith(f"{prefix}."))
+    return [*found, {path: tuple(each.shape) for path, each in outside}]
 
 
 def find_blocks(model: CausalModel) -> tuple[str, nn.ModuleList]:

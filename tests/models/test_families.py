@@ -137,9 +137,7 @@ class OwnCode(transformers.LlamaConfig):  # type: ignore[misc] # transformers is
     ],
 )
 def test_unknown_families(config: Any, what: str, kind: Kind) -> None:
-    with pytest.raises(
-        LangpruneError, match=rf"of {what} cannot be removed .*cohere, .*qwen3_moe\): unstructured and N:M"
-    ):
+    with pytest.raises(LangpruneError, match=rf"of {what} cannot be removed: prune it with an unstructured or N:M"):
         axes_of(config, [kind])
     with pytest.raises(LangpruneError, match="cannot be removed"):
         channel_kinds(config)

@@ -35,8 +35,8 @@ from tests.support.pruned_models import weight_of
 EVENLY = '''
 """Evenly spread channels stay."""
 
-from langprune_cli.structured_patterns.channels import axes
 from langprune_cli.structured_patterns.pattern import of_units
+from langprune_cli.units.axes import channel_axes
 
 
 def methods():
@@ -52,7 +52,7 @@ def methods():
     return {"spread": UnitMethod("spread", "nothing", "", choose, "none")}
 
 
-PATTERN = of_units("evenly", 4, axes, method="spread", methods=methods)
+PATTERN = of_units("evenly", 4, channel_axes, method="spread", methods=methods)
 '''
 # Chosen for the whole model: the last blocks leave, whatever the text.
 TAIL = '''

@@ -1,7 +1,7 @@
 """What tests of smaller models share: a checkpoint narrowed into a folder, and the dense model that it has to equal."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from langprune_cli.models.families import Kind, axes_of
+from langprune_cli.models.families import KV_GROUPS, Axis, Kind
 from langprune_cli.models.narrowing import Narrowing, blocks_prefix
+from langprune_cli.models.protocols import Configuration
 from langprune_cli.models.skeleton import find_blocks
 from langprune_cli.models.streamed import StreamedModel
+from langprune_cli.units.axes import channel_axes, group_axes
 from tests.reference.identity import output_is_input
 
 IDS = torch.randint(3, 97, (2, 20), generator=torch.Generator().manual_seed(1))
@@ -41,7 +43,7 @@ def narrow(dense: Path, folder: Path, kept: Mapping[Kind, int], blocks: Sequence
     """Write the model of `dense` with random units, other ones in each block, and all or the given blocks."""
     model = StreamedModel(dense)
     count = len(model.blocks)
-    axes = axes_of(model.config, kept)
+    axes = axes_in(model.config, kept)
     prefix = blocks_prefix(model.tensor_paths(0), 0)
     narrowing = Narrowing(axes, dict(kept), tuple(range(count) if blocks is None else blocks), prefix)
     keep = [
@@ -66,6 +68,13 @@ def narrow(dense: Path, folder: Path, kept: Mapping[Kind, int], blocks: Sequence
             tensors[narrowing.name(name, index)] = tensor.contiguous()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return Narrowed(folder, narrowing, keep)
+
+
+def axes_in(config: Configuration, kinds: Collection[Kind]) -> tuple[Axis, ...]:
+    """Return the axes of these kinds that a model has."""
+    groups = group_axes(config) if KV_GROUPS in kinds else ()
+    channels = channel_axes(config) if set(kinds) - {KV_GROUPS} else ()
+    return (*(axis for axis in channels if axis.kind in kinds), *groups)
 
 
 def some(units: int, kept: int, seed: int) -> Tensor:

@@ -103,6 +103,55 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "bamba": ("BambaConfig", _LLAMA | _MAMBA2 | {"attn_layer_indices": [1]}),
 }
+# those whose channels and KV groups are in no table
+_PAIRS = {"partial_rotary_factor": 0.5}
+_NEO = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]}
+_HYBRID = {"layer_types": ["linear_attention", "full_attention", "linear_attention"]}
+_LINEAR = {
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    "shared_expert_intermediate_size": 40,
+}  # fmt: skip
+_ROUTED = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "n_group": 2, "topk_group": 1}
+FOUND: dict[str, tuple[str, dict[str, Any]]] = {
+    "smollm3": ("SmolLM3Config", _LLAMA | {"num_hidden_layers": 4}),
+    "glm": ("GlmConfig", _LLAMA | _HEADS | {"attention_bias": True}),
+    "glm4": ("Glm4Config", _LLAMA | _HEADS),
+    "granite": ("GraniteConfig", _LLAMA | {"attention_multiplier": 0.5, "residual_multiplier": 0.7}),
+    "exaone4": ("Exaone4Config", _LLAMA | _SLIDING | {"sliding_window_pattern": 2}),
+    "olmo": ("OlmoConfig", _LLAMA),
+    "olmo3": ("Olmo3Config", _LLAMA | _SLIDING),
+    "helium": ("HeliumConfig", _LLAMA | _HEADS),
+    "ernie4_5": ("Ernie4_5Config", _LLAMA | _HEADS | {"use_bias": True}),
+    "hunyuan_v1_dense": ("HunYuanDenseV1Config", _LLAMA | _HEADS),
+    "seed_oss": ("SeedOssConfig", _LLAMA | _HEADS),
+    "arcee": ("ArceeConfig", _LLAMA),
+    "apertus": ("ApertusConfig", _LLAMA),
+    "ministral": ("MinistralConfig", _LLAMA | _HEADS | _SLIDING),
+    "cohere2": ("Cohere2Config", _LLAMA | _SLIDING),
+    "stablelm": ("StableLmConfig", _LLAMA | _PAIRS),
+    "starcoder2": ("Starcoder2Config", _LLAMA),
+    "falcon": ("FalconConfig", _SMALL | {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}),
+    "nemotron": ("NemotronConfig", _LLAMA | _PAIRS),
+    "phi": ("PhiConfig", _LLAMA | _PAIRS),
+    "gptj": ("GPTJConfig", _GPT2 | {"rotary_dim": 4}),
+    "codegen": ("CodeGenConfig", _GPT2 | {"rotary_dim": 4}),
+    "gpt_bigcode": ("GPTBigCodeConfig", _GPT2),
+    "gpt_neo": ("GPTNeoConfig", _SMALL | _NEO),
+    "xglm": ("XGLMConfig", _SMALL | {"d_model": 32, "ffn_dim": 48, "num_layers": 3, "attention_heads": 4}),
+    "biogpt": ("BioGptConfig", _SMALL | _NEOX),
+    "gemma": ("GemmaConfig", _LLAMA | _HEADS),
+    "bitnet": ("BitNetConfig", _LLAMA),
+    "gpt_oss": ("GptOssConfig", _LLAMA | _HEADS | {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "lfm2": ("Lfm2Config", _LLAMA | {"layer_types": ["conv", "full_attention", "conv"], "block_multiple_of": 16}),
+    "falcon_h1": ("FalconH1Config", _LLAMA | _HEADS | _MAMBA2 | {"mamba_d_ssm": 64}),
+    "dots1": ("Dots1Config", _LLAMA | _HEADS | _ROUTED | {"first_k_dense_replace": 1, "n_shared_experts": 2}),
+    "glm4_moe": ("Glm4MoeConfig", _LLAMA | _HEADS | _ROUTED | {"first_k_dense_replace": 1, "n_shared_experts": 1}),
+    "ernie4_5_moe": (
+        "Ernie4_5_MoeConfig", _LLAMA | {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 24, "moe_layer_start_index": 1}
+    ),
+    "minimax": ("MiniMaxConfig", _LLAMA | _HEADS | {"num_local_experts": 4, "num_experts_per_tok": 2, "block_size": 8}),
+    "qwen3_next": ("Qwen3NextConfig", _LLAMA | _HEADS | _MOE | _LINEAR | _HYBRID),
+}  # fmt: skip
 EVERY_FAMILY = FAMILIES | MIXTURES
 
 
@@ -110,7 +159,7 @@ def save_pico(
     family: str, folder: Path, *, dtype: torch.dtype = torch.float32, shard_size: str = "5GB", **settings: Any
 ) -> Any:
     """Make a pico model with seeded random weights, norms and biases included, save it, and return it."""
-    kind, base = (EVERY_FAMILY | OTHERS)[family]
+    kind, base = (EVERY_FAMILY | OTHERS | FOUND)[family]
     config = getattr(transformers, kind)(**base | settings)
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval()

@@ -12,7 +12,7 @@ from langprune_cli.errors import LangpruneError, first_line
 from langprune_cli.models.model_files import CONFIG
 from langprune_cli.models.narrowing import opened_as
 from langprune_cli.models.protocols import CausalModel, Configuration
-from langprune_cli.models.skeleton import find_blocks
+from langprune_cli.models.skeleton import parameter_shapes
 from langprune_cli.models.streamed import StreamedModel
 from langprune_cli.stages.structured.narrowed import narrowing_of
 from langprune_cli.streaming.opened import OpenedModel
@@ -66,7 +66,7 @@ def check_without(model: OpenedModel, stay: Sequence[int]) -> None:
 
 def check_shapes(dense: CausalModel, smaller: CausalModel, stay: Sequence[int]) -> None:
     """Raise LangpruneError where the smaller of two skeletons has other parameters than what is left of the dense one."""
-    here, wanted = _shapes(dense), _shapes(smaller)
+    here, wanted = parameter_shapes(dense), parameter_shapes(smaller)
     expected = [here[-1], *(here[index] for index in stay)]
     for place, (one, other) in enumerate(zip(expected, [wanted[-1], *wanted[:-1]], strict=True)):
         differs = next((path for path in one | other if one.get(path) != other.get(path)), None)
@@ -74,14 +74,6 @@ def check_shapes(dense: CausalModel, smaller: CausalModel, stay: Sequence[int]) 
             where = f"of block {stay[place - 1]} " if place else ""
             was, would = (str(list(each[differs])) if differs in each else "none" for each in (one, other))
             raise _refusal(dense.config, f"the smaller model would want {differs} {where}as {would}, and it is {was}")
-
-
-def _shapes(model: CausalModel) -> list[dict[str, tuple[int, ...]]]:
-    """Return the shapes of the parameters by path: of each block, and last of what is outside of them."""
-    prefix, blocks = find_blocks(model)
-    found = [{path: tuple(each.shape) for path, each in block.named_parameters()} for block in blocks]
-    outside = ((path, each) for path, each in model.named_parameters() if not path.startswith(f"{prefix}."))
-    return [*found, {path: tuple(each.shape) for path, each in outside}]
 
 
 def _compare(whole: StreamedModel, smaller: StreamedModel, stay: Sequence[int]) -> None:

@@ -254,7 +254,7 @@ def test_models_that_cannot_be(tmp_path: Path) -> None:
         ("llama", llama | {"quantization_config": {"quant_method": "gptq"}}, [], "quantized checkpoint"),
         ("t5", {}, [], "not a causal language model"),
         ("no_such_type", {}, [], "transformers cannot open"),
-        ("bloom", FAMILIES["bloom"][1], [], "known families"),
+        ("bloom", FAMILIES["bloom"][1], [], "no number of its configuration counts them"),
         ("llama", llama | {"num_key_value_heads": 1}, ["-p", "kv-groups"], "a single KV group"),
         ("opt", FAMILIES["opt"][1], ["-p", "kv-groups"], "fewer heads"),
     ]

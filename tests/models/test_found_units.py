@@ -1,0 +1,81 @@
+"""Channels and KV groups of families that are in no table: what is found is what stock transformers does, or it is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from langprune_cli.models.families import FAMILIES, KV_GROUPS, Axis, Kind, axes_of, channel_kinds
+from langprune_cli.models.skeleton import build_skeleton, find_blocks
+from langprune_cli.units.axes import channel_axes, group_axes
+from langprune_cli.units.found import found_channels, found_groups
+from tests.support import pico
+from tests.support.narrowed import IDS, as_if_narrowed, equal, logits, narrow, opened
+
+BOTH = [  # whose KV groups leave as well
+    "smollm3", "glm", "glm4", "granite", "exaone4", "olmo", "ernie4_5", "hunyuan_v1_dense", "seed_oss", "arcee", "apertus",
+    "ministral", "cohere2", "starcoder2", "nemotron", "phi", "gemma", "lfm2", "falcon_h1", "dots1", "glm4_moe", "ernie4_5_moe",
+    "qwen3_next",
+]  # fmt: skip
+
+
+def config_of(family: str, **settings: Any) -> Any:
+    kind, base = (pico.EVERY_FAMILY | pico.FOUND | pico.OTHERS)[family]
+    return getattr(transformers, kind)(**base | settings)
+
+
+def summary(axes: tuple[Axis, ...]) -> dict[Kind, tuple[int, tuple[tuple[str, int], ...]]]:
+    return {axis.kind: (axis.units, axis.numbers) for axis in axes}
+
+
+def check(family: str, kept: dict[Kind, int], tmp_path: Path, **settings: Any) -> dict[str, Any]:
+    """Narrow a pico model, open it in stock transformers, compare logits, and return its config.json."""
+    dense = pico.save_pico(family, tmp_path / "dense", **settings)
+    narrowed = narrow(tmp_path / "dense", tmp_path / "small", kept)
+    model = opened(narrowed.folder)
+    equal(logits(model, IDS), logits(as_if_narrowed(dense, narrowed), IDS))
+    assert model.generate(IDS, max_new_tokens=2, min_new_tokens=2, do_sample=False).shape == (2, 22)
+    config: dict[str, Any] = json.loads((narrowed.folder / "config.json").read_text())
+    return config
+
+
+@pytest.mark.parametrize("family", sorted(pico.FOUND.keys() - {"gpt_oss", "bitnet"} | {"olmoe", "deepseek_v3"}))
+def test_fewer_channels(family: str, tmp_path: Path) -> None:
+    axes = channel_axes(config_of(family))
+    kept = {kind: 16 if units < 32 else 32 for kind, (units, _) in summary(axes).items()}
+    config = check(family, kept, tmp_path)
+    for kind, (_, ((key, each),)) in summary(axes).items():
+        assert config[key] == kept[kind] * each
+
+
+@pytest.mark.parametrize("family", BOTH)
+def test_fewer_kv_groups(family: str, tmp_path: Path) -> None:
+    ((units, numbers),) = summary(group_axes(config_of(family))).values()
+    config = check(family, {KV_GROUPS: units // 2}, tmp_path)
+    assert {key: config[key] for key, _ in numbers} == {key: units // 2 * each for key, each in numbers}
+    assert config["head_dim"] == 8
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_what_is_found_is_what_the_table_says(family: str) -> None:
+    """The families of the table, looked at as if it were not there."""
+    config = config_of(family)
+    for found, said in (
+        (found_channels(config), axes_of(config, channel_kinds(config))),
+        *([(found_groups(config), axes_of(config, [KV_GROUPS]))] if FAMILIES[family].attention else []),
+    ):
+        have = {path for block in blocks_of(config) for path, _ in block.named_parameters()}
+        assert {as_found(axis, have) for axis in found} == {as_found(axis, have) for axis in said}
+
+
+def blocks_of(config: Any) -> Any:
+    return find_blocks(build_skeleton(config, torch.float32))[1]
+
+
+def as_found(axis: Axis, have: set[str]) -> tuple[object, ...]:
+    """Return an axis without the order of its slices, and without tensors that the model does not have."""
+    slices = frozenset(cut for cut in axis.slices if cut.path in have)
+    return axis.kind, axis.units, axis.size, axis.reader, slices, frozenset(axis.numbers), axis.fixed
