@@ -166,6 +166,12 @@ class MaskRecord(Params, total=False):
     name: str
 
 
+class JudgedRecord(Params, total=False):
+    """The text that blocks were judged on without statistics, and the params that statistics of it would have."""
+
+    name: str
+
+
 class BaseRecord(TypedDict, total=False):
     """The record of a base model that was itself pruned."""
 
@@ -239,6 +245,7 @@ class About(TypedDict, total=False):
     models: dict[str, ModelRecord]
     text: TextRecord | None
     stats: str | list[str] | None
+    judged_on: JudgedRecord
     masks: list[str]
     weights_sha256: str | dict[str, str]
     blocks: int

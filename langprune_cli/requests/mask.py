@@ -14,7 +14,7 @@ from langprune_cli.requests.shared.run import running
 from langprune_cli.requests.shared.structured import unit_options
 from langprune_cli.requests.shared.values import several
 from langprune_cli.requests.shared.weights import method_of, note_cost, settings_of
-from langprune_cli.structured_patterns.pattern import get_pattern
+from langprune_cli.structured_patterns.pattern import Judged, get_pattern
 
 if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
     from collections.abc import Sequence
@@ -96,6 +96,7 @@ def _of_tokens(run: Run, request: MaskRequest, target: VocabularyTarget) -> Outc
 def _of_parts(run: Run, request: MaskRequest, options: UnitOptions) -> Outcome:
     from langprune_cli.stages.mask.mask import MaskSource, mask  # noqa: PLC0415
     from langprune_cli.stages.mask.whole import mask_whole  # noqa: PLC0415
+    from langprune_cli.stages.structured.judged_on import JudgedOn  # noqa: PLC0415
 
     first, *others = *options.wholes, *options.units
     pattern = get_pattern(first.kind)
@@ -104,12 +105,13 @@ def _of_parts(run: Run, request: MaskRequest, options: UnitOptions) -> Outcome:
             f"{first.kind} need a mask of their own: run mask and apply for them first, then for the rest on that model, or all "
             "at once with langprune prune"
         )
-    if pattern.whole:
+    if isinstance(pattern.leaves, Judged):
         method = options.method or pattern.method
-        stats = stats_for(run, pattern.whole.needs or "norms", f"--method {method}", request.stats)
+        stats = stats_for(run, "norms", f"--method {method}", request.stats)
         opened = run.open_named(request, stats)
         assert stats is not None  # noqa: S101 - "norms" are never nothing
-        choosing = pattern.whole.choosing(opened, stats, first, pattern.check_method(method), run.reporter)
+        judged_on = JudgedOn.of_stats(opened, stats, f"--method {method}")
+        choosing = pattern.leaves.choosing(opened, judged_on, first, pattern.check_method(method), run.reporter)
         return mask_whole(run.workspace, opened, choosing, request.target)
     chosen = options.method_of_units()
     stats = stats_for(run, chosen.needs, f"--method {chosen.name}", request.stats)

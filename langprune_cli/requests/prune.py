@@ -4,35 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langprune_cli.errors import UsageError
 from langprune_cli.requests.calibrate import WITHOUT_EFFECT
-from langprune_cli.requests.shared import structured, vocabulary
+from langprune_cli.requests.shared import vocabulary
 from langprune_cli.requests.shared.choice import ChoiceOptions, ModelTargetOptions, TuneOptions
 from langprune_cli.requests.shared.names import UPDATES, check_name
 from langprune_cli.requests.shared.options import GatheringOptions, ModelOptions, TextOptions, WindowOptions
 from langprune_cli.requests.shared.results import Made
 from langprune_cli.requests.shared.run import running
+from langprune_cli.requests.shared.steps import BlockStep, Given, WholeStep
 from langprune_cli.requests.shared.structured import unit_options
 from langprune_cli.requests.shared.tuning import Tuning, tuned
 from langprune_cli.requests.shared.values import at_least, one_of, several
-from langprune_cli.requests.shared.weights import method_of, note_cost, settings_of, solving_of
+from langprune_cli.requests.shared.weights import method_of, settings_of, solving_of
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
-    from collections.abc import Callable
-
     from langprune_cli.requests.shared.run import Run
-    from langprune_cli.requests.shared.structured import UnitOptions
-    from langprune_cli.stages.calibrate.calibrate import CalibrationSettings
-    from langprune_cli.stages.prune.making import Pruning
-    from langprune_cli.stages.solving.choosing import Chooser
-    from langprune_cli.stages.solving.unit_choosing import AnyChooser
+    from langprune_cli.requests.shared.steps import Step
     from langprune_cli.stages.solving.updating import Pruned
     from langprune_cli.store.building import Outcome
-    from langprune_cli.store.target import Target
     from langprune_cli.streaming.opened import OpenedModel
-    from langprune_cli.tokens.choice import VocabularyTarget
     from langprune_cli.types import TextSpec
 
 PROPAGATIONS = ("pruned", "dense")
@@ -91,74 +84,54 @@ def prune(request: PruneRequest) -> PruneResult:
         return PruneResult(made.outcomes, made.planned, made.whole, chain.linears(), chain.seconds)
 
 
-@dataclass(frozen=True)
-class Steps:
-    """What is to leave, kind by kind."""
-
-    tokens: VocabularyTarget | None
-    parts: UnitOptions | None
-    weights: Chooser | None
-    update: str | None  # of the last step; None: what belongs to its method
-
-    def __post_init__(self) -> None:
-        """Raise UsageError where an update has nothing to update."""
-        if self.update and not self.weights and not (self.parts and self.parts.units):
-            raise UsageError(f"--update {self.update} is for weights that stay in the blocks: leave it out")
-
-    @property
-    def tokens_alone(self) -> bool:
-        """Return whether nothing but tokens is to leave."""
-        return not self.parts and not self.weights
-
-
 class Chain:
     """A model that becomes smaller step by step, and what is made on the way."""
 
     model: OpenedModel  # of the next step
     dense: OpenedModel  # what the last model is to imitate where it is tuned
-    specs: list[TextSpec]
-    calibration: CalibrationSettings
 
     def __init__(self, run: Run, request: PruneRequest) -> None:
         self.run = run
         self.request = request
         self.steps = steps_of(request)
-        self.seconds: dict[int, float] = {}
+        self.seconds: dict[int, float] = {}  # of the last step's blocks
         self.made: list[Outcome] = []  # the model that was made last first
         self._stayed: tuple[int, ...] | None = None  # blocks of the dense model that are left
-        self._pruned: Pruning | None = None
 
     def make(self) -> list[Outcome]:
         """Make all models, and return what was made, the last model first."""
-        self._open()
-        steps = self.steps
-        parts, weights = steps.parts, steps.weights
-        if steps.tokens:
-            self.without_tokens(steps.tokens, last=steps.tokens_alone)
-        if weights and (steps.update or weights.method.update) == "none":
-            note_cost(self.run, weights.method.name, weights.settings)
-        if parts:
-            self.without_wholes(parts, last=not parts.units and not weights)
-        if parts and parts.units:
-            units = parts.chooser(self.model)
-            self.pruned(
-                units, units.method.update if weights else steps.update or units.method.update, last=not weights
-            )
-        if weights:
-            self.pruned(weights, steps.update or weights.method.update, last=True)
-        return self.tuned()
+        from langprune_cli.stages.structured.block_cut import blocks_that_stayed  # noqa: PLC0415
+        from langprune_cli.streaming.opened import ModelChoice  # noqa: PLC0415
 
-    def _open(self) -> None:
+        given, last = self._open(), self.steps[-1]
+        for step in self.steps:
+            # The name and folder that were asked for are the last model's.
+            to = self.request.target if step is last and not self.request.tune else self.request.target.between
+            made = step.make(given, self.model, to)
+            self.made = [made.model, *made.parents, *self.made]
+            self.seconds = made.seconds
+            stayed = self.run.team.first(partial(blocks_that_stayed, made.parents[-1].artifact))
+            self._stayed = stayed or self._stayed
+            if step is not last:
+                self.model = self.run.open(ModelChoice(str(made.model.artifact.folder)))
+            if (
+                not step.touches_blocks
+            ):  # what stays computes what it did, and reads the same ids as the models after it
+                self.dense = self.model
+        return self.tuned(given)
+
+    def _open(self) -> Given:
         """Find texts and model; raises UsageError for texts and options that will not do."""
         from langprune_cli.stages.calibrate.calibrate import CalibrationSettings  # noqa: PLC0415
 
-        request, steps = self.request, self.steps
-        if request.max_tokens is not None and not steps.tokens:
+        request = self.request
+        tokens, tokens_alone = (has(not step.touches_blocks for step in self.steps) for has in (any, all))
+        if request.max_tokens is not None and not tokens:
             raise UsageError("--max-tokens goes with --pattern vocab only: leave it out")
         choice = self.run.choose(request.model, request.revision)
-        self.specs = self.run.texts_of(request, choice)
-        _check_texts(self.specs, steps, several(request.lang))
-        if steps.tokens_alone:
+        specs = self.run.texts_of(request, choice)
+        _check_texts(specs, several(request.lang), tokens=tokens, tokens_alone=tokens_alone)
+        if tokens_alone:
             if request.tune:
                 raise UsageError("--tune has nothing to train where tokens alone leave: leave it out")
             without = (*WITHOUT_EFFECT, "--propagation")
@@ -166,78 +139,19 @@ class Chain:
         self.model = self.dense = self.run.open(choice, remember=True)
         if request.min_expert_tokens is not None:
             self.model.require_experts("--min-expert-tokens")
-        self.calibration = CalibrationSettings(
+        calibration = CalibrationSettings(
             nsamples=request.nsamples, seqlen=request.seqlen, seed=request.seed, sampling=request.sampling
         )
-
-    def _target(self, *, last: bool) -> Target:
-        """Return where a step's model goes: the name and folder that were asked for are the last one's."""
-        to = self.request.target
-        return to if last and not self.request.tune else to.between
-
-    def without_tokens(self, target: VocabularyTarget, *, last: bool) -> None:
-        """Let tokens leave."""
-        specs = [each for spec in self.specs for each in spec.singles]
-        self._made_smaller(
-            lambda: vocabulary.without_tokens(
-                self.run, self.model, specs, target, max_tokens=self.request.max_tokens,
-                max_shard_bytes=self.request.max_shard_bytes, to=self._target(last=last),
-            )
-        )  # fmt: skip
-        self.dense = self.model  # what stays of it computes what it did, and reads the same ids as those after it
-
-    def without_wholes(self, parts: UnitOptions, *, last: bool) -> None:
-        """Let leave what is chosen for the whole model, one pattern after the other."""
-        from langprune_cli.stages.structured.block_cut import blocks_that_stayed  # noqa: PLC0415
-
-        for structure in parts.wholes:
-            made = self._made_smaller(
-                partial(
-                    structured.without, self.run, self.model, (self.specs[0], self.calibration), structure,
-                    method=None if parts.units else parts.method, max_shard_bytes=self.request.max_shard_bytes,
-                    to=self._target(last=last and structure is parts.wholes[-1]),
-                )
-            )  # fmt: skip
-            stayed = self.run.team.first(partial(blocks_that_stayed, made[-1].artifact))
-            self._stayed = stayed or self._stayed
-
-    def _made_smaller(self, make: Callable[[], list[Outcome]]) -> list[Outcome]:
-        """Make a smaller model, the first of what `make` returns, and go on with it.
-
-        Of several processes, the first makes it: these steps share no windows.
-        """
-        from langprune_cli.streaming.opened import ModelChoice  # noqa: PLC0415
-
-        made = self.run.team.first(make)
-        self.model = self.run.open(ModelChoice(str(made[0].artifact.folder)))
-        self.made = [*made, *self.made]
-        return made
-
-    def pruned(self, chooser: AnyChooser, update: str, *, last: bool) -> None:
-        """Prune what the chooser says, block by block."""
-        from langprune_cli.stages.apply.apply import ApplySettings  # noqa: PLC0415
-        from langprune_cli.stages.prune.making import PruneSettings  # noqa: PLC0415
-        from langprune_cli.stages.prune.prune import prune  # noqa: PLC0415
-        from langprune_cli.streaming.opened import ModelChoice  # noqa: PLC0415
-
-        run, request, to = self.run, self.request, self._target(last=last)
         solving = solving_of(request.damping, request.min_expert_tokens)
-        propagation: Any = request.propagation
-        settings = ApplySettings(update, solving, request.max_shard_bytes)
-        how = PruneSettings(chooser, settings, self.calibration, propagation)
-        made = prune(run.workspace, self.model, self.specs[0], how, run.reporter, to=to)
-        self._pruned = made
-        self.seconds = made.seconds
-        self.made = [made.model, *made.parents, *self.made]
-        if not last:
-            self.model = run.open(ModelChoice(str(made.model.artifact.folder)))
+        dense = request.propagation == "dense"
+        return Given(self.run, specs, calibration, request.max_tokens, solving, dense, request.max_shard_bytes)
 
-    def tuned(self) -> list[Outcome]:
+    def tuned(self, given: Given) -> list[Outcome]:
         """Return all that was made, the last model tuned where it is to be."""
         request = self.request
         if not request.tune:
             return self.made
-        how = Tuning(self.dense, self.specs[0], self.calibration, self._stayed)
+        how = Tuning(self.dense, given.specs[0], given.calibration, self._stayed)
         pruned, most = self.made[0].artifact, request.max_shard_bytes
         last = self.run.team.first(
             lambda: tuned(self.run, how, pruned, request, max_shard_bytes=most, to=request.target)
@@ -245,19 +159,21 @@ class Chain:
         return [last, *self.made]
 
     def linears(self) -> tuple[Pruned, ...]:
-        """Return what became of each linear of the model that was pruned last."""
+        """Return what became of each linear where the last step went block by block."""
         from langprune_cli.stages.apply.model_writing import read_pruned  # noqa: PLC0415
 
-        if self._pruned is None or self.run.planned:
+        if self.run.planned or not self.steps[-1].updates:
             return ()
-        pruned = self._pruned.model.artifact
+        pruned = self.made[0].artifact
         return self.run.team.first(lambda: tuple(read_pruned(pruned)))
 
 
-def steps_of(request: PruneRequest) -> Steps:
-    """Return what is to leave, and how it is chosen; raises UsageError for what does not go together."""
+def steps_of(request: PruneRequest) -> list[Step]:
+    """Return what is to leave, step by step, and how it is chosen; raises UsageError for what does not go together."""
     from langprune_cli.stages.solving.choosing import Chooser  # noqa: PLC0415
+    from langprune_cli.stages.structured.structures import Structure  # noqa: PLC0415
     from langprune_cli.structured_patterns.pattern import get_pattern, split_patterns  # noqa: PLC0415
+    from langprune_cli.structured_patterns.vocab import PATTERN  # noqa: PLC0415
 
     tokens, patterns = vocabulary.vocabulary_target(several(request.pattern) or ["unstructured"], request)
     structures, single = split_patterns(patterns)
@@ -268,13 +184,19 @@ def steps_of(request: PruneRequest) -> Steps:
         round_to=request.round_to if rounds else None,
         of_weights={} if single else request.of_weights | {"--variant": request.variant},
     )  # fmt: skip
-    weights = None
+    steps: list[Step] = [WholeStep(Structure(PATTERN.name, 0.0, tokens))] if tokens else []
+    if parts:
+        steps += [WholeStep(each, None if parts.units else parts.method) for each in parts.wholes]
+        steps += [BlockStep.of_units(parts, None if single else request.update)] if parts.units else []
     if single:
         settings = settings_of(request, single)
-        weights = Chooser.of(method_of(for_weights or "admm", settings, variant=request.variant), settings)
+        chooser = Chooser.of(method_of(for_weights or "admm", settings, variant=request.variant), settings)
+        steps.append(BlockStep.of_weights(chooser, request.update))
     elif not structures:
         _refuse_for_tokens(request)
-    return Steps(tokens, parts, weights, request.update)
+    if request.update and not steps[-1].updates:
+        raise UsageError(f"--update {request.update} is for weights that stay in the blocks: leave it out")
+    return steps
 
 
 def _refuse_for_tokens(request: PruneRequest) -> None:
@@ -302,11 +224,11 @@ def _methods(method: str | None, *, together: bool) -> tuple[str | None, str | N
     return (method if of_parts else None), (method if method in methods() or not of_parts else None)
 
 
-def _check_texts(specs: list[TextSpec], steps: Steps, lang: list[str]) -> None:
+def _check_texts(specs: list[TextSpec], lang: list[str], *, tokens: bool, tokens_alone: bool) -> None:
     """Raise UsageError for texts that will not do: several are taken only where tokens alone leave."""
     from langprune_cli.text.windows import is_given  # noqa: PLC0415
 
-    if steps.tokens_alone:
+    if tokens_alone:
         if specs[0].parts:
             raise UsageError(f"no windows are drawn where tokens alone leave: leave out the number of --lang {lang[0]}")
         return
@@ -316,7 +238,7 @@ def _check_texts(specs: list[TextSpec], steps: Steps, lang: list[str]) -> None:
             f"of each make one text, as in --lang {lang[0] if lang else 'uk'}:96"
         )
     ids = [each.source for spec in specs for each in spec.singles if is_given(each.source)]
-    if steps.tokens and ids:
+    if tokens and ids:
         raise UsageError(
             f"--data {ids[0]} holds ids of the whole vocabulary, which the smaller one does not have: give text"
         )

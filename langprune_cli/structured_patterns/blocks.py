@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from langprune_cli.structured_patterns.pattern import StructuredPattern, Whole
+from langprune_cli.structured_patterns.pattern import Judged, StructuredPattern
 
 if TYPE_CHECKING:  # the command line reads this file
     from collections.abc import Mapping
@@ -12,9 +12,9 @@ if TYPE_CHECKING:  # the command line reads this file
     from langprune_cli.depth_methods.method import DepthMethod
     from langprune_cli.stages.structured.choosing import Choosing
     from langprune_cli.stages.structured.cut import Cut, Masks
+    from langprune_cli.stages.structured.judged_on import JudgedOn
     from langprune_cli.stages.structured.sketch import Sketch
     from langprune_cli.stages.structured.structures import Rounding, Structure
-    from langprune_cli.store.artifact import Artifact
     from langprune_cli.store.building import Reporter
     from langprune_cli.streaming.opened import OpenedModel
 
@@ -26,18 +26,11 @@ def plan(sketch: Sketch, structure: Structure, _rounding: Rounding) -> Sketch:
     return without_blocks(sketch, structure)
 
 
-def choosing(model: OpenedModel, stats: Artifact, structure: Structure, method: str, reporter: Reporter) -> Choosing:
+def choosing(model: OpenedModel, on: JudgedOn, structure: Structure, method: str, reporter: Reporter) -> Choosing:
     """Return how it is chosen which blocks stay."""
     from langprune_cli.stages.structured.block_choosing import choosing_blocks  # noqa: PLC0415
 
-    return choosing_blocks(model, stats, structure, method, reporter)
-
-
-def check(model: OpenedModel, structure: Structure) -> None:
-    """Raise LangpruneError where blocks cannot leave this model, or none or all would."""
-    from langprune_cli.stages.structured.block_choosing import check_some_can_leave  # noqa: PLC0415
-
-    check_some_can_leave(model, structure)
+    return choosing_blocks(model, on, structure, method, reporter)
 
 
 def cut(model: OpenedModel, masks: Masks) -> Cut:
@@ -54,6 +47,4 @@ def methods() -> Mapping[str, DepthMethod]:
     return depth_methods()
 
 
-PATTERN = StructuredPattern(
-    "blocks", "whole blocks", 2, Whole("norms", choosing, cut, check), plan, method="search", methods=methods
-)
+PATTERN = StructuredPattern("blocks", "whole blocks", 2, Judged(cut, choosing), plan, method="search", methods=methods)

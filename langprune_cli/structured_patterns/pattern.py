@@ -19,25 +19,22 @@ if TYPE_CHECKING:  # see above
     from langprune_cli.depth_methods.method import DepthMethod
     from langprune_cli.models.families import Axis
     from langprune_cli.models.protocols import Configuration
-    from langprune_cli.numerics.site import Needs
     from langprune_cli.records import Params
     from langprune_cli.stages.structured.choosing import Choosing
     from langprune_cli.stages.structured.cut import Cut, Masks
+    from langprune_cli.stages.structured.judged_on import JudgedOn
     from langprune_cli.stages.structured.sketch import Sketch
     from langprune_cli.stages.structured.structures import Rounding
     from langprune_cli.store.artifact import Artifact
     from langprune_cli.store.building import Reporter
     from langprune_cli.streaming.opened import OpenedModel
+    from langprune_cli.tokens.choice import VocabularyChoice
     from langprune_cli.unit_methods.method import UnitMethod
 
-    ChoosingOf = Callable[[OpenedModel, Artifact, Structure, str, Reporter], Choosing]
+    Show = Callable[[VocabularyChoice], None]
 
 
 UNCHANGED = "Embeddings, norms and head are unchanged."
-
-
-def _no_check(_model: OpenedModel, _structure: Structure) -> None:
-    """Take any model."""
 
 
 def _no_words(_params: Params) -> list[str]:
@@ -60,13 +57,23 @@ class Units:
 
 @dataclass(frozen=True)
 class Whole:
-    """Of a pattern that is chosen once for the whole model: what its mask is made from, and what it cuts."""
+    """Of a pattern that is chosen once for the whole model: what a mask cuts. `Judged` and `Counted` say how it is chosen."""
 
-    needs: Needs | None  # statistics that it is chosen by; None: counts of tokens
-    choosing: ChoosingOf  # (model, statistics, structure, method, reporter) -> the mask's recipe, and the work
     cut: Callable[[OpenedModel, Masks], Cut]  # what a mask takes from the model
-    # Before text is read and anything is computed: raises LangpruneError for a model that cannot lose these parts.
-    check: Callable[[OpenedModel, Structure], None] = _no_check
+
+
+@dataclass(frozen=True)
+class Judged(Whole):
+    """Chosen by methods that look at the model and windows of text; no statistics are needed."""
+
+    choosing: Callable[[OpenedModel, JudgedOn, Structure, str, Reporter], Choosing]  # the string is the method's name
+
+
+@dataclass(frozen=True)
+class Counted(Whole):
+    """Chosen by counts of tokens."""
+
+    choosing: Callable[[OpenedModel, Artifact, Structure, Show], Choosing]  # shows the choice before it is written
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ class StructuredPattern:
     name: str  # as --pattern has it
     parts: str  # what leaves, in messages: "whole blocks"
     place: int  # among several patterns of one command, as they are listed; `prune` removes the last first
-    leaves: Units | Whole
+    leaves: Units | Judged | Counted
     plan: Callable[[Sketch, Structure, Rounding], Sketch]  # what `plan` says of it, from a configuration alone
     method: str = ""  # where --method says nothing; "": it is not chosen by methods
     methods: Callable[[], Mapping[str, UnitMethod | DepthMethod]] = dict  # the values of --method, by name
@@ -93,9 +100,9 @@ class StructuredPattern:
         return self.leaves if isinstance(self.leaves, Units) else None
 
     @property
-    def whole(self) -> Whole | None:
+    def whole(self) -> Judged | Counted | None:
         """Return how it is chosen for the whole model, None where units leave every block."""
-        return self.leaves if isinstance(self.leaves, Whole) else None
+        return None if isinstance(self.leaves, Units) else self.leaves
 
     def check_method(self, name: str) -> str:
         """Return the name of a method of this pattern; raises LangpruneError with the nearest names for another."""

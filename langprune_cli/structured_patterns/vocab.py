@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from langprune_cli.structured_patterns.pattern import StructuredPattern, Whole
+from langprune_cli.structured_patterns.pattern import Counted, StructuredPattern
 
 if TYPE_CHECKING:  # the command line reads this file
     from langprune_cli.records import Params
@@ -13,8 +13,8 @@ if TYPE_CHECKING:  # the command line reads this file
     from langprune_cli.stages.structured.sketch import Sketch
     from langprune_cli.stages.structured.structures import Rounding, Structure
     from langprune_cli.store.artifact import Artifact
-    from langprune_cli.store.building import Reporter
     from langprune_cli.streaming.opened import OpenedModel
+    from langprune_cli.structured_patterns.pattern import Show
 
 
 def plan(sketch: Sketch, structure: Structure, _rounding: Rounding) -> Sketch:
@@ -24,11 +24,11 @@ def plan(sketch: Sketch, structure: Structure, _rounding: Rounding) -> Sketch:
     return without_tokens(sketch, structure)
 
 
-def choosing(model: OpenedModel, stats: Artifact, structure: Structure, _method: str, _reporter: Reporter) -> Choosing:
+def choosing(model: OpenedModel, counts: Artifact, structure: Structure, show: Show) -> Choosing:
     """Return how it is chosen which tokens stay."""
     from langprune_cli.stages.structured.vocabulary_choosing import choosing_tokens  # noqa: PLC0415
 
-    return choosing_tokens(model, stats, structure)
+    return choosing_tokens(model, counts, structure, show)
 
 
 def cut(model: OpenedModel, masks: Masks) -> Cut:
@@ -47,7 +47,7 @@ PATTERN = StructuredPattern(
     "vocab",
     "tokens",
     3,
-    Whole(None, choosing, cut),
+    Counted(cut, choosing),
     plan,
     share=False,
     touches_blocks=False,

@@ -75,7 +75,7 @@ def test_sizes_are_told_where_they_are_known(workspace: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "kinds"),
     [
-        (["--pattern", "blocks:0.34", "--pattern", "2:4"], ["stats", "masks", "models"]),
+        (["--pattern", "blocks:0.34", "--pattern", "2:4"], ["masks", "models"]),
         (["--pattern", "2:4", "--tune"], ["stats", "masks", "models"]),
         (["--pattern", "vocab", "--pattern", "2:4"], ["stats", "masks"]),
     ],

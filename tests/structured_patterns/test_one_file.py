@@ -60,7 +60,7 @@ TAIL = '''
 
 import json
 
-from langprune_cli.structured_patterns.pattern import StructuredPattern, Whole
+from langprune_cli.structured_patterns.pattern import Judged, StructuredPattern
 
 
 def stay_of(model_blocks, sparsity):
@@ -76,7 +76,7 @@ def plan(sketch, structure, _rounding):
     return replace(sketch, blocks=stay, plans=(*sketch.plans, AxisPlan("tail", "blocks", sketch.layers, stay)))
 
 
-def choosing(model, stats, structure, method, reporter):
+def choosing(model, judged_on, structure, method, reporter):
     from langprune_cli.stages.structured.choosing import Choosing
 
     def write(writer):
@@ -84,7 +84,7 @@ def choosing(model, stats, structure, method, reporter):
         return {"weights": 3, "removed": 1}
 
     params = {"method": method, "pattern": str(structure), "sparsity": structure.sparsity}
-    return Choosing(stats, params, None, f"tail-{structure.sparsity:g}", write)
+    return Choosing(judged_on, params, f"tail-{structure.sparsity:g}", write)
 
 
 def cut(model, masks):
@@ -97,7 +97,7 @@ def cut(model, masks):
 
 
 PATTERN = StructuredPattern(
-    "tail", "last blocks", 5, Whole("norms", choosing, cut), plan, method="by-number", methods=lambda: {"by-number": None},
+    "tail", "last blocks", 5, Judged(cut, choosing), plan, method="by-number", methods=lambda: {"by-number": None},
     unchanged="All but the last blocks is unchanged.", advice=lambda update: ["another pattern"],
 )
 '''

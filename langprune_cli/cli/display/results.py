@@ -37,7 +37,8 @@ def _described(manifest: Manifest) -> str:
     if manifest.kind == "masks":
         removed = f"{about['removed'] / about['weights']:.2%} of {about['weights']:,} weights removed"
         removed += f", {params['exclude']} left out" if params["exclude"] else ""
-        made_from = about["stats"] or ", ".join(about.get("masks", ())) or "weights alone"
+        judged_on = about.get("judged_on", {}).get("name")
+        made_from = about["stats"] or judged_on or ", ".join(about.get("masks", ())) or "weights alone"
         return f"{params['method']} {params['pattern']} from {made_from}, {removed}"
     if manifest.kind == "models":
         base = about["model"]["name"].rpartition("/")[2]

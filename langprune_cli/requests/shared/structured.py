@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from langprune_cli.errors import UsageError
 from langprune_cli.requests.shared.weights import solving_of
-from langprune_cli.structured_patterns.pattern import check_rounding, get_pattern, parse_structures, split_patterns
+from langprune_cli.structured_patterns.pattern import (
+    check_rounding,
+    get_pattern,
+    parse_structures,
+    split_patterns,
+)
 
 if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
     from collections.abc import Mapping
 
     from langprune_cli.requests.shared.choice import ChoiceOptions
-    from langprune_cli.requests.shared.run import Run
-    from langprune_cli.stages.calibrate.calibrate import CalibrationSettings
     from langprune_cli.stages.solving.unit_choosing import UnitChooser
     from langprune_cli.stages.statistics.sites import Solving
     from langprune_cli.stages.structured.structures import Rounding, Structure
-    from langprune_cli.store.building import Outcome
-    from langprune_cli.store.target import Target
     from langprune_cli.streaming.opened import OpenedModel
-    from langprune_cli.types import TextSpec
     from langprune_cli.unit_methods.method import UnitMethod
 
 
@@ -88,28 +87,3 @@ def unit_options(
             raise UsageError(f"{option} does not go with --pattern {spelled(structures)}: leave it out")
     solving = solving_of(request.damping, request.min_expert_tokens)
     return UnitOptions(structures, method, Rounding(round_to, request.rounding == "nearest"), solving)
-
-
-def without(
-    run: Run, model: OpenedModel, text: tuple[TextSpec, CalibrationSettings], structure: Structure, *,
-    method: str | None, max_shard_bytes: int, to: Target,
-) -> list[Outcome]:  # fmt: skip
-    """Prune a structure that is chosen for the whole model; return the model, statistics and mask.
-
-    text: the calibration text and its windows. method: None for the pattern's default.
-    """
-    from langprune_cli.stages.apply.apply import ApplySettings, apply  # noqa: PLC0415
-    from langprune_cli.stages.calibrate.calibrate import calibrate  # noqa: PLC0415
-    from langprune_cli.stages.mask.whole import mask_whole  # noqa: PLC0415
-
-    spec, calibration = text
-    workspace, reporter, pattern = run.workspace, run.reporter, get_pattern(structure.kind)
-    assert pattern.whole is not None  # noqa: S101 - units go through `UnitOptions.chooser`
-    method = pattern.check_method(method or pattern.method)
-    check = partial(pattern.whole.check, model, structure)
-    (stats,) = calibrate(workspace, model, [spec], calibration, reporter, to=to.between, before=check)
-    choosing = pattern.whole.choosing(model, stats.artifact, structure, method, reporter)
-    masks = mask_whole(workspace, model, choosing, to.between)
-    settings = ApplySettings(max_shard_bytes=max_shard_bytes)
-    made = apply(workspace, model, masks.artifact, reporter, settings, to=to)
-    return [made, stats, masks]

@@ -37,7 +37,10 @@ def text_of(stats: Artifact | None) -> TextSpec:
     from langprune_cli.types import TextSpec  # noqa: PLC0415
 
     if stats is None:
-        raise UsageError("--tune trains on the text of statistics, and this mask has none: name some with --stats")
+        raise UsageError(
+            "--tune trains on the text of statistics, and the workspace has none of this mask: name some with --stats, which "
+            "langprune calibrate makes"
+        )
     need_norms("--tune", stats)
     text = stats.manifest.inputs["text"]
     return TextSpec(text["language"], str(stats.folder / WINDOWS_PART), stats.name)

@@ -48,29 +48,18 @@ def vocabulary_target(patterns: list[str], request: PatternOptions) -> tuple[Voc
     return VocabularyTarget(share, vocab_size, request.round_to or ROUND_TO, keep_chat is not False), others
 
 
-def without_tokens(
-    run: Run, model: OpenedModel, specs: list[TextSpec], target: VocabularyTarget, *, max_tokens: int | None,
-    max_shard_bytes: int, to: Target,
-) -> list[Outcome]:  # fmt: skip
-    """Make a model without the tokens that the texts do not use; return all artifacts, the model first."""
-    from langprune_cli.stages.apply.apply import ApplySettings, apply  # noqa: PLC0415
+def counted(run: Run, model: OpenedModel, specs: list[TextSpec], max_tokens: int | None, to: Target) -> list[Outcome]:
+    """Count the tokens of each text; the last of what is returned has the counts of all of them."""
     from langprune_cli.stages.calibrate.token_counts import count_tokens  # noqa: PLC0415
     from langprune_cli.stages.combine.combine import combine_stats  # noqa: PLC0415
     from langprune_cli.streaming.opened import OpenedTokenizer  # noqa: PLC0415
 
-    workspace, reporter = run.workspace, run.reporter
     most = max_tokens or MAX_TOKENS
     tokenizer = OpenedTokenizer(model.location, trust_remote_code=model.compute.trust_remote_code)
-    counted = count_tokens(workspace, tokenizer, specs, reporter, max_tokens=most, to=to.between)
-    stats = counted[0].artifact
-    joined: list[Outcome] = []
-    if len(counted) > 1:
-        joined = [combine_stats(workspace, [each.artifact for each in counted], reporter, to=to.between)]
-        stats = joined[0].artifact
-    mask = masked(run, model, stats, target, to.between)
-    settings = ApplySettings(max_shard_bytes=max_shard_bytes)
-    made = apply(workspace, model, mask.artifact, reporter, settings, to=to)
-    return [made, *counted, *joined, mask]
+    found = count_tokens(run.workspace, tokenizer, specs, run.reporter, max_tokens=most, to=to)
+    if len(found) > 1:
+        found.append(combine_stats(run.workspace, [each.artifact for each in found], run.reporter, to=to))
+    return found
 
 
 def token_counts(run: Run, named: str | None) -> Artifact:
@@ -107,7 +96,7 @@ def planned_tokens(
     opened = open_tokenizer(run.workspace, choice, run.compute, run.reporter)
     needed_token_counts("--pattern vocab", counts, opened.location)
     chosen = vocabulary_of(opened, counts, target, opened.vocab_size)
-    _note(run, chosen)
+    note(run, chosen)
     return len(chosen.stay), chosen
 
 
@@ -118,11 +107,11 @@ def masked(run: Run, model: OpenedModel, stats: Artifact, target: VocabularyTarg
     from langprune_cli.stages.structured.vocabulary_choosing import choosing_tokens  # noqa: PLC0415
     from langprune_cli.structured_patterns.vocab import PATTERN  # noqa: PLC0415
 
-    choosing = choosing_tokens(model, stats, Structure(PATTERN.name, 0.0, target), partial(_note, run))
+    choosing = choosing_tokens(model, stats, Structure(PATTERN.name, 0.0, target), partial(note, run))
     return mask_whole(run.workspace, model, choosing, to)
 
 
-def _note(run: Run, choice: VocabularyChoice) -> None:
+def note(run: Run, choice: VocabularyChoice) -> None:
     """Note the smaller model's weaknesses before the work."""
     _note_gguf(run, choice.kind)
     for each, new in zip(choice.languages, choice.new, strict=True):

@@ -1,6 +1,6 @@
 """Stage 1, `calibrate`: run windows of text through the dense model and store the sums for scores."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,8 +12,9 @@ from langprune_cli.models.streamed import Block
 from langprune_cli.numerics.site import Needs
 from langprune_cli.stages.statistics.collecting import StatsCollector
 from langprune_cli.stages.statistics.experts import finish_stats
-from langprune_cli.stages.statistics.parts import WINDOWS_PART, block_part, text_about, text_identity
-from langprune_cli.store.artifact import WEIGHTS, Artifact, ArtifactWriter, Recipe
+from langprune_cli.stages.statistics.parts import WINDOWS_PART, block_part
+from langprune_cli.stages.statistics.recipe import Collect, stats_recipe
+from langprune_cli.store.artifact import Artifact, ArtifactWriter
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.files import need_space
 from langprune_cli.store.target import TARGET, Target
@@ -26,8 +27,6 @@ from langprune_cli.text.sampling import TooFewDocumentsError
 from langprune_cli.text.window_cache import kept_windows
 from langprune_cli.text.windows import calibration_windows, fingerprint, is_given
 from langprune_cli.types import TextSpec, Windows
-
-Collect = Literal["norms", "hessian"]  # "hessian" includes the norms
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,10 @@ def calibrate(
     reporter: Reporter,
     *,
     to: Target = TARGET,
-    before: Callable[[], None] = lambda: None,
 ) -> list[Outcome]:
     """Make one stats artifact for each text: sums of squares and sums in float64, and with `hessian` of x xᵀ in float32.
 
-    before: called before the work on each text; it raises if that work would be useless.
-    Raises LangpruneError for unreadable or insufficient text, and for activations that are not finite.
+    Raises LangpruneError for text that cannot be read or is too little, and for activations that are not finite.
     """
     if model.compute.team.leads:  # the others get the recipe from it
         model.streamed.checkpoint.begin_hashes(on_record=False)
@@ -70,7 +67,6 @@ def calibrate(
             settings.collect,
             reporter,
             to=replace(to, name=name_among(to.name, windows.spec, len(texts))),
-            before=before,
         )
         for windows in texts
     ]
@@ -84,21 +80,9 @@ def calibrate_on(
     reporter: Reporter,
     *,
     to: Target = TARGET,
-    before: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Make the stats artifact of drawn windows; see `calibrate`."""
-    collected = partial(
-        _collect,
-        model=model,
-        windows=windows,
-        hessian=collect == "hessian",
-        reporter=reporter,
-    )
-
-    def make(writer: ArtifactWriter) -> Artifact:
-        before()
-        return collected(writer)
-
+    """Make the stats artifact of windows that have been drawn; see `calibrate`."""
+    make = partial(_collect, model=model, windows=windows, hessian=collect == "hessian", reporter=reporter)
     place = Destination.of(workspace, stats_name(windows.spec, collect), to)
 
     def size() -> int:
@@ -200,33 +184,6 @@ def _drawn(
             reporter.note(note)
         texts.append(windows)
     return texts
-
-
-def stats_recipe(
-    model: OpenedModel, windows: Windows, collect: Collect, pruned_with: Mapping[str, object] | None = None
-) -> Recipe:
-    """Return the recipe of these windows' statistics: of the dense model, or of a model that is pruned block by block.
-
-    pruned_with: the settings of that pruning; the inputs of every block but the first depend on them.
-    """
-    return Recipe(
-        "stats",
-        inputs={"model": model.digest, "text": text_identity(windows)},
-        params={
-            "collect": ["norms"] if collect == "norms" else ["norms", collect],
-            "propagation": "pruned" if pruned_with else "dense",
-            "dtype": str(model.streamed.dtype).removeprefix("torch."),
-            **({"pruned_with": pruned_with} if pruned_with else {}),
-            **({"experts": "all"} if model.compute.all_experts else {}),
-        },
-        about={
-            "model": model.about,
-            WEIGHTS: model.streamed.checkpoint.weights_sha256,
-            "text": text_about(windows),
-            "blocks": len(model.streamed.blocks),
-        },
-        environment=model.environment(),
-    )
 
 
 def _collect(

@@ -10,16 +10,16 @@ from langprune_cli.streaming.opened import OpenedModel
 
 def mask_whole(workspace: Workspace, model: OpenedModel, choosing: Choosing, to: Target = TARGET) -> Outcome:
     """Write what stays of the model, and the figures that it was decided by; raises what the choice raises."""
-    stats = choosing.stats
+    basis = choosing.basis
     recipe = Recipe(
         "masks",
-        inputs={"model": model.digest, "stats": stats.key, **choosing.inputs},
+        inputs={"model": model.digest, "stats": basis.key, **choosing.inputs},
         params={"exclude": None, **choosing.params},
-        about={"model": model.about, "stats": stats.name, "text": choosing.text},
+        about={"model": model.about, **basis.about},
         environment=model.environment(),
     )
 
     def make(writer: ArtifactWriter) -> Artifact:
         return writer.finish(linears=0, dense_tail_columns={}, **choosing.write(writer))
 
-    return run_stage(recipe, Destination.of(workspace, f"{stats.name}-{choosing.label}", to), make)
+    return run_stage(recipe, Destination.of(workspace, f"{basis.name}-{choosing.label}", to), make)

@@ -21,7 +21,6 @@ from langprune_cli.stages.apply.cutting import cut_of
 from langprune_cli.stages.apply.model_writing import ModelWriter
 from langprune_cli.stages.calibrate.calibrate import (
     CalibrationSettings,
-    Collect,
     calibrate_on,
     collect_for,
     stats_bytes,
@@ -32,6 +31,7 @@ from langprune_cli.stages.solving.allocating import block_patterns
 from langprune_cli.stages.solving.unit_choosing import AnyChooser
 from langprune_cli.stages.statistics.experts import finish_stats, without_statistics
 from langprune_cli.stages.statistics.parts import block_part
+from langprune_cli.stages.statistics.recipe import Collect
 from langprune_cli.stages.structured.keep_masks import MaskReader
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.building import Destination, Outcome, Place, Reporter, being_made_at, made_before, planned

@@ -7,13 +7,11 @@ from langprune_cli.numerics.site import most_needed
 from langprune_cli.stages.apply.apply import (
     check_target,
 )
-from langprune_cli.stages.calibrate.calibrate import (
-    draw,
-    stats_recipe,
-)
+from langprune_cli.stages.calibrate.calibrate import draw
 from langprune_cli.stages.mask.mask import mask_recipe
 from langprune_cli.stages.prune.making import Making, PruneSettings, Pruning, Run
 from langprune_cli.stages.solving.allocating import chosen_allocation
+from langprune_cli.stages.statistics.recipe import stats_recipe
 from langprune_cli.stages.statistics.sites import calibration_text, text_record
 from langprune_cli.store.building import Destination, Reporter
 from langprune_cli.store.target import TARGET, Target

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from langprune_cli.defaults import HUB_WINDOWS
@@ -19,6 +20,19 @@ from langprune_cli.text.sources import BUILTIN_PREFIX
 from langprune_cli.text.windows import is_given
 
 HIDDEN = "FOLDER"  # stands for a folder that is not to be shown
+
+
+@dataclass(frozen=True)
+class _Read:
+    """The text that `prune` read to make a mask and its model, and the params of the statistics of it."""
+
+    text: TextRecord
+    params: Params
+
+    @property
+    def choice(self) -> Params:
+        """Return what is known of how weights were chosen beside the mask's own parameters."""
+        return self.params.get("pruned_with", {})
 
 
 def commands(sources: Sequence[Artifact]) -> list[tuple[str, str]]:
@@ -67,12 +81,27 @@ class _Commands:
         keys = [model.manifest.inputs.get("stats"), mask.manifest.inputs["stats"] if mask else None]
         return next((self._propagated[key] for key in keys if key in self._propagated), None)
 
+    def _read_for(self, model: Artifact) -> _Read | None:
+        """Return what `prune` read to make a model: text that its statistics were gathered on, or blocks were judged on.
+
+        None where another command made it; so did one that tuned it on another text than the blocks were judged on.
+        """
+        if gathered := self._gathered_for(model):
+            return _Read({**gathered.manifest.inputs["text"], **gathered.manifest.text}, gathered.manifest.params)
+        mask = self._mask_of(model)
+        if mask is None or "judged_on" not in mask.manifest.about:
+            return None
+        trained_on = model.manifest.inputs.get("text")
+        elsewhere = trained_on and trained_on["fingerprint"] != mask.manifest.text["fingerprint"]
+        return None if elsewhere else _Read(mask.manifest.text, mask.manifest.about["judged_on"])
+
     def _made_together(self) -> set[str]:
-        """Return the keys of statistics and masks that a pruning block by block left on its way to a model."""
+        """Return the keys of statistics and masks that `prune` left on its way to a model."""
         found = set()
         for model in self._models:
-            if stats := self._gathered_for(model):
-                found |= {stats.key, model.manifest.inputs["mask"]}
+            if self._read_for(model):
+                gathered = self._gathered_for(model)
+                found |= {model.manifest.inputs["mask"], *([gathered.key] if gathered else [])}
         return found
 
     def _stats(self, stats: Artifact) -> list[Words]:
@@ -101,6 +130,13 @@ class _Commands:
             ]
             return [["combine", "masks", *self._named(inputs["masks"]), *how]]
         model = self._of_model(about["model"])
+        if (
+            "judged_on" in about and mask.manifest.stats not in self._names
+        ):  # statistics of these windows will do as well
+            judged_on: Params = about["judged_on"]
+            drawn = _drawn(mask.manifest.text, mask.manifest.text)
+            calibrate = ["calibrate", *model, *drawn, *words_of("stats", judged_on)]
+            return [calibrate, ["mask", *model, "--stats", mask.name, *words_of("masks", params)]]
         used = option("--stats", *self._named([mask.manifest.stats or inputs.get("allocation_stats")]))
         if "adaptive" in params:  # a joint method's mask that was chosen by its scores, and not as it solves
             score = ["score", *words_of("scores", params), *used, *model]
@@ -109,9 +145,9 @@ class _Commands:
         return [["mask", *model, *used, *words_of("masks", _as_asked(mask))]]
 
     def _model(self, model: Artifact) -> list[Words]:
-        """Return what makes a model: `prune` where its statistics are of pruned blocks, else `apply`."""
+        """Return what makes a model: `prune` where its statistics are of pruned blocks or it needed none, else `apply`."""
         params, about = model.manifest.params, model.manifest.about
-        mask, gathered = self._mask_of(model), self._gathered_for(model)
+        mask, read = self._mask_of(model), self._read_for(model)
         if "reapplied" in about:
             named = mask.name if mask else f"{HIDDEN}/keep_masks.safetensors"
             words = words_of("models", params, without=("--update", "--damping"))
@@ -121,12 +157,11 @@ class _Commands:
         settings: Params = {**before.manifest.params, **params} if before else params
         untrained = () if trained else ("--epochs", "--learning-rate")
         tune = ["--tune"] if trained else []
-        if mask and gathered:
-            of_stats = gathered.manifest
-            drawn = _drawn(of_stats.inputs["text"], of_stats.text)
+        if mask and read:
+            drawn = _drawn(read.text, read.text)
             own = words_of("models", settings, without=("--damping", *untrained), of_mask=of_mask)
-            of_run = words_of("stats", of_stats.params, without=("--collect",))
-            choice = words_of("masks", {**of_stats.params["pruned_with"], **_as_asked(mask)})
+            of_run = words_of("stats", read.params, without=("--collect",))
+            choice = words_of("masks", {**read.choice, **_as_asked(mask)})
             return [["prune", *self._of_model(about["model"]), *drawn, *choice, *tune, *own, *of_run]]
         used = (before or model).manifest.stats or (self._trained_on(model) if trained else None)
         named = mask.name if mask else about["mask"]["name"]

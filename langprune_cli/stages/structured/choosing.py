@@ -3,16 +3,24 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from langprune_cli.store.artifact import Artifact, ArtifactWriter
+from langprune_cli.store.artifact import ArtifactWriter
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a mask is chosen by: statistics, or windows that would make some."""
+
+    key: str  # of the statistics, whether they were gathered or not
+    name: str  # the mask's name begins with it, where the user names nothing
+    about: Mapping[str, object]  # what the mask's manifest says of it: "stats" and "text" at least
 
 
 @dataclass(frozen=True)
 class Choosing:
     """A mask that is to be made: what makes its key, what it is called, and the function that writes its part."""
 
-    stats: Artifact  # that it is chosen by
+    basis: Basis
     params: Mapping[str, object]  # "method", "pattern", "sparsity", and what else changes the mask
-    text: object  # behind the statistics, as manifests have it
-    label: str  # after the statistics' name, where the user names nothing
+    label: str  # after the name of the basis, where the user names nothing
     write: Callable[[ArtifactWriter], Mapping[str, object]]  # writes the part; returns what the manifest says of it
-    inputs: Mapping[str, str] = field(default_factory=dict)  # beside model and statistics
+    inputs: Mapping[str, str] = field(default_factory=dict)  # beside the model and the basis

@@ -10,7 +10,7 @@ from langprune_cli.models.model_files import CONFIG, tokenizer_digest
 from langprune_cli.models.vocabulary_rows import VocabularyRows
 from langprune_cli.stages.statistics.counted_tokens import needed_token_counts, read_token_counts
 from langprune_cli.stages.statistics.parts import GENERATION_CONFIG
-from langprune_cli.stages.structured.choosing import Choosing
+from langprune_cli.stages.structured.choosing import Basis, Choosing
 from langprune_cli.stages.structured.structures import Structure
 from langprune_cli.stages.structured.vocabulary_cut import VOCABULARY_PART
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
@@ -54,8 +54,10 @@ def choosing_tokens(
             "vocabulary": choice.record(),
         }
 
+    # Counts of several texts name each of them instead of one language.
+    text = {**stats.manifest.inputs.get("text", {}), **stats.manifest.text}
     return Choosing(
-        stats,
+        Basis(stats.key, stats.name, {"stats": stats.name, "text": text}),
         params={
             "method": "frequency",
             "pattern": structure.kind,
@@ -64,8 +66,6 @@ def choosing_tokens(
             "round_to": target.round_to,
             **({"keep_chat": VERSION} if target.keep_chat else {}),
         },
-        # Counts of several texts name each of them instead of one language.
-        text={**stats.manifest.inputs.get("text", {}), **stats.manifest.text},
         label=structure.kind,
         write=write,
         inputs={"tokenizer": tokenizer_digest(model.location.folder)},

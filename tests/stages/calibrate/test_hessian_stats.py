@@ -20,9 +20,10 @@ from langprune_cli.models.fast_attention import fast_attention
 from langprune_cli.models.skeleton import find_blocks
 from langprune_cli.models.streamed import Block, StreamedModel
 from langprune_cli.numerics.gram import pack_upper, unpack_upper
-from langprune_cli.stages.calibrate.calibrate import CalibrationSettings, Collect, calibrate
+from langprune_cli.stages.calibrate.calibrate import CalibrationSettings, calibrate
 from langprune_cli.stages.statistics.collecting import StatsCollector
 from langprune_cli.stages.statistics.parts import block_part
+from langprune_cli.stages.statistics.recipe import Collect
 from langprune_cli.store.artifact import Artifact
 from langprune_cli.store.building import Silent
 from langprune_cli.store.workspace import Workspace

@@ -1,0 +1,48 @@
+"""What identifies statistics of windows: their recipe, whose key is known before any window is run."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+from langprune_cli.stages.statistics.parts import text_about, text_identity
+from langprune_cli.store.artifact import WEIGHTS, Recipe
+from langprune_cli.streaming.opened import OpenedModel
+from langprune_cli.types import Windows
+
+Collect = Literal["norms", "hessian"]  # Hessians come with the norms, never without
+
+
+def stats_identity(
+    model: OpenedModel, windows: Windows, collect: Collect, pruned_with: Mapping[str, object] | None = None
+) -> Recipe:
+    """Return what makes the key of statistics of these windows: of the dense model, or of one that is pruned block by block.
+
+    pruned_with: the settings of that pruning, on which the inputs of every block but the first depend.
+    """
+    return Recipe(
+        "stats",
+        inputs={"model": model.digest, "text": text_identity(windows)},
+        params={
+            "collect": ["norms"] if collect == "norms" else ["norms", collect],
+            "propagation": "pruned" if pruned_with else "dense",
+            "dtype": str(model.streamed.dtype).removeprefix("torch."),
+            **({"pruned_with": pruned_with} if pruned_with else {}),
+            **({"experts": "all"} if model.compute.all_experts else {}),
+        },
+    )
+
+
+def stats_recipe(
+    model: OpenedModel, windows: Windows, collect: Collect, pruned_with: Mapping[str, object] | None = None
+) -> Recipe:
+    """Return the recipe of the same statistics with what their manifest tells people; every byte of the weights is hashed."""
+    return replace(
+        stats_identity(model, windows, collect, pruned_with),
+        about={
+            "model": model.about,
+            WEIGHTS: model.streamed.checkpoint.weights_sha256,
+            "text": text_about(windows),
+            "blocks": len(model.streamed.blocks),
+        },
+        environment=model.environment(),
+    )

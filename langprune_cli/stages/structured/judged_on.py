@@ -1,0 +1,48 @@
+"""What whole blocks are judged on: windows of text, with the key of the statistics that belong to them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from langprune_cli.stages.statistics.collecting import need_norms
+from langprune_cli.stages.statistics.parts import WINDOWS_PART, text_about, text_identity
+from langprune_cli.stages.statistics.recipe import stats_identity
+from langprune_cli.stages.statistics.sites import calibration_text
+from langprune_cli.stages.structured.choosing import Basis
+from langprune_cli.store.artifact import Artifact
+from langprune_cli.streaming.opened import OpenedModel, check_same_model
+from langprune_cli.types import Windows
+
+
+@dataclass(frozen=True)
+class JudgedOn(Basis):
+    """Windows of text, which may be those of statistics.
+
+    Only the windows count, not the norms. So windows that were just drawn and statistics of the same windows give one mask:
+    its key has the key of these statistics, whether they were ever gathered or not.
+    """
+
+    ids: Callable[[], Tensor]  # reads the windows, int [n, t]
+
+    @classmethod
+    def of_windows(cls, model: OpenedModel, windows: Windows) -> "JudgedOn":
+        """Return windows that were drawn for a model; nothing is run."""
+        name, recipe = windows.spec.name, stats_identity(model, windows, "norms")
+        about = {
+            "stats": None,
+            "judged_on": {"name": name, **recipe.params},
+            "text": {**text_identity(windows), **text_about(windows)},
+        }
+        return cls(recipe.key, name, about, lambda: windows.ids)
+
+    @classmethod
+    def of_stats(cls, model: OpenedModel, stats: Artifact, what: str) -> "JudgedOn":
+        """Return the windows of statistics, which `what` ("--method search") looks at.
+
+        Raises LangpruneError for token counts, and for statistics of another model.
+        """
+        need_norms(what, stats)
+        check_same_model(stats, model)
+        about = {"stats": stats.name, "text": calibration_text(stats)}
+        return cls(stats.key, stats.name, about, lambda: stats.tensors(WINDOWS_PART)["windows"])
