@@ -17,7 +17,7 @@ BEGIN, END = "<!-- rooms -->\n", "<!-- /rooms -->\n"
 # Rooms by layer, the lowest first: a file may import from its own room and from lower layers. `""` holds the package's own files.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "types", "records", "defaults", "version"),
-    ("registry", "machine", "tokens", "templates"),
+    ("registry", "machine", "tokens", "templates", "layouts"),
     ("store", "numerics"),
     ("text",),
     ("solvers", "allocations", "models"),

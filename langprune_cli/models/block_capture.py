@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from langprune_cli.errors import LangpruneError
+
 
 @dataclass(frozen=True)
 class Call:
@@ -83,6 +85,7 @@ class BlockCapture:
         self._model = model
         self._blocks = blocks
         self._stand_ins = [_StandIn(block) for block in blocks]
+        self._returns_more = False  # whether blocks return tensors beside hidden states
 
     @contextmanager
     def _in_place(self) -> Iterator[None]:
@@ -106,6 +109,7 @@ class BlockCapture:
         def look(_module: nn.Module, _args: object, output: Tensor | tuple[object, ...]) -> None:
             for stand_in in self._stand_ins:
                 stand_in.tuple_length = 0 if isinstance(output, Tensor) else len(output)
+            self._returns_more = not isinstance(output, Tensor) and any(isinstance(each, Tensor) for each in output[1:])
             raise _CapturedError
 
         handle = self._blocks[0].register_forward_hook(look)
@@ -114,6 +118,36 @@ class BlockCapture:
                 self._model(input_ids=ids, use_cache=False)
         finally:
             handle.remove()
+
+    def handed_on(self, ids: Tensor) -> tuple[Tensor, Call] | None:
+        """Return block 1's hidden states and call, None if the call is the one that `record` gives.
+
+        They differ in what block 0 returns beside hidden states. Needs what `learn_output_form` does, after it.
+        """
+        if not self._returns_more or len(self._blocks) == 1:
+            return None
+        found: list[tuple[Tensor, Call]] = []
+
+        def look(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, object]) -> None:
+            found.append((args[0], Call(args[1:], kwargs)))
+            raise _CapturedError
+
+        handle = self._blocks[1].register_forward_pre_hook(look, with_kwargs=True)
+        try:
+            with suppress(_CapturedError):
+                self._model(input_ids=ids, use_cache=False)
+        finally:
+            handle.remove()
+        _, calls = self.record(ids)
+        return None if not found or found[0][1].same_as(calls[1]) else found[0]
+
+    def check_handed_on(self, ids: Tensor, hidden: Tensor, call: Call) -> None:
+        """Raise LangpruneError if block 1, which has to be loaded, puts out something else with `handed_on` than without."""
+        block, (_, calls) = self._blocks[1], self.record(ids)
+        if not torch.equal(call(block, hidden), calls[1](block, hidden)):
+            raise LangpruneError(
+                f"each {type(block).__name__} needs more of the block before than its hidden states: this family is not supported"
+            )
 
     def record(
         self,

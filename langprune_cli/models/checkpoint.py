@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -18,15 +18,11 @@ from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.model_files import INDEX, SINGLE, weight_files, weight_map
+from langprune_cli.models.tensor_entry import DTYPES, TensorEntry, rows_of
 from langprune_cli.numerics.values import all_finite
 from langprune_cli.store.files import canonical_json, disk_errors, weights_digest
 from langprune_cli.store.written import Written
 
-# In safetensors' own order of tensors.
-DTYPES = {
-    "I64": torch.int64, "F64": torch.float64, "F32": torch.float32, "I32": torch.int32, "BF16": torch.bfloat16,
-    "F16": torch.float16, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
 _MOST_HEADER_BYTES = 100_000_000  # the format's own limit
 _MOST_TENSORS = 300_000  # of a model; the largest published ones have half as many
 _PIECE = 1 << 24  # bytes compared at a time
@@ -41,19 +37,10 @@ class _TensorRecord(TypedDict):
     data_offsets: list[int]
 
 
-@dataclass(frozen=True)
-class TensorEntry:
-    """The place of one tensor."""
-
-    file: str
-    dtype: str  # the format's spelling: BF16
-    shape: tuple[int, ...]
-    start: int  # byte offset in the file
-    size: int  # bytes
-
-
 class Checkpoint:
     """An opened checkpoint: names, shapes and places of all its tensors; values are read on demand.
+
+    `tensors` has the tensors of the files. `entries` has what is read and written: these, or their parts (`in_parts`).
 
     Opening checks every shard's header against the index and the file's length, so that a truncated download fails at once,
     not after an hour.
@@ -68,6 +55,7 @@ class Checkpoint:
         self.folder = folder
         self.written = Written(folder)
         self.entries: dict[str, TensorEntry] = {}
+        self.tensors = self.entries
         self._finite: set[str] = set()  # tensors already checked; some are read more than once
         files = weight_map(folder)
         for file in weight_files(folder):
@@ -78,7 +66,7 @@ class Checkpoint:
                         f"{folder} holds two different tensors {name}, in {self.entries[name].file} and in {file}: get the "
                         "checkpoint again"
                     )
-            self.entries |= found
+            self.entries.update(found)
         if files and SINGLE not in files.values() and (folder / SINGLE).exists():
             raise LangpruneError(
                 f"{folder} holds both {INDEX} and {SINGLE}, and transformers reads only the latter: remove the wrong one"
@@ -97,7 +85,7 @@ class Checkpoint:
         """
         wanted = list(names)
         self.written.check(*{self.entries[name].file for name in wanted})
-        return {name: self._read(self.entries[name]) for name in wanted}
+        return {name: read_entry(self.folder, self.entries[name]) for name in wanted}
 
     def read_finite(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Return tensors as `read` does; raises LangpruneError for an infinite or NaN value."""
@@ -145,7 +133,7 @@ class Checkpoint:
         rows = first.shape[0] if first.shape else 1
         step = max(1, rows * _PIECE // max(1, first.size))
         pieces = (
-            [self._read(_rows(each, start, step)).to(dtype) for each in (first, second)]
+            [read_entry(self.folder, rows_of(each, start, step)).to(dtype) for each in (first, second)]
             for start in range(0, rows, step)
         )
         return all(torch.equal(*piece) for piece in pieces)
@@ -153,7 +141,32 @@ class Checkpoint:
     def renamed(self, names: Mapping[str, str]) -> "Checkpoint":
         """Return the same values under other names, without those that have no new name."""
         other = copy.copy(self)
-        other.entries = {names[name]: entry for name, entry in self.entries.items() if name in names}
+        kept = {name: entry for name, entry in self.entries.items() if name in names}
+        other.entries = {names[name]: entry for name, entry in kept.items()}
+        whole = {entry.tensor(name): entry.tensor(names[name]) for name, entry in kept.items()}
+        other.tensors = {new: self.tensors[old] for old, new in whole.items()}
+        return other
+
+    def in_parts(self, parts: Mapping[str, TensorEntry]) -> "Checkpoint":
+        """Return the same checkpoint with parts in the place of their tensors. Entries without a `part` are ignored.
+
+        Raises LangpruneError if the parts do not add up to the tensor, and for a tensor with the name of a part.
+        """
+        found: dict[str, list[tuple[str, TensorEntry]]] = {}
+        for name, entry in parts.items():
+            if entry.part:
+                found.setdefault(entry.tensor(name), []).append((name, entry))
+        other = copy.copy(self)
+        other.entries = {name: entry for name, entry in self.tensors.items() if name not in found}
+        for holder, inside in found.items():
+            end = self.tensors[holder].start if holder in self.tensors else -1
+            for name, entry in sorted(inside, key=lambda item: item[1].start):
+                if entry.start != end or name in self.tensors:
+                    raise LangpruneError(f"{self.folder}: {holder} does not hold {name}: get the checkpoint again")
+                other.entries[name] = entry
+                end += entry.size
+            if end != self.tensors[holder].start + self.tensors[holder].size:
+                raise LangpruneError(f"{self.folder}: {holder} is larger than its parts: get the checkpoint again")
         return other
 
     def expect(self, names: Iterable[str]) -> None:
@@ -169,18 +182,6 @@ class Checkpoint:
                 for entry in wanted:
                     if entry.file == file:
                         os.posix_fadvise(opened.fileno(), entry.start, entry.size, os.POSIX_FADV_WILLNEED)
-
-    def _read(self, entry: TensorEntry) -> Tensor:
-        path = self.folder / entry.file
-        data = torch.empty(entry.size, dtype=torch.uint8)
-        left = data.numpy().data
-        with disk_errors(path, reading=True), path.open("rb", buffering=0) as file:
-            file.seek(entry.start)
-            while left and (count := file.readinto(left)):  # at most 2 GB at once
-                left = left[count:]
-        if left:
-            raise _corrupt(path, "it became shorter after it was opened")
-        return data.view(DTYPES[entry.dtype]).view(entry.shape)
 
     def float_dtype(self) -> torch.dtype:
         """Return the dtype of the first floating-point tensor, float32 if there is none."""
@@ -208,7 +209,7 @@ class Checkpoint:
         config = self.folder / "config.json"
         with disk_errors(config, reading=True):
             total = hashlib.sha256(config.read_bytes())
-        ordered = sorted(self.entries.items())
+        ordered = sorted(self.tensors.items())
         for shard, entries in groupby(ordered, key=lambda item: item[1].file):  # neighbours are mostly in one file
             path = self.folder / shard
             with disk_errors(path, reading=True), path.open("rb") as file:
@@ -221,13 +222,18 @@ class Checkpoint:
         return total.hexdigest()
 
 
-def _rows(entry: TensorEntry, start: int, count: int) -> TensorEntry:
-    """Return the entry of some rows of a tensor."""
-    if not entry.shape:
-        return entry
-    rows = entry.shape[0]
-    count, each = min(count, rows - start), entry.size // rows
-    return replace(entry, shape=(count, *entry.shape[1:]), start=entry.start + start * each, size=count * each)
+def read_entry(folder: Path, entry: TensorEntry) -> Tensor:
+    """Return the values of an entry of a checkpoint in `folder`."""
+    path = folder / entry.file
+    data = torch.empty(entry.size, dtype=torch.uint8)
+    left = data.numpy().data
+    with disk_errors(path, reading=True), path.open("rb", buffering=0) as file:
+        file.seek(entry.start)
+        while left and (count := file.readinto(left)):  # at most 2 GB at once
+            left = left[count:]
+    if left:
+        raise _corrupt(path, "it became shorter after it was opened")
+    return data.view(DTYPES[entry.dtype]).view(entry.shape)
 
 
 def _read_header(folder: Path, file: str, most: int) -> dict[str, TensorEntry]:

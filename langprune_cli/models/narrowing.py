@@ -11,9 +11,9 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.models.checkpoint import TensorEntry
 from langprune_cli.models.families import KV_GROUPS, Axis, Kind, Slice, sparse_blocks
 from langprune_cli.models.protocols import Configuration
+from langprune_cli.models.tensor_entry import TensorEntry
 
 # Configuration lists, of any family, with one entry per block.
 _PER_BLOCK = (

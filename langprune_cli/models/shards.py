@@ -7,7 +7,7 @@ and each finished shard is whole on disk before the next begins.
 import json
 import os
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from langprune_cli.models.checkpoint import DTYPES, TensorEntry
 from langprune_cli.models.model_files import SINGLE
+from langprune_cli.models.tensor_entry import DTYPES, TensorEntry
 
 MAX_SHARD_BYTES = 2_000_000_000
 # Bytes that may wait to be written while the next tensors are made: writing takes as long as pruning by norms.
@@ -59,21 +59,43 @@ def plan_shards(groups: Sequence[dict[str, TensorEntry]], max_bytes: int = MAX_S
 
 
 def _lay_out(file: str, inside: Sequence[int], groups: Sequence[dict[str, TensorEntry]]) -> Shard:
-    tensors = {name: entry for index in inside for name, entry in groups[index].items()}
+    held: dict[
+        str, list[tuple[str, TensorEntry]]
+    ] = {}  # by the tensor in the file: itself, or its parts in their order
+    for name, entry in sorted(_entries(inside, groups), key=lambda item: item[1].start):
+        held.setdefault(entry.tensor(name), []).append((name, entry))
     # Wide dtypes first, so that every tensor starts at a multiple of its item size; then by name.
-    order = sorted(tensors, key=lambda name: (_DTYPE_ORDER.index(tensors[name].dtype), name))
+    order = sorted(held, key=lambda name: (_DTYPE_ORDER.index(held[name][0][1].dtype), name))
     record: dict[str, object] = {"__metadata__": {"format": "pt"}}
     entries = {}
     end = 0
-    for name in order:
-        start, end = end, end + tensors[name].size
-        record[name] = {"dtype": tensors[name].dtype, "shape": tensors[name].shape, "data_offsets": [start, end]}
-        entries[name] = replace(tensors[name], file=file, start=start)
+    for tensor in order:
+        start = end
+        for name, entry in held[tensor]:
+            entries[name] = replace(entry, file=file, start=end)
+            end += entry.size
+        found = [entry for _, entry in held[tensor]]
+        record[tensor] = {"dtype": found[0].dtype, "shape": _shape(found), "data_offsets": [start, end]}
     text = json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     header = len(text).to_bytes(8, "little") + text
     placed = {name: replace(entry, start=len(header) + entry.start) for name, entry in entries.items()}
     return Shard(file, tuple(inside), placed, header)
+
+
+def _entries(inside: Sequence[int], groups: Sequence[dict[str, TensorEntry]]) -> Iterator[tuple[str, TensorEntry]]:
+    for index in inside:
+        yield from groups[index].items()
+
+
+def _shape(parts: Sequence[TensorEntry]) -> tuple[int, ...]:
+    """Return the shape of a tensor of these parts, or of the one entry that is no part."""
+    first = parts[0]
+    if first.part is None:
+        return first.shape
+    if first.part.stacked:
+        return (len(parts), *first.shape)
+    return (sum(entry.shape[0] for entry in parts), *first.shape[1:])
 
 
 def write_shard(path: Path, shard: Shard, tensors: Iterable[dict[str, Tensor]]) -> None:
@@ -111,6 +133,6 @@ def write_shard(path: Path, shard: Shard, tensors: Iterable[dict[str, Tensor]]) 
 def index_json(shards: Sequence[Shard]) -> bytes:
     """Return the index file of several shards."""
     total = sum(entry.size for shard in shards for entry in shard.entries.values())
-    weight_map = {name: shard.file for shard in shards for name in shard.entries}
+    weight_map = {entry.tensor(name): shard.file for shard in shards for name, entry in shard.entries.items()}
     record = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()

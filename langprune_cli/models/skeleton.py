@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from langprune_cli.errors import LangpruneError, first_line
-from langprune_cli.models.experts import separate_experts
+from langprune_cli.layouts.experts import AnyExperts
+from langprune_cli.layouts.separation import separate_experts
 from langprune_cli.models.model_files import check_files
 from langprune_cli.models.protocols import CausalModel, Configuration
 
@@ -104,7 +105,7 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Configurati
             "older than the model"
         ) from error
     if raw.get("quantization_config"):
-        raise LangpruneError(f"{folder} is a quantized checkpoint, which cannot be pruned: name the original model")
+        raise LangpruneError(_quantized(folder, raw["quantization_config"]))
     kinds = raw.get("architectures") or []
     kind = kinds[0] if isinstance(kinds, list) and kinds and isinstance(kinds[0], str) else ""
     known = type(config) in AutoModelForCausalLM._model_mapping or hasattr(config, "auto_map")  # noqa: SLF001 - no public list
@@ -116,6 +117,18 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Configurati
         config._attn_implementation = None  # noqa: SLF001 - as above, and of inner configurations
     config._experts_implementation = None  # noqa: SLF001 - as above
     return config
+
+
+def _quantized(folder: Path, how: object) -> str:
+    """Return what to do with a quantized checkpoint."""
+    method = how.get("quant_method") if isinstance(how, dict) else None
+    instead = "name the original model"
+    if method == "mxfp4":  # gpt_oss was published so, and in no other form
+        instead = (
+            "name a copy that was dequantized; transformers makes one with from_pretrained(..., quantization_config="
+            "Mxfp4Config(dequantize=True)) and save_pretrained"
+        )
+    return f"{folder} is a quantized checkpoint, which cannot be pruned: {instead}"
 
 
 def _raw_config(path: Path) -> dict[str, object]:
@@ -158,16 +171,16 @@ def build_skeleton(
     dtype: torch.dtype,
     *,
     trust_remote_code: bool = False,
-    tensors: int | None = None,
+    names: Collection[str] | None = None,
     experts_apart: bool = True,
 ) -> CausalModel:
     """Return the model in evaluation mode, with parameters of `dtype` on meta and real buffers in their usual dtype.
 
-    tensors: how many the checkpoint has, if there is one; a model with far more parameters cannot belong to it.
-    experts_apart: whether experts that transformers would merge stay separate, see `models/experts.py`.
+    names: the checkpoint's tensors, if there is one; a model with far more parameters cannot belong to it.
+    experts_apart: whether experts become separate modules, see `layouts/experts.py`.
     Raises LangpruneError for a configuration that transformers cannot build.
     """
-    most = _MOST_PARAMETERS if tensors is None else 4 * tensors + 64  # a merged tensor becomes several parameters
+    most = _MOST_PARAMETERS if names is None else 4 * len(names) + 64  # a merged tensor becomes several parameters
     try:
         if not 0 < config.get_text_config().num_hidden_layers <= _MOST_BLOCKS:
             raise ValueError(f"num_hidden_layers = {config.get_text_config().num_hidden_layers}")
@@ -176,7 +189,7 @@ def build_skeleton(
                 config, dtype=dtype, trust_remote_code=trust_remote_code
             )
         if experts_apart:
-            separate_experts(model)
+            separate_experts(model, names)
     except Exception as error:
         where = Path(config.name_or_path or "", "config.json")
         raise LangpruneError(
@@ -198,12 +211,13 @@ def find_blocks(model: CausalModel) -> tuple[str, nn.ModuleList]:
 
     Raises LangpruneError without one, and for blocks whose parts lie in several lists beside each other (xlm).
     """
-    count = model.config.get_text_config().num_hidden_layers
-    lists = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count
-    ]
+    text = model.config.get_text_config()
+    count = text.num_hidden_layers
+    named = [(name, each) for name, each in model.named_modules() if isinstance(each, nn.ModuleList)]
+    lists = [(name, each) for name, each in named if len(each) == count and not isinstance(each, AnyExperts)]
+    if not lists:  # longcat_flash counts the layers of attention, two in each block
+        counts = {count // 2} & {getattr(text, "num_layers", 0)}
+        lists = [(name, each) for name, each in named if len(each) in counts and not isinstance(each, AnyExperts)]
     if not lists:
         raise LangpruneError(
             f"no list of {count} blocks was found in {type(model).__name__}: this family is not supported"

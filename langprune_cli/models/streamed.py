@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from langprune_cli.errors import LangpruneError
+from langprune_cli.layouts.linears import check_block, linears_in, uncalled_in
+from langprune_cli.layouts.separation import show_experts
 from langprune_cli.models.block_capture import BlockCapture
 from langprune_cli.models.checkpoint import Checkpoint
-from langprune_cli.models.experts import Experts, linears_in, uncalled_in
 from langprune_cli.models.families import has_experts
 from langprune_cli.models.names import Slot, TensorNames, slots_of
 from langprune_cli.models.protocols import Configuration
@@ -79,12 +80,13 @@ class StreamedModel:
         self.folder = folder
         self.device = torch.device(device)
         self.config = config or read_config(folder, trust_remote_code=trust_remote_code)
-        self.checkpoint = checkpoint or Checkpoint(folder)
-        self.dtype = dtype or stated_dtype(self.config) or self.checkpoint.float_dtype()
+        checkpoint = checkpoint or Checkpoint(folder)
+        self.dtype = dtype or stated_dtype(self.config) or checkpoint.float_dtype()
         self.model = build_skeleton(
-            self.config, self.dtype, trust_remote_code=trust_remote_code, tensors=len(self.checkpoint.entries)
+            self.config, self.dtype, trust_remote_code=trust_remote_code, names=checkpoint.tensors.keys()
         )
-        self._names = TensorNames(self.model, self.checkpoint.entries)
+        self._names = TensorNames(self.model, checkpoint.tensors)
+        self.checkpoint = checkpoint.in_parts(self._names.parts)
         self._prefix, self.blocks = find_blocks(self.model)
         self._slots: list[list[Slot]] = [[] for _ in range(len(self.blocks) + 1)]  # by block, the last is outside
         slots = list(slots_of(self.model, self.checkpoint, self._names, self.dtype))
@@ -96,10 +98,7 @@ class StreamedModel:
             self._slots[int(slot.path[len(self._prefix) + 1 :].split(".")[0]) if inside else -1].append(slot)
         for index in range(len(self.blocks)):
             self._refuse_what_is_not_linear(index)
-        mixtures = [module for module in self.model.modules() if isinstance(module, Experts)]
-        for module in mixtures:
-            module.every_token = all_experts
-        self.has_experts = bool(mixtures)
+        self.has_experts = show_experts(self.model, every_token=all_experts)
         self._load_buffers()
         for owner in self.model.modules():  # not Module.to, which would also copy the meta parameters
             for attr, buffer in owner.named_buffers(recurse=False):
@@ -111,20 +110,14 @@ class StreamedModel:
 
     def _refuse_what_is_not_linear(self, index: int) -> None:
         """Raise LangpruneError for a block with matrices that pruning would miss or prune twice."""
-        kind = type(self.model).__name__
-        mixture = has_experts(self.config)
         own = {id(owner) for slot in self._slots[index] for owner, _ in slot.owners}
-        for module in self.blocks[index].modules():
-            if isinstance(module, (nn.Linear, Conv1D)) and id(module) not in own:
-                raise LangpruneError(f"{kind} shares linears between blocks: this family is not supported")
-            stacked = any(parameter.dim() > 2 for parameter in module.parameters(recurse=False))
-            if stacked and mixture and not isinstance(module, (nn.Conv1d, nn.Conv2d)):
+        check_block(self.blocks[index], type(self.model).__name__, own, mixture=has_experts(self.config))
+        linears = {id(linear) for linear, _ in linears_in(self.blocks[index])}
+        for slot in self._slots[index]:
+            if slot.made and any(id(owner) in linears for owner, _ in slot.owners):
                 raise LangpruneError(
-                    f"{kind} keeps the matrices of several experts in one tensor: this family is not supported"
+                    f"{self.folder} has {slot.made.explanation}: this layout of linears is not supported"
                 )
-            # Other parameters of three dimensions (rwkv, recurrent_gemma) belong to a kernel, and stay as they are.
-            if stacked and isinstance(module, (nn.Linear, Conv1D)):
-                raise LangpruneError(f"{kind} keeps several matrices in one linear: this family is not supported")
 
     @property
     def context(self) -> int | None:
@@ -160,11 +153,18 @@ class StreamedModel:
 
     def tensor_names(self, index: int) -> list[str]:
         """Return the checkpoint tensors of block `index`."""
-        return [slot.name for slot in self._slots[index]]
+        return [name for slot in self._slots[index] for name in slot.names]
 
     def tensor_paths(self, index: int) -> dict[str, str]:
-        """Return path inside the block -> checkpoint tensor, for the parameters of block `index`."""
-        return {slot.path.removeprefix(f"{self._prefix}.{index}."): slot.name for slot in self._slots[index]}
+        """Return path inside the block -> checkpoint tensor, for the parameters of block `index`.
+
+        A computed parameter has an entry path#number for each of its tensors; no units are cut from these.
+        """
+        found: dict[str, str] = {}
+        for slot in self._slots[index]:
+            path = slot.path.removeprefix(f"{self._prefix}.{index}.")
+            found |= {f"{path}#{number}" if slot.made else path: name for number, name in enumerate(slot.names)}
+        return found
 
     def outside_names(self) -> list[str]:
         """Return every checkpoint tensor outside of the blocks, unused ones included."""
@@ -226,10 +226,12 @@ class StreamedModel:
     def _loaded(self, slots: Iterable[Slot]) -> Iterator[None]:
         slots = list(slots)
         placeholders = [getattr(*slot.owners[0]) for slot in slots]
-        tensors = self._read([slot.name for slot in slots])
+        tensors = self._read([name for slot in slots for name in slot.names])
         try:
             for slot, placeholder in zip(slots, placeholders, strict=True):
-                value = tensors.pop(slot.name).to(self.device, self.dtype, non_blocking=True)
+                read = {name: tensors.pop(name) for name in slot.names}
+                value = slot.made.value(self.model, read) if slot.made else read[slot.name]
+                value = value.to(self.device, self.dtype, non_blocking=True)
                 if value.shape != placeholder.shape:
                     raise LangpruneError(
                         f"{self.folder} holds {slot.name} with shape {list(value.shape)}, but its config.json asks for "

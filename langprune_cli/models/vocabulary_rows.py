@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.models.checkpoint import TensorEntry
 from langprune_cli.models.protocols import Configuration
 from langprune_cli.models.streamed import StreamedModel
+from langprune_cli.models.tensor_entry import TensorEntry
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from langprune_cli.machine.team import Team
 from langprune_cli.models.block_capture import Call
-from langprune_cli.models.checkpoint import DTYPES, TensorEntry
 from langprune_cli.models.fast_attention import fast_attention
 from langprune_cli.models.own_code import own_code
 from langprune_cli.models.shards import plan_shards, write_shard
 from langprune_cli.models.streamed import Block, StreamedModel
+from langprune_cli.models.tensor_entry import DTYPES, TensorEntry
 from langprune_cli.streaming.tensor_file import TensorFile
 
 Tick = Callable[[int, int], None]  # (block index, tokens that just passed through it)
@@ -25,6 +25,7 @@ Edit = Callable[[Block], None]
 
 # Logits are computed in pieces of about this size: with 256k tokens in the vocabulary, float32 takes 1 MB per token.
 _LOGITS_BYTES = 64 << 20
+_FEW = 2  # tokens by which blocks' outputs are looked at
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -50,7 +51,11 @@ class HiddenStates:
         self._calls: list[list[Call]] = []  # per micro-batch, per block
         with torch.no_grad(), model.outside(), self._own_code():
             with model.block(0):
-                model.capture.learn_output_form(self.ids[0][:1, :2].to(model.device))
+                few = self.ids[0][:1, :_FEW].to(model.device)
+                model.capture.learn_output_form(few)
+                if handed_on := model.capture.handed_on(few):
+                    with model.block(1):
+                        model.capture.check_handed_on(few, *handed_on)
             for part in self.ids:
                 hidden, calls = model.capture.record(part.to(model.device))
                 self.hidden.append(hidden)

@@ -7,7 +7,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.models.experts import Experts, linears_in
+from langprune_cli.layouts.experts import Experts
+from langprune_cli.layouts.linears import linears_in
 from langprune_cli.models.families import KV_GROUPS, Axis, Kind, Slice
 from langprune_cli.models.narrowing import opened_as
 from langprune_cli.models.protocols import CausalModel, Configuration

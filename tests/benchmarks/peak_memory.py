@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig
 
-from langprune_cli.models.checkpoint import TensorEntry
 from langprune_cli.models.model_files import INDEX
 from langprune_cli.models.shards import index_json, plan_shards, write_shard
+from langprune_cli.models.tensor_entry import TensorEntry
 from tests.benchmarks.results import HEADINGS, save
 
 BLOCKS, HIDDEN, FFN, VOCABULARY, HEADS = 40, 1536, 4096, 32000, 24

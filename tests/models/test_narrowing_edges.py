@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, Qwen3NextConfig
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.models.checkpoint import TensorEntry
 from langprune_cli.models.families import Kind, axes_of
 from langprune_cli.models.narrowing import Narrowing, blocks_prefix
 from langprune_cli.models.streamed import StreamedModel
+from langprune_cli.models.tensor_entry import TensorEntry
 from tests.support.narrowed import CHANNELS, IDS, as_if_narrowed, equal, logits, narrow, opened
 from tests.support.pico import save_pico
 

@@ -16,23 +16,6 @@ from langprune_cli.models.vocabulary_rows import VocabularyRows
 from langprune_cli.streaming.walk import HiddenStates, walk
 from tests.support.pico import save_pico
 
-SMALL = {
-    "vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
-EXPERTS: dict[str, dict[str, Any]] = {
-    "GptOssConfig": {"num_local_experts": 2},
-    "GraniteMoeConfig": {"num_local_experts": 2},
-}
-
-
-@pytest.mark.parametrize("kind", EXPERTS)
-def test_checkpoints_with_merged_experts(kind: str, tmp_path: Path) -> None:
-    config = getattr(transformers, kind)(**SMALL | EXPERTS[kind])
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    with pytest.raises(LangpruneError, match="matrices of several experts in one tensor"):
-        StreamedModel(tmp_path)
-
 
 def changed_model(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
     """Let the skeleton be built as a family would that lays out its blocks in another way."""
@@ -55,7 +38,7 @@ def test_linears_that_blocks_share(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         layers[1].mlp = layers[0].mlp
 
     changed_model(monkeypatch, share)
-    with pytest.raises(LangpruneError, match="shares linears between blocks"):
+    with pytest.raises(LangpruneError, match="uses the same linears in several blocks"):
         StreamedModel(tmp_path)
 
 
@@ -67,7 +50,9 @@ def test_matrices_that_are_stacked(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         layers[2].mlp.up_proj.weight = nn.Parameter(stacked.view(2, 2, 32))
 
     changed_model(monkeypatch, stack)
-    with pytest.raises(LangpruneError, match="keeps several matrices in one linear"):
+    with pytest.raises(
+        LangpruneError, match=r"several matrices in one tensor of mlp\.up_proj, in a layout that is not known"
+    ):
         StreamedModel(tmp_path)
 
 

@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from langprune_cli.models.checkpoint import DTYPES, Checkpoint, TensorEntry
+from langprune_cli.models.checkpoint import Checkpoint
 from langprune_cli.models.shards import index_json, plan_shards, write_shard
+from langprune_cli.models.tensor_entry import DTYPES, TensorEntry
 from tests.support.pico import save_pico
 
 SPELLING = {dtype: spelling for spelling, dtype in DTYPES.items()}

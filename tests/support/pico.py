@@ -153,13 +153,92 @@ FOUND: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_next": ("Qwen3NextConfig", _LLAMA | _HEADS | _MOE | _LINEAR | _HYBRID),
 }  # fmt: skip
 EVERY_FAMILY = FAMILIES | MIXTURES
+# mixtures whose checkpoints keep the experts of a block in one tensor
+_LOCAL = {"num_local_experts": 4, "num_experts_per_tok": 2}
+_LLAMA4 = {
+    "intermediate_size_mlp": 40,
+    "interleave_moe_layer_step": 2,
+    "attention_chunk_size": 16,
+    "num_hidden_layers": 4,
+}
+_GRANITE_HYBRID = _MAMBA2 | {
+    "mamba_expand": 2,
+    "shared_intermediate_size": 40,
+    "layer_types": ["mamba", "attention", "mamba"],
+}
+_JETMOE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 2,
+    "kv_channels": 8,
+}
+_DSA = {"index_topk": 8, "index_head_dim": 16, "index_n_heads": 2, "indexer_types": ["full"] * 3}
+MERGED: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt_oss": ("GptOssConfig", _LLAMA | _HEADS | _LOCAL | _SLIDING),
+    "granitemoe": ("GraniteMoeConfig", _LLAMA | _LOCAL),
+    "granitemoeshared": ("GraniteMoeSharedConfig", _LLAMA | _LOCAL | {"shared_intermediate_size": 40}),
+    "granitemoehybrid": ("GraniteMoeHybridConfig", _LLAMA | _LOCAL | _GRANITE_HYBRID),
+    "llama4_text": ("Llama4TextConfig", _LLAMA | _HEADS | _LOCAL | _LLAMA4),
+    "aria_text": ("AriaTextConfig", _LLAMA | {"moe_num_experts": 4, "moe_topk": 2, "moe_num_shared_experts": 1}),
+    "minimax_m3_vl_text": ("MiniMaxM3VLTextConfig", _LLAMA | _HEADS | _LOCAL),
+    "hy_v4": ("HYV4Config", _LLAMA | _DEEPSEEK | _DSA),
+    "inkling2_text": ("Inkling2TextConfig", _LLAMA | _HEADS | {"n_routed_experts": 4, "num_experts_per_tok": 2}),
+    "jetmoe": ("JetMoeConfig", _SMALL | _JETMOE | _LOCAL),
+}
+# whose parameters transformers makes of several tensors, or whose blocks have matrices that no linear holds
+_DELTA_HEADS = {
+    f"linear_{key}": value for key, value in {"num_key_heads": 2, "num_value_heads": 4, "key_head_dim": 8}.items()
+}
+_DELTA = _DELTA_HEADS | {"linear_value_head_dim": 8}
+_QWEN = _MOE | _DELTA | {"shared_expert_intermediate_size": 24, "num_hidden_layers": 4}
+_NEMOTRON = {
+    "layers_block_type": ["mamba", "moe", "attention", "moe"], "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2,
+    "topk_group": 1, "moe_intermediate_size": 24, "moe_shared_expert_intermediate_size": 40, "mamba_num_heads": 8,
+    "mamba_head_dim": 8, "ssm_state_size": 8, "n_groups": 1, "chunk_size": 16,
+}  # fmt: skip
+_LONGCAT = {"num_layers": 2, "zero_expert_num": 2, "moe_topk": 2, "expert_ffn_hidden_size": 24, "ffn_hidden_size": 48}
+_WIDTHS = {
+    key: _DEEPSEEK[key] for key in ("q_lora_rank", "kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim")
+}
+_KIMI = {key: each for key, each in _WIDTHS.items() if key != "q_lora_rank"} | {
+    "linear_num_heads": 4,
+    "linear_head_dim": 8,
+}
+LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "nemotron_h": ("NemotronHConfig", _LLAMA | _HEADS | _NEMOTRON),
+    "kimi_linear": ("KimiLinearConfig", _LLAMA | _MOE | _KIMI | {"num_key_value_heads": 4}),
+    "olmo_hybrid": (
+        "OlmoHybridConfig",
+        _LLAMA
+        | _DELTA
+        | {"linear_num_key_heads": 4, "layer_types": ["linear_attention", "full_attention", "linear_attention"]},
+    ),
+    "bailing_hybrid": (
+        "BailingHybridConfig",
+        _LLAMA | _MOE | _WIDTHS | {"n_group": 2, "topk_group": 1, "num_key_value_heads": 4, "num_hidden_layers": 4},
+    ),
+    "longcat_flash": (
+        "LongcatFlashConfig",
+        _SMALL
+        | _WIDTHS
+        | _LONGCAT
+        | {"hidden_size": 32, "num_attention_heads": 4, "n_routed_experts": 4, "head_dim": 8},
+    ),
+    "qwen3_5_moe_text": ("Qwen3_5MoeTextConfig", _LLAMA | _HEADS | _QWEN),
+    "deepseek_v4": ("DeepseekV4Config", _LLAMA | _LOCAL | {"n_routed_experts": 4}),
+    "recurrent_gemma": ("RecurrentGemmaConfig", _LLAMA | _HEADS | {"lru_width": 32, "attention_window_size": 16}),
+    "rwkv": ("RwkvConfig", {"vocab_size": 97, "hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 3}),
+    "zaya": ("ZayaConfig", _LLAMA | _HEADS | {"num_experts": 4, "moe_intermediate_size": 24}),
+    "inkling_text": ("InklingTextConfig", _LLAMA | _HEADS | {"n_routed_experts": 4, "num_experts_per_tok": 2}),
+}
 
 
 def save_pico(
     family: str, folder: Path, *, dtype: torch.dtype = torch.float32, shard_size: str = "5GB", **settings: Any
 ) -> Any:
     """Make a pico model with seeded random weights, norms and biases included, save it, and return it."""
-    kind, base = (EVERY_FAMILY | OTHERS | FOUND)[family]
+    kind, base = (EVERY_FAMILY | OTHERS | FOUND | MERGED | LAYOUTS)[family]
     config = getattr(transformers, kind)(**base | settings)
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval()

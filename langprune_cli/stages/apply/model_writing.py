@@ -10,9 +10,10 @@ from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.machine.threads import over_rows
-from langprune_cli.models.checkpoint import Checkpoint, TensorEntry
+from langprune_cli.models.checkpoint import Checkpoint
 from langprune_cli.models.model_files import INDEX, SMALL_FILES
 from langprune_cli.models.shards import Shard, index_json, plan_shards, write_shard
+from langprune_cli.models.tensor_entry import TensorEntry
 from langprune_cli.numerics.patterns import Pattern, follows
 from langprune_cli.numerics.values import count_true
 from langprune_cli.stages.solving.updating import Pruned, Updated
@@ -49,6 +50,11 @@ class ModelWriter:
     def blocks(self) -> int:
         """Return the number of blocks of the dense model."""
         return len(self.model.streamed.blocks)
+
+    @property
+    def places(self) -> dict[str, TensorEntry]:
+        """Return where each tensor, or part of one, lies by the name that it is written under."""
+        return {name: entry for shard in self.shards for name, entry in shard.entries.items()}
 
     def todo(self) -> list[Shard]:
         """Return the shards that are not on disk yet, or all if their linears' results are not on record."""
@@ -147,7 +153,7 @@ class ModelWriter:
         have
         exactly the tensors of its configuration. Raises LangpruneError for a tensor that fails this.
         """
-        written = Checkpoint(self.writer.folder)
+        written = Checkpoint(self.writer.folder).in_parts(self.places)
         counts = Counts()
         readers = {each.linear for each in self._known()} if self.cut else set()
         reporter.begin(f"check {self.writer.folder.name}", self.blocks, 0)

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from langprune_cli.errors import LangpruneError, first_line
-from langprune_cli.models.checkpoint import DTYPES, Checkpoint
+from langprune_cli.models.checkpoint import Checkpoint
+from langprune_cli.models.tensor_entry import DTYPES
 from langprune_cli.store.written import Written
 
 _MEMORY = Path("/proc/meminfo")

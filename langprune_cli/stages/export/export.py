@@ -8,8 +8,9 @@ from pathlib import Path
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.location.hub_snapshot import CARD
-from langprune_cli.models.checkpoint import Checkpoint, TensorEntry
+from langprune_cli.models.checkpoint import Checkpoint
 from langprune_cli.models.shards import plan_shards, write_shard
+from langprune_cli.models.tensor_entry import TensorEntry
 from langprune_cli.stages.evaluate.earlier import evaluations_of, has_bytes_of
 from langprune_cli.stages.evaluate.rows import Row
 from langprune_cli.stages.export.exported import GGUF, MASK_FILE

@@ -8,7 +8,7 @@ from itertools import count
 import torch
 from torch import nn
 
-from langprune_cli.models.experts import Expert
+from langprune_cli.layouts.experts import Expert
 from langprune_cli.models.families import experts_in
 from langprune_cli.models.protocols import CausalModel, Configuration
 from langprune_cli.models.skeleton import find_blocks

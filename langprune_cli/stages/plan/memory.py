@@ -6,7 +6,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from langprune_cli.defaults import BATCH_TOKENS
-from langprune_cli.models.experts import linears_in
+from langprune_cli.layouts.linears import linears_in
 from langprune_cli.models.protocols import CausalModel
 from langprune_cli.models.skeleton import find_blocks
 

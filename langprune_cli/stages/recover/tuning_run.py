@@ -5,11 +5,10 @@ from collections.abc import Iterator, Sequence
 from typing import TypedDict
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.models.checkpoint import Checkpoint
+from langprune_cli.models.checkpoint import Checkpoint, read_entry
 from langprune_cli.models.streamed import Block
 from langprune_cli.records import CheckedRecord
 from langprune_cli.stages.apply.model_writing import ModelWriter
@@ -54,7 +53,7 @@ class Tuning:
         self._imitated = [*(index - 1 for index in stayed[1:]), len(dense.streamed.blocks) - 1]
         self._reporter = reporter
         self._target = ModelWriter(writer, pruned, settings.max_shard_bytes)
-        self._shards = {name: shard.file for shard in self._target.shards for name in shard.entries}
+        self._places = self._target.places
         self._known: dict[int, BlockTuning] = {}  # the result of tuning, by block
         if writer.has(TUNING_PART):
             self._known = {each["block"]: each for each in read_tuned(Artifact(writer.folder, writer.manifest))}
@@ -82,7 +81,7 @@ class Tuning:
 
     def _shard(self, index: int) -> str:
         """Return the shard of a block."""
-        return self._shards[self._pruned.tensor_names(index)[0]]
+        return self._places[self._pruned.tensor_names(index)[0]].file
 
     def _tensors(self, index: int) -> dict[str, Tensor]:
         """Return the tuned parameters of a finished block, by checkpoint name."""
@@ -92,8 +91,8 @@ class Tuning:
         return {name: found[name] for name in self._pruned.tensor_names(index)}
 
     def _written(self, index: int) -> dict[str, Tensor]:
-        with safe_open(self._writer.folder / self._shard(index), framework="pt") as shard:
-            return {name: shard.get_tensor(name) for name in self._pruned.tensor_names(index)}
+        names = self._pruned.tensor_names(index)
+        return {name: read_entry(self._writer.folder, self._places[name]) for name in names}
 
     def _new_weights(self, index: int) -> dict[str, Updated]:
         self._drop_parts()
@@ -162,7 +161,7 @@ class Tuning:
 
         Raises LangpruneError if anything outside of the blocks, or a zero of their linears, has changed.
         """
-        written, before = Checkpoint(self._writer.folder), self._pruned.checkpoint
+        written, before = Checkpoint(self._writer.folder).in_parts(self._places), self._pruned.checkpoint
         weights = zeros = unchanged = 0
         for name in self._pruned.outside_names():
             if not _same(written.read([name])[name], before.read([name])[name]):

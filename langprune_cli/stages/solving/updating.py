@@ -9,8 +9,8 @@ from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.machine.threads import over_rows
-from langprune_cli.models.checkpoint import DTYPES
 from langprune_cli.models.streamed import Linear
+from langprune_cli.models.tensor_entry import DTYPES
 from langprune_cli.numerics.gram import output_energy
 from langprune_cli.numerics.site import Site, Solution
 from langprune_cli.numerics.values import all_finite, count_true

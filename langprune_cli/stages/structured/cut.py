@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from langprune_cli.models.checkpoint import TensorEntry
 from langprune_cli.models.streamed import StreamedModel
+from langprune_cli.models.tensor_entry import TensorEntry
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
 from langprune_cli.streaming.opened import OpenedModel
 

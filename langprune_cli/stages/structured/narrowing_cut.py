@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from langprune_cli.models.checkpoint import TensorEntry
 from langprune_cli.models.model_files import CONFIG
 from langprune_cli.models.narrowing import Narrowing
+from langprune_cli.models.tensor_entry import TensorEntry
 from langprune_cli.stages.structured.cut import Cut, Masks, as_json, readable
 from langprune_cli.stages.structured.keep_masks import MaskReader
 from langprune_cli.stages.structured.without_blocks import check_without

@@ -9,8 +9,8 @@ import transformers
 from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.models.checkpoint import TensorEntry
 from langprune_cli.models.model_files import CONFIG
+from langprune_cli.models.tensor_entry import TensorEntry
 from langprune_cli.models.vocabulary_rows import VocabularyRows, with_default_ids
 from langprune_cli.stages.statistics.parts import GENERATION_CONFIG
 from langprune_cli.stages.structured.cut import Cut, Masks, as_json, readable

@@ -1,0 +1,1 @@
+"""How checkpoints lay out what transformers computes with: conversions, and experts that are taken apart."""
