@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         plan,
         prune,
         report,
+        run_recipe,
         score,
     )
 
@@ -36,6 +37,7 @@ __all__ = [
     "plan",
     "prune",
     "report",
+    "run_recipe",
     "score",
 ]
 

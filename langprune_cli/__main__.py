@@ -11,7 +11,7 @@ from langprune_cli.machine.memory import keep_freed
 
 JSON = "--json"
 DEBUG = "--debug"  # accepted anywhere on the line, so that users can append it to a failed command
-SHARED = {"calibrate", "prune"}  # commands whose windows several processes share
+SHARED = {"calibrate", "prune", "run"}  # commands whose windows several processes share, and recipes of them
 NOTHING_TO_SHARE = {"--dry-run", "--help", "-h"}
 
 

@@ -10,6 +10,7 @@ from functools import update_wrapper
 from inspect import Signature, signature
 from typing import ParamSpec, TypeVar
 
+from langprune_cli.recipes.running import run_recipe
 from langprune_cli.requests import apply as _apply
 from langprune_cli.requests import calibrate as _calibrate
 from langprune_cli.requests import combine as _combine
@@ -22,6 +23,8 @@ from langprune_cli.requests import prune as _prune
 from langprune_cli.requests import report as _report
 from langprune_cli.requests import score as _score
 from langprune_cli.requests.shared.options import Request, with_given
+
+__all__ = ["run_recipe"]  # as it is; the others follow
 
 P = ParamSpec("P")
 Asked = TypeVar("Asked", bound=Request)

@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("stages.combine", "stages.prune", "stages.demo"),
     ("stages.report", "requests.shared"),
     ("requests",),
+    ("recipes",),
     ("api", "cli.display"),
     ("cli.options",),
     ("cli.commands",),

@@ -16,6 +16,7 @@ from langprune_cli.cli.commands import (
     languages,  # fmt: skip
     plan,  # fmt: skip
     prune,  # fmt: skip
+    recipe,  # fmt: skip
     report,  # fmt: skip
     stages,  # fmt: skip
     verify,  # fmt: skip
@@ -56,10 +57,12 @@ app.command(rich_help_panel=STAGES)(stages.apply)
 app.command("eval", rich_help_panel=STAGES)(evaluate.evaluate)
 app.command(rich_help_panel=STAGES)(export.export)
 app.command(rich_help_panel=STAGES)(prune.prune)
+app.command(rich_help_panel=STAGES)(recipe.run)
 app.command(rich_help_panel=STAGES)(demo.demo)
 app.command(rich_help_panel=ARTIFACTS)(combine.combine)
 app.command(rich_help_panel=ARTIFACTS)(compare.compare)
 app.command(rich_help_panel=ARTIFACTS)(report.report)
+app.command(rich_help_panel=ARTIFACTS)(recipe.recipe)
 app.command("ls", rich_help_panel=ARTIFACTS)(artifacts.list_artifacts)
 app.command(rich_help_panel=ARTIFACTS)(artifacts.show)
 app.command(rich_help_panel=ARTIFACTS)(verify.verify)

@@ -18,7 +18,8 @@ _OF = {
     "stats": ("--weights", "--per"),
     "masks": ("--how", "--sparsity", "--model", "--revision", "--cache-dir", "--trust-remote-code"),
 }
-_PER: tuple[Literal["token", "window"], ...] = ("token", "window")
+COMBINED = tuple(_OF)  # kinds of artifacts
+PER: tuple[Literal["token", "window"], ...] = ("token", "window")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +57,12 @@ class CombineRequest(ModelOptions, HubOptions, NamingOptions):
     def check(self) -> None:
         """Raise UsageError for options of the other kind."""
         super().check()
-        one_of("KIND", self.kind, tuple(_OF))
+        one_of("KIND", self.kind, COMBINED)
         others = [each for kind, options in _OF.items() if kind != self.kind for each in options if each in self.given]
         if others:
             raise UsageError(f"combine {self.kind} has no use for {', '.join(others)}: leave it out")
         if self.kind == "stats":
-            one_of("--per", self.per, _PER)
+            one_of("--per", self.per, PER)
             if self.shares is None and "--per" in self.given:
                 raise UsageError(f"--per {self.per} needs --weights: add them, or leave it out")
 
@@ -75,9 +76,7 @@ def combine(request: CombineRequest) -> Made:
 
         parents = [run.workspace.find(request.kind, each) for each in several(request.names)]
         if request.kind == "stats":
-            weights = (
-                Weights(request.shares, one_of("--per", request.per, _PER)) if request.shares is not None else None
-            )
+            weights = Weights(request.shares, one_of("--per", request.per, PER)) if request.shares is not None else None
             return run.made(
                 lambda: [combine_stats(run.workspace, parents, run.reporter, weights=weights, to=request.target)]
             )

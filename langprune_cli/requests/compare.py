@@ -45,6 +45,7 @@ class Compared:
 
     kind: str
     pairs: tuple[Pair, ...]
+    names: tuple[str, ...]
 
 
 def compare(request: CompareRequest) -> Compared:
@@ -56,7 +57,7 @@ def compare(request: CompareRequest) -> Compared:
         kind = request.kind or kind_of(names, run.workspace)
         artifacts = [run.workspace.find(kind, each) for each in names]
         opened = run.open(run.choose(request.model, request.revision, artifacts[0])) if kind == "masks" else None
-        return Compared(kind, tuple(compare_artifacts(artifacts, opened, run.reporter).pairs))
+        return Compared(kind, tuple(compare_artifacts(artifacts, opened, run.reporter).pairs), tuple(names))
 
 
 def kind_of(names: Sequence[str], workspace: Workspace, known: tuple[str, ...] = COMPARED) -> str:

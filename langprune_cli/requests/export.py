@@ -67,6 +67,8 @@ class Exported:
     folder: Path | None  # None: only uploaded, or a dry run
     files: tuple[str, ...]
     commit: str | None = None  # its address on the hub
+    repository: str | None = None  # of a dry run: where the files would go
+    cached: bool = False  # whether the folder was there already
     sizes: dict[str, int | None] | None = None  # of a dry run: bytes of each file, None if unknown
 
 
@@ -91,7 +93,7 @@ def _listed(run: Run, request: ExportRequest, artifact: Artifact) -> Exported:
 
     gguf = request.file_format == "gguf"
     sizes = exported_sizes(run.workspace, artifact, request.title, run.reporter, with_mask=request.with_mask, gguf=gguf)
-    return Exported(artifact, None, tuple(sizes), sizes=sizes)
+    return Exported(artifact, None, tuple(sizes), sizes=sizes, repository=request.push_to_hub)
 
 
 def _written(run: Run, request: ExportRequest, artifact: Artifact, converter: Path | None) -> Exported:
@@ -102,10 +104,11 @@ def _written(run: Run, request: ExportRequest, artifact: Artifact, converter: Pa
     out, repository = Path(request.out) if request.out else None, request.push_to_hub
     with ExitStack() as stack:
         place = out or Path(stack.enter_context(tempfile.TemporaryDirectory(dir=run.workspace.root)), request.title)
-        if repository and is_export_of(place, artifact):
+        files = listed_files(place, artifact) if is_export_of(place, artifact) else []
+        there = bool(files) and (repository is not None or _as_asked(request, files))
+        if there and repository:
             run.reporter.note(f"Uploading the files in {place}.")
-            files = []
-        else:
+        if not there:
             files = export(
                 run.workspace, artifact, place, run.reporter,
                 title=request.title, with_mask=request.with_mask, converter=converter,
@@ -114,4 +117,12 @@ def _written(run: Run, request: ExportRequest, artifact: Artifact, converter: Pa
         if repository:
             files = listed_files(place, artifact)
             commit = publish(place, files, repository, run.reporter, public=request.public)
-    return Exported(artifact, out, tuple(files), commit)
+    return Exported(artifact, out, tuple(files), commit, cached=there)
+
+
+def _as_asked(request: ExportRequest, files: list[str]) -> bool:
+    """Return whether an export has these files: with the mask and in the format that are asked for, or without."""
+    from langprune_cli.stages.export.exported import GGUF, MASK_FILE  # noqa: PLC0415
+
+    gguf = any(each.endswith(GGUF) for each in files)
+    return (MASK_FILE in files) == request.with_mask and gguf == (request.file_format == "gguf")

@@ -57,29 +57,31 @@ class Reported:
 
     place: Path
     shown: Report
+    form: str
+    cached: bool = False  # whether this very page was there already
 
 
 def report(request: ReportRequest) -> Reported:
-    """Write the page; raises LangpruneError if the file exists."""
-    _check_place(request.place, force=request.force)
+    """Write the page; raises LangpruneError if another file exists."""
+    if request.place.is_dir():
+        raise LangpruneError(f"{request.place} is a folder: name a file with --out")
     with running(request, device="cpu") as run:
         from langprune_cli.stages.report.page import page  # noqa: PLC0415
         from langprune_cli.store.files import disk_errors, make_folder, write_bytes  # noqa: PLC0415
+        from langprune_cli.store.plain import plain_file  # noqa: PLC0415
 
         found = _collected(run, request)
         title = request.title or f"{found.matrices[0].dense}, pruned"
         text = page(found, title, _sizes(run, found), request.form)
-        with disk_errors(request.place):
-            make_folder(request.place.parent)
-        write_bytes(request.place, text.encode())
-        return Reported(request.place, found)
-
-
-def _check_place(place: Path, *, force: bool) -> None:
-    if place.is_dir():
-        raise LangpruneError(f"{place} is a folder: name a file with --out")
-    if place.exists() and not force:
-        raise LangpruneError(f"{place} exists: choose another --out, or overwrite it with --force")
+        place = request.place
+        with disk_errors(place):
+            if plain_file(place).exists() and not request.force:
+                if place.read_bytes() == text.encode():
+                    return Reported(place, found, request.form, cached=True)
+                raise LangpruneError(f"{place} exists: choose another --out, or overwrite it with --force")
+            make_folder(place.parent)
+        write_bytes(place, text.encode())
+        return Reported(place, found, request.form)
 
 
 def _collected(run: Run, request: ReportRequest) -> Report:

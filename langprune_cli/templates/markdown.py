@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from langprune_cli.templates.markup import clean
+from langprune_cli.templates.markup import clean, indented
 
 _MEANS = re.compile(r"([\\`*_\[\]<>|#&~$@])")  # characters that Markdown (GitHub's) may give a meaning
 _ADDRESS = re.compile(r":(?=//)|(?<=\bwww)\.", re.IGNORECASE)  # GitHub makes links of these
@@ -33,11 +33,11 @@ def code(text: str) -> Markup:
     return _ready(f"{fence}{space}{shown}{space}{fence}")
 
 
-def fenced(lines: Sequence[str]) -> Markup:
-    """Return lines of shell as a fenced block, whose fence is longer than any run of backticks in it."""
-    shown = [clean(each) for each in lines]
+def fenced(lines: Sequence[str], language: str = "sh") -> Markup:
+    """Return lines of shell, or of another language, as a fenced block, whose fence is longer than any run of backticks in it."""
+    shown = [indented(each) for each in lines]
     fence = "`" * max(3, 1 + max(map(_longest_run, shown), default=0))
-    return _ready("\n".join([f"{fence}sh", *shown, fence]))
+    return _ready("\n".join([f"{fence}{language}", *shown, fence]))
 
 
 def row(cells: Sequence[str]) -> Markup:

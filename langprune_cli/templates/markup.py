@@ -18,6 +18,11 @@ def clean(text: str) -> str:
     return " ".join("".join(parts).split())
 
 
+def indented(line: str) -> str:
+    """Return a line that was cleaned, with the spaces that it begins with."""
+    return line[: len(line) - len(line.lstrip(" "))] + clean(line)
+
+
 def _is_control(character: str) -> bool:
     return unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Cn"} and character not in _JOINERS
 

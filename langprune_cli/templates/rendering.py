@@ -4,10 +4,10 @@ from collections.abc import Callable
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from langprune_cli.templates import markdown
-from langprune_cli.templates.markup import clean
+from langprune_cli.templates.markup import clean, indented
 
 
 def render(template: str, **values: object) -> str:
@@ -28,7 +28,7 @@ def _environment(shown: Callable[[object], str]) -> Environment:
         lstrip_blocks=True,
     )
     filters = (markdown.plain, markdown.code, markdown.fenced, markdown.row, markdown.quoted)
-    made.filters |= {each.__name__: each for each in filters}
+    made.filters |= {each.__name__: each for each in filters} | {"indented": lambda line: escape(indented(line))}
     return made
 
 

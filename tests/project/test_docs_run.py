@@ -215,6 +215,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     did("apply", *at)
     did("eval", *at, "--lang", "uk", "--lang", "en", "--max-windows", "3", "--seqlen", "64")
     did("export", *at, "--out", folder / "shared", "--with-mask")
+    recipe = re.search(r"<!-- recipe -->\n```yaml\n(.*?)```", _read(REPOSITORY / "docs" / "recipes.md"), re.DOTALL)
+    assert recipe is not None
+    (folder / "recipe.yaml").write_text(recipe[1], encoding="utf-8")
     shutil.copytree(folder / "langprune-workspace" / "models" / "uk-wanda-2x4", folder / "tuned")
     (folder / "tuned" / "manifest.json").unlink()  # what another program trained has none
     return folder

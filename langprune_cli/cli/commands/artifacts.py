@@ -19,7 +19,7 @@ from langprune_cli.store.index import Listed
 from langprune_cli.store.manifest import read_manifest
 from langprune_cli.store.workspace import Workspace
 
-_NAME = typer.Argument(
+NAME = typer.Argument(
     help="Name, or kind/name if several kinds have it.",
     autocompletion=names_of("stats", "scores", "masks", "models", "evals", with_kind=True),
     show_default=False,
@@ -87,7 +87,7 @@ def _date(at: Listed) -> datetime:
     return datetime.fromtimestamp(at.modified_ns / 1e9).astimezone()
 
 
-def _split(name: str, workspace: Workspace) -> tuple[str, str]:
+def kind_and_name(name: str, workspace: Workspace) -> tuple[str, str]:
     """Return (kind, name) of `name` or `kind/name`; raises LangpruneError if no kind or several kinds have it."""
     kind, slash, rest = name.partition("/")
     if slash and kind in KINDS:
@@ -103,7 +103,7 @@ def _split(name: str, workspace: Workspace) -> tuple[str, str]:
 
 
 def show(
-    name: Annotated[str, _NAME],
+    name: Annotated[str, NAME],
     *,
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,
@@ -113,7 +113,7 @@ def show(
     [bold]langprune show masks/uk-wanda-2x4[/bold]
     """
     opened = Workspace(workspace)
-    kind, short = _split(name, opened)
+    kind, short = kind_and_name(name, opened)
     folder = opened.folder(kind, short)
     if not folder.is_dir():
         opened.find(kind, short)  # raises with the near names
@@ -147,7 +147,7 @@ def _flat(record: object, prefix: str = "") -> list[tuple[str, str]]:
 
 
 def remove(
-    names: Annotated[list[str], _NAME],
+    names: Annotated[list[str], NAME],
     *,
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
     json: opt.Json = False,
@@ -157,7 +157,7 @@ def remove(
     [bold]langprune rm masks/uk-wanda-0.5[/bold]
     """
     opened = Workspace(workspace)
-    found = [_split(name, opened) for name in names]
+    found = [kind_and_name(name, opened) for name in names]
     for kind, short in found:
         opened.remove(kind, short)
         if not json:

@@ -14,6 +14,7 @@ from langprune_cli.cli.options import shared as opt
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must be fast
     from langprune_cli.numerics.overlap import Figures
+    from langprune_cli.requests.compare import Compared
     from langprune_cli.stages.combine.compare import Pair
 
 # The columns of each kind's tables: figure -> heading, and whether it is a share.
@@ -59,10 +60,18 @@ def compare(
         names=names, kind=kind, model=model, revision=revision, cache_dir=cache_dir, trust_remote_code=trust_remote_code,
         workspace=workspace, reporter=console(workspace),
     )  # fmt: skip
-    found = compare(request)
+    show(compare(request), json=json)
+
+
+def compared(found: Compared) -> dict[str, object]:
+    """Return what artifacts have in common as --json shows it."""
+    return {"kind": found.kind, "names": list(found.names), "pairs": [each.record() for each in found.pairs]}
+
+
+def show(found: Compared, *, json: bool) -> None:
+    """Print what artifacts have in common."""
     if json:
-        pairs = [each.record() for each in found.pairs]
-        print_json({"schema": 1, "kind": found.kind, "names": names, "pairs": pairs})
+        print_json({"schema": 1, **compared(found)})
         return
     for pair in found.pairs:
         _print_pair(found.kind, pair)

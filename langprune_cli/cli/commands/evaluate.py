@@ -6,10 +6,10 @@ import typer
 
 from langprune_cli import defaults
 from langprune_cli.cli.display.console import print_json
-from langprune_cli.cli.display.made import console, document, show_made
+from langprune_cli.cli.display.made import console, document, made_document, show_made
 from langprune_cli.cli.display.matrix import print_evaluation, print_tasks
 from langprune_cli.cli.display.results import print_outcomes, print_sizes
-from langprune_cli.cli.display.speeds import show_speeds
+from langprune_cli.cli.display.speeds import print_speeds, speeds_document
 from langprune_cli.cli.options import checks
 from langprune_cli.cli.options import shared as opt
 from langprune_cli.cli.options.completion import names_of
@@ -115,19 +115,28 @@ def evaluate(
         max_memory=max_memory, name=name, force=force, dry_run=dry_run, workspace=workspace,
         reporter=console(workspace, dry_run=dry_run),
     )  # fmt: skip
-    _show(evaluate(request), json=json)
+    show(evaluate(request), json=json)
 
 
-def _show(found: "Evaluated", *, json: bool) -> None:
+def evaluated(found: "Evaluated") -> dict[str, object]:
+    """Return an evaluation as --json shows it."""
     if found.planned is not None:
-        show_made(found, json=json)
+        return made_document(found)
+    if not found.outcomes:
+        return speeds_document(found.speed or ())
+    return {**document(found.outcomes[0]), **found.document()}
+
+
+def show(found: "Evaluated", *, json: bool) -> None:
+    """Print an evaluation."""
+    if json:
+        print_json({"schema": 1, **evaluated(found)})
+        return
+    if found.planned is not None:
+        show_made(found, json=False)
         return
     if not found.outcomes:
-        show_speeds(found.speed or (), json=json)
-        return
-    (outcome,) = found.outcomes
-    if json:
-        print_json({"schema": 1, **document(outcome), **found.document()})
+        print_speeds(found.speed or ())
         return
     if found.rows:
         print_evaluation(found.rows, found.compare)
@@ -135,5 +144,5 @@ def _show(found: "Evaluated", *, json: bool) -> None:
     if found.tasks is not None:
         print_tasks(found.tasks)
     if found.speed is not None:
-        show_speeds(found.speed, json=False)
+        print_speeds(found.speed)
     print_outcomes(found.outcomes)

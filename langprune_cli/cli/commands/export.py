@@ -82,20 +82,34 @@ def export(
         out=out, model=model, with_mask=with_mask, file_format=file_format, converter=converter, push_to_hub=push_to_hub,
         public=public, dry_run=dry_run, workspace=workspace, reporter=console(workspace, dry_run=dry_run),
     )  # fmt: skip
-    found = export(request)
-    if found.sizes is not None:
-        _print_sizes(found.sizes, found.model.name, push_to_hub, json=json)
-    else:
-        _print_done(found, json=json)
+    show(export(request), json=json)
 
 
-def _print_sizes(sizes: dict[str, int | None], model: str, repo: str | None, *, json: bool) -> None:
-    total = sum(size or 0 for size in sizes.values())
+def show(found: "Exported", *, json: bool) -> None:
+    """Print what was exported, or would be."""
     if json:
-        files: list[dict[str, object]] = [{"file": name, "bytes": size} for name, size in sizes.items()]
-        print_json({"schema": 1, "dry_run": True, "kind": "export", "model": model, "repository": repo,
-                    "bytes": total, "files": files})  # fmt: skip
-        return
+        print_json({"schema": 1, **exported(found)})
+    elif found.sizes is not None:
+        _print_sizes(found.sizes, found.model.name, found.repository)
+    else:
+        _print_done(found)
+
+
+def exported(found: "Exported") -> dict[str, object]:
+    """Return what was exported, or would be, as --json shows it."""
+    name, sizes = found.model.name, found.sizes
+    if sizes is not None:
+        files = [{"file": each, "bytes": size} for each, size in sizes.items()]
+        total = sum(size or 0 for size in sizes.values())
+        of_plan = {"dry_run": True, "kind": "export", "model": name, "repository": found.repository}
+        return {**of_plan, "bytes": total, "files": files}
+    sent = {"commit": found.commit} if found.commit else {}
+    path = str(found.folder) if found.folder else None
+    return {"kind": "export", "model": name, "path": path, "files": list(found.files), **sent}
+
+
+def _print_sizes(sizes: dict[str, int | None], model: str, repo: str | None) -> None:
+    total = sum(size or 0 for size in sizes.values())
     print_table(["file", "bytes"], [[name, "?" if size is None else f"{size:,}"] for name, size in sizes.items()])
     where = f" to {repo}" if repo else ""
     unknown = [name for name, size in sizes.items() if size is None]
@@ -103,14 +117,11 @@ def _print_sizes(sizes: dict[str, int | None], model: str, repo: str | None, *, 
     print_line(f"{model}: {len(sizes)} files, {total / 1e6:,.2f} MB{beside}{where}; nothing was written or uploaded.")
 
 
-def _print_done(found: "Exported", *, json: bool) -> None:
-    name, out, files = found.model.name, found.folder, list(found.files)
-    if json:
-        sent = {"commit": found.commit} if found.commit else {}
-        path = str(out) if out else None
-        print_json({"schema": 1, "kind": "export", "model": name, "path": path, "files": files, **sent})
-        return
-    if out:
+def _print_done(found: "Exported") -> None:
+    name, out, files = found.model.name, found.folder, found.files
+    if out and found.cached:
+        print_line(f"{out} is an export of {name} already: {', '.join(files)}")
+    elif out:
         print_line(f"exported {name} to {out}: {', '.join(files)}")
     if found.commit:
         print_line(f"uploaded {name}, {len(files)} files: {found.commit}")

@@ -14,6 +14,7 @@ from langprune_cli.cli.options import choice
 from langprune_cli.cli.options import shared as opt
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must be fast
+    from langprune_cli.requests.plan import PlanResult
     from langprune_cli.stages.plan.plan import Plan
 
 
@@ -58,7 +59,11 @@ def plan(
         coverage=coverage, vocab_size=vocab_size, keep_chat=keep_chat, stats=stats, nsamples=nsamples, seqlen=seqlen,
         cache_dir=cache_dir, trust_remote_code=trust_remote_code, workspace=workspace, reporter=console(workspace),
     )  # fmt: skip
-    found = plan(request)
+    show(plan(request), json=json)
+
+
+def show(found: "PlanResult", *, json: bool) -> None:
+    """Print what a pruning would leave."""
     if json:
         print_json(found.document())
         return

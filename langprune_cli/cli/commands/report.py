@@ -13,6 +13,7 @@ from langprune_cli.cli.options import choice
 from langprune_cli.cli.options import shared as opt
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must be fast
+    from langprune_cli.requests.report import Reported
     from langprune_cli.stages.report.report import Report
 
 
@@ -76,13 +77,23 @@ def report(
         evaluation=evaluation or (), model=model or (), compare=compare, out=out, form=form, title=title, force=force,
         cache_dir=cache_dir, trust_remote_code=trust_remote_code, workspace=workspace, reporter=console(workspace),
     )  # fmt: skip
-    made = report(request)
+    show(report(request), json=json)
+
+
+def show(made: Reported, *, json: bool) -> None:
+    """Print what was written."""
     if json:
-        shown = [f"{each.manifest.kind}/{each.name}" for each in made.shown.sources]
-        path = str(made.place.absolute())
-        print_json({"schema": 1, "kind": "report", "format": form, "path": path, "artifacts": shown})
+        print_json({"schema": 1, **reported(made)})
+    elif made.cached:
+        print_line(f"{made.place} is this report already: {_summary(made.shown)}")
     else:
         print_line(f"wrote {made.place}: {_summary(made.shown)}")
+
+
+def reported(made: Reported) -> dict[str, object]:
+    """Return what was written as --json shows it."""
+    shown = [f"{each.manifest.kind}/{each.name}" for each in made.shown.sources]
+    return {"kind": "report", "format": made.form, "path": str(made.place.absolute()), "artifacts": shown}
 
 
 def _summary(found: Report) -> str:

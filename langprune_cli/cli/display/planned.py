@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help must be fast
 def print_planned(planned: Sequence[Planned], *, json: bool, whole: bool = True) -> None:
     """Print the plan of a dry run. whole: whether it covers everything that the command would make."""
     if json:
-        print_json({"schema": 1, "dry_run": True, "whole": whole, "artifacts": [_document(each) for each in planned]})
+        print_json({"schema": 1, **planned_document(planned, whole=whole)})
         return
     rows = [
         [f"{each.recipe.kind}/{each.name}", "is there already" if each.there else "would be made", _size(each.size),
@@ -25,6 +25,11 @@ def print_planned(planned: Sequence[Planned], *, json: bool, whole: bool = True)
     print_table(["artifact", "", "size", "key", "folder"], rows)
     if not whole:
         print_line("Further artifacts depend on the contents of these.")
+
+
+def planned_document(planned: Sequence[Planned], *, whole: bool) -> dict[str, object]:
+    """Return what a dry run found as --json shows it."""
+    return {"dry_run": True, "whole": whole, "artifacts": [_document(each) for each in planned]}
 
 
 def _document(planned: Planned) -> dict[str, object]:

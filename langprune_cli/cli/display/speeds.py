@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from langprune_cli.cli.display.console import print_json, print_line
+from langprune_cli.cli.display.console import print_line
 from langprune_cli.cli.display.tables import print_table
 from langprune_cli.stages.evaluate.rows import SpeedRow
 
@@ -26,12 +26,9 @@ def print_speeds(rows: Sequence[SpeedRow]) -> None:
         print_line(STAYS_DENSE)
 
 
-def show_speeds(rows: Sequence[SpeedRow], *, json: bool) -> None:
-    """Print the rows as a table, or as a JSON document."""
-    if json:
-        print_json({"schema": 1, "kind": "speed", "speed": list(rows)})
-    else:
-        print_speeds(rows)
+def speeds_document(rows: Sequence[SpeedRow]) -> dict[str, object]:
+    """Return the rows as --json shows them, where nothing but speed was measured."""
+    return {"kind": "speed", "speed": list(rows)}
 
 
 def _line(row: SpeedRow, *, dense: bool) -> list[str]:

@@ -12,6 +12,7 @@ from langprune_cli.requests.shared.options import Request, TargetOptions
 from langprune_cli.requests.shared.values import Names, at_least, folder, one_of, one_or_none, several, size_in_bytes
 from langprune_cli.store.target import Target
 
+ROUNDINGS = ("down", "nearest")
 GROUPS: tuple[Literal["row", "layer"], ...] = ("row", "layer")
 TIES: tuple[Literal["exact", "together"], ...] = ("exact", "together")
 
@@ -34,7 +35,7 @@ class PatternOptions(Request):
         for each in several(self.pattern):
             check_spelling(each)
         at_least("--round-to", self.round_to, 1)
-        one_of("--round", self.rounding, ("down", "nearest"))
+        one_of("--round", self.rounding, ROUNDINGS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import TypeVar
 from langprune_cli import defaults
 from langprune_cli.errors import UsageError
 from langprune_cli.machine.team import Team
-from langprune_cli.requests.shared.values import Names, Paths, at_least, one_of, option_name, size_in_bytes
+from langprune_cli.requests.shared.values import Names, Paths, at_least, one_of, one_or_none, option_name, size_in_bytes
 from langprune_cli.store.building import Reporter
 from langprune_cli.store.target import Target
 
@@ -77,6 +77,7 @@ class WindowOptions(Request):
         super().check()
         at_least("--nsamples", self.nsamples, 1)
         at_least("--seqlen", self.seqlen, 2)
+        one_or_none("--sampling", self.sampling, SAMPLINGS)
 
 
 @dataclass(frozen=True, kw_only=True)

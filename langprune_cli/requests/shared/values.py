@@ -75,6 +75,10 @@ def at_least(option: str, value: int | None, least: int) -> None:
         raise UsageError(f"{option} {value} is too small: give {least} or more")
 
 
+# Fields whose options have other names: those of Python, or of two things at once.
+_SPELLED = {"rounding": "round", "evaluation": "eval", "form": "format", "file_format": "format"}
+
+
 def option_name(field: str) -> str:
-    """Return the command line's spelling of a request's field: `max_tokens` is --max-tokens."""
-    return f"--{field.replace('_', '-')}"
+    """Return how the command line spells a field of a request: `max_tokens` is --max-tokens."""
+    return f"--{_SPELLED.get(field, field).replace('_', '-')}"

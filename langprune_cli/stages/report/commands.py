@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,36 +41,48 @@ def commands(sources: Sequence[Artifact]) -> list[tuple[str, str]]:
     A folder that a file or model lies in is not shown: FOLDER stands for it. Names are given with --name, and several patterns
     of one `prune` are a command each. Devices, and what else changes no result, are left out.
     """
-    made = _Commands(sources)
+    made = Commands(sources, hidden)
     return [(f"{each.manifest.kind}/{each.name}", made.of(each)) for each in sources]
 
 
-class _Commands:
+class Commands:
     """What makes each of some artifacts, which may be made from one another."""
 
-    def __init__(self, sources: Sequence[Artifact]) -> None:
+    def __init__(self, sources: Sequence[Artifact], shown: Callable[[str], str] = str) -> None:
+        """Describe artifacts, each after those that it was made from. shown: how the path of a file or model is written."""
+        self.gone: set[str] = set()  # the first digits of keys of artifacts that are named and not at hand
         self._sources = sources
+        self._shown = shown
         self._names = {each.key: each.name for each in sources}
         self._models = [each for each in sources if each.manifest.kind == "models"]
         self._propagated = {each.key: each for each in sources if each.manifest.params.get("propagation") == "pruned"}
         self._together = self._made_together()
+        self._names |= self._together
 
     def of(self, artifact: Artifact) -> str:
         """Return the command that makes an artifact, "" where another one does on its way."""
-        if artifact.key in self._together:
-            return ""
-        if artifact.manifest.kind == "models" and self._tuned_after_several(artifact):
+        if self.tuned_after_several(artifact):
             return clean(f"# {artifact.name}: one langprune prune of the patterns above, with --tune")
+        return " && ".join(shlex.join(["langprune", *each]) for each in self.steps(artifact))
+
+    def steps(self, artifact: Artifact) -> list[Words]:
+        """Return the words of the commands that make an artifact, without `langprune`; none where another one does on its way."""
+        if artifact.key in self._together:
+            return []
         make = {
             "stats": self._stats, "scores": self._scores, "masks": self._mask, "models": self._model, "evals": self._eval,
         }[artifact.manifest.kind]  # fmt: skip
-        steps = [[*words, "--name", artifact.name] for words in make(artifact)]
-        return " && ".join(shlex.join(["langprune", *each]) for each in steps)
+        return [[*words, "--name", artifact.name] for words in make(artifact)]
 
-    def _tuned_after_several(self, model: Artifact) -> bool:
+    def tuned_after_several(self, model: Artifact) -> bool:
         """Return whether a model was tuned to another than the one that its last mask was made for: no single steps do that."""
         inputs, mask = model.manifest.inputs, self._mask_of(model)
-        return "tuned" in model.manifest.about and mask is not None and mask.manifest.inputs["model"] != inputs["model"]
+        return (
+            model.manifest.kind == "models"
+            and "tuned" in model.manifest.about
+            and mask is not None
+            and mask.manifest.inputs["model"] != inputs["model"]
+        )
 
     def _mask_of(self, model: Artifact) -> Artifact | None:
         return next((each for each in self._sources if each.key == model.manifest.inputs.get("mask")), None)
@@ -95,13 +107,14 @@ class _Commands:
         elsewhere = trained_on and trained_on["fingerprint"] != mask.manifest.text["fingerprint"]
         return None if elsewhere else _Read(mask.manifest.text, mask.manifest.about["judged_on"])
 
-    def _made_together(self) -> set[str]:
-        """Return the keys of statistics and masks that `prune` left on its way to a model."""
-        found = set()
+    def _made_together(self) -> dict[str, str]:
+        """Return the keys of statistics and masks that `prune` left on its way to a model, with the model's name."""
+        found: dict[str, str] = {}
         for model in self._models:
             if self._read_for(model):
                 gathered = self._gathered_for(model)
-                found |= {model.manifest.inputs["mask"], *([gathered.key] if gathered else [])}
+                keys = [model.manifest.inputs["mask"], *([gathered.key] if gathered else [])]
+                found |= dict.fromkeys(keys, model.name)
         return found
 
     def _stats(self, stats: Artifact) -> list[Words]:
@@ -111,7 +124,7 @@ class _Commands:
             shares = words_of("stats", params, without=("--collect", "--dtype", "--all-experts"))
             return [["combine", "stats", *self._named(manifest.added), *shares]]
         texts: list[TextRecord] = [{**identity, **manifest.text}]
-        drawn = _text(texts) if "tokens" in params["collect"] else _drawn(identity, manifest.text)
+        drawn = self._text(texts) if "tokens" in params["collect"] else self._drawn(identity, manifest.text)
         return [["calibrate", *self._of_model(manifest.about["model"]), *drawn, *words_of("stats", params)]]
 
     def _scores(self, scores: Artifact) -> list[Words]:
@@ -134,7 +147,7 @@ class _Commands:
             "judged_on" in about and mask.manifest.stats not in self._names
         ):  # statistics of these windows will do as well
             judged_on: Params = about["judged_on"]
-            drawn = _drawn(mask.manifest.text, mask.manifest.text)
+            drawn = self._drawn(mask.manifest.text, mask.manifest.text)
             calibrate = ["calibrate", *model, *drawn, *words_of("stats", judged_on)]
             return [calibrate, ["mask", *model, "--stats", mask.name, *words_of("masks", params)]]
         used = option("--stats", *self._named([mask.manifest.stats or inputs.get("allocation_stats")]))
@@ -158,7 +171,7 @@ class _Commands:
         untrained = () if trained else ("--epochs", "--learning-rate")
         tune = ["--tune"] if trained else []
         if mask and read:
-            drawn = _drawn(read.text, read.text)
+            drawn = self._drawn(read.text, read.text)
             own = words_of("models", settings, without=("--damping", *untrained), of_mask=of_mask)
             of_run = words_of("stats", read.params, without=("--collect",))
             choice = words_of("masks", {**read.choice, **_as_asked(mask)})
@@ -183,20 +196,43 @@ class _Commands:
         result, inputs = read_result(evaluation), evaluation.manifest.inputs
         rows, tasks = result["rows"], inputs.get("tasks")
         texts = list({row["text"]: row for row in rows}.values())
-        masks = dict.fromkeys(row["mask"] for row in rows if row["mask"])
+        masks = {row["mask"]: row["mask_key"] for row in rows if row["mask"]}
         names = [*(row["model"] for row in rows), *(row["model"] for row in result.get("tasks", []))]
         dense, *others = dict.fromkeys(names)
         known = evaluation.manifest.about.get("models", {})
         # Pruned models and masks say themselves which one is dense.
         asked = others or ([] if masks else [dense])
         words = ["eval", *(word for each in asked for word in self._of_model(known.get(each) or {"name": each}))]
-        words += [word for each in masks for word in ("--mask", each)]
+        words += [word for each in self._named(masks.values()) for word in ("--mask", each)]
         if texts:
-            words += [*_text(texts), *_windows(texts), *option("--load-bits", texts[0].get("bits"))]
+            words += [*self._text(texts), *_windows(texts), *option("--load-bits", texts[0].get("bits"))]
         if tasks:
             words += ["--tasks", ",".join(_task(each) for each in tasks["names"])]
         dtypes = [*(row["dtype"] for row in texts), *(each["dtype"] for each in (tasks["models"] if tasks else []))]
         return [[*words, "--dtype", dtypes[0]]]
+
+    def _drawn(self, identity: TextRecord, about: TextRecord) -> Words:
+        """Return the options of a text, or of a mixture, and of the windows drawn of it."""
+        texts: list[TextRecord] = about.get("texts") or [{**identity, **about}]
+        mixed = "texts" in about
+        part, parts, whole = about.get("shard") or (1, 1, identity["windows"])
+        words = self._text(texts, windows=mixed) + option("--shard", f"{part}/{parts}" if parts > 1 else None)
+        drawn = [each for each in texts if each["sampling"] != "given"]
+        if not drawn:
+            return words
+        first = drawn[0]
+        number = [] if mixed else ["--nsamples", str(whole)]
+        seed = option("--seed", first.get("seed"))
+        return [*words, *number, "--seqlen", str(identity["seqlen"]), *seed, "--sampling", first["sampling"]]
+
+    def _text(self, texts: Sequence[TextRecord] | Sequence[Row], *, windows: bool = False) -> Words:
+        """Return --lang and --data of texts; windows: with how many are drawn of each."""
+        tags = [each["language"] + (f":{each['windows']}" if windows else "") for each in texts if each["language"]]
+        sources = [each["source"] for each in texts]
+        public = (HUB_PREFIX, BUILTIN_PREFIX)
+        return [word for tag in tags for word in ("--lang", tag)] + [
+            word for each in sources for word in ("--data", each if each.startswith(public) else self._shown(each))
+        ]
 
     def _of_model(self, about: ModelRecord) -> Words:
         """Return --model, by its name where a command above makes it, and --revision."""
@@ -204,7 +240,7 @@ class _Commands:
         if made := self._called(name):
             return ["--model", made.name]
         public = revision is not None or name == DEMO
-        return ["--model", name if public else _hidden(name), *option("--revision", revision)]
+        return ["--model", name if public else self._shown(name), *option("--revision", revision)]
 
     def _called(self, name: str) -> Artifact | None:
         """Return the model that is called so, or lies there."""
@@ -214,7 +250,9 @@ class _Commands:
 
     def _named(self, keys: Iterable[str | None]) -> Words:
         """Return the names of artifacts by their keys: the first digits of the key where they are gone."""
-        return [self._names.get(key, key[:16]) for key in keys if key]
+        known = [key for key in keys if key]
+        self.gone |= {key[:16] for key in known if key not in self._names}
+        return [self._names.get(key, key[:16]) for key in known]
 
 
 def _as_asked(mask: Artifact) -> Params:
@@ -242,32 +280,7 @@ def _task(name: str) -> str:
     return f"{HIDDEN}/{name[:16]}.yaml" if re.fullmatch("[0-9a-f]{64}", name) else name
 
 
-def _drawn(identity: TextRecord, about: TextRecord) -> Words:
-    """Return the options of a text, or of a mixture, and of the windows drawn of it."""
-    texts: list[TextRecord] = about.get("texts") or [{**identity, **about}]
-    mixed = "texts" in about
-    part, parts, whole = about.get("shard") or (1, 1, identity["windows"])
-    words = _text(texts, windows=mixed) + option("--shard", f"{part}/{parts}" if parts > 1 else None)
-    drawn = [each for each in texts if each["sampling"] != "given"]
-    if not drawn:
-        return words
-    first = drawn[0]
-    number = [] if mixed else ["--nsamples", str(whole)]
-    seed = option("--seed", first.get("seed"))
-    return [*words, *number, "--seqlen", str(identity["seqlen"]), *seed, "--sampling", first["sampling"]]
-
-
-def _text(texts: Sequence[TextRecord] | Sequence[Row], *, windows: bool = False) -> Words:
-    """Return --lang and --data of texts; windows: with how many are drawn of each."""
-    tags = [each["language"] + (f":{each['windows']}" if windows else "") for each in texts if each["language"]]
-    sources = [each["source"] for each in texts]
-    public = (HUB_PREFIX, BUILTIN_PREFIX)
-    return [word for tag in tags for word in ("--lang", tag)] + [
-        word for each in sources for word in ("--data", each if each.startswith(public) else _hidden(each))
-    ]
-
-
-def _hidden(path: str) -> str:
+def hidden(path: str) -> str:
     """Return a path with FOLDER for the folders that it lies in."""
     name = public_name(path)
     return name if name == path else f"{HIDDEN}/{name}"

@@ -1,10 +1,13 @@
 """A report as one HTML page that needs no network and no script and is well-formed XML, or as Markdown for a README."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
+from langprune_cli.errors import LangpruneError
 from langprune_cli.stages.evaluate.rows import MARKS, SizeRow
 from langprune_cli.stages.report import figures, style, tables
-from langprune_cli.stages.report.commands import commands
+from langprune_cli.stages.report.commands import commands, hidden
+from langprune_cli.stages.report.recipe import recipe_of
 from langprune_cli.stages.report.report import Report
 from langprune_cli.stages.report.svg import SHADES, hatching
 from langprune_cli.templates.rendering import render
@@ -18,6 +21,7 @@ def page(report: Report, title: str, sizes: Sequence[SizeRow], form: str) -> str
         title=title,
         report=report,
         size_tables=[each for each in of_sizes if each.rows],
+        recipes=_recipes(report),
         commands=[command for _, command in commands(report.sources) if command],
         tables=tables,
         figures=figures,
@@ -26,3 +30,12 @@ def page(report: Report, title: str, sizes: Sequence[SizeRow], form: str) -> str
         shades=SHADES,
         marks=MARKS,
     )
+
+
+def _recipes(report: Report) -> list[tuple[str, str]]:
+    """Return the name and the recipe of each model that has one; folders are not shown."""
+    found = []
+    for model, sources in report.behind:
+        with suppress(LangpruneError):  # of a model that no stages make, the commands say so
+            found.append((model.name, recipe_of(model, sources, hidden)))
+    return found

@@ -95,6 +95,7 @@ class Report:
     sources: tuple[
         Artifact, ...
     ]  # every artifact that stands behind it: statistics, scores, masks, models, evaluations
+    behind: tuple[tuple[Artifact, tuple[Artifact, ...]], ...] = ()  # of each model: what it was made from, and itself
 
     def of_kind(self, kind: str) -> list[Artifact]:
         """Return the sources of one kind."""

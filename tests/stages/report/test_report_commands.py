@@ -12,14 +12,22 @@ import typer.main
 
 from langprune_cli import records
 from langprune_cli.cli.app import app
+from langprune_cli.errors import LangpruneError
 from langprune_cli.methods.method import methods
+from langprune_cli.recipes.running import checked, run_recipe
+from langprune_cli.recipes.schema import schema
 from langprune_cli.refinements.refinement import refinements
-from langprune_cli.stages.report.commands import HIDDEN, commands
+from langprune_cli.requests.shared.results import Made
+from langprune_cli.stages.report.collecting import sources_of
+from langprune_cli.stages.report.commands import HIDDEN, commands, hidden
 from langprune_cli.stages.report.options import OPTIONS
+from langprune_cli.stages.report.recipe import recipe_of
 from langprune_cli.store.artifact import Artifact
+from langprune_cli.store.building import Silent
 from langprune_cli.store.files import Parts
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.unit_methods.method import unit_methods
+from tests.recipes.json_schema import complaints, load_core
 from tests.support.command import SEQLEN, did
 
 UK, EN = "--lang uk --data TEXT/uk.jsonl", "--lang en --data TEXT/en.jsonl"
@@ -145,6 +153,34 @@ def test_every_command_gives_the_same_key(places: dict[str, Path]) -> None:
             wrong[step] = "another key"
     assert wrong == {}
     assert keys >= {each.key for each in made}
+
+
+def test_every_recipe_gives_the_same_key(places: dict[str, Path], tmp_path: Path) -> None:
+    """All recipes share a workspace, so that nothing is made twice; each is first checked to stand on its own."""
+    wrong, untold = {}, []
+    workspace = Workspace(places[""])
+    for each in artifacts(places[""]):
+        label = f"{each.manifest.kind}/{each.name}"
+        sources = sources_of(workspace, each, Silent())
+        try:
+            text = recipe_of(each, sources)
+        except LangpruneError:
+            untold.append(label)
+            continue
+        assert recipe_of(each, sources, hidden).count("/") <= text.count("/")
+        (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+        assert complaints(load_core(text), schema()) == [], text
+        try:
+            checked(tmp_path / "recipe.yaml", tmp_path / "empty")
+            results = [one.result for one in run_recipe(tmp_path / "recipe.yaml", workspace=tmp_path / "again")]
+        except LangpruneError as error:
+            wrong[label] = str(error)
+            continue
+        keys = {found.key for one in results if isinstance(one, Made) for found in one.artifacts}
+        if each.key not in keys:
+            wrong[label] = f"another key: {text}"
+    assert wrong == {}
+    assert untold == []
 
 
 def _found(word: str, places: dict[str, Path]) -> str:
