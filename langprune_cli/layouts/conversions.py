@@ -118,6 +118,15 @@ class Conversions:
                 return len(rule.source_patterns)
         return 0
 
+    def reorders(self, path: str) -> Target | None:
+        """Return the target of the tensor that becomes the parameter at `path` in another form, None if there is none."""
+        for rule in self._converters:
+            alone = len(rule.source_patterns) == len(rule.target_patterns) == 1
+            merges = isinstance(rule.operations[0], MergeModulelist)
+            if alone and not merges and path.endswith(rule.target_patterns[0]):
+                return Target(path, rule)
+        return None
+
 
 def converted(model: Model, path: str, sources: Sequence[tuple[str, Target]], tensors: Mapping[str, Tensor]) -> Tensor:
     """Return the parameter at `path` as transformers' own conversion computes it from checkpoint tensors.

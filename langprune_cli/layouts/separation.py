@@ -30,14 +30,15 @@ def separate_experts(model: Model, names: Iterable[str] | None = None) -> None:
         return
     rules = Conversions(model)
     merged = None if names is None else rules.merged(names)
-    reordered = {} if names is None else rules.reordered(names)
+    reordered = None if names is None else rules.reordered(names)
     for parent, name, path, child, parameters in found:
         if form := _form(child, parameters):
             whole = f"{path}.{form.first}"
             sources = rules.merges(whole) if merged is None else merged.get(whole, 0)
             linears = _APART.get(form.first, ())
             apart = sources == len(linears) > 1 and not form.transposed
-            order = row_order(model, reordered[whole], parameters[form.first].shape[1]) if whole in reordered else None
+            changed = rules.reorders(whole) if reordered is None else reordered.get(whole)
+            order = row_order(model, changed, parameters[form.first].shape[1]) if changed else None
             setattr(parent, name, Experts(child, form, linears if apart else (form.first,), order))
         elif _is_parallel(child, parameters):
             setattr(parent, name, ParallelExperts(child))

@@ -86,3 +86,5 @@ def test_a_merged_checkpoint_of_a_family_that_is_published_apart(tmp_path: Path,
     words = ["--data", windows, "-w", tmp_path / "w", "--json"]
     rows = [did("eval", "-m", tmp_path / each, *words).json["rows"][0]["nats"] for each in ("apart", "merged")]
     assert rows[0] == pytest.approx(rows[1], abs=1e-6)
+    narrower = langprune("prune", "-m", tmp_path / "merged", *words, "--pattern", "channels:0.34")
+    one_sentence(narrower, 1, "in another layout than transformers saves: open the model with transformers, save it")

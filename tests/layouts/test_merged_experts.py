@@ -20,7 +20,7 @@ from langprune_cli.models.streamed import StreamedModel
 from langprune_cli.stages.apply import model_writing
 from langprune_cli.stages.statistics.parts import block_part
 from langprune_cli.store.manifest import read_manifest
-from tests.layouts.test_mixtures import logits, loss, opened, some_windows
+from tests.layouts.test_mixtures import logits, loss, opened, some_windows, unpacked
 from tests.support.command import did, langprune, one_sentence
 from tests.support.pico import MERGED, save_pico
 
@@ -52,6 +52,7 @@ STORED = {
     "inkling2_text": Stored("mlp.experts.w13_weight", "mlp.experts.w2_weight", 2),
     "jetmoe": Stored("input_linear.weight", "output_linear.weight", 2),
 }
+_PREFIX = {"inkling2_text": "model.llm.layers"}  # what tensors of blocks are called
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +169,32 @@ def test_statistics_of_experts_that_are_given_their_tokens_one_after_the_other(t
         for expert, x in enumerate(torch.split(inputs.double(), sizes)):
             found = stats[f"model.layers.1.{path}.weight[{expert}]/sum_sq"].double()
             torch.testing.assert_close(found, x.detach().square().sum(0), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("family", sorted(MERGED.keys() - {"jetmoe"}))
+def test_channels_of_each_expert_leave(family: str, tmp_path: Path, windows: Path) -> None:
+    """The smaller model computes what the dense one does without these channels, each expert having lost its own."""
+    dense, stored = save_pico(family, tmp_path / "model"), STORED[family]
+    words = ["-m", tmp_path / "model", "--data", windows, "--update", "none", "-w", tmp_path / "w", "--json"]
+    made = did("prune", *words, "--pattern", "channels:0.34", "--round-to", "8").json
+    smaller = opened(Path(made["path"]))
+    (masks,) = [each for each in made["artifacts"] if each["kind"] == "masks"]
+    keep = {name: bits for part in Path(masks["path"]).glob("block-*") for name, bits in load_file(part).items()}
+    chosen = set()
+    with torch.no_grad():
+        for index, experts in merged_modules(dense):
+            for expert in range(EXPERTS):
+                prefix = _PREFIX.get(family, "model.layers")
+                columns = unpacked(
+                    keep.pop(f"{prefix}.{index}.{stored.last}[{expert}]"), experts.down_proj.shape[stored.inputs]
+                )
+                chosen.add(tuple(columns.tolist()))
+                experts.down_proj[expert].mul_(columns if stored.inputs == 2 else columns[:, None])
+        modules = {f"{name}.weight": module for name, module in dense.named_modules()}
+        for name, bits in keep.items():
+            modules[name].weight.mul_(unpacked(bits, modules[name].weight.shape[1]))
+    assert len(chosen) > EXPERTS
+    torch.testing.assert_close(logits(smaller, ids_of(windows)), logits(dense, ids_of(windows)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["gpt_oss", "granitemoe"])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from langprune_cli.errors import LangpruneError
 from langprune_cli.models.families import Axis, Kind, Slice
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.patterns import Pattern
@@ -124,9 +125,18 @@ def unit_method(structures: Sequence[Structure], name: str | None) -> UnitMethod
 
 
 def readers_of(model: OpenedModel, index: int, axes: Sequence[Axis]) -> dict[str, Axis]:
-    """Return the axes of block `index`, by the linear that reads each."""
+    """Return the axes of block `index`, by the linear that reads each.
+
+    Raises LangpruneError if the checkpoint stores the linears that write an axis in another layout than transformers saves.
+    """
     paths = model.streamed.tensor_paths(index)
     here = {axis: paths.get(f"{axis.reader}.weight") for axis in axes}
+    for axis, name in here.items():
+        if name and sum(cut.path in paths for cut in axis.slices) < 2:
+            raise LangpruneError(
+                f"{model.label} stores what writes the {axis.kind} of {name} in another layout than transformers saves: open the "
+                "model with transformers, save it with save_pretrained(FOLDER), and name that FOLDER"
+            )
     return {name: axis for axis, name in here.items() if name}
 
 
