@@ -75,6 +75,7 @@ REASONS = {
     "python -m tests.harnesses.fuzz": f"{MINUTES}: tests/project/test_hostile.py runs what it draws from",
     "python -m tests.benchmarks": MINUTES,
     "python tests/benchmarks/quality.py": MINUTES,
+    "python -m tests.survey": "writes docs/models.md: tests/project/test_models_page.py compares it",
     "python -m langprune_cli": "starts a process: tests/machine/test_teams.py does",
     "python -m scripts.architecture": "writes docs/architecture.md: tests/project/test_layers.py compares it",
     "python -m scripts.goldens.make": "writes tests/goldens: tests/project/test_small_goldens.py makes a part of it",

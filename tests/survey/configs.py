@@ -10,7 +10,8 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 from tests.survey.exceptions import EXCEPTIONS
 
 TOKENS = 432  # rows of the vocabulary: the tokenizer's, which has the tokens that stand for images and the like last
-_PARTS = range(TOKENS - 32, TOKENS)  # ids of tokens that stand for no text
+SPARE = 8  # rows without a token: some tokenizers add tokens of their own
+_PARTS = range(TOKENS - 32 - SPARE, TOKENS - SPARE)  # ids of tokens that stand for no text
 _BLOCKS = 4
 _WIDTH = 32
 
@@ -48,7 +49,7 @@ _SIZES: tuple[tuple[str, int], ...] = (
 )
 _BLOCK_COUNT = re.compile(r"num_hidden_layers|n_layers?$|num_layers$|decoder_layers|layers_per_stack")
 _NAMED = tuple((re.compile(pattern), size) for pattern, size in _SIZES)
-_TOKEN = re.compile(r"(token_?(id|index)s?|_token|_id|_index|_patch_id)$")
+_TOKEN = re.compile(r"(token_?(id|index)s?|_tokens?|_id|_index|_patch_id)$")
 # What classes leave out although their code wants it.
 _NEEDED = {"head_dim": 8, "num_key_value_heads": 2}
 _COMMON = {"bos_token_id": 0, "eos_token_id": 1}
@@ -104,7 +105,7 @@ def _small(name: str, stated: object, default: PreTrainedConfig) -> Any:  # noqa
         return value  # gets another number
     if stated is None:
         return None  # computed from others
-    if _all(int, value):
+    if _all(int, value) and type(stated) is not int:
         return [size(name, each) for each in value]
     number = value if type(value) is int else stated
     return size(name, number) if type(number) is int else None

@@ -37,6 +37,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "gpt_neox_japanese": {"intermediate_multiple_size": 2},
     "granite4_vision": {
         "vision_config": {"hidden_size": 64}, "deepstack_layer_map": [[0, 0], [1, 1]], "spatial_target_layers": [2, 3]},
+    **dict.fromkeys(("qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text", "paddleocr_vl_text"), _MROPE),
     "glm4v_text": _MROPE,
     "glm4v_moe_text": {"head_dim": 16, **_MROPE},
     "glm46v_text": _MROPE,

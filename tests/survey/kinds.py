@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreT
 from transformers.models.auto import modeling_auto
 
 from tests.support.text.text_corpora import byte_level
-from tests.survey.configs import TOKENS, tiny
+from tests.survey.configs import SPARE, TOKENS, tiny
 
 AUTO = {"causal": AutoModelForCausalLM, "image-text": AutoModelForImageTextToText}
 _MOST_PARAMETERS = 8_000_000
@@ -105,7 +105,7 @@ def logits_of(model: PreTrainedModel, windows: torch.Tensor) -> torch.Tensor:
 def tokenizer() -> PreTrainedTokenizerFast:
     """Return a byte-level tokenizer of as many tokens as the models have rows; the last are parts that are no text."""
     made = copy.deepcopy(byte_level())
-    made.add_special_tokens({"additional_special_tokens": [f"<part_{n}>" for n in range(TOKENS - len(made))]})
+    made.add_special_tokens({"additional_special_tokens": [f"<part_{n}>" for n in range(TOKENS - SPARE - len(made))]})
     return made
 
 

@@ -16,7 +16,7 @@ WRONG = "**wrong**"
 _TITLES = {"causal": "Text models", "image-text": "Models of images and text"}
 # What differs from model to model in one and the same reason.
 _DIFFERS = (
-    (re.compile(r"\b[A-Z]\w*?(?:For|LM|Pretrained)[A-Z]\w+|\b[A-Z]\w+Omni\w+"), "it"),
+    (re.compile(r"\b[A-Za-z]\w*?(?:For|LM|Pretrained)[A-Z]\w+|\b[A-Z]\w+Omni\w+"), "it"),
     (re.compile(r" ?\(.*\)"), ""),
     (re.compile(r"\[[\d, ]+\]|(?<![\w.])\d[\d,.]*(?:e[+-]\d+)?(?![\w.]*\w)"), "N"),
 )
@@ -138,7 +138,7 @@ def _order(item: tuple[Kind, object]) -> tuple[str, str]:
 
 def _short(row: Row, column: str) -> str:
     """Return a cell: of a refusal the reason, without what differs from model to model and without what is to be done."""
-    text = row.cells.get(column, WRONG).replace("\n", " ")
+    text = row.cells.get(column, WRONG).replace("\n", " ").replace("workspace/models/", "")
     if text in (WORKS, WRONG):
         return text
     text = re.sub(rf"(?:\bthis )?(?<![\w-]){re.escape(row.kind.name)}(?:_text)?(?![\w-])", "it", text)
