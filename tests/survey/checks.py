@@ -4,6 +4,7 @@ Each check raises LangpruneError where langprune refuses, and AssertionError whe
 """
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -72,6 +73,20 @@ class Subject:
         model = StreamedModel(self.folder)
         return {each.name: each.transposed for index in range(len(model.blocks)) for each in model.linears(index)}
 
+    def masked(self, mask: Artifact, share: float | None = None) -> dict[str, Tensor]:
+        """Return the checkpoint's tensors with zeros where a mask has none of its bits, of every linear `share` of it."""
+        found = {name: tensor.clone() for name, tensor in self.tensors.items()}
+        bits = dict(_bits(mask))
+        assert bits, "no linear is pruned"
+        for name, each in bits.items():
+            part = _part(found, name)
+            rows = part.t() if self.transposed[name] else part
+            kept = unpacked(each, rows.shape[1])
+            removed = 1 - kept.float().mean().item()
+            assert share is None or abs(removed - share) < 0.1, f"{removed:.2f} of {name} leaves"
+            rows.masked_fill_(~kept, 0.0)
+        return found
+
     def prune(self, pattern: str, method: str | None, *, update: str | None = "none") -> PruneResult:
         """Prune as a user does."""
         workspace = self.place / "workspace"
@@ -116,20 +131,12 @@ def weights(pattern: str) -> Callable[[Subject], None]:
 
     def check(subject: Subject) -> None:
         made = subject.prune(pattern, "wanda")
-        keep = dict(_bits(_mask(made)))
+        expected = subject.masked(_mask(made), share=0.5)
         after = read_tensors(made.folder)
-        assert after.keys() == subject.tensors.keys(), after.keys() ^ subject.tensors.keys()
+        assert after.keys() == expected.keys(), after.keys() ^ expected.keys()
         for name, tensor in after.items():
-            before = subject.tensors[name]
-            if name in keep:
-                rows = before.t() if subject.transposed[name] else before
-                kept = unpacked(keep[name], rows.shape[1])
-                share = 1 - kept.float().mean().item()
-                assert abs(share - 0.5) < 0.1, f"{share:.2f} of {name} leaves"
-                before = torch.where(kept.t() if subject.transposed[name] else kept, before, 0.0)
-            same = tensor.dtype == before.dtype and torch.equal(tensor.view(torch.int32), before.view(torch.int32))
+            same = tensor.dtype == expected[name].dtype and torch.equal(_as_bits(tensor), _as_bits(expected[name]))
             assert same, f"{name} is not as the mask says"
-        assert keep, "no linear is pruned"
         for path in subject.folder.iterdir():
             if path.suffix in {".json", ".jinja", ".txt", ".model"} and "index" not in path.name:
                 assert (made.folder / path.name).read_bytes() == path.read_bytes(), f"{path.name} differs"
@@ -143,11 +150,7 @@ def units(pattern: str) -> Callable[[Subject], None]:
 
     def check(subject: Subject) -> None:
         made = subject.prune(pattern, "magnitude")
-        zeroed = dict(subject.tensors)
-        for name, bits in _bits(_mask(made)):
-            rows = zeroed[name].t() if subject.transposed[name] else zeroed[name]
-            rows = rows * unpacked(bits, rows.shape[1])
-            zeroed[name] = (rows.t() if subject.transposed[name] else rows).contiguous()
+        zeroed = subject.masked(_mask(made))
         folder = subject.place / "zeroed"
         shutil.copytree(subject.folder, folder, ignore=shutil.ignore_patterns("*.safetensors*"), dirs_exist_ok=True)
         save_file(zeroed, folder / "model.safetensors", metadata={"format": "pt"})
@@ -234,6 +237,19 @@ def _close(nats: float, expected: float, what: str) -> None:
 
 def _same(found: Measured, expected: Measured) -> None:
     torch.testing.assert_close(found.logits, expected.logits, rtol=1e-5, atol=1e-5)
+
+
+def _part(tensors: dict[str, Tensor], name: str) -> Tensor:
+    """Return the matrix of a name: a tensor, an expert of one (name[3]), or some rows of one (name[0:48])."""
+    found = re.fullmatch(r"(.+)\[(\d+)(?::(\d+))?\]", name)
+    if not found:
+        return tensors[name]
+    tensor = tensors[found[1]]
+    return tensor[int(found[2]) : int(found[3])] if found[3] else tensor[int(found[2])]
+
+
+def _as_bits(tensor: Tensor) -> Tensor:
+    return tensor.view(torch.int32) if tensor.dtype == torch.float32 else tensor
 
 
 def _numbers(tensors: dict[str, Tensor]) -> int:
