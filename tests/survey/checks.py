@@ -109,6 +109,7 @@ class Subject:
         except LangpruneError as error:
             if models == (self.folder,):
                 raise
+            self.evaluate(self.data, self.folder)  # where the dense model is refused, so is this
             raise AssertionError(f"what was pruned is refused: {error}") from error
 
     def runs(self, folder: Path, windows: Tensor | None = None) -> Measured:
