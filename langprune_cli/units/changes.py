@@ -59,14 +59,14 @@ class Skeleton:
         """Return the shapes of the parameters of each block, by path."""
         return parameter_shapes(self.model)[:-1]
 
-    def axes(self, count: Count, left: int) -> tuple[Axis, ...]:
+    def axes(self, count: Count, left: int) -> tuple[Axis, ...] | None:
         """Return the axes of the units that `count` counts: what changes, and how, where `left` of them are left.
 
-        Nothing where other things change as well, or the model cannot be built. Each has one segment in every slice.
+        Nothing where other things change as well, None where the model cannot be built. Each has one segment in every slice.
         """
         smaller = self._built(count, left)
         if smaller is None:
-            return ()
+            return None
         before, after = parameter_shapes(self.model), parameter_shapes(smaller)
         if before[-1] != after[-1] or len(before) != len(after):
             return ()

@@ -176,12 +176,13 @@ def _confirmed(
 
     Nothing where it counts no units; what the measurement says against it is added to `problems`.
     """
-    wide = next((axes for left in _fewer(of_true.units) if (axes := pair.true.axes(of_true, left))), ())
+    tried = (pair.true.axes(of_true, left) for left in _fewer(of_true.units))
+    wide = next((axes for axes in tried if axes is not None), ())
     if not wide or not fits(pair.true, wide):
         return ()
     for left in _fewer(of_small.units):
         narrow = pair.small.axes(of_small, left)
-        if [axis.reader for axis in narrow] != [axis.reader for axis in wide]:
+        if narrow is None or [axis.reader for axis in narrow] != [axis.reader for axis in wide]:
             continue
         for layout in islice(_layouts(narrow), _MOST_LAYOUTS):
             axes = _laid(narrow, layout)

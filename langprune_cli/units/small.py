@@ -4,6 +4,7 @@ Heads, experts and switches stay as they are, so that its code takes the same wa
 """
 
 import copy
+import json
 import re
 from collections.abc import Sequence
 from typing import cast
@@ -27,7 +28,7 @@ _COUNTS = re.compile(
 )  # fmt: skip
 
 
-def build(config: Configuration, dtype: torch.dtype = torch.float64) -> CausalModel:
+def build(config: Configuration, dtype: torch.dtype = torch.bfloat16) -> CausalModel:
     """Return the modules of a configuration without weights; raises LangpruneError where there are none."""
     config = copy.deepcopy(config)
     config._attn_implementation = config._experts_implementation = "eager"  # noqa: SLF001 - transformers has no other name for it
@@ -40,7 +41,7 @@ def few_blocks(config: Configuration) -> Configuration:
     Two blocks are of one kind where their parameters have the same shapes and the configuration calls them the same.
     Raises LangpruneError for a configuration of which there is no model.
     """
-    whole = parameter_shapes(build_skeleton(config, torch.float64, experts_apart=False))[:-1]
+    whole = parameter_shapes(build_skeleton(config, torch.bfloat16, experts_apart=False))[:-1]
     text, count = config.get_text_config(), len(whole)
     lists = [value for value in vars(text).values() if isinstance(value, (list, tuple)) and len(value) == count]
     kinds = [(shapes, [value[index] for value in lists]) for index, shapes in enumerate(whole)]
@@ -51,7 +52,7 @@ def few_blocks(config: Configuration) -> Configuration:
     try:
         raw = Narrowing((), {}, stay, "").config(config.to_dict(), config)
         fewer = opened_as(config, raw)
-        left = parameter_shapes(build_skeleton(fewer, torch.float64, experts_apart=False))[:-1]
+        left = parameter_shapes(build_skeleton(fewer, torch.bfloat16, experts_apart=False))[:-1]
     except LangpruneError:
         return config
     return fewer if left == [whole[index] for index in stay] else config
@@ -85,7 +86,8 @@ def _same_paths(config: Configuration, model: CausalModel) -> bool:
 
 
 def _divided(config: Configuration, by: int) -> Configuration:
-    raw = with_vocab_size(config.to_dict(), config, min(_TOKENS, config.get_text_config().vocab_size))
+    plain = json.loads(json.dumps(config.to_dict(), default=str))  # as a file has it: keys are strings
+    raw = with_vocab_size(plain, config, min(_TOKENS, config.get_text_config().vocab_size))
     for key in [key for key in raw if key.startswith("vocab_size_")]:
         raw[key] = raw["vocab_size"]
     replace_ids(raw, dict.fromkeys(ids_in(raw), 0))

@@ -12,6 +12,7 @@ from langprune_cli.models.families import FAMILIES, KV_GROUPS, Axis, Kind, axes_
 from langprune_cli.models.skeleton import build_skeleton, find_blocks
 from langprune_cli.units.axes import channel_axes, group_axes
 from langprune_cli.units.found import found_channels, found_groups
+from langprune_cli.units.small import build, few_blocks, narrow_widths
 from tests.support import pico
 from tests.support.narrowed import IDS, as_if_narrowed, equal, logits, narrow, opened
 
@@ -71,8 +72,20 @@ def test_what_is_found_is_what_the_table_says(family: str) -> None:
         assert {as_found(axis, have) for axis in found} == {as_found(axis, have) for axis in said}
 
 
+@pytest.mark.parametrize(("family", "most"), [("llama", 8), ("glm4", 8)])
+def test_what_is_measured_of_a_large_model_is_small(family: str, most: int) -> None:
+    """Its defaults, of billions of parameters: one block of each kind, narrow heads, few tokens."""
+    config = getattr(transformers, (pico.EVERY_FAMILY | pico.FOUND)[family][0])()
+    small = narrow_widths(few_blocks(config))
+    weights = sum(each.numel() for each in build(small).parameters())
+    assert weights < most * 10**6
+    assert len(blocks_of(small)) <= 4
+    kinds = [tuple(block.state_dict()) for block in blocks_of(config)]
+    assert {tuple(block.state_dict()) for block in blocks_of(small)} == set(kinds)
+
+
 def blocks_of(config: Any) -> Any:
-    return find_blocks(build_skeleton(config, torch.float32))[1]
+    return find_blocks(build_skeleton(config, torch.bfloat16))[1]
 
 
 def as_found(axis: Axis, have: set[str]) -> tuple[object, ...]:
