@@ -7,7 +7,7 @@ from langprune_cli.methods.method import Method
 from langprune_cli.numerics.factor import dead_columns
 from langprune_cli.numerics.patterns import Pattern, choose_in_steps
 from langprune_cli.numerics.site import Site, Solution
-from langprune_cli.solvers.sweep import Chooser, sweep
+from langprune_cli.solvers.sweep import ColumnChooser, sweep
 
 _BLOCK = 128  # columns per choice of an unstructured mask (section 3.3)
 
@@ -37,7 +37,7 @@ def solve(site: Site, pattern: Pattern) -> Solution:
         return torch.cat([choose_in_steps(part, pattern, first) for part in site.split(scores)])
 
     width = pattern.keep_of[1] if pattern.keep_of else _BLOCK
-    return sweep(site.weight, site.factor, Chooser(width, choose))
+    return sweep(site.weight, site.factor, ColumnChooser(width, choose))
 
 
 METHOD = Method(

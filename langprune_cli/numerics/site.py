@@ -10,7 +10,8 @@ from torch import Tensor
 from langprune_cli.defaults import DAMPING
 from langprune_cli.numerics.factor import Factor, damped_factor
 
-Needs = Literal["nothing", "norms", "hessian"]  # what calibration must have collected for a method, an update, ...
+Statistics = Literal["norms", "hessian"]  # Hessians come with the norms, never without
+Needs = Literal["nothing"] | Statistics  # the statistics that a method, an update, ... reads
 _NEEDS: tuple[Needs, ...] = ("nothing", "norms", "hessian")
 
 

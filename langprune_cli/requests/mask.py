@@ -11,7 +11,7 @@ from langprune_cli.requests.shared.choice import ChoiceOptions
 from langprune_cli.requests.shared.inputs import newer_scores, stats_for
 from langprune_cli.requests.shared.options import ModelOptions, OpeningOptions, TargetOptions
 from langprune_cli.requests.shared.run import running
-from langprune_cli.requests.shared.structured import unit_options
+from langprune_cli.requests.shared.structured import part_options
 from langprune_cli.requests.shared.values import several
 from langprune_cli.requests.shared.weights import method_of, note_cost, settings_of
 from langprune_cli.structured_patterns.pattern import Judged, get_pattern
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refus
     from langprune_cli.methods.method import Method
     from langprune_cli.requests.shared.results import Made
     from langprune_cli.requests.shared.run import Run
-    from langprune_cli.requests.shared.structured import UnitOptions
+    from langprune_cli.requests.shared.structured import PartOptions
     from langprune_cli.stages.mask.mask import MaskSource
     from langprune_cli.stages.solving.choosing import MaskSettings
     from langprune_cli.store.building import Outcome
@@ -57,12 +57,12 @@ def mask(request: MaskRequest) -> Made:
         if target:
             _check_for_tokens(patterns, request)
             return run.made(lambda: [_of_tokens(run, request, target)])
-        units = unit_options(
+        parts = part_options(
             patterns, request.method, request, sparsity=request.sparsity, round_to=request.round_to,
             of_weights=request.of_weights | {"--variant": request.variant, "--scores": request.scores},
         )  # fmt: skip
-        if units:
-            return run.made(lambda: [_of_parts(run, request, units)])
+        if parts:
+            return run.made(lambda: [_of_parts(run, request, parts)])
         return run.made(lambda: [_of_weights(run, request, patterns[0])])
 
 
@@ -93,7 +93,7 @@ def _of_tokens(run: Run, request: MaskRequest, target: VocabularyTarget) -> Outc
     return vocabulary.masked(run, opened, counts, target, request.target)
 
 
-def _of_parts(run: Run, request: MaskRequest, options: UnitOptions) -> Outcome:
+def _of_parts(run: Run, request: MaskRequest, options: PartOptions) -> Outcome:
     from langprune_cli.stages.mask.mask import MaskSource, mask  # noqa: PLC0415
     from langprune_cli.stages.mask.whole import mask_whole  # noqa: PLC0415
     from langprune_cli.stages.structured.judged_on import JudgedOn  # noqa: PLC0415
@@ -122,14 +122,14 @@ def _of_parts(run: Run, request: MaskRequest, options: UnitOptions) -> Outcome:
 
 def _of_weights(run: Run, request: MaskRequest, pattern: str) -> Outcome:
     from langprune_cli.stages.mask.mask import mask  # noqa: PLC0415
-    from langprune_cli.stages.solving.choosing import Chooser  # noqa: PLC0415
+    from langprune_cli.stages.solving.choosing import WeightChooser  # noqa: PLC0415
 
     settings = settings_of(request, pattern)
     source, method = _source(run, request, settings)
     opened = run.open_named(request, source.scores or source.stats)
     if request.min_expert_tokens is not None:
         opened.require_experts("--min-expert-tokens")
-    chooser = Chooser.of(method, settings)
+    chooser = WeightChooser.of(method, settings)
     note_cost(run, method.name, settings)
     return mask(run.workspace, opened, source, chooser, run.reporter, to=request.target)
 
@@ -140,7 +140,7 @@ def _source(run: Run, request: MaskRequest, settings: MaskSettings) -> tuple[Mas
     from langprune_cli.numerics.site import most_needed  # noqa: PLC0415
     from langprune_cli.stages.mask.mask import MaskSource, source_of_scores  # noqa: PLC0415
     from langprune_cli.stages.solving.allocating import chosen_allocation  # noqa: PLC0415
-    from langprune_cli.stages.solving.choosing import Chooser  # noqa: PLC0415
+    from langprune_cli.stages.solving.choosing import WeightChooser  # noqa: PLC0415
 
     method = method_of(request.method or "wanda", settings, variant=request.variant)
     named = request.stats or request.method or request.variant
@@ -155,7 +155,7 @@ def _source(run: Run, request: MaskRequest, settings: MaskSettings) -> tuple[Mas
     newest = None if named or on_statistics else newer_scores(run)
     if newest:
         return source_of_scores(run.workspace, newest), get_method(newest.manifest.params["method"])
-    chooser = Chooser.of(method, settings)
+    chooser = WeightChooser.of(method, settings)
     allocation = chosen_allocation(chooser)
     needs, what = chooser.needs, chooser.what
     if most_needed(allocation.needs, needs) != needs:

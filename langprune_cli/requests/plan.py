@@ -67,7 +67,7 @@ def plan(request: PlanRequest) -> PlanResult:
     with running(request) as run:
         from langprune_cli.stages.plan.cost import measured_rate  # noqa: PLC0415
         from langprune_cli.stages.plan.plan import find_config, plan, read_patterns  # noqa: PLC0415
-        from langprune_cli.stages.structured.structures import Rounding, Structure  # noqa: PLC0415
+        from langprune_cli.stages.structured.removals import Removal, Rounding  # noqa: PLC0415
         from langprune_cli.structured_patterns.vocab import PATTERN  # noqa: PLC0415
         from langprune_cli.tokens.choice import VocabularyTarget  # noqa: PLC0415
 
@@ -79,8 +79,8 @@ def plan(request: PlanRequest) -> PlanResult:
         asked, chosen = read_patterns(patterns, request.sparsity, rounding), None
         if target:
             tokens, chosen = planned_tokens(run, choice, target, request.stats)
-            leaving = Structure(PATTERN.name, 0.0, VocabularyTarget(size=tokens))
-            asked = replace(asked, structures=(*asked.structures, leaving), chat=chosen.chat if chosen else None)
+            leaving = Removal(PATTERN.name, 0.0, VocabularyTarget(size=tokens))
+            asked = replace(asked, removals=(*asked.removals, leaving), chat=chosen.chat if chosen else None)
         found = find_config(run.workspace, choice, run.compute)
         for note in found.notes:
             run.reporter.note(note)

@@ -15,7 +15,7 @@ from langprune_cli.requests.shared.options import GatheringOptions, ModelOptions
 from langprune_cli.requests.shared.results import Made
 from langprune_cli.requests.shared.run import running
 from langprune_cli.requests.shared.steps import BlockStep, Given, WholeStep
-from langprune_cli.requests.shared.structured import unit_options
+from langprune_cli.requests.shared.structured import part_options
 from langprune_cli.requests.shared.tuning import Tuning, tuned
 from langprune_cli.requests.shared.values import at_least, one_of, several
 from langprune_cli.requests.shared.weights import method_of, settings_of, solving_of
@@ -23,7 +23,7 @@ from langprune_cli.requests.shared.weights import method_of, settings_of, solvin
 if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
     from langprune_cli.requests.shared.run import Run
     from langprune_cli.requests.shared.steps import Step
-    from langprune_cli.stages.solving.updating import Pruned
+    from langprune_cli.stages.solving.updating import PrunedLinear
     from langprune_cli.store.building import Outcome
     from langprune_cli.streaming.opened import OpenedModel
     from langprune_cli.types import TextSpec
@@ -72,7 +72,9 @@ class PruneRequest(
 class PruneResult(Made):
     """What `prune` made: the model first, then what it was made from."""
 
-    linears: tuple[Pruned, ...] = ()  # what became of each, in the order of the blocks; none where no linear was pruned
+    linears: tuple[
+        PrunedLinear, ...
+    ] = ()  # what became of each, in the order of the blocks; none where no linear was pruned
     seconds: dict[int, float] = field(default_factory=dict)  # of each block; empty where the model was there already
 
 
@@ -158,7 +160,7 @@ class Chain:
         )
         return [last, *self.made]
 
-    def linears(self) -> tuple[Pruned, ...]:
+    def linears(self) -> tuple[PrunedLinear, ...]:
         """Return what became of each linear where the last step went block by block."""
         from langprune_cli.stages.apply.model_writing import read_pruned  # noqa: PLC0415
 
@@ -170,29 +172,29 @@ class Chain:
 
 def steps_of(request: PruneRequest) -> list[Step]:
     """Return what is to leave, step by step, and how it is chosen; raises UsageError for what does not go together."""
-    from langprune_cli.stages.solving.choosing import Chooser  # noqa: PLC0415
-    from langprune_cli.stages.structured.structures import Structure  # noqa: PLC0415
+    from langprune_cli.stages.solving.choosing import WeightChooser  # noqa: PLC0415
+    from langprune_cli.stages.structured.removals import Removal  # noqa: PLC0415
     from langprune_cli.structured_patterns.pattern import get_pattern, split_patterns  # noqa: PLC0415
     from langprune_cli.structured_patterns.vocab import PATTERN  # noqa: PLC0415
 
     tokens, patterns = vocabulary.vocabulary_target(several(request.pattern) or ["unstructured"], request)
-    structures, single = split_patterns(patterns)
-    rounds = not tokens or any((units := get_pattern(each).units) and units.rounds for each in structures)
-    for_parts, for_weights = _methods(request.method, together=bool(structures and single))
-    parts = unit_options(
-        structures, for_parts, request, sparsity=None if single else request.sparsity,
+    structured, single = split_patterns(patterns)
+    rounds = not tokens or any((units := get_pattern(each).units) and units.rounds for each in structured)
+    for_parts, for_weights = _methods(request.method, together=bool(structured and single))
+    parts = part_options(
+        structured, for_parts, request, sparsity=None if single else request.sparsity,
         round_to=request.round_to if rounds else None,
         of_weights={} if single else request.of_weights | {"--variant": request.variant},
     )  # fmt: skip
-    steps: list[Step] = [WholeStep(Structure(PATTERN.name, 0.0, tokens))] if tokens else []
+    steps: list[Step] = [WholeStep(Removal(PATTERN.name, 0.0, tokens))] if tokens else []
     if parts:
         steps += [WholeStep(each, None if parts.units else parts.method) for each in parts.wholes]
         steps += [BlockStep.of_units(parts, None if single else request.update)] if parts.units else []
     if single:
         settings = settings_of(request, single)
-        chooser = Chooser.of(method_of(for_weights or "admm", settings, variant=request.variant), settings)
+        chooser = WeightChooser.of(method_of(for_weights or "admm", settings, variant=request.variant), settings)
         steps.append(BlockStep.of_weights(chooser, request.update))
-    elif not structures:
+    elif not structured:
         _refuse_for_tokens(request)
     if request.update and not steps[-1].updates:
         raise UsageError(f"--update {request.update} is for weights that stay in the blocks: leave it out")

@@ -17,7 +17,7 @@ _STRIP = 16
 
 
 @dataclass(frozen=True)
-class Chooser:
+class ColumnChooser:
     """Chooses which weights to keep, `width` columns at a time, from their values after compensation from the left."""
 
     width: int
@@ -27,7 +27,7 @@ class Chooser:
 def sweep(
     w: Tensor,  # float32 [r, i]
     factor: Factor,  # of the damped Hessian [i, i]
-    keep: Tensor | Chooser,  # bool [r, i], or a chooser that finds it on the way
+    keep: Tensor | ColumnChooser,  # bool [r, i], or a chooser that finds it on the way
 ) -> Solution:
     """Prune what `keep` does not hold, column by column, and compensate in the columns to the right.
 
@@ -44,7 +44,7 @@ def sweep(
     wt = w.t().clone(memory_format=torch.contiguous_format).add_(0.0)  # [i, r]; -0.0 becomes 0.0
     # Dense minus new; for columns not reached yet, the corrections from the blocks to their left.
     lost = torch.zeros_like(wt)
-    if isinstance(keep, Chooser):
+    if isinstance(keep, ColumnChooser):
         goes = torch.zeros(wt.shape, dtype=torch.bool, device=w.device)
     else:
         goes = keep.t().logical_not().contiguous()
@@ -63,7 +63,7 @@ def sweep(
                 lost[left:right].addmm_(lower[left:right, start:left], lost[start:left], alpha=-1)
             strip.load(wt, lost, goes, lower, slice(left, right))
             for j in range(left, right):
-                if isinstance(keep, Chooser) and j % keep.width == 0:
+                if isinstance(keep, ColumnChooser) and j % keep.width == 0:
                     stop = min(j + keep.width, columns)
                     reached = wt[j:stop] - _ahead(lost, lower, strip, (start, left, right, j), stop)
                     scores = reached.square_().mul_(factor.pivots[j:stop, None])

@@ -13,24 +13,24 @@ if TYPE_CHECKING:  # the command line reads this file
     from langprune_cli.stages.structured.choosing import Choosing
     from langprune_cli.stages.structured.cut import Cut, Masks
     from langprune_cli.stages.structured.judged_on import JudgedOn
+    from langprune_cli.stages.structured.removals import Removal, Rounding
     from langprune_cli.stages.structured.sketch import Sketch
-    from langprune_cli.stages.structured.structures import Rounding, Structure
     from langprune_cli.store.building import Reporter
     from langprune_cli.streaming.opened import OpenedModel
 
 
-def plan(sketch: Sketch, structure: Structure, _rounding: Rounding) -> Sketch:
+def plan(sketch: Sketch, removal: Removal, _rounding: Rounding) -> Sketch:
     """Return what is left without a share of the blocks."""
     from langprune_cli.stages.structured.sketch import without_blocks  # noqa: PLC0415
 
-    return without_blocks(sketch, structure)
+    return without_blocks(sketch, removal)
 
 
-def choosing(model: OpenedModel, on: JudgedOn, structure: Structure, method: str, reporter: Reporter) -> Choosing:
+def choosing(model: OpenedModel, on: JudgedOn, removal: Removal, method: str, reporter: Reporter) -> Choosing:
     """Return how it is chosen which blocks stay."""
     from langprune_cli.stages.structured.block_choosing import choosing_blocks  # noqa: PLC0415
 
-    return choosing_blocks(model, on, structure, method, reporter)
+    return choosing_blocks(model, on, removal, method, reporter)
 
 
 def cut(model: OpenedModel, masks: Masks) -> Cut:

@@ -13,7 +13,7 @@ import langprune_cli.structured_patterns as package
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
 from langprune_cli.numerics.pattern_names import is_structured, unknown
 from langprune_cli.registry import records
-from langprune_cli.stages.structured.structures import DEFAULT_SHARE, Structure
+from langprune_cli.stages.structured.removals import DEFAULT_SHARE, Removal
 
 if TYPE_CHECKING:  # see above
     from langprune_cli.depth_methods.method import DepthMethod
@@ -23,8 +23,8 @@ if TYPE_CHECKING:  # see above
     from langprune_cli.stages.structured.choosing import Choosing
     from langprune_cli.stages.structured.cut import Cut, Masks
     from langprune_cli.stages.structured.judged_on import JudgedOn
+    from langprune_cli.stages.structured.removals import Rounding
     from langprune_cli.stages.structured.sketch import Sketch
-    from langprune_cli.stages.structured.structures import Rounding
     from langprune_cli.store.artifact import Artifact
     from langprune_cli.store.building import Reporter
     from langprune_cli.streaming.opened import OpenedModel
@@ -66,14 +66,14 @@ class Whole:
 class Judged(Whole):
     """Chosen by methods that look at the model and windows of text; no statistics are needed."""
 
-    choosing: Callable[[OpenedModel, JudgedOn, Structure, str, Reporter], Choosing]  # the string is the method's name
+    choosing: Callable[[OpenedModel, JudgedOn, Removal, str, Reporter], Choosing]  # the string is the method's name
 
 
 @dataclass(frozen=True)
 class Counted(Whole):
     """Chosen by counts of tokens."""
 
-    choosing: Callable[[OpenedModel, Artifact, Structure, Show], Choosing]  # shows the choice before it is written
+    choosing: Callable[[OpenedModel, Artifact, Removal, Show], Choosing]  # shows the choice before it is written
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class StructuredPattern:
     parts: str  # what leaves, in messages: "whole blocks"
     place: int  # among several patterns of one command, as they are listed; `prune` removes the last first
     leaves: Units | Judged | Counted
-    plan: Callable[[Sketch, Structure, Rounding], Sketch]  # what `plan` says of it, from a configuration alone
+    plan: Callable[[Sketch, Removal, Rounding], Sketch]  # what `plan` says of it, from a configuration alone
     method: str = ""  # where --method says nothing; "": it is not chosen by methods
     methods: Callable[[], Mapping[str, UnitMethod | DepthMethod]] = dict  # the values of --method, by name
     share: bool = True  # whether a share may follow its name, as in channels:0.1
@@ -122,10 +122,10 @@ def of_units(
 ) -> StructuredPattern:
     """Return the pattern of units that `axes` finds, chosen by a unit method; methods: others than those of all units."""
 
-    def plan(sketch: Sketch, structure: Structure, rounding: Rounding) -> Sketch:
+    def plan(sketch: Sketch, removal: Removal, rounding: Rounding) -> Sketch:
         from langprune_cli.stages.structured.sketch import without_units  # noqa: PLC0415
 
-        return without_units(sketch, structure, rounding, axes(sketch.config), rounds=rounds)
+        return without_units(sketch, removal, rounding, axes(sketch.config), rounds=rounds)
 
     return StructuredPattern(
         name,
@@ -179,13 +179,13 @@ def split_patterns(patterns: Sequence[str]) -> tuple[list[str], str | None]:
     return [text for text in patterns if is_structured(text)], single[0] if single else None
 
 
-def parse_structures(patterns: Sequence[str], sparsity: float | None) -> tuple[Structure, ...]:
+def parse_removals(patterns: Sequence[str], sparsity: float | None) -> tuple[Removal, ...]:
     """Read `channels`, `kv-groups:0.125`, ...: where there is no share behind a colon it is `sparsity`, else 0.1.
 
     Raises UsageError for what cannot be read, a kind that comes twice and a `sparsity` of no use, LangpruneError for shares
     out of range.
     """
-    found = [_structure(text, sparsity) for text in patterns]
+    found = [_removal(text, sparsity) for text in patterns]
     kinds = [each.kind for each in found]
     if twice := next((kind for kind in kinds if kinds.count(kind) > 1), None):
         raise UsageError(f"--pattern {twice} is given twice: give one share for it")
@@ -194,35 +194,35 @@ def parse_structures(patterns: Sequence[str], sparsity: float | None) -> tuple[S
     return tuple(sorted(found, key=lambda each: get_pattern(each.kind).place))
 
 
-def _structure(text: str, sparsity: float | None) -> Structure:
+def _removal(text: str, sparsity: float | None) -> Removal:
     pattern = get_pattern(text)
     kind, colon, share = text.partition(":")
     if not pattern.share:
         if colon:
             raise unknown(text)
-        return Structure(kind, 0.0)
+        return Removal(kind, 0.0)
     try:
         value = float(share) if colon else DEFAULT_SHARE if sparsity is None else sparsity
     except ValueError as error:
         raise UsageError(f"--pattern {text!r} has no share after its colon: write {kind}:0.1") from error
     if not 0 < value < 1:
         raise LangpruneError(f"{value:g} is not a fraction of {kind} that can leave: give 0.1 for a tenth")
-    return Structure(kind, value)
+    return Removal(kind, value)
 
 
-def check_rounding(structures: Sequence[Structure], message: Callable[[str], str], *, given: bool) -> None:
+def check_rounding(removals: Sequence[Removal], message: Callable[[str], str], *, given: bool) -> None:
     """Raise UsageError where a rounding is given and no pattern's units are rounded. message: of the patterns' names."""
     rounded = [each.name for each in structured_patterns().values() if each.units and each.units.rounds]
-    if given and not any(each.kind in rounded for each in structures):
+    if given and not any(each.kind in rounded for each in removals):
         raise UsageError(message(" or ".join(rounded)))
 
 
-def method_of(structures: Sequence[Structure], name: str | None) -> str:
+def method_of(removals: Sequence[Removal], name: str | None) -> str:
     """Return the method that chooses what leaves by these patterns together: the one named, else the first one's own.
 
     Raises LangpruneError for a name that one of them does not have.
     """
-    patterns = [get_pattern(each.kind) for each in structures]
+    patterns = [get_pattern(each.kind) for each in removals]
     chosen = name or patterns[0].method
     for each in patterns:
         each.check_method(chosen)

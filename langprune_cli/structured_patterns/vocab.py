@@ -10,25 +10,25 @@ if TYPE_CHECKING:  # the command line reads this file
     from langprune_cli.records import Params
     from langprune_cli.stages.structured.choosing import Choosing
     from langprune_cli.stages.structured.cut import Cut, Masks
+    from langprune_cli.stages.structured.removals import Removal, Rounding
     from langprune_cli.stages.structured.sketch import Sketch
-    from langprune_cli.stages.structured.structures import Rounding, Structure
     from langprune_cli.store.artifact import Artifact
     from langprune_cli.streaming.opened import OpenedModel
     from langprune_cli.structured_patterns.pattern import Show
 
 
-def plan(sketch: Sketch, structure: Structure, _rounding: Rounding) -> Sketch:
-    """Return what is left with as many tokens as the structure's target says."""
+def plan(sketch: Sketch, removal: Removal, _rounding: Rounding) -> Sketch:
+    """Return what is left with as many tokens as the removal's target says."""
     from langprune_cli.stages.structured.sketch import without_tokens  # noqa: PLC0415
 
-    return without_tokens(sketch, structure)
+    return without_tokens(sketch, removal)
 
 
-def choosing(model: OpenedModel, counts: Artifact, structure: Structure, show: Show) -> Choosing:
+def choosing(model: OpenedModel, counts: Artifact, removal: Removal, show: Show) -> Choosing:
     """Return how it is chosen which tokens stay."""
     from langprune_cli.stages.structured.vocabulary_choosing import choosing_tokens  # noqa: PLC0415
 
-    return choosing_tokens(model, counts, structure, show)
+    return choosing_tokens(model, counts, removal, show)
 
 
 def cut(model: OpenedModel, masks: Masks) -> Cut:

@@ -20,7 +20,7 @@ from langprune_cli.stages.evaluate.earlier import read_rows
 from langprune_cli.stages.evaluate.evaluate import Row, evaluate
 from langprune_cli.stages.evaluate.subjects import Subject
 from langprune_cli.stages.mask.mask import MaskSource, mask
-from langprune_cli.stages.solving.choosing import Chooser, MaskSettings
+from langprune_cli.stages.solving.choosing import MaskSettings, WeightChooser
 from langprune_cli.stages.statistics.parts import block_part
 from langprune_cli.store.artifact import Artifact
 from langprune_cli.store.building import Silent
@@ -62,7 +62,7 @@ class Run:
     def _mask(self, language: str, case: str) -> Artifact:
         method, _, pattern = case.rpartition("-")
         source = MaskSource(None if method == "magnitude" else self.stats(language))
-        chooser = Chooser.of(get_method(method), MaskSettings(PATTERNS[pattern]))
+        chooser = WeightChooser.of(get_method(method), MaskSettings(PATTERNS[pattern]))
         return mask(self.workspace, self.model, source, chooser, Silent()).artifact
 
     def _rows(self, language: str, case: str, texts: tuple[str, ...]) -> dict[str, Row]:

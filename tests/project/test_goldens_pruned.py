@@ -19,9 +19,9 @@ from langprune_cli.stages.calibrate.calibrate import CalibrationSettings
 from langprune_cli.stages.evaluate.earlier import read_rows
 from langprune_cli.stages.evaluate.evaluate import evaluate
 from langprune_cli.stages.evaluate.subjects import Subject
-from langprune_cli.stages.prune.making import PruneSettings, Pruning
+from langprune_cli.stages.prune.making import PruneOutcome, PruneSettings
 from langprune_cli.stages.prune.prune import prune
-from langprune_cli.stages.solving.choosing import Chooser, MaskSettings
+from langprune_cli.stages.solving.choosing import MaskSettings, WeightChooser
 from langprune_cli.stages.statistics.parts import block_part
 from langprune_cli.store.building import Silent
 from langprune_cli.store.workspace import Workspace
@@ -63,10 +63,10 @@ class Run:
     def opened(folder: Path) -> OpenedModel:
         return OpenedModel(ModelLocation(folder, folder.name, None, "folder"), COMPUTE)
 
-    def _pruned(self, language: str, case: str) -> Pruning:
+    def _pruned(self, language: str, case: str) -> PruneOutcome:
         method, _, pattern = case.rpartition("-")
         chosen = get_method(method)
-        chooser = Chooser.of(chosen, MaskSettings(PATTERNS[pattern]))
+        chooser = WeightChooser.of(chosen, MaskSettings(PATTERNS[pattern]))
         how = PruneSettings(chooser, ApplySettings(chosen.update), CalibrationSettings())
         spec = TextSpec(language, str(FIXTURES / f"windows.{language}.safetensors"), language)
         return prune(self.workspace, self.model, spec, how, Silent())

@@ -23,7 +23,7 @@ from langprune_cli.structured_patterns.pattern import (
     get_pattern,
     method_of,
     need_bits,
-    parse_structures,
+    parse_removals,
     patterns_of,
     structured_patterns,
 )
@@ -67,24 +67,24 @@ def stay_of(model_blocks, sparsity):
     return list(range(model_blocks - round(model_blocks * sparsity)))
 
 
-def plan(sketch, structure, _rounding):
+def plan(sketch, removal, _rounding):
     from dataclasses import replace
 
     from langprune_cli.stages.structured.sketch import AxisPlan
 
-    stay = len(stay_of(sketch.layers, structure.sparsity))
+    stay = len(stay_of(sketch.layers, removal.sparsity))
     return replace(sketch, blocks=stay, plans=(*sketch.plans, AxisPlan("tail", "blocks", sketch.layers, stay)))
 
 
-def choosing(model, judged_on, structure, method, reporter):
+def choosing(model, judged_on, removal, method, reporter):
     from langprune_cli.stages.structured.choosing import Choosing
 
     def write(writer):
-        writer.write("tail.json", json.dumps(stay_of(len(model.streamed.blocks), structure.sparsity)).encode())
+        writer.write("tail.json", json.dumps(stay_of(len(model.streamed.blocks), removal.sparsity)).encode())
         return {"weights": 3, "removed": 1}
 
-    params = {"method": method, "pattern": str(structure), "sparsity": structure.sparsity}
-    return Choosing(judged_on, params, f"tail-{structure.sparsity:g}", write)
+    params = {"method": method, "pattern": str(removal), "sparsity": removal.sparsity}
+    return Choosing(judged_on, params, f"tail-{removal.sparsity:g}", write)
 
 
 def cut(model, masks):
@@ -140,12 +140,12 @@ def test_patterns_of_one_file_are_read() -> None:
     check_spelling("evenly:0.5")
     with pytest.raises(UsageError, match="blocks, channels, evenly, kv-groups, tail, vocab"):
         check_spelling("evnly")
-    found = parse_structures(["tail:0.4", "evenly", "channels:0.2"], 0.3)
+    found = parse_removals(["tail:0.4", "evenly", "channels:0.2"], 0.3)
     assert [str(each) for each in found] == ["channels:0.2", "evenly:0.3", "tail:0.4"]
     assert [each.name for each in patterns_of("channels:0.2+evenly:0.3")] == ["channels", "evenly"]
     assert patterns_of("2:4") == patterns_of("channels:0.2+2:4") == ()
     with pytest.raises(UsageError, match=r"'vocab:0.1' is unknown"):
-        parse_structures(["vocab:0.1"], None)
+        parse_removals(["vocab:0.1"], None)
 
 
 def test_what_was_added_is_gone_afterwards() -> None:
@@ -159,7 +159,7 @@ def test_units_of_one_file_go_through_every_stage(here: tuple[object, ...], tmp_
     (axis,) = document["axes"]
     assert (axis["pattern"], axis["before"], axis["after"]) == ("evenly", 48, 24)
     both = ("--pattern", "evenly:0.5", "--pattern", "channels:0.5")  # of the same units
-    one_sentence(langprune("plan", *here, *both), 2, "--pattern evenly and another one both remove channels")
+    one_sentence(langprune("plan", *here, *both), 2, "--pattern evenly and another pattern both remove channels")
     one_sentence(langprune("mask", *here, *both), 1, "'osscar' is no method for --pattern evenly")
     did("mask", *here, "--pattern", "evenly:0.5")
     did("apply", *here)
@@ -210,10 +210,10 @@ def test_a_pattern_of_the_whole_model_goes_through_every_stage(here: tuple[objec
 
 @pytest.mark.usefixtures("added")
 def test_methods_belong_to_patterns() -> None:
-    structures = parse_structures(["channels", "evenly"], None)
-    assert method_of(structures[:1], None) == "osscar"
-    assert method_of(structures[1:], None) == "spread"
+    removals = parse_removals(["channels", "evenly"], None)
+    assert method_of(removals[:1], None) == "osscar"
+    assert method_of(removals[1:], None) == "spread"
     with pytest.raises(LangpruneError, match="'osscar' is no method for --pattern evenly"):
-        method_of(structures, None)
+        method_of(removals, None)
     with pytest.raises(LangpruneError, match="'search' is no method for --pattern channels"):
-        method_of(structures[:1], "search")
+        method_of(removals[:1], "search")

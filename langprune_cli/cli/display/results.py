@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from langprune_cli.stages.solving.updating import Pruned
+    from langprune_cli.stages.solving.updating import PrunedLinear
     from langprune_cli.store.building import Outcome
     from langprune_cli.store.manifest import Manifest
 
@@ -116,12 +116,12 @@ def _some(tails: dict[str, int]) -> str:
     return ", ".join(shown) + (", ..." if len(tails) > 3 else "")
 
 
-def print_pruned(linears: Sequence[Pruned], seconds: dict[int, float]) -> None:
+def print_pruned(linears: Sequence[PrunedLinear], seconds: dict[int, float]) -> None:
     """Print each block's sparsity, the relative error of each linear, and the time.
 
     Linears appear by the last words of their names, which are the same in all blocks.
     """
-    blocks: dict[int, dict[str, Pruned]] = {}
+    blocks: dict[int, dict[str, PrunedLinear]] = {}
     for each in linears:
         blocks.setdefault(each.block, {})[each.linear.split(".")[-2]] = each
     columns = list(dict.fromkeys(name for block in blocks.values() for name in block))

@@ -10,7 +10,7 @@ from langprune_cli.requests.shared.weights import solving_of
 from langprune_cli.structured_patterns.pattern import (
     check_rounding,
     get_pattern,
-    parse_structures,
+    parse_removals,
     split_patterns,
 )
 
@@ -20,29 +20,29 @@ if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refus
     from langprune_cli.requests.shared.choice import ChoiceOptions
     from langprune_cli.stages.solving.unit_choosing import UnitChooser
     from langprune_cli.stages.statistics.sites import Solving
-    from langprune_cli.stages.structured.structures import Rounding, Structure
+    from langprune_cli.stages.structured.removals import Removal, Rounding
     from langprune_cli.streaming.opened import OpenedModel
     from langprune_cli.unit_methods.method import UnitMethod
 
 
 @dataclass(frozen=True)
-class UnitOptions:
+class PartOptions:
     """A request's options for structured patterns."""
 
-    structures: tuple[Structure, ...]
+    removals: tuple[Removal, ...]
     method: str | None
     rounding: Rounding
     solving: Solving
 
     @property
-    def units(self) -> tuple[Structure, ...]:
-        """Return the structures to prune in every block."""
-        return tuple(each for each in self.structures if get_pattern(each.kind).units)
+    def units(self) -> tuple[Removal, ...]:
+        """Return the removals of units, which leave every block."""
+        return tuple(each for each in self.removals if get_pattern(each.kind).units)
 
     @property
-    def wholes(self) -> tuple[Structure, ...]:
-        """Return the structures chosen for the whole model, in turn: the last listed first."""
-        return tuple(each for each in reversed(self.structures) if get_pattern(each.kind).whole)
+    def wholes(self) -> tuple[Removal, ...]:
+        """Return the removals chosen once for the whole model, in the order of pruning: the last listed first."""
+        return tuple(each for each in reversed(self.removals) if get_pattern(each.kind).whole)
 
     def method_of_units(self) -> UnitMethod:
         """Return the method for units."""
@@ -57,16 +57,16 @@ class UnitOptions:
         return UnitChooser.of(self.method_of_units(), self.units, model, self.rounding, self.solving)
 
 
-def unit_options(
+def part_options(
     patterns: list[str], method: str | None, request: ChoiceOptions, *, sparsity: float | None, round_to: int | None,
     of_weights: Mapping[str, object],
-) -> UnitOptions | None:  # fmt: skip
+) -> PartOptions | None:  # fmt: skip
     """Return the options if a pattern is structured, None if it is of weights.
 
     sparsity, round_to: the request's, None if they are for other parts.
     of_weights: options for single weights only, by name; falsy if not given.
     """
-    from langprune_cli.stages.structured.structures import Rounding, spelled  # noqa: PLC0415
+    from langprune_cli.stages.structured.removals import Rounding, spelled  # noqa: PLC0415
 
     structured, single = split_patterns(patterns)
     if structured and single:
@@ -74,16 +74,16 @@ def unit_options(
             f"--pattern {single} and {', '.join(structured)} need separate masks: run mask and apply for "
             f"{structured[0]} first, then for {single} on that model, or all at once with langprune prune"
         )
-    structures = parse_structures(structured, sparsity)
+    removals = parse_removals(structured, sparsity)
     check_rounding(
-        structures,
+        removals,
         lambda rounded: f"--round-to and --round go with --pattern {rounded} only: leave them out",
         given=bool(round_to or request.rounding != "down"),
     )
-    if not structures:
+    if not removals:
         return None
     for option, value in of_weights.items():
         if value:
-            raise UsageError(f"{option} does not go with --pattern {spelled(structures)}: leave it out")
+            raise UsageError(f"{option} does not go with --pattern {spelled(removals)}: leave it out")
     solving = solving_of(request.damping, request.min_expert_tokens)
-    return UnitOptions(structures, method, Rounding(round_to, request.rounding == "nearest"), solving)
+    return PartOptions(removals, method, Rounding(round_to, request.rounding == "nearest"), solving)

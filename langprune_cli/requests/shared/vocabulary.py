@@ -103,11 +103,11 @@ def planned_tokens(
 def masked(run: Run, model: OpenedModel, stats: Artifact, target: VocabularyTarget, to: Target) -> Outcome:
     """Make the mask of tokens, after notes on the smaller model's weaknesses."""
     from langprune_cli.stages.mask.whole import mask_whole  # noqa: PLC0415
-    from langprune_cli.stages.structured.structures import Structure  # noqa: PLC0415
+    from langprune_cli.stages.structured.removals import Removal  # noqa: PLC0415
     from langprune_cli.stages.structured.vocabulary_choosing import choosing_tokens  # noqa: PLC0415
     from langprune_cli.structured_patterns.vocab import PATTERN  # noqa: PLC0415
 
-    choosing = choosing_tokens(model, stats, Structure(PATTERN.name, 0.0, target), partial(note, run))
+    choosing = choosing_tokens(model, stats, Removal(PATTERN.name, 0.0, target), partial(note, run))
     return mask_whole(run.workspace, model, choosing, to)
 
 

@@ -15,7 +15,7 @@ from langprune_cli.records import BaseRecord, Params
 from langprune_cli.stages.apply.cutting import cut_of
 from langprune_cli.stages.apply.model_writing import ModelWriter
 from langprune_cli.stages.solving.allocating import allocated_patterns
-from langprune_cli.stages.solving.updating import Updated, updated_block
+from langprune_cli.stages.solving.updating import UpdatedLinear, updated_block
 from langprune_cli.stages.statistics.sites import SOLVING, Solving, block_stats, calibration_text, needed_stats
 from langprune_cli.stages.structured.keep_masks import MaskReader
 from langprune_cli.store.artifact import PROVENANCE, Artifact, ArtifactWriter, Recipe
@@ -68,7 +68,7 @@ def apply(
     made_of = MaskOf(mask.name, mask.key, mask.manifest.params, {**about, **known})
     recipe = model_recipe(model, made_of, update, settings, used.key if used else None)
 
-    def new_weights(index: int) -> dict[str, Updated]:
+    def new_weights(index: int) -> dict[str, UpdatedLinear]:
         known = block_stats(stats, model, index)
         return updated_block(model, index, masks.block(index), update, known, settings.solving)
 

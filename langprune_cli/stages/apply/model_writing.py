@@ -16,7 +16,7 @@ from langprune_cli.models.shards import Shard, index_json, plan_shards, write_sh
 from langprune_cli.models.tensor_entry import TensorEntry
 from langprune_cli.numerics.patterns import Pattern, follows
 from langprune_cli.numerics.values import count_true
-from langprune_cli.stages.solving.updating import Pruned, Updated
+from langprune_cli.stages.solving.updating import PrunedLinear, UpdatedLinear
 from langprune_cli.stages.structured.cut import Cut
 from langprune_cli.stages.structured.keep_masks import BlocksOfMasks
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
@@ -29,7 +29,7 @@ from langprune_cli.streaming.opened import OpenedModel
 PRUNING_PART = "pruning.json"  # the result of each linear
 _SPARE_BYTES = 10_000_000  # for the small files
 
-NewWeights = Callable[[int], dict[str, Updated]]  # block index -> its pruned linears by name
+NewWeights = Callable[[int], dict[str, UpdatedLinear]]  # block index -> its pruned linears by name
 
 
 class ModelWriter:
@@ -139,7 +139,7 @@ class ModelWriter:
                 done(group)
             updated.clear()  # frees them before the next block
 
-    def _left(self, group: int, name: str, updated: Updated | None = None) -> Tensor:
+    def _left(self, group: int, name: str, updated: UpdatedLinear | None = None) -> Tensor:
         """Return the written form of a tensor of the dense model."""
         tensor = updated.tensor if updated else self.model.streamed.checkpoint.read_finite([name])[name]
         return self.cut.tensor(group, name, tensor) if self.cut else tensor
@@ -186,7 +186,7 @@ class ModelWriter:
             return asdict(counts) | {"sparsity": 0.0} | self.cut.check(self.writer.folder)
         return asdict(counts) | {"sparsity": counts.zeros / counts.pruned_weights if counts.pruned_weights else 0.0}
 
-    def _known(self) -> list[Pruned]:
+    def _known(self) -> list[PrunedLinear]:
         return read_pruned(Artifact(self.writer.folder, self.writer.manifest))
 
 
@@ -200,9 +200,9 @@ class Counts:
     untouched_tensors: int = 0
 
 
-def read_pruned(artifact: Artifact) -> list[Pruned]:
+def read_pruned(artifact: Artifact) -> list[PrunedLinear]:
     """Return the results of a model's linears, in the order of the blocks."""
-    return [Pruned(**each) for each in json.loads(artifact.read(PRUNING_PART))["linears"]]
+    return [PrunedLinear(**each) for each in json.loads(artifact.read(PRUNING_PART))["linears"]]
 
 
 def _bits(tensor: Tensor) -> Tensor:

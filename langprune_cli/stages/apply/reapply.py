@@ -19,7 +19,7 @@ from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.records import ReturnedRecord, Saved
 from langprune_cli.stages.apply.apply import ApplySettings, MaskOf, check_target, model_recipe
 from langprune_cli.stages.apply.model_writing import ModelWriter
-from langprune_cli.stages.solving.updating import Pruned, Updated
+from langprune_cli.stages.solving.updating import PrunedLinear, UpdatedLinear
 from langprune_cli.stages.structured.keep_masks import remove_pruned
 from langprune_cli.store.artifact import PROVENANCE, Artifact, ArtifactWriter
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
@@ -113,14 +113,16 @@ class MaskSetAgain:
         linears = self._model.streamed.linears(index)
         return [(linear, self._keep(linear)) for linear in linears if linear.name in self._saved.where]
 
-    def cleared(self, index: int) -> dict[str, Updated]:
+    def cleared(self, index: int) -> dict[str, UpdatedLinear]:
         """Return block `index`'s pruned linears with pruned weights at +0.0 and the others unchanged."""
         found = {}
         for linear, keep in self.block(index):
             tensor, weight = self._read(linear)
             remove_pruned(weight, keep)
             removed = keep.numel() - int(keep.sum())
-            found[linear.name] = Updated(tensor, Pruned(index, linear.name, keep.numel(), removed, None, None))
+            found[linear.name] = UpdatedLinear(
+                tensor, PrunedLinear(index, linear.name, keep.numel(), removed, None, None)
+            )
         return found
 
     def returned(self, index: int) -> ReturnedRecord:

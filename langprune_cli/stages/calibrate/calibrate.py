@@ -9,11 +9,11 @@ from typing import Literal, TypedDict
 from langprune_cli.defaults import NSAMPLES
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.streamed import Block
-from langprune_cli.numerics.site import Needs
+from langprune_cli.numerics.site import Needs, Statistics
 from langprune_cli.stages.statistics.collecting import StatsCollector
 from langprune_cli.stages.statistics.experts import finish_stats
 from langprune_cli.stages.statistics.parts import WINDOWS_PART, block_part
-from langprune_cli.stages.statistics.recipe import Collect, stats_recipe
+from langprune_cli.stages.statistics.recipe import stats_recipe
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.files import need_space
@@ -37,7 +37,7 @@ class CalibrationSettings:
     seqlen: int | None = None  # None: 2048, or the model's context if that is shorter
     seed: int = 0
     sampling: str | None = None  # None: "document" if the text has enough long documents, else "concat"
-    collect: Collect = "norms"
+    collect: Statistics = "norms"
     shard: tuple[int, int] | None = None  # the i-th of n parts of the windows, counted from 1
 
 
@@ -76,7 +76,7 @@ def calibrate_on(
     workspace: Workspace,
     model: OpenedModel,
     windows: Windows,
-    collect: Collect,
+    collect: Statistics,
     reporter: Reporter,
     *,
     to: Target = TARGET,
@@ -111,7 +111,7 @@ def _shard(windows: Windows, part: int, parts: int) -> Windows:
     )
 
 
-def collect_for(needs: Needs) -> Collect:
+def collect_for(needs: Needs) -> Statistics:
     """Return what to collect for these needs, at least norms."""
     return "hessian" if needs == "hessian" else "norms"
 
@@ -121,7 +121,7 @@ def name_among(name: str | None, spec: TextSpec, texts: int) -> str | None:
     return name if name is None or texts == 1 else f"{name}-{spec.name}"
 
 
-def stats_name(spec: TextSpec, collect: Collect | Literal["tokens"]) -> str:
+def stats_name(spec: TextSpec, collect: Statistics | Literal["tokens"]) -> str:
     """Return the default name of statistics."""
     return spec.name if collect == "norms" else f"{spec.name}-{collect}"
 

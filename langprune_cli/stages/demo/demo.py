@@ -16,7 +16,7 @@ from langprune_cli.stages.evaluate.subjects import Subject
 from langprune_cli.stages.export.export import export
 from langprune_cli.stages.mask.mask import mask, source_of_scores
 from langprune_cli.stages.mask.score import score
-from langprune_cli.stages.solving.choosing import Chooser, MaskSettings
+from langprune_cli.stages.solving.choosing import MaskSettings, WeightChooser
 from langprune_cli.store.building import Reporter
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.compute import Compute
@@ -58,7 +58,7 @@ def run_demo(workspace: Workspace, reporter: Reporter) -> DemoResult:
     reporter.note("2 score: how important is each weight, by wanda, for each language")
     scores = [score(workspace, model, get_method("wanda"), each.artifact, reporter).artifact for each in stats]
     reporter.note(f"3 mask: keep {1 - _PATTERN.sparsity:.0%} of the weights")
-    chooser = Chooser.of(get_method("wanda"), MaskSettings(_PATTERN))
+    chooser = WeightChooser.of(get_method("wanda"), MaskSettings(_PATTERN))
     masks = [mask(workspace, model, source_of_scores(workspace, each), chooser, reporter).artifact for each in scores]
     reporter.note("4 apply: write the pruned models and check them")
     models = [apply(workspace, model, each, reporter).artifact for each in masks]

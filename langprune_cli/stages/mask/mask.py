@@ -11,7 +11,7 @@ from langprune_cli.numerics.packing import unpack_mask
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.numerics.values import count_true
 from langprune_cli.stages.solving.allocating import block_patterns, chosen_allocation
-from langprune_cli.stages.solving.choosing import Chooser
+from langprune_cli.stages.solving.choosing import WeightChooser
 from langprune_cli.stages.solving.unit_choosing import AnyChooser
 from langprune_cli.stages.statistics.experts import without_statistics
 from langprune_cli.stages.statistics.parts import block_part, fitting
@@ -80,7 +80,7 @@ def mask(
             if not writer.has(block_part(index)):
                 found = BlockMasks(index)
                 linears = chooser.linears(model, index)
-                if source.scores and isinstance(chooser, Chooser):
+                if source.scores and isinstance(chooser, WeightChooser):
                     scores = source.scores.tensors(block_part(index))
                     for linear in linears:
                         name, shape = linear.name, model.streamed.shape(linear)
@@ -100,7 +100,7 @@ def mask(
         return writer.finish(**mask_summary(writer, shapes, patterns), **few)
 
     default = f"{stats_name}-{chooser.label}" if stats_name else chooser.label
-    whole_rows = isinstance(chooser, Chooser)  # of units one row stands for all
+    whole_rows = isinstance(chooser, WeightChooser)  # of units one row stands for all
     size = (lambda: _packed_bytes(prunable_shapes(model, chooser))) if whole_rows else None
     return run_stage(recipe, Destination.of(workspace, default, to), make, size)
 
@@ -114,7 +114,7 @@ def _settled(source: MaskSource, chooser: AnyChooser, model: OpenedModel) -> Mas
     allocation = chosen_allocation(chooser)
     if source.scores:
         check_same_model(source.scores, model)
-        if not isinstance(chooser, Chooser):
+        if not isinstance(chooser, WeightChooser):
             raise UsageError("--scores are of single weights: give --stats for patterns of channels and groups")
         if chooser.settings.refinement or chooser.settings.allocation != "uniform":
             raise UsageError("--refine and --allocation work on statistics, not on scores: give --stats and --method")
@@ -149,7 +149,7 @@ def mask_recipe(
 
 
 def _is_joint(chooser: AnyChooser) -> bool:
-    return isinstance(chooser, Chooser) and chooser.method.solve is not None
+    return isinstance(chooser, WeightChooser) and chooser.method.solve is not None
 
 
 def prunable_shapes(model: OpenedModel, chooser: AnyChooser) -> dict[str, tuple[int, int]]:

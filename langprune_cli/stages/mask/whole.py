@@ -1,4 +1,4 @@
-"""`mask` for patterns that are chosen once for the whole model: blocks and tokens."""
+"""`mask` for patterns that are chosen once for the whole model, such as blocks and tokens."""
 
 from langprune_cli.stages.structured.choosing import Choosing
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
@@ -9,7 +9,7 @@ from langprune_cli.streaming.opened import OpenedModel
 
 
 def mask_whole(workspace: Workspace, model: OpenedModel, choosing: Choosing, to: Target = TARGET) -> Outcome:
-    """Write what stays of the model, and the figures that it was decided by; raises what the choice raises."""
+    """Write which parts stay, and the figures behind the choice; raises as the choice does."""
     basis = choosing.basis
     recipe = Recipe(
         "masks",

@@ -15,19 +15,19 @@ from langprune_cli.models.skeleton import build_skeleton, context_of, find_block
 from langprune_cli.numerics.patterns import Pattern, parse_pattern, prune_count
 from langprune_cli.stages.plan.cost import Costs, costs, token_costs
 from langprune_cli.stages.plan.memory import Peaks, linear_shapes, peaks
+from langprune_cli.stages.structured.removals import DOWN, Removal, Rounding
 from langprune_cli.stages.structured.sketch import AxisPlan, Sketch
-from langprune_cli.stages.structured.structures import DOWN, Rounding, Structure
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.compute import Compute
 from langprune_cli.streaming.opened import ModelChoice, model_artifact, window_length
-from langprune_cli.structured_patterns.pattern import check_rounding, get_pattern, parse_structures, split_patterns
+from langprune_cli.structured_patterns.pattern import check_rounding, get_pattern, parse_removals, split_patterns
 
 
 @dataclass(frozen=True)
 class Asked:
     """What to prune."""
 
-    structures: tuple[Structure, ...]
+    removals: tuple[Removal, ...]
     pattern: Pattern | None = None  # of single weights, if any
     rounding: Rounding = DOWN
     chat: int | None = None  # tokens kept only for chats, Markdown and code; None: unknown or not requested
@@ -102,16 +102,16 @@ def read_patterns(texts: Sequence[str], sparsity: float | None, rounding: Roundi
     Raises UsageError for patterns that are unknown or do not go together, LangpruneError for shares out of range.
     """
     structured, single = split_patterns(texts)
-    structures = parse_structures(structured, None if single else sparsity)
+    removals = parse_removals(structured, None if single else sparsity)
     if not texts and sparsity is not None:
         raise UsageError(f"--sparsity {sparsity:g} has no use when only tokens are pruned: leave it out")
     option = "--round nearest" if rounding.to is None else f"--round-to {rounding.to}"
     check_rounding(
-        structures,
+        removals,
         lambda rounded: f"{option} is for {rounded}: add --pattern {rounded}, or leave it out",
         given=rounding.given,
     )
-    return Asked(structures, parse_pattern(single, sparsity) if single else None, rounding)
+    return Asked(removals, parse_pattern(single, sparsity) if single else None, rounding)
 
 
 def find_config(workspace: Workspace, choice: ModelChoice, compute: Compute) -> ModelLocation:
@@ -156,14 +156,14 @@ def _planned(
     build = _Builder(dtype, trust_remote_code=trust_remote_code)
     model = build(config)
     sketch = Sketch(location, config, model, build)
-    for structure in asked.structures:
-        sketch = get_pattern(structure.kind).plan(sketch, structure, asked.rounding)
+    for removal in asked.removals:
+        sketch = get_pattern(removal.kind).plan(sketch, removal, asked.rounding)
     smaller, found = sketch.smaller(), list(sketch.plans)
     zeros = 0
     if asked.pattern:
         weights, zeros = _zeros(smaller, asked.pattern)
         found.append(AxisPlan(str(asked.pattern), "weights of linears, not zero", weights, weights - zeros))
-    if not asked.pattern and not any(get_pattern(each.kind).touches_blocks for each in asked.structures):
+    if not asked.pattern and not any(get_pattern(each.kind).touches_blocks for each in asked.removals):
         windows = 0  # none run through the model: the tokenizer counts tokens
     context = context_of(config)
     length = window_length(seqlen, context, location.label)

@@ -10,9 +10,9 @@ from langprune_cli.machine.memory import give_back_freed
 from langprune_cli.models.streamed import Block
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.stages.apply.model_writing import ModelWriter
-from langprune_cli.stages.solving.site_solving import Solved, Solver
+from langprune_cli.stages.solving.site_solving import SolvedSite, Solver
 from langprune_cli.stages.solving.unit_choosing import AnyChooser
-from langprune_cli.stages.solving.updating import Updated, updated_block
+from langprune_cli.stages.solving.updating import UpdatedLinear, updated_block
 from langprune_cli.stages.statistics.collecting import BlockStats, StatsCollector
 from langprune_cli.stages.statistics.parts import WINDOWS_PART, block_part
 from langprune_cli.stages.statistics.sites import block_stats
@@ -69,27 +69,27 @@ class BlockByBlock:
     def _stats(self, index: int) -> BlockStats | None:
         return block_stats(self.statistics, self.model, index)
 
-    def _walked(self) -> Iterator[tuple[int, dict[str, Updated]]]:
+    def _walked(self) -> Iterator[tuple[int, dict[str, UpdatedLinear]]]:
         """Prune the blocks from the first that lacks a part, and yield (index, new weights) of each."""
         self.reporter.begin(self._what, len(self.patterns), 0)
         for index in range(self._done, len(self.patterns)):
             yield index, self._prune(index, self._stats(index))
             self.reporter.tick(index, 0)
 
-    def _new_weights(self, index: int) -> dict[str, Updated]:
+    def _new_weights(self, index: int) -> dict[str, UpdatedLinear]:
         if index < self._done:
             return self._from_parts(index)
         return next(updated for reached, updated in self._walk if reached == index)
 
-    def _from_parts(self, index: int) -> dict[str, Updated]:
+    def _from_parts(self, index: int) -> dict[str, UpdatedLinear]:
         masks = MaskReader(Artifact(self.masks.folder, self.masks.manifest), self.model).block(index)
         return updated_block(self.model, index, masks, self.update, self._stats(index), self.chooser.settings.solving)
 
-    def _prune(self, index: int, known: BlockStats | None) -> dict[str, Updated]:
+    def _prune(self, index: int, known: BlockStats | None) -> dict[str, UpdatedLinear]:
         """Choose and update the weights of one block, and write its masks."""
         begun = time.monotonic()
         masks = BlockMasks(index)
-        updated: dict[str, Updated] = {}
+        updated: dict[str, UpdatedLinear] = {}
         for solved in self._solved(index, known):
             masks.add(solved.name, solved.masks, solved.damping)
             updated |= solved.updated
@@ -99,10 +99,10 @@ class BlockByBlock:
         self.reporter.note(self._said(index, updated))
         return updated
 
-    def _solved(self, index: int, known: BlockStats | None) -> list[Solved]:
+    def _solved(self, index: int, known: BlockStats | None) -> list[SolvedSite]:
         return Solver(self.chooser, self.update, self.patterns[index]).sites(self.model, index, known)
 
-    def _said(self, index: int, updated: dict[str, Updated]) -> str:
+    def _said(self, index: int, updated: dict[str, UpdatedLinear]) -> str:
         """Return a line on one block: the relative error of each linear."""
         errors = ", ".join(
             f"{name.split('.')[-2]} {each.pruned.error:.2%}"
@@ -137,7 +137,7 @@ class Propagated(BlockByBlock):
     def _stats(self, index: int) -> BlockStats | None:
         return block_stats(Artifact(self.stats.folder, self.stats.manifest), self.model, index)
 
-    def _walked(self) -> Iterator[tuple[int, dict[str, Updated]]]:
+    def _walked(self) -> Iterator[tuple[int, dict[str, UpdatedLinear]]]:
         blocks = len(self.patterns)
         if self._done == blocks:
             return

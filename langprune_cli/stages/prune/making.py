@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from langprune_cli.machine.team import Team
 from langprune_cli.numerics.patterns import Pattern
-from langprune_cli.numerics.site import Needs, most_needed
+from langprune_cli.numerics.site import Needs, Statistics, most_needed
 from langprune_cli.records import TextRecord
 from langprune_cli.stages.apply.apply import (
     ApplySettings,
@@ -31,7 +31,6 @@ from langprune_cli.stages.solving.allocating import block_patterns
 from langprune_cli.stages.solving.unit_choosing import AnyChooser
 from langprune_cli.stages.statistics.experts import finish_stats, without_statistics
 from langprune_cli.stages.statistics.parts import block_part
-from langprune_cli.stages.statistics.recipe import Collect
 from langprune_cli.stages.structured.keep_masks import MaskReader
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.building import Destination, Outcome, Place, Reporter, being_made_at, made_before, planned
@@ -54,7 +53,7 @@ class PruneSettings:
 
 
 @dataclass(frozen=True)
-class Pruning:
+class PruneOutcome:
     """What `prune` made: the artifacts that the stages would have."""
 
     model: Outcome
@@ -80,7 +79,7 @@ class Run:
         return self.model.compute.team
 
     @property
-    def collect(self) -> Collect:
+    def collect(self) -> Statistics:
         """Return what statistics the method, the refinement and the update need together."""
         return collect_for(most_needed(self.chooser.needs, self.update.needs))
 
@@ -111,7 +110,7 @@ class Making:
     to: Destination  # of mask and statistics
     asked: Target  # where the model goes
 
-    def run(self, spread_by: Artifact | None) -> Pruning:
+    def run(self, spread_by: Artifact | None) -> PruneOutcome:
         """Return what is there already, or make what is not. spread_by: the statistics by which sparsity is spread."""
         if self.run_.workspace.planned is not None:
             return self._planned()
@@ -119,7 +118,7 @@ class Making:
         stats, masks, model = team.first(self._made_before)
         there = {each.manifest.kind: _there(each) for each in (stats if self.gathered else None, masks) if each}
         if model:
-            return Pruning(_there(model), list(there.values()))
+            return PruneOutcome(_there(model), list(there.values()))
         with ExitStack() as places, ExitStack() as writers:
 
             def hold(recipe: Recipe, to: Destination, found: Artifact | None) -> Place:
@@ -137,7 +136,9 @@ class Making:
             settled = {kind: held[kind][0].settle(artifact) for kind, artifact in made.items()}
         elapsed = time.monotonic() - begun
         outcomes = there | {kind: Outcome(artifact, False, elapsed) for kind, artifact in settled.items()}
-        return Pruning(outcomes["models"], [outcomes[kind] for kind in ("stats", "masks") if kind in outcomes], seconds)
+        return PruneOutcome(
+            outcomes["models"], [outcomes[kind] for kind in ("stats", "masks") if kind in outcomes], seconds
+        )
 
     def _made_before(self) -> tuple[Artifact | None, Artifact | None, Artifact | None]:
         """Return statistics, mask and model, as far as they are there already."""
@@ -145,13 +146,13 @@ class Making:
         masks = made_before(self.masks, self.to)
         return stats, masks, made_before(*self._model(self.to.default_name, None))
 
-    def _planned(self) -> Pruning:
+    def _planned(self) -> PruneOutcome:
         """Return where statistics, mask and model would lie."""
         stats = planned(self.gathered, self.to).artifact if self.gathered else self.known
         scored_by = stats.name if stats and self.masks.inputs["stats"] else None
         masks = planned(replace(self.masks, about={**self.masks.about, "stats": scored_by}), self.to)
         recipe, to = self._model(masks.artifact.name, stats.name if stats and (scored_by or self.model_stats) else None)
-        return Pruning(planned(recipe, to), [masks])
+        return PruneOutcome(planned(recipe, to), [masks])
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, int]]:

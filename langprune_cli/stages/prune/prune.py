@@ -9,7 +9,7 @@ from langprune_cli.stages.apply.apply import (
 )
 from langprune_cli.stages.calibrate.calibrate import draw
 from langprune_cli.stages.mask.mask import mask_recipe
-from langprune_cli.stages.prune.making import Making, PruneSettings, Pruning, Run
+from langprune_cli.stages.prune.making import Making, PruneOutcome, PruneSettings, Run
 from langprune_cli.stages.solving.allocating import chosen_allocation
 from langprune_cli.stages.statistics.recipe import stats_recipe
 from langprune_cli.stages.statistics.sites import calibration_text, text_record
@@ -29,7 +29,7 @@ def prune(
     reporter: Reporter,
     *,
     to: Target = TARGET,
-) -> Pruning:
+) -> PruneOutcome:
     """Calibrate, choose, update and write the model: the stats, mask and model artifacts that the stages make.
 
     With propagation `pruned` a block is calibrated on what the pruned blocks before it put out, as published Wanda and
@@ -47,7 +47,7 @@ def prune(
     return replace(made, model=replace(made.model, seconds=time.monotonic() - begun))
 
 
-def _dense(run: Run, to: Target) -> Pruning:
+def _dense(run: Run, to: Target) -> PruneOutcome:
     """Calibrate, then choose and update in one go: what the chained stages make, with every solver run once."""
     spread_needs = chosen_allocation(run.chooser).needs
     calibrated = run.calibrate(most_needed(run.chooser.needs, run.update.needs, spread_needs), force=to.force)
@@ -68,7 +68,7 @@ def _dense(run: Run, to: Target) -> Pruning:
     return replace(pruning, parents=[*([calibrated] if calibrated else []), *pruning.parents])
 
 
-def _pruned(run: Run, to: Target) -> Pruning:
+def _pruned(run: Run, to: Target) -> PruneOutcome:
     """Walk the blocks once, statistics, masks and model being made side by side; all processes do, each with its windows."""
     spread_by = run.calibrate(chosen_allocation(run.chooser).needs)
     allocation_key = spread_by.artifact.key if spread_by else None

@@ -20,7 +20,7 @@ from langprune_cli.stages.recover.block_tuning import (
     held_out,
     tune_block,
 )
-from langprune_cli.stages.solving.updating import Pruned, Updated
+from langprune_cli.stages.solving.updating import PrunedLinear, UpdatedLinear
 from langprune_cli.stages.structured.cut import sizes
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
 from langprune_cli.store.building import Reporter
@@ -94,12 +94,12 @@ class Tuning:
         names = self._pruned.tensor_names(index)
         return {name: read_entry(self._writer.folder, self._places[name]) for name in names}
 
-    def _new_weights(self, index: int) -> dict[str, Updated]:
+    def _new_weights(self, index: int) -> dict[str, UpdatedLinear]:
         self._drop_parts()
         while not self._is_done(index):
             next(self._walk)
         return {
-            name: Updated(tensor, Pruned(index, name, tensor.numel(), int((tensor == 0).sum()), None, None))
+            name: UpdatedLinear(tensor, PrunedLinear(index, name, tensor.numel(), int((tensor == 0).sum()), None, None))
             for name, tensor in self._tensors(index).items()
         }
 

@@ -16,7 +16,7 @@ from langprune_cli.stages.evaluate.rows import (
     marks,
     model_label,
 )
-from langprune_cli.stages.report.report import Figure, Matrix, Reconstruction, Report, Subject
+from langprune_cli.stages.report.report import Figure, Matrix, Reconstruction, Report, ReportedModel
 from langprune_cli.stages.report.sources import PrunedModels, sources_behind
 from langprune_cli.stages.structured.keep_masks import of_linears
 from langprune_cli.store.artifact import Artifact
@@ -93,7 +93,7 @@ def _matrix(workspace: Workspace, evaluation: Artifact, pruned: PrunedModels) ->
     for place, row in enumerate(texts[0] if texts else []):
         mask = workspace.by_key("masks", row["mask_key"]) if row["mask_key"] else None
         of = mask or (None if row["mask_key"] else pruned.get(row["model_digest"], known.get(row["model"])))
-        subjects.append(Subject(row["mask"] or model_label(row), of, dense=place == 0))
+        subjects.append(ReportedModel(row["mask"] or model_label(row), of, dense=place == 0))
         figures.append(
             tuple(
                 _figure(rows[place], rows[0], of_text[place]) if place < len(rows) else None

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from langprune_cli.stages.combine.compare import Comparison, Pair
 from langprune_cli.stages.evaluate.rows import MARKS, Row
-from langprune_cli.stages.report.report import Figure, Matrix, Reconstruction, Subject, error_of, sparsity_of
+from langprune_cli.stages.report.report import Figure, Matrix, Reconstruction, ReportedModel, error_of, sparsity_of
 from langprune_cli.stages.report.style import GAIN, LIKENESS, LOSS
 from langprune_cli.stages.report.svg import LETTER, Bars, Cell, Grid, bar_chart, heat_map, scale
 from langprune_cli.stages.report.tables import (
@@ -84,7 +84,7 @@ def matrix_figure(matrix: Matrix, name: str) -> Framed:
     return Framed(heat_map(grid), LOSS, "change of ppl: none", most, " ".join(notes))
 
 
-def _cell(subject: Subject, figure: Figure, text: Row, language: str | None, top: float) -> Cell:
+def _cell(subject: ReportedModel, figure: Figure, text: Row, language: str | None, top: float) -> Cell:
     if subject.dense or (figure.change is None and figure.ppl is not None):
         shade = scale(LOSS, 0.0, top)
     elif figure.change is None:

@@ -9,7 +9,7 @@ from langprune_cli.stages.evaluate.rows import (
     Row,
     TaskRow,
 )
-from langprune_cli.stages.solving.updating import Pruned
+from langprune_cli.stages.solving.updating import PrunedLinear
 from langprune_cli.store.artifact import Artifact
 
 
@@ -27,7 +27,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Subject:
+class ReportedModel:
     """What was evaluated."""
 
     name: str
@@ -46,7 +46,7 @@ class Matrix:
 
     evaluation: Artifact
     texts: tuple[Row, ...]  # the dense model's row of each
-    subjects: tuple[Subject, ...]  # the dense one first
+    subjects: tuple[ReportedModel, ...]  # the dense one first
     figures: tuple[tuple[Figure | None, ...], ...]  # [subject][text]
     tasks: tuple[TaskRow, ...]  # a row for each model, task and metric
     tasks_of: tuple[Artifact, ...]  # the pruned models that the tasks were run on
@@ -63,23 +63,23 @@ class Reconstruction:
     """What became of the linears of a pruned model."""
 
     model: Artifact
-    linears: tuple[Pruned, ...]
+    linears: tuple[PrunedLinear, ...]
 
     @property
-    def kinds(self) -> dict[str, dict[int, list[Pruned]]]:
+    def kinds(self) -> dict[str, dict[int, list[PrunedLinear]]]:
         """Return the linears by kind and block: one each, but of experts."""
-        found: dict[str, dict[int, list[Pruned]]] = {}
+        found: dict[str, dict[int, list[PrunedLinear]]] = {}
         for each in self.linears:
             found.setdefault(linear_kind(each.linear), {}).setdefault(each.block, []).append(each)
         return found
 
 
-def sparsity_of(linears: Sequence[Pruned]) -> float:
+def sparsity_of(linears: Sequence[PrunedLinear]) -> float:
     """Return the fraction removed of several linears together."""
     return sum(each.removed for each in linears) / sum(each.weights for each in linears)
 
 
-def error_of(linears: Sequence[Pruned]) -> float | None:
+def error_of(linears: Sequence[PrunedLinear]) -> float | None:
     """Return the mean relative squared error of those whose error is known, None where none is."""
     known = [each.error for each in linears if each.error is not None]
     return sum(known) / len(known) if known else None

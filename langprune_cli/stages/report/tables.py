@@ -6,8 +6,16 @@ from dataclasses import dataclass
 from langprune_cli.stages.combine.compare import Comparison, Pair
 from langprune_cli.stages.evaluate.rows import TASK_COLUMNS, SizeRow, task_lines
 from langprune_cli.stages.export.public import public_name
-from langprune_cli.stages.report.report import Figure, Matrix, Reconstruction, Report, Subject, error_of, sparsity_of
-from langprune_cli.stages.solving.updating import Pruned
+from langprune_cli.stages.report.report import (
+    Figure,
+    Matrix,
+    Reconstruction,
+    Report,
+    ReportedModel,
+    error_of,
+    sparsity_of,
+)
+from langprune_cli.stages.solving.updating import PrunedLinear
 from langprune_cli.store.artifact import Artifact
 
 # Of each kind of artifact, what a comparison shows: figure -> heading. The first is the one that is drawn.
@@ -79,7 +87,7 @@ def change(figure: Figure) -> str:
     return f"{whole}{interval}" + (", noise" if figure.significant is False else "")
 
 
-def how(subject: Subject) -> str:
+def how(subject: ReportedModel) -> str:
     """Say in a few words how a model was pruned."""
     if subject.dense:
         return "dense"
@@ -154,7 +162,7 @@ def blocks_table(found: Reconstruction) -> Table:
     return Table(f"Blocks of {found.model.name}", ("block", "sparsity", *headings), tuple(rows))
 
 
-def _sparsity_and_error(linears: Sequence[Pruned]) -> tuple[str, str]:
+def _sparsity_and_error(linears: Sequence[PrunedLinear]) -> tuple[str, str]:
     return (_share(sparsity_of(linears)), _share(error_of(linears))) if linears else ("", "")
 
 

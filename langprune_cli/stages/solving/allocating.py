@@ -8,7 +8,7 @@ from langprune_cli.allocations.allocation import Allocation, fit, get_allocation
 from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.numerics.site import Site
-from langprune_cli.stages.solving.choosing import Chooser
+from langprune_cli.stages.solving.choosing import WeightChooser
 from langprune_cli.stages.solving.unit_choosing import AnyChooser
 from langprune_cli.stages.solving.updating import solution_of
 from langprune_cli.stages.statistics.sites import block_sites, block_stats, named
@@ -45,9 +45,9 @@ def block_patterns(
     """
     pattern, blocks = chooser.settings.pattern, len(model.streamed.blocks)
     allocation = chosen_allocation(chooser)
-    if isinstance(chooser, Chooser):
+    if isinstance(chooser, WeightChooser):
         _note_uncalled(model, reporter)
-    if not isinstance(chooser, Chooser) or (allocation.name == "uniform" and not pattern.mix_of):
+    if not isinstance(chooser, WeightChooser) or (allocation.name == "uniform" and not pattern.mix_of):
         return [pattern] * blocks
     if not writer.has(ALLOCATION_PART):
         found = _spread(model, chooser, allocation, stats, reporter)
@@ -78,7 +78,7 @@ def _pattern(found: dict[str, float]) -> Pattern:
 
 
 def _spread(
-    model: OpenedModel, chooser: Chooser, allocation: Allocation, stats: Artifact | None, reporter: Reporter
+    model: OpenedModel, chooser: WeightChooser, allocation: Allocation, stats: Artifact | None, reporter: Reporter
 ) -> list[dict[str, float]]:
     """Return {"sparsity"} or {"n", "m"} for every block."""
     settings, blocks = chooser.settings, len(model.streamed.blocks)

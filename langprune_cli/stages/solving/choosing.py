@@ -30,7 +30,7 @@ class MaskSettings:
 
 
 @dataclass(frozen=True)
-class Chooser:
+class WeightChooser:
     """A method with matching settings."""
 
     method: Method
@@ -39,7 +39,7 @@ class Chooser:
     ties: Ties
 
     @classmethod
-    def of(cls, method: Method, settings: MaskSettings) -> "Chooser":
+    def of(cls, method: Method, settings: MaskSettings) -> "WeightChooser":
         """Fill in the group and the ties; raises UsageError for settings without effect."""
         n_of_m = settings.pattern.m is not None
         if settings.group and (n_of_m or method.solve):

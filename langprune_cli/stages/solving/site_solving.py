@@ -10,7 +10,7 @@ from langprune_cli.machine.team import Team
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.stages.solving.unit_choosing import AnyChooser
-from langprune_cli.stages.solving.updating import Updated, finished, solution_of
+from langprune_cli.stages.solving.updating import UpdatedLinear, finished, solution_of
 from langprune_cli.stages.statistics.collecting import BlockStats
 from langprune_cli.stages.statistics.sites import BlockSite, block_sites, named
 from langprune_cli.streaming.opened import OpenedModel
@@ -25,7 +25,7 @@ class Solver:
     update: Update
     pattern: Pattern
 
-    def site(self, model: OpenedModel, index: int, site: BlockSite) -> "Solved":
+    def site(self, model: OpenedModel, index: int, site: BlockSite) -> "SolvedSite":
         """Choose and update the weights of one site of block `index`."""
         with named(site.name):
             keep, solution = self.chooser.choose(model, index, site, self.pattern)
@@ -33,15 +33,15 @@ class Solver:
             if solution is None or self.update.name != self.chooser.method.update:
                 solution = solution_of(site.site, keep, self.update)
         masks = {linear.name: part.cpu() for linear, part in site.split(keep)}
-        return Solved(site.name, masks, finished(model, index, site, keep, solution), damping)
+        return SolvedSite(site.name, masks, finished(model, index, site, keep, solution), damping)
 
-    def sites(self, model: OpenedModel, index: int, known: BlockStats | None) -> list["Solved"]:
+    def sites(self, model: OpenedModel, index: int, known: BlockStats | None) -> list["SolvedSite"]:
         """Solve the sites of a block, one in memory at a time, each in one of the run's processes."""
         if known is None or model.compute.team.size == 1:
             return self._solved(model, index, self.chooser.linears(model, index), known)
         return self._shared(model.compute.team, model, index, known)
 
-    def _shared(self, team: Team, model: OpenedModel, index: int, known: BlockStats) -> list["Solved"]:
+    def _shared(self, team: Team, model: OpenedModel, index: int, known: BlockStats) -> list["SolvedSite"]:
         """Solve this process's sites, and return those of all processes."""
         owned = _owners(known, team.size)[team.rank]
         covered = {linear for linears in known.sites.values() for linear in linears}
@@ -56,19 +56,19 @@ class Solver:
 
     def _solved(
         self, model: OpenedModel, index: int, linears: Sequence[Linear], known: BlockStats | None
-    ) -> list["Solved"]:
+    ) -> list["SolvedSite"]:
         solving = self.chooser.settings.solving
         # Not a loop: its variable would keep a site in memory while the next one is made.
         return list(map(partial(self.site, model, index), block_sites(model, linears, known, solving)))
 
 
 @dataclass(frozen=True)
-class Solved:
+class SolvedSite:
     """The solved linears of one site."""
 
     name: str
     masks: dict[str, Tensor]  # keep masks by linear, bool [o, i]
-    updated: dict[str, Updated]
+    updated: dict[str, UpdatedLinear]
     damping: float | None
 
 

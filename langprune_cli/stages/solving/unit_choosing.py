@@ -1,4 +1,4 @@
-"""Chooses which channels and KV groups of a block to keep, as `Chooser` does for single weights."""
+"""Chooses which channels and KV groups of a block to keep, as `WeightChooser` does for single weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.numerics.site import Needs, Solution
 from langprune_cli.numerics.units import UnitSite
-from langprune_cli.stages.solving.choosing import Chooser, MaskSettings
+from langprune_cli.stages.solving.choosing import MaskSettings, WeightChooser
 from langprune_cli.stages.statistics.sites import SOLVING, BlockSite, Solving
 from langprune_cli.stages.structured.narrowed import narrowing_of
-from langprune_cli.stages.structured.structures import DOWN, Rounding, Structure, check_distinct, spelled
+from langprune_cli.stages.structured.removals import DOWN, Removal, Rounding, check_distinct, spelled
 from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.structured_patterns.pattern import get_pattern, method_of
 from langprune_cli.unit_methods.method import UnitMethod, get_unit_method
@@ -26,7 +26,7 @@ class UnitChooser:
     """A unit method, and how many units of each kind stay; it reads the weights of the units' reader and writers."""
 
     method: UnitMethod
-    structures: tuple[Structure, ...]
+    removals: tuple[Removal, ...]
     axes: tuple[Axis, ...]
     kept: dict[Kind, int]
     settings: MaskSettings
@@ -36,7 +36,7 @@ class UnitChooser:
     def of(
         cls,
         method: UnitMethod,
-        structures: tuple[Structure, ...],  # of units, not of the whole model
+        removals: tuple[Removal, ...],  # of units, not of the whole model
         model: OpenedModel,
         rounding: Rounding = DOWN,
         solving: Solving = SOLVING,
@@ -44,21 +44,21 @@ class UnitChooser:
         """Compute the widths; raises LangpruneError for unsupported families and widths."""
         kept: dict[Kind, int] = {}
         axes: list[Axis] = []
-        for structure in structures:
-            units = get_pattern(structure.kind).units
+        for removal in removals:
+            units = get_pattern(removal.kind).units
             if units is None:
-                raise ValueError(f"{structure.kind} are no units of a block")
+                raise ValueError(f"{removal.kind} are no units of a block")
             here = units.axes(model.streamed.config)
-            check_distinct(structure, here, kept)
-            kept |= {axis.kind: rounding.kept(structure, axis, rounds=units.rounds) for axis in here}
+            check_distinct(removal, here, kept)
+            kept |= {axis.kind: rounding.kept(removal, axis, rounds=units.rounds) for axis in here}
             axes += here
         narrowing_of(model, axes, kept)  # raises before the work if transformers could not open the result
         return cls(
             method,
-            structures,
+            removals,
             tuple(axes),
             kept,
-            MaskSettings(Pattern(structures[0].sparsity), solving=solving),
+            MaskSettings(Pattern(removals[0].sparsity), solving=solving),
             rounding,
         )
 
@@ -75,14 +75,14 @@ class UnitChooser:
     @property
     def label(self) -> str:
         """Return a short name for artifacts."""
-        return "-".join([self.method.name, *(f"{each.kind}-{each.sparsity:g}" for each in self.structures)])
+        return "-".join([self.method.name, *(f"{each.kind}-{each.sparsity:g}" for each in self.removals)])
 
     def params(self) -> dict[str, object]:
         """Return the settings that change a mask, for its key."""
         return {
             "method": self.method.name,
-            "pattern": spelled(self.structures),
-            "sparsity": self.structures[0].sparsity,
+            "pattern": spelled(self.removals),
+            "sparsity": self.removals[0].sparsity,
             "exclude": None,
             "kept": dict(self.kept),
             **self.settings.solving.params(self.needs),
@@ -109,18 +109,18 @@ class UnitChooser:
         return keep.repeat_interleave(axis.size).expand(site.site.weight.shape), None
 
 
-AnyChooser = Chooser | UnitChooser
+AnyChooser = WeightChooser | UnitChooser
 
 
-def unit_method(structures: Sequence[Structure], name: str | None) -> UnitMethod:
+def unit_method(removals: Sequence[Removal], name: str | None) -> UnitMethod:
     """Return the method that chooses these units together: the named one, else the first pattern's default.
 
     Raises LangpruneError for a name that one of the patterns lacks.
     """
-    found = [get_pattern(each.kind).methods()[method_of(structures, name)] for each in structures]
+    found = [get_pattern(each.kind).methods()[method_of(removals, name)] for each in removals]
     method = found[0]
     if not isinstance(method, UnitMethod) or any(each is not method for each in found):
-        raise ValueError(f"{spelled(structures)} are not chosen by one method of units")
+        raise ValueError(f"{spelled(removals)} are not chosen by one method of units")
     return method
 
 

@@ -21,7 +21,7 @@ from langprune_cli.updates.update import Update, get_update
 
 
 @dataclass(frozen=True)
-class Pruned:
+class PrunedLinear:
     """The result of pruning one linear."""
 
     block: int
@@ -38,11 +38,11 @@ class Pruned:
 
 
 @dataclass(frozen=True)
-class Updated:
+class UpdatedLinear:
     """A linear's new values in the checkpoint's layout, and the result of pruning it."""
 
     tensor: Tensor
-    pruned: Pruned
+    pruned: PrunedLinear
 
 
 def updated_block(
@@ -52,10 +52,10 @@ def updated_block(
     update: Update,
     stats: BlockStats | None,
     solving: Solving,
-) -> dict[str, Updated]:
+) -> dict[str, UpdatedLinear]:
     """Return the new values of block `index`'s linears by name, given their keep masks [o, i]."""
     keep = {linear.name: mask for linear, mask in masks}
-    found: dict[str, Updated] = {}
+    found: dict[str, UpdatedLinear] = {}
     for site in block_sites(model, [linear for linear, _ in masks], stats, solving):
         stacked = torch.cat([keep[linear.name] for linear in site.linears]).to(site.site.weight.device)
         with named(site.name):
@@ -81,7 +81,7 @@ def finished(
     site: BlockSite,
     keep: Tensor,  # bool [r, i]
     solution: Solution | None,
-) -> dict[str, Updated]:
+) -> dict[str, UpdatedLinear]:
     """Return the linears of a site of block `index` in the checkpoint's dtype and layout, with their errors.
 
     Without a solution kept weights do not change. Raises LangpruneError if a new value is not finite in that dtype.
@@ -99,8 +99,8 @@ def finished(
                 f"the update of {linear.name} (site {site.name}) gave infinite or NaN values: calibrate on more text, or "
                 "give a larger --damping"
             )
-        pruned = Pruned(index, linear.name, tensor.numel(), counts.removed, counts.error, site.site.damping_used)
-        found[linear.name] = Updated(tensor.cpu(), pruned)
+        pruned = PrunedLinear(index, linear.name, tensor.numel(), counts.removed, counts.error, site.site.damping_used)
+        found[linear.name] = UpdatedLinear(tensor.cpu(), pruned)
     return found
 
 

@@ -2,18 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
 
+from langprune_cli.numerics.site import Statistics
 from langprune_cli.stages.statistics.parts import text_about, text_identity
 from langprune_cli.store.artifact import WEIGHTS, Recipe
 from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.types import Windows
 
-Collect = Literal["norms", "hessian"]  # Hessians come with the norms, never without
-
 
 def stats_identity(
-    model: OpenedModel, windows: Windows, collect: Collect, pruned_with: Mapping[str, object] | None = None
+    model: OpenedModel, windows: Windows, collect: Statistics, pruned_with: Mapping[str, object] | None = None
 ) -> Recipe:
     """Return what makes the key of statistics of these windows: of the dense model, or of one that is pruned block by block.
 
@@ -33,7 +31,7 @@ def stats_identity(
 
 
 def stats_recipe(
-    model: OpenedModel, windows: Windows, collect: Collect, pruned_with: Mapping[str, object] | None = None
+    model: OpenedModel, windows: Windows, collect: Statistics, pruned_with: Mapping[str, object] | None = None
 ) -> Recipe:
     """Return the recipe of the same statistics with what their manifest tells people; every byte of the weights is hashed."""
     return replace(

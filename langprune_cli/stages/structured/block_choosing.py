@@ -6,7 +6,7 @@ from langprune_cli.depth_methods.method import blocks_that_stay, get_depth_metho
 from langprune_cli.stages.structured.block_cut import BLOCKS_PART
 from langprune_cli.stages.structured.choosing import Choosing
 from langprune_cli.stages.structured.judged_on import JudgedOn
-from langprune_cli.stages.structured.structures import Structure
+from langprune_cli.stages.structured.removals import Removal
 from langprune_cli.stages.structured.without_blocks import check_first_run, check_without
 from langprune_cli.store.artifact import ArtifactWriter
 from langprune_cli.store.building import Reporter
@@ -15,7 +15,7 @@ from langprune_cli.streaming.opened import OpenedModel
 
 
 def choosing_blocks(
-    model: OpenedModel, judged_on: JudgedOn, structure: Structure, method: str, reporter: Reporter
+    model: OpenedModel, judged_on: JudgedOn, removal: Removal, method: str, reporter: Reporter
 ) -> Choosing:
     """Return how it is chosen which blocks stay.
 
@@ -26,8 +26,8 @@ def choosing_blocks(
 
     def write(writer: ArtifactWriter) -> dict[str, object]:
         total = len(model.streamed.blocks)
-        check_first_run(model, total - blocks_that_stay(total, structure.sparsity))  # whichever it will be
-        depth = found.choose(model, judged_on.ids(), structure.sparsity, reporter)
+        check_first_run(model, total - blocks_that_stay(total, removal.sparsity))  # whichever it will be
+        depth = found.choose(model, judged_on.ids(), removal.sparsity, reporter)
         check_without(model, depth.blocks)
         writer.write(BLOCKS_PART, readable_json({"stay": list(depth.blocks), **depth.record}))
         sizes = [_weights(model, index) for index in range(total)]
@@ -40,9 +40,9 @@ def choosing_blocks(
 
     return Choosing(
         judged_on,
-        params={"method": method, "pattern": str(structure), "sparsity": structure.sparsity}
+        params={"method": method, "pattern": str(removal), "sparsity": removal.sparsity}
         | ({"untied": True} if found.by_losses and model.streamed.untied else {}),  # see Subject.identity
-        label=f"{method}-{structure.kind}-{structure.sparsity:g}",
+        label=f"{method}-{removal.kind}-{removal.sparsity:g}",
         write=write,
     )
 

@@ -12,7 +12,7 @@ from langprune_cli.models.narrowing import Narrowing, opened_as
 from langprune_cli.models.protocols import CausalModel, Configuration
 from langprune_cli.models.skeleton import find_blocks
 from langprune_cli.models.vocabulary_rows import with_vocab_size
-from langprune_cli.stages.structured.structures import Rounding, Structure, check_distinct
+from langprune_cli.stages.structured.removals import Removal, Rounding, check_distinct
 from langprune_cli.stages.structured.without_blocks import check_shapes
 from langprune_cli.tokens.choice import ids_in, replace_ids
 
@@ -84,13 +84,13 @@ class Sketch:
 
 
 def without_units(
-    sketch: Sketch, structure: Structure, rounding: Rounding, axes: Sequence[Axis], *, rounds: bool
+    sketch: Sketch, removal: Removal, rounding: Rounding, axes: Sequence[Axis], *, rounds: bool
 ) -> Sketch:
     """Return what is left without a share of the units of these axes."""
-    check_distinct(structure, axes, sketch.kept)
+    check_distinct(removal, axes, sketch.kept)
     kinds = {axis.kind: axis for axis in axes}
-    kept = {kind: rounding.kept(structure, axis, rounds=rounds) for kind, axis in kinds.items()}
-    plans = [AxisPlan(structure.kind, _per(kind), axis.units, kept[kind]) for kind, axis in kinds.items()]
+    kept = {kind: rounding.kept(removal, axis, rounds=rounds) for kind, axis in kinds.items()}
+    plans = [AxisPlan(removal.kind, _per(kind), axis.units, kept[kind]) for kind, axis in kinds.items()]
     return replace(
         sketch,
         axes=(*sketch.axes, *axes),
@@ -104,24 +104,24 @@ def _per(kind: Kind) -> str:
     return "channels per expert" if kind == "expert-channels" else f"{kind} per block"
 
 
-def without_blocks(sketch: Sketch, structure: Structure) -> Sketch:
+def without_blocks(sketch: Sketch, removal: Removal) -> Sketch:
     """Return what is left without a share of the blocks.
 
     Raises LangpruneError where none or all would leave, and where what stays would have other parameters.
     """
     layers = sketch.layers
-    stay = blocks_that_stay(layers, structure.sparsity)
+    stay = blocks_that_stay(layers, removal.sparsity)
     last = tuple(range(layers - stay, layers))
     prefix, _ = find_blocks(sketch.model)
     without = Narrowing((), {}, last, prefix).config(sketch.raw(), sketch.config)
     check_shapes(sketch.model, sketch.build(opened_as(sketch.config, without)), last)
-    plan = AxisPlan(structure.kind, "blocks", layers, stay)
+    plan = AxisPlan(removal.kind, "blocks", layers, stay)
     return replace(sketch, blocks=stay, plans=(*sketch.plans, plan))
 
 
-def without_tokens(sketch: Sketch, structure: Structure) -> Sketch:
-    """Return what is left where so many tokens stay as the structure's target says."""
-    size = structure.target.size if structure.target else None
+def without_tokens(sketch: Sketch, removal: Removal) -> Sketch:
+    """Return what is left where so many tokens stay as the removal's target says."""
+    size = removal.target.size if removal.target else None
     tokens = sketch.rows if size is None else min(sketch.rows, size)
-    plan = AxisPlan(structure.kind, "tokens", sketch.rows, tokens)
+    plan = AxisPlan(removal.kind, "tokens", sketch.rows, tokens)
     return replace(sketch, tokens=tokens, plans=(*sketch.plans, plan))

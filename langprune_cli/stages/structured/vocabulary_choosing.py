@@ -11,7 +11,7 @@ from langprune_cli.models.vocabulary_rows import VocabularyRows
 from langprune_cli.stages.statistics.counted_tokens import needed_token_counts, read_token_counts
 from langprune_cli.stages.statistics.parts import GENERATION_CONFIG
 from langprune_cli.stages.structured.choosing import Basis, Choosing
-from langprune_cli.stages.structured.structures import Structure
+from langprune_cli.stages.structured.removals import Removal
 from langprune_cli.stages.structured.vocabulary_cut import VOCABULARY_PART
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
 from langprune_cli.store.files import disk_errors
@@ -29,7 +29,7 @@ def _silent(_choice: VocabularyChoice) -> None:
 def choosing_tokens(
     model: OpenedModel,
     stats: Artifact | None,
-    structure: Structure,
+    removal: Removal,
     show: Callable[[VocabularyChoice], None] = _silent,
 ) -> Choosing:
     """Return how it is chosen which tokens stay.
@@ -38,8 +38,8 @@ def choosing_tokens(
     Raises LangpruneError for statistics that are no counts or another tokenizer's, and for families whose vocabulary cannot be
     trimmed; the work does for such tokenizers, and UsageError for a size below what has to stay.
     """
-    target = structure.target or VocabularyTarget()
-    stats = needed_token_counts(f"--pattern {structure.kind}", stats, model.location)
+    target = removal.target or VocabularyTarget()
+    stats = needed_token_counts(f"--pattern {removal.kind}", stats, model.location)
     rows = VocabularyRows(model.streamed, ())
     rows.names  # noqa: B018 - a family that cannot be trimmed is refused now
 
@@ -60,13 +60,13 @@ def choosing_tokens(
         Basis(stats.key, stats.name, {"stats": stats.name, "text": text}),
         params={
             "method": "frequency",
-            "pattern": structure.kind,
-            "sparsity": structure.sparsity,
+            "pattern": removal.kind,
+            "sparsity": removal.sparsity,
             **({"coverage": target.coverage} if target.size is None else {"vocab_size": target.size}),
             "round_to": target.round_to,
             **({"keep_chat": VERSION} if target.keep_chat else {}),
         },
-        label=structure.kind,
+        label=removal.kind,
         write=write,
         inputs={"tokenizer": tokenizer_digest(model.location.folder)},
     )

@@ -20,10 +20,10 @@ from langprune_cli.models.fast_attention import fast_attention
 from langprune_cli.models.skeleton import find_blocks
 from langprune_cli.models.streamed import Block, StreamedModel
 from langprune_cli.numerics.gram import pack_upper, unpack_upper
+from langprune_cli.numerics.site import Statistics
 from langprune_cli.stages.calibrate.calibrate import CalibrationSettings, calibrate
 from langprune_cli.stages.statistics.collecting import StatsCollector
 from langprune_cli.stages.statistics.parts import block_part
-from langprune_cli.stages.statistics.recipe import Collect
 from langprune_cli.store.artifact import Artifact
 from langprune_cli.store.building import Silent
 from langprune_cli.store.workspace import Workspace
@@ -59,7 +59,7 @@ def exact_hessians(model: Any, windows: Tensor) -> dict[str, tuple[Matrix, Matri
     return sums
 
 
-def calibrated(folder: Path, collect: Collect, batch_tokens: int = SEQLEN) -> Artifact:
+def calibrated(folder: Path, collect: Statistics, batch_tokens: int = SEQLEN) -> Artifact:
     """Calibrate the model in `folder` on `some_ids`, in a workspace beside it."""
     windows = folder.with_name("windows.safetensors")
     save_file({"windows": some_ids()}, windows)

@@ -18,7 +18,7 @@ from langprune_cli.methods.method import get_method
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.stages.mask.mask import MaskSource, mask
 from langprune_cli.stages.solving import allocating
-from langprune_cli.stages.solving.choosing import Chooser, MaskSettings
+from langprune_cli.stages.solving.choosing import MaskSettings, WeightChooser
 from langprune_cli.stages.statistics.parts import block_part
 from langprune_cli.store.artifact import ArtifactWriter, open_artifact
 from langprune_cli.store.building import Silent
@@ -144,7 +144,7 @@ def test_allocations_go_by_the_dense_model_in_any_propagation(
         dense, pruned = (open_artifact(workspace / "stats" / name, "stats") for name in ("uk", folder.name))
         source = MaskSource(pruned, allocation_stats=dense)
         model = OpenedModel(locate_model(str(varied)), Compute())
-        chooser = Chooser.of(get_method(method), MaskSettings(Pattern(0.6), allocation="owl"))
+        chooser = WeightChooser.of(get_method(method), MaskSettings(Pattern(0.6), allocation="owl"))
         again = mask(Workspace(workspace), model, source, chooser, Silent(), to=Target("again")).artifact
         made = open_artifact(folder, "masks")
         assert (again.key, again.manifest.parts) == (made.key, made.manifest.parts)
