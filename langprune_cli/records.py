@@ -252,6 +252,7 @@ class About(TypedDict, total=False):
     expert_tokens: dict[str, list[int]]
     experts_by_magnitude: dict[str, list[int]]
     removed_blocks: list[int]
+    removed_experts: dict[str, list[int]]  # by block
     linears: int
     weights: int
     removed: int

@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("solvers", "allocations", "models"),
     ("methods", "unit_methods", "updates", "refinements", "location", "units"),
     ("streaming",),
-    ("depth_methods",),
+    ("depth_methods", "expert_methods"),
     ("stages.statistics",),
     ("stages.structured",),
     ("structured_patterns",),

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 LAST = "down_proj"  # the linear of an expert after the activation
+# Is told of an expert's number, its outputs [t, h] for the tokens routed to it, and the router's weights [t] for these outputs.
+Watch = Callable[[int, Tensor, Tensor], None]
 
 
 class _Merged(Protocol):
@@ -78,6 +80,7 @@ class Experts(nn.ModuleList):
         super().__init__(_expert(form, shapes, self.first, dtype) for _ in range(form.count))
         self._merged = (cast("_Merged", merged),)  # in a tuple, so that torch does not register its parameters here
         self.every_token = False  # whether each expert sees every token; only those routed to it count
+        self.watch: Watch | None = None
 
     def paths(self) -> Iterator[tuple[str, list[str]]]:
         """Yield each parameter that a checkpoint may store for all experts in one tensor, and its path in each expert."""
@@ -109,7 +112,10 @@ class Experts(nn.ModuleList):
                 made = self._run(expert, hidden_states[tokens])
             else:
                 continue
-            total.index_add_(0, tokens, (made * top_k_weights[tokens, choice, None]).to(total.dtype))
+            weights = top_k_weights[tokens, choice]
+            if self.watch:
+                self.watch(index, made, weights)
+            total.index_add_(0, tokens, (made * weights[:, None]).to(total.dtype))
         if self.form.passes_on:
             passed = (top_k_weights * (top_k_index >= len(self))).sum(-1, keepdim=True)
             total += (hidden_states * passed).to(total.dtype)
@@ -121,10 +127,13 @@ class Experts(nn.ModuleList):
     ) -> Tensor:  # [e t, h]
         """Return each expert's output for its tokens, zero for the others."""
         made = torch.zeros_like(hidden_states)
-        for expert, x, y in zip(self, hidden_states.chunk(len(self)), made.chunk(len(self)), strict=True):
+        parts = zip(self, hidden_states.chunk(len(self)), made.chunk(len(self)), strict=True)
+        for index, (expert, x, y) in enumerate(parts):
             tokens = x.any(-1).nonzero()[:, 0]
             if len(tokens):
                 y[tokens] = self._run(expert, x[tokens])
+                if self.watch:  # the router's weights are in the inputs
+                    self.watch(index, y[tokens], torch.ones_like(y[tokens, 0]))
         return made
 
     def _run(self, expert: nn.Module, x: Tensor) -> Tensor:

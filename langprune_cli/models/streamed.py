@@ -166,6 +166,15 @@ class StreamedModel:
             found |= {f"{path}#{number}" if slot.made else path: name for number, name in enumerate(slot.names)}
         return found
 
+    def buffer_paths(self, index: int) -> dict[str, str]:
+        """Return path inside the block -> checkpoint tensor, for the buffers of block `index` that the checkpoint has."""
+        before = f"{self._prefix}.{index}."
+        kept = self.blocks[index].state_dict()
+        found = {
+            path: self._names.find(before + path) for path, _ in self.blocks[index].named_buffers() if path in kept
+        }
+        return {path: name for path, name in found.items() if name}
+
     def outside_names(self) -> list[str]:
         """Return every checkpoint tensor outside of the blocks, unused ones included."""
         inside = {name for index in range(len(self.blocks)) for name in self.tensor_names(index)}

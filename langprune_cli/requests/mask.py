@@ -1,4 +1,4 @@
-"""The request behind `mask`: which weights, channels, KV groups, blocks or tokens to keep."""
+"""The request behind `mask`: which weights, channels, KV groups, experts, blocks or tokens to keep."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refus
 class MaskRequest(ChoiceOptions, ModelOptions, OpeningOptions, TargetOptions):
     """Choose what to keep of a model, one bit per weight; runs no forward pass.
 
-    pattern: "unstructured" (the default), "2:4", "channels:0.1", "kv-groups", "blocks", "vocab", ...; several if structured
+    pattern: "unstructured" (the default), "2:4", "channels:0.1", "kv-groups", "blocks", "experts", "vocab"; several if structured
     sparsity: the fraction to remove, by default 0.5, or 0.1 if structured
     method: how to choose weights or parts, by default "wanda" for weights
     round_to, rounding: round kept channels to multiples of this, "down" or to the "nearest" (the option --round)

@@ -23,7 +23,7 @@ class PlanRequest(PatternOptions, ModelOptions, HubOptions):
     """Predict parameters, disk and memory of a pruned model from its configuration, without fetching weights.
 
     model, revision: a hub id, a folder, a config.json, "demo", or a model artifact; by default the workspace's
-    pattern: "channels" (the default), "2:4", "kv-groups:0.125", "blocks", "vocab", ...; several if structured
+    pattern: "channels" (the default), "2:4", "kv-groups:0.125", "blocks", "experts", "vocab", ...; several if structured
     sparsity: the fraction to remove, by default 0.5, or 0.1 if structured
     round_to, rounding: round kept channels to multiples of this, "down" or to the "nearest" (the option --round)
     coverage, vocab_size, keep_chat, stats: for "vocab", which tokens to keep, and the token counts

@@ -40,7 +40,7 @@ class PruneRequest(
     lang, data, corpus: the text to prune for, as `calibrate` takes it
     model, revision: a hub id, a folder, "demo", or a model artifact; the workspace's own if left out
     nsamples, seqlen, seed, sampling: how many windows are drawn, their tokens, the draw's seed, and how
-    pattern: "unstructured" if left out, "2:4", "channels:0.1", "kv-groups", "blocks", "vocab", ...; several of parts
+    pattern: "unstructured" if left out, "2:4", "channels:0.1", "kv-groups", "blocks", "experts", "vocab", ...; several of parts
     sparsity: the fraction removed; 0.5 if left out, of parts 0.1
     method: how weights or parts are chosen; "admm" for weights if left out
     round_to, rounding: which numbers of channels stay: multiples of this, "down" or to the "nearest" (the option --round)

@@ -17,6 +17,7 @@ from langprune_cli.stages.structured.removals import DEFAULT_SHARE, Removal
 
 if TYPE_CHECKING:  # see above
     from langprune_cli.depth_methods.method import DepthMethod
+    from langprune_cli.expert_methods.method import ExpertMethod
     from langprune_cli.models.families import Axis
     from langprune_cli.models.protocols import Configuration
     from langprune_cli.records import Params
@@ -86,7 +87,9 @@ class StructuredPattern:
     leaves: Units | Judged | Counted
     plan: Callable[[Sketch, Removal, Rounding], Sketch]  # what `plan` says of it, from a configuration alone
     method: str = ""  # where --method says nothing; "": it is not chosen by methods
-    methods: Callable[[], Mapping[str, UnitMethod | DepthMethod]] = dict  # the values of --method, by name
+    methods: Callable[[], Mapping[str, UnitMethod | DepthMethod | ExpertMethod]] = (
+        dict  # the values of --method, by name
+    )
     share: bool = True  # whether a share may follow its name, as in channels:0.1
     touches_blocks: bool = True  # else there is nothing to update or to tune, and no window goes through the model
     trims_tokenizer: bool = False
@@ -235,7 +238,7 @@ def unit_axes(text: str, config: Configuration, kinds: Sequence[str]) -> tuple[A
     return tuple(axis for each in units for axis in each.axes(config) if axis.kind in kinds)
 
 
-def own_method(params: Params) -> UnitMethod | DepthMethod | None:
+def own_method(params: Params) -> UnitMethod | DepthMethod | ExpertMethod | None:
     """Return the method that a structured mask with these parameters was chosen by, None for one that is not known here."""
     found = [method for each in patterns_of(params["pattern"]) if (method := each.methods().get(params["method"]))]
     return found[0] if found else None

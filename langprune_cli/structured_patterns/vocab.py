@@ -46,7 +46,7 @@ def words(params: Params) -> list[str]:
 PATTERN = StructuredPattern(
     "vocab",
     "tokens",
-    3,
+    4,
     Counted(cut, choosing),
     plan,
     share=False,

@@ -7,6 +7,7 @@ import pytest
 
 from langprune_cli.allocations.allocation import allocations
 from langprune_cli.depth_methods.method import depth_methods
+from langprune_cli.expert_methods.method import expert_methods
 from langprune_cli.methods.method import methods
 from langprune_cli.refinements.refinement import refinements
 from langprune_cli.unit_methods.method import unit_methods
@@ -97,6 +98,14 @@ def test_table_of_unit_methods_agrees_with_them() -> None:
     for name, method in unit_methods().items():
         assert cells[name][1:3] == [method.needs, method.update]
         assert method.paper in "".join(cells[name]) or name == "wanda-sp"
+        assert f"`{name}`" in _read(README)
+
+
+def test_table_of_expert_methods_agrees_with_them() -> None:
+    cells = _table("Whole experts")
+    assert cells.keys() == expert_methods().keys()
+    for name, method in expert_methods().items():
+        assert method.paper in "".join(cells[name])
         assert f"`{name}`" in _read(README)
 
 

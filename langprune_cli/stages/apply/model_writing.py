@@ -178,8 +178,8 @@ class ModelWriter:
                         "run the command again with --force"
                     )
             if group >= 0:
-                linears = self.model.streamed.linears(group)
-                counts.linear_weights += sum(written.elements(names[linear.name]) for linear in linears)
+                linears = [linear.name for linear in self.model.streamed.linears(group)]
+                counts.linear_weights += sum(written.elements(names[name]) for name in linears if name in names)
                 reporter.tick(group, 0)
         reporter.end()
         if self.cut:

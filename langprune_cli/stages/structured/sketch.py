@@ -15,6 +15,7 @@ from langprune_cli.models.vocabulary_rows import with_vocab_size
 from langprune_cli.stages.structured.removals import Removal, Rounding, check_distinct
 from langprune_cli.stages.structured.without_blocks import check_shapes
 from langprune_cli.tokens.choice import ids_in, replace_ids
+from langprune_cli.units.experts import EXPERTS, expert_rows
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,16 @@ def without_blocks(sketch: Sketch, removal: Removal) -> Sketch:
     check_shapes(sketch.model, sketch.build(opened_as(sketch.config, without)), last)
     plan = AxisPlan(removal.kind, "blocks", layers, stay)
     return replace(sketch, blocks=stay, plans=(*sketch.plans, plan))
+
+
+def without_experts(sketch: Sketch, removal: Removal) -> Sketch:
+    """Return what is left without a share of the experts of each block; raises LangpruneError if they cannot leave."""
+    rows = expert_rows(sketch.config)
+    left = rows.left(removal.sparsity)
+    plan = AxisPlan(removal.kind, "experts per block", rows.units, left)
+    return replace(
+        sketch, axes=(*sketch.axes, rows.axis), kept={**sketch.kept, EXPERTS: left}, plans=(*sketch.plans, plan)
+    )
 
 
 def without_tokens(sketch: Sketch, removal: Removal) -> Sketch:

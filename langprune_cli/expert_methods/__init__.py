@@ -1,0 +1,1 @@
+"""Methods that choose which whole experts leave: one file, one record."""

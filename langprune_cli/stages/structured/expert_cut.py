@@ -1,0 +1,117 @@
+"""What a mask of whole experts cuts from a model: experts, the router's rows for them, and their number."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from langprune_cli.errors import LangpruneError
+from langprune_cli.models.model_files import CONFIG
+from langprune_cli.models.narrowing import Narrowing
+from langprune_cli.models.tensor_entry import TensorEntry
+from langprune_cli.stages.structured.cut import Cut, Masks, as_json, readable
+from langprune_cli.stages.structured.narrowed import narrowing_of
+from langprune_cli.streaming.opened import OpenedModel
+from langprune_cli.units.experts import EXPERTS, ExpertRows, expert_rows, experts_in
+
+EXPERTS_PART = "experts.json"  # which experts stay, and by what figures
+
+
+def expert_cut(model: OpenedModel, masks: Masks) -> "ExpertCut":
+    """Return what a mask of whole experts cuts; raises LangpruneError for a model that cannot be cut so."""
+    blocks = json.loads(readable(masks).read(EXPERTS_PART))["blocks"]
+    stay = {int(index): tuple(each["stay"]) for index, each in blocks.items()}
+    rows = expert_rows(model.streamed.config)
+    return ExpertCut(model, rows, stay, check_experts(model, rows, len(next(iter(stay.values())))))
+
+
+def check_experts(model: OpenedModel, rows: ExpertRows, left: int) -> Narrowing:
+    """Return the narrowing to so many experts.
+
+    Raises LangpruneError if transformers would not open the smaller model, and if the checkpoint has no tensor of its own for
+    what the router has of an expert.
+    """
+    streamed = model.streamed
+    for index, block in enumerate(streamed.blocks):
+        if experts_in(block) is None:
+            continue
+        here = streamed.tensor_paths(index) | streamed.buffer_paths(index)
+        missing = next((path for path in rows.rows if path not in here), None)
+        if missing is not None:
+            raise LangpruneError(
+                f"experts cannot leave {model.location.folder}: it has no tensor for {missing} of block {index}, where "
+                "its router has a value for each expert: prune channels, blocks or single weights"
+            )
+    return narrowing_of(model, (rows.axis,), {EXPERTS: left})
+
+
+@dataclass(frozen=True)
+class ExpertCut(Cut):
+    """The experts of each block that stay; their new numbers are their places among them."""
+
+    model: OpenedModel
+    rows: ExpertRows
+    stay: Mapping[int, tuple[int, ...]]  # by block
+    narrowing: Narrowing
+    _moved: dict[int, dict[str, str | None]] = field(default_factory=dict)  # by block, tensors of experts -> new names
+    _routers: dict[str, tuple[int, int]] = field(default_factory=dict)  # router's tensor -> block, dimension
+
+    def name(self, group: int, name: str) -> str | None:
+        """Return the name with the expert's new number, None if it leaves."""
+        return self._names(group).get(name, name)
+
+    def entry(self, group: int, name: str, entry: TensorEntry) -> TensorEntry:
+        """Return the entry with as many rows of the router as experts stay."""
+        moved = self._names(group).get(name)
+        if moved is not None:  # the part of a tensor of all experts has its number
+            return replace(entry, part=self.model.streamed.checkpoint.entries[moved].part)
+        router = self._router(name)
+        if router is None:
+            return entry
+        block, dim = router
+        left = len(self.stay[block])
+        return replace(
+            entry,
+            shape=(*entry.shape[:dim], left, *entry.shape[dim + 1 :]),
+            size=entry.size // self.rows.units * left,
+        )
+
+    def tensor(self, _group: int, name: str, tensor: Tensor) -> Tensor:
+        """Return the rows of the router that stay."""
+        router = self._router(name)
+        return tensor if router is None else tensor.index_select(router[1], torch.tensor(self.stay[router[0]]))
+
+    def file(self, name: str, data: bytes) -> bytes | None:
+        """Return config.json with the number of experts that stay, other files as they are."""
+        if name != CONFIG:
+            return data
+        return as_json(self.narrowing.config(json.loads(data), self.model.streamed.config))
+
+    def _router(self, name: str) -> tuple[int, int] | None:
+        """Return a tensor's block, and the dimension that has an entry for each expert; None for other tensors."""
+        if not self._routers:
+            for index in self.stay:
+                here = self.model.streamed.tensor_paths(index) | self.model.streamed.buffer_paths(index)
+                self._routers.update({here[path]: (index, dim) for path, dim in self.rows.rows.items()})
+        return self._routers.get(name)
+
+    def _names(self, group: int) -> dict[str, str | None]:
+        """Return tensor -> new name, None if it leaves, for the experts of a block."""
+        if group not in self.stay:
+            return {}
+        if group not in self._moved:
+            found = experts_in(self.model.streamed.blocks[group])
+            assert found is not None  # noqa: S101 - the mask has experts of this block
+            before = f"{found[0]}."
+            paths = self.model.streamed.tensor_paths(group)
+            places = {expert: place for place, expert in enumerate(self.stay[group])}
+            moved: dict[str, str | None] = {}
+            for path, name in paths.items():
+                number, _, rest = path.removeprefix(before).partition(".")
+                if path.startswith(before) and number.isdecimal():
+                    place = places.get(int(number))
+                    moved[name] = None if place is None else paths[f"{before}{place}.{rest}"]
+            self._moved[group] = moved
+        return self._moved[group]
