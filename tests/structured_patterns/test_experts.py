@@ -119,7 +119,8 @@ def test_the_model_is_the_dense_one_that_never_picks_them(
     with never_picked(dense, blocks, 8):
         wanted = nats(dense, ids)
     found = nats(AutoModelForCausalLM.from_pretrained(small, dtype=torch.float32).eval(), ids)
-    assert (found - wanted).abs().max() < 1e-6
+    assert (found - wanted).abs().mean() < 1e-6
+    assert (found - wanted).abs().max() < 5e-6  # single tokens: other shapes of products round otherwise
     assert (before - wanted).abs().max() > 1e-4
     if family in {"mixtral", "deepseek_v3", "gpt_oss"}:
         subprocess.run([sys.executable, "-c", OPENS, small], check=True)
@@ -164,7 +165,8 @@ def test_sums_are_those_of_the_paper(tmp_path: Path, here: tuple[object, ...]) -
     calibrated(tmp_path, here)
     did("mask", *here, "--pattern", "experts:0.25", "--name", "reap")
     did("mask", *here, "--pattern", "experts:0.25", "--method", "frequency", "--name", "often")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "dense", dtype=torch.float64).eval()
+    how = {"dtype": torch.float64, "experts_implementation": "eager"}
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "dense", **how).eval()
     records = [json.loads((tmp_path / "w" / "masks" / name / "experts.json").read_text()) for name in ("reap", "often")]
     for index in range(3):
         tokens, sums = reap_of(model, some_windows().long(), index)
@@ -195,7 +197,7 @@ def test_prune_makes_what_the_stages_make_and_plan_says_its_size(tmp_path: Path,
     ).read_bytes()
     planned = did("plan", "--model", tmp_path / "dense", "--pattern", "experts:0.25", "--json").json
     size = sum(each.numel() for each in load_file(made / "model.safetensors").values())
-    assert planned["parameters"]["after"] == size
+    assert planned["parameters_after"] == size
     config = json.loads((made / "config.json").read_text())
     assert {config[key] for key in ("num_experts", "num_local_experts") if key in config} == {6}
 

@@ -1,7 +1,7 @@
 """Stage 1, `calibrate`: run windows of text through the dense model and store the sums for scores."""
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, TypedDict
@@ -14,6 +14,7 @@ from langprune_cli.stages.statistics.collecting import StatsCollector
 from langprune_cli.stages.statistics.experts import finish_stats
 from langprune_cli.stages.statistics.parts import WINDOWS_PART, block_part
 from langprune_cli.stages.statistics.recipe import stats_recipe
+from langprune_cli.stages.statistics.routing import RoutingCollector, routing_tensors
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.files import need_space
@@ -206,16 +207,22 @@ def _collect(
     states, first = saved.start(done)
     if done:
         reporter.note(f"Going on with {writer.folder.name}: {done} of {blocks} blocks are on disk.")
-    collector = StatsCollector(hessian=hessian, team=team)
+    collector, routing = StatsCollector(hessian=hessian, team=team), RoutingCollector(team)
 
     def observe(block: Block) -> AbstractContextManager[object] | None:
-        return collector.watch(block, inputs_only=block.index + 1 == blocks) if block.index >= done else None
+        if block.index < done:
+            return None
+        stack = ExitStack()
+        stack.enter_context(collector.watch(block, inputs_only=block.index + 1 == blocks))
+        stack.enter_context(routing.watch(block))
+        return stack
 
     reporter.begin(f"calibrate {writer.folder.name}", blocks, windows.ids.numel() * (blocks - first))
     tick = tick_of_all(team, reporter.tick)
     for block in walk(states, first=first, observe=observe, tick=tick, last_output=False):
         if block.index >= done:
             tensors, sites = collector.tensors(block)
+            tensors |= routing_tensors(routing.of(block.index))
             writer.write_tensors(block_part(block.index), tensors, {"sites": sites})
         saved.keep(states, block.index)
     reporter.end()

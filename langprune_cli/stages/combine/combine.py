@@ -3,6 +3,7 @@
 With weights: as if collected on a text with these shares.
 """
 
+import math
 import platform
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
@@ -25,6 +26,7 @@ from langprune_cli.stages.statistics.counted_tokens import (
     read_token_counts,
 )
 from langprune_cli.stages.statistics.parts import WINDOWS_PART, fitting
+from langprune_cli.stages.statistics.routing import ROUTING
 from langprune_cli.stages.statistics.sites import text_record
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
@@ -223,6 +225,7 @@ def _sum_of_block(
     sums: dict[str, Tensor] = {}
     dtypes: dict[str, torch.dtype] = {}
     sites: dict[str, list[str]] = {}
+    tokens_of = [math.prod(parent.manifest.inputs["text"][of] for of in ("windows", "seqlen")) for parent in parents]
     whole: dict[str, float] = {}  # by site, the sum of weights of the texts that reached it
     for number, parent in enumerate(parents):
         block = read_block_stats(parent, part)
@@ -244,14 +247,22 @@ def _sum_of_block(
             term = tensor.double() if tensor.dtype == torch.float32 else tensor
             site, _, what = name.rpartition("/")
             if weights and what != "tokens":
-                term = term * factors[site][1]
+                # What a router does is counted over all tokens of a text, whatever reached each expert.
+                of_text = weights.of[number] * sum(tokens_of) / tokens_of[number]
+                term = term * (of_text if name in ROUTING else factors[site][1])
             sums[name] = sums[name] + term if name in sums else term
     for site, weight in whole.items():
         tokens = int(sums[f"{site}/tokens"])
         for name in (f"{site}/{what}" for what in ("sum_sq", "sum_x", "hessian")):
             if name in sums:
                 sums[name] = sums[name] * (tokens / weight)
-    return {name: tensor.to(dtypes[name]) for name, tensor in sums.items()}, {"sites": sites}
+    return {name: _stored(tensor, dtypes[name]) for name, tensor in sums.items()}, {"sites": sites}
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a sum in the dtype of its terms; counts stay whole numbers."""
+    whole = not dtype.is_floating_point and tensor.is_floating_point()
+    return (tensor.round() if whole else tensor).to(dtype)
 
 
 def _add_up(sites: dict[str, list[str]], others: dict[str, list[str]], *, mixture: bool) -> bool:

@@ -3,7 +3,7 @@
 import math
 
 from langprune_cli.expert_methods.method import chosen, get_expert_method
-from langprune_cli.stages.statistics.routing import gathered_routing
+from langprune_cli.stages.statistics.routing import gathered_routing, routing_in
 from langprune_cli.stages.structured.choosing import Choosing
 from langprune_cli.stages.structured.expert_cut import EXPERTS_PART, check_experts
 from langprune_cli.stages.structured.judged_on import JudgedOn
@@ -30,7 +30,8 @@ def choosing_experts(
         blocks: dict[str, dict[str, object]] = {}
         removed: dict[str, list[int]] = {}
         weights = gone = 0
-        for index, routing in gathered_routing(model, judged_on.ids(), reporter).items():
+        known = routing_in(judged_on.stats, rows.units) if judged_on.stats else {}
+        for index, routing in (known or gathered_routing(model, judged_on.ids(), reporter)).items():
             scores = found.score(routing)
             stay = chosen(scores, left, rows.groups)
             blocks[str(index)] = {

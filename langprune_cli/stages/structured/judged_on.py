@@ -24,6 +24,7 @@ class JudgedOn(Basis):
     """
 
     ids: Callable[[], Tensor]  # reads the windows, int [n, t]
+    stats: Artifact | None = None  # statistics of these windows, if they were gathered
 
     @classmethod
     def of_windows(cls, model: OpenedModel, windows: Windows) -> "JudgedOn":
@@ -45,4 +46,4 @@ class JudgedOn(Basis):
         need_norms(what, stats)
         check_same_model(stats, model)
         about = {"stats": stats.name, "text": calibration_text(stats)}
-        return cls(stats.key, stats.name, about, lambda: stats.tensors(WINDOWS_PART)["windows"])
+        return cls(stats.key, stats.name, about, lambda: stats.tensors(WINDOWS_PART)["windows"], stats)
