@@ -28,14 +28,14 @@ def plan(sketch: Sketch, removal: Removal, _rounding: Rounding) -> Sketch:
 
 def choosing(model: OpenedModel, on: JudgedOn, removal: Removal, method: str, reporter: Reporter) -> Choosing:
     """Return how it is chosen which experts stay."""
-    from langprune_cli.stages.structured.expert_choosing import choosing_experts  # noqa: PLC0415
+    from langprune_cli.stages.structured.whole_experts import choosing_experts  # noqa: PLC0415
 
     return choosing_experts(model, on, removal, method, reporter)
 
 
 def cut(model: OpenedModel, masks: Masks) -> Cut:
     """Return what a mask of experts takes from a model."""
-    from langprune_cli.stages.structured.expert_cut import expert_cut  # noqa: PLC0415
+    from langprune_cli.stages.structured.whole_experts import expert_cut  # noqa: PLC0415
 
     return expert_cut(model, masks)
 
