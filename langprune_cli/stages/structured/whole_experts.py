@@ -1,4 +1,4 @@
-"""`--pattern experts`: which whole experts of each block stay, and the model without the others and the router's rows for them."""
+"""`--pattern experts`: which whole experts of each block stay, and what leaves the model: the others, and router rows for them."""
 
 import json
 import math
