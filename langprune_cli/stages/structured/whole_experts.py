@@ -1,4 +1,4 @@
-"""`--pattern experts`: which whole experts of each block stay, and what leaves the model: the others, and router rows for them."""
+"""Whole experts: which of each block stay, and what leaves a model: the others, and the router rows for them."""
 
 import json
 import math
