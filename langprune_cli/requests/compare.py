@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refus
     from collections.abc import Sequence
 
     from langprune_cli.stages.combine.compare import Pair
+    from langprune_cli.stages.combine.experts_used import ExpertsUsed
     from langprune_cli.store.workspace import Workspace
 
 COMPARED = ("stats", "scores", "masks")  # kinds of artifacts
@@ -46,6 +47,7 @@ class Compared:
     kind: str
     pairs: tuple[Pair, ...]
     names: tuple[str, ...]
+    experts: tuple[ExpertsUsed, ...] = ()  # of each block of a mixture, for statistics
 
 
 def compare(request: CompareRequest) -> Compared:
@@ -57,7 +59,8 @@ def compare(request: CompareRequest) -> Compared:
         kind = request.kind or kind_of(names, run.workspace)
         artifacts = [run.workspace.find(kind, each) for each in names]
         opened = run.open(run.choose(request.model, request.revision, artifacts[0])) if kind == "masks" else None
-        return Compared(kind, tuple(compare_artifacts(artifacts, opened, run.reporter).pairs), tuple(names))
+        found = compare_artifacts(artifacts, opened, run.reporter)
+        return Compared(kind, found.pairs, tuple(names), found.experts)
 
 
 def kind_of(names: Sequence[str], workspace: Workspace, known: tuple[str, ...] = COMPARED) -> str:

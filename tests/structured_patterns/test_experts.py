@@ -226,3 +226,75 @@ def test_what_cannot_leave(
     text = "--data", tmp_path / "windows.safetensors"
     for asked in (("prune", *here, *text, "--dry-run"), ("prune", *here, *text), ("plan",)):
         one_sentence(langprune(*asked, "--model", tmp_path / "dense", *pattern), 1, says)
+
+
+def two_texts(tmp_path: Path, here: tuple[object, ...]) -> None:
+    """Calibrate mixtral on two texts, and on both at once."""
+    save_pico("mixtral", tmp_path / "dense", **EIGHT["mixtral"])
+    # Tokens of different halves of the vocabulary.
+    texts = {"uk": some_windows(3) // 2 + 48, "en": some_windows(5, seed=3) // 2}
+    for name, windows in (texts | {"both": torch.cat([texts["uk"], texts["en"]])}).items():
+        save_file({"windows": windows.int()}, tmp_path / f"{name}.safetensors")
+        text = "--data", tmp_path / f"{name}.safetensors", "--dtype", "float32"
+        did("calibrate", *here, "--model", tmp_path / "dense", *text, "--name", name)
+
+
+def test_sums_of_two_texts_are_those_of_both(tmp_path: Path, here: tuple[object, ...]) -> None:
+    two_texts(tmp_path, here)
+    did("combine", "stats", "uk", "en", *here, "--name", "sum")
+    did("combine", "stats", "uk", "en", *here, "--weights", "0.9,0.1", "--name", "mostly-uk")
+    stats = tmp_path / "w" / "stats"
+    for index in range(3):
+        uk, en, both, added, mostly = (
+            load_file(stats / name / f"block-{index:03d}.safetensors")
+            for name in ("uk", "en", "both", "sum", "mostly-uk")
+        )
+        for name in ("experts/routed", "experts/outputs"):
+            assert both[name].shape == (8,)
+            torch.testing.assert_close(added[name], both[name], rtol=1e-6, atol=0)
+            weighted = 8 * (0.9 * uk[name].double() / 3 + 0.1 * en[name].double() / 5)
+            torch.testing.assert_close(
+                mostly[name].double(), weighted, rtol=1e-12, atol=0.5 if name == "experts/routed" else 0
+            )
+        assert torch.equal(added["experts/routed"], uk["experts/routed"] + en["experts/routed"])
+        assert both["experts/routed"].sum() == 8 * 24 * 2
+    for name in ("sum", "both", "uk"):
+        did("mask", *here, "--stats", name, "--pattern", "experts:0.25", "--name", name)
+    masks = tmp_path / "w" / "masks"
+    assert stayed(masks / "sum") == stayed(masks / "both") != stayed(masks / "uk")
+
+
+def test_statistics_without_routing_lead_to_the_same_mask(
+    tmp_path: Path, here: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier versions gathered none: then the windows go through the model once more."""
+    two_texts(tmp_path, here)
+    asked = "mask", *here, "--stats", "uk", "--pattern", "experts:0.25", "--name"
+    did(*asked, "read")
+    monkeypatch.setattr("langprune_cli.stages.structured.whole_experts.routing_in", lambda *_: {})
+    did(*asked, "gathered", "--force")
+    blocks = [
+        json.loads((tmp_path / "w" / "masks" / name / "experts.json").read_text()) for name in ("read", "gathered")
+    ]
+    assert blocks[0] == blocks[1]
+
+
+def test_compare_shows_the_experts_of_each_text(tmp_path: Path, here: tuple[object, ...]) -> None:
+    two_texts(tmp_path, here)
+    found = did("compare", "uk", "en", *here, "--json").json["experts"]
+    assert [each["block"] for each in found] == [0, 1, 2]
+    for each in found:
+        routed = {
+            name: load_file(tmp_path / "w" / "stats" / name / f"block-{each['block']:03d}.safetensors")[
+                "experts/routed"
+            ].double()
+            for name in ("uk", "en")
+        }
+        shares = {name: tokens / tokens.sum() for name, tokens in routed.items()}
+        assert each["shares"] == {name: of.tolist() for name, of in shares.items()}
+        assert each["apart"] == pytest.approx(float((shares["uk"] - shares["en"]).abs().sum() / 2))
+    assert max(each["apart"] for each in found) > 0.1
+    shown = did("compare", "uk", "en", *here).out
+    best = max(enumerate(found[0]["shares"]["uk"]), key=lambda each: each[1])
+    assert "experts of uk" in shown
+    assert f" {best[0]} ({best[1]:.0%})" in shown

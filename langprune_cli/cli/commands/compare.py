@@ -13,9 +13,14 @@ from langprune_cli.cli.options import choice
 from langprune_cli.cli.options import shared as opt
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must be fast
+    from collections.abc import Sequence
+
     from langprune_cli.numerics.overlap import Figures
     from langprune_cli.requests.compare import Compared
     from langprune_cli.stages.combine.compare import Pair
+    from langprune_cli.stages.combine.experts_used import ExpertsUsed
+
+_MOST_EXPERTS = 4  # of a block, in a table
 
 # The columns of each kind's tables: figure -> heading, and whether it is a share.
 _COLUMNS = {
@@ -65,7 +70,8 @@ def compare(
 
 def compared(found: Compared) -> dict[str, object]:
     """Return what artifacts have in common as --json shows it."""
-    return {"kind": found.kind, "names": list(found.names), "pairs": [each.record() for each in found.pairs]}
+    experts = {"experts": [each.record() for each in found.experts]} if found.experts else {}
+    return {"kind": found.kind, "names": list(found.names), "pairs": [each.record() for each in found.pairs], **experts}
 
 
 def show(found: Compared, *, json: bool) -> None:
@@ -75,6 +81,8 @@ def show(found: Compared, *, json: bool) -> None:
         return
     for pair in found.pairs:
         _print_pair(found.kind, pair)
+    if found.experts:
+        _print_experts(found.experts)
 
 
 def _print_pair(kind: str, pair: Pair) -> None:
@@ -89,6 +97,18 @@ def _print_pair(kind: str, pair: Pair) -> None:
     print_table(["block", *headings], [*blocks, row("all", pair.whole)])
     print_line("")
     print_table(["linear", *headings], [row(linear, figures) for linear, figures in pair.linears.items()])
+    print_line("")
+
+
+def _print_experts(blocks: Sequence[ExpertsUsed]) -> None:
+    """Print the experts that each text uses most, with the shares of its tokens."""
+
+    def most(block: ExpertsUsed, text: str) -> str:
+        return ", ".join(f"{expert} ({share:.0%})" for expert, share in block.most(text, _MOST_EXPERTS) if share)
+
+    texts = list(blocks[0].shares)
+    rows = [[str(each.block), f"{each.apart:.2%}", *(most(each, text) for text in texts)] for each in blocks]
+    print_table(["block", "routed apart", *(f"experts of {text}" for text in texts)], rows)
     print_line("")
 
 

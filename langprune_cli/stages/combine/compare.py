@@ -18,6 +18,7 @@ from langprune_cli.numerics.overlap import (
     overlap_of,
     total,
 )
+from langprune_cli.stages.combine.experts_used import ExpertsUsed, experts_used
 from langprune_cli.stages.statistics.collecting import need_norms, read_block_stats
 from langprune_cli.stages.statistics.parts import block_part
 from langprune_cli.stages.structured.keep_masks import MaskReader
@@ -83,6 +84,7 @@ class Comparison:
 
     kind: str
     pairs: tuple[Pair, ...]
+    experts: tuple[ExpertsUsed, ...] = ()  # of statistics of a mixture
 
 
 def compare_artifacts(artifacts: Sequence[Artifact], model: OpenedModel | None, reporter: Reporter) -> Comparison:
@@ -122,7 +124,7 @@ def compare_artifacts(artifacts: Sequence[Artifact], model: OpenedModel | None, 
             raise LangpruneError(
                 f"{first.manifest.kind} {pair.one} and {pair.other} have no linear in common: compare others"
             )
-    return Comparison(first.manifest.kind, pairs)
+    return Comparison(first.manifest.kind, pairs, experts_used(artifacts) if first.manifest.kind == "stats" else ())
 
 
 def linear_kind(name: str) -> str:
