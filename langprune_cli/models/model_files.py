@@ -15,7 +15,7 @@ CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 SMALL_FILES = re.compile(
-    r"(generation_)?config\.json|tokenizer\.(json|model)|tokenizer_config\.json|vocab\.(json|txt)|merges\.txt"
+    r"((generation|processor|(video_)?preprocessor)_)?config\.json|tokenizer\.(json|model)|tokenizer_config\.json|vocab\.(json|txt)|merges\.txt"
     r"|special_tokens_map\.json|added_tokens\.json|spiece\.model|sentencepiece\.bpe\.model|[^/]+\.tiktoken"
     r"|chat_template[^/]*|model\.safetensors\.index\.json"
 )

@@ -38,5 +38,6 @@ class CausalModel(nn.Module):
 
     config: Configuration
     base_model_prefix: str
+    get_decoder: Callable[[], nn.Module]
     get_input_embeddings: Callable[[], nn.Module]
     get_output_embeddings: Callable[[], nn.Module | None]

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from langprune_cli.errors import LangpruneError, first_line
 from langprune_cli.layouts.experts import AnyExperts
 from langprune_cli.layouts.separation import separate_experts
+from langprune_cli.models.composites import auto_class, reads_images, tower_path
 from langprune_cli.models.model_files import check_files
 from langprune_cli.models.protocols import CausalModel, Configuration
 
@@ -79,7 +80,7 @@ def _parameters_on_meta(most: int) -> Iterator[None]:
 
 
 def read_config(folder: Path, *, trust_remote_code: bool = False) -> Configuration:
-    """Return the configuration of a causal language model.
+    """Return the configuration of a causal language model, or of one that reads images too.
 
     Never fetches attention code that it names (flash attention, kernels of the hub), and uses torch's own instead.
     Raises LangpruneError for an unreadable config.json, an unknown kind of model, one that is not a causal language model, or
@@ -108,8 +109,9 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Configurati
         raise LangpruneError(_quantized(folder, raw["quantization_config"]))
     kinds = raw.get("architectures") or []
     kind = kinds[0] if isinstance(kinds, list) and kinds and isinstance(kinds[0], str) else ""
-    known = type(config) in AutoModelForCausalLM._model_mapping or hasattr(config, "auto_map")  # noqa: SLF001 - no public list
-    if not known or getattr(config, "is_encoder_decoder", False) or (kind and not kind.endswith(_ARCHITECTURES)):
+    ends = (*_ARCHITECTURES, "ForConditionalGeneration") if reads_images(config) else _ARCHITECTURES
+    known = reads_images(config) or type(config) in AutoModelForCausalLM._model_mapping or hasattr(config, "auto_map")  # noqa: SLF001 - no public list
+    if not known or getattr(config, "is_encoder_decoder", False) or (kind and not kind.endswith(ends)):
         raise LangpruneError(
             f"{folder} is not a causal language model ({kind or config.model_type}): name one that generates text"
         )
@@ -185,7 +187,7 @@ def build_skeleton(
         if not 0 < config.get_text_config().num_hidden_layers <= _MOST_BLOCKS:
             raise ValueError(f"num_hidden_layers = {config.get_text_config().num_hidden_layers}")
         with _parameters_on_meta(most), _BoundedBuffers():
-            model: CausalModel = AutoModelForCausalLM.from_config(
+            model: CausalModel = auto_class(config).from_config(
                 config, dtype=dtype, trust_remote_code=trust_remote_code
             )
         if experts_apart:
@@ -207,13 +209,15 @@ def parameter_shapes(model: CausalModel) -> list[Shapes]:
 
 
 def find_blocks(model: CausalModel) -> tuple[str, nn.ModuleList]:
-    """Return the outermost module list with one entry per decoder layer, and its name.
+    """Return the outermost module list with one entry per decoder layer, and its name; inside the text tower, if there is one.
 
     Raises LangpruneError without one, and for blocks whose parts lie in several lists beside each other (xlm).
     """
     text = model.config.get_text_config()
     count = text.num_hidden_layers
-    named = [(name, each) for name, each in model.named_modules() if isinstance(each, nn.ModuleList)]
+    tower = tower_path(model)
+    held = model.get_submodule(tower).named_modules(prefix=tower)
+    named = [(name, each) for name, each in held if isinstance(each, nn.ModuleList)]
     lists = [(name, each) for name, each in named if len(each) == count and not isinstance(each, AnyExperts)]
     if not lists:  # longcat_flash counts the layers of attention, two in each block
         counts = {count // 2} & {getattr(text, "num_layers", 0)}

@@ -16,6 +16,7 @@ from langprune_cli.layouts.linears import check_block, linears_in, uncalled_in
 from langprune_cli.layouts.separation import show_experts
 from langprune_cli.models.block_capture import BlockCapture
 from langprune_cli.models.checkpoint import Checkpoint
+from langprune_cli.models.composites import text_paths
 from langprune_cli.models.families import has_experts
 from langprune_cli.models.names import Slot, TensorNames, slots_of
 from langprune_cli.models.protocols import Configuration
@@ -96,6 +97,13 @@ class StreamedModel:
         for slot in slots:
             inside = slot.path.startswith(f"{self._prefix}.")
             self._slots[int(slot.path[len(self._prefix) + 1 :].split(".")[0]) if inside else -1].append(slot)
+        text = text_paths(self.model, self._prefix)
+        self._around = [slot for slot in self._slots[-1] if slot.path.startswith(text)]
+        for slot in self._slots[-1]:
+            if not slot.path.startswith(text):  # never read: NaN in a single value's memory would show a use
+                shape = getattr(*slot.owners[0]).shape
+                nothing = torch.full((), torch.nan, dtype=self.dtype, device=self.device).expand(shape)
+                self._put(slot, nn.Parameter(nothing, requires_grad=False))
         for index in range(len(self.blocks)):
             self._refuse_what_is_not_linear(index)
         self.has_experts = show_experts(self.model, every_token=all_experts)
@@ -227,8 +235,8 @@ class StreamedModel:
 
     @contextmanager
     def outside(self) -> Iterator[None]:
-        """Load embeddings, final norm and head, and free them afterwards."""
-        with self._loaded(self._slots[-1]):
+        """Load embeddings, final norm and head, and free them afterwards; a vision tower stays on disk."""
+        with self._loaded(self._around):
             yield
 
     @contextmanager

@@ -13,10 +13,10 @@ from torch import Tensor
 from langprune_cli.machine.team import Team
 from langprune_cli.models.block_capture import Call
 from langprune_cli.models.fast_attention import fast_attention
-from langprune_cli.models.own_code import own_code
 from langprune_cli.models.shards import plan_shards, write_shard
 from langprune_cli.models.streamed import Block, StreamedModel
 from langprune_cli.models.tensor_entry import DTYPES, TensorEntry
+from langprune_cli.streaming.own_code import own_code
 from langprune_cli.streaming.tensor_file import TensorFile
 
 Tick = Callable[[int, int], None]  # (block index, tokens that just passed through it)

@@ -46,6 +46,8 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "jamba": {"attn_layer_period": 4, "attn_layer_offset": 1},
     "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention", "conv"]},
     "mamba2": {"num_heads": 8},
+    "qwen2_5_vl": {"text_config": _MROPE},
+    "qwen2_vl": {"text_config": _MROPE},
     "qwen4_exp_text": {
         "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 8,
         "indexer_compress_ratio": 4, "ngram_vocab_size_base": 50, "make_ngram_vocab_size_divisible_by": 8,

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from langprune_cli.errors import LangpruneError, first_line
 from langprune_cli.models.checkpoint import Checkpoint
+from langprune_cli.models.composites import auto_class
+from langprune_cli.models.skeleton import read_config
 from langprune_cli.models.tensor_entry import DTYPES
 from langprune_cli.store.written import Written
 
@@ -67,9 +68,10 @@ def load_whole(
     """Load a model as its users do, tensor by tensor; raises LangpruneError if transformers cannot."""
     quantized = {"quantization_config": quantization, "device_map": {"": str(device)}} if quantization else {}
     Written(folder).check_all()
+    kind = auto_class(read_config(folder, trust_remote_code=trust))
     with _no_bars():
         try:
-            model: nn.Module = AutoModelForCausalLM.from_pretrained(
+            model: nn.Module = kind.from_pretrained(
                 folder, dtype=dtype or "auto", local_files_only=True, use_safetensors=True, trust_remote_code=trust,
                 **quantized,
             )  # fmt: skip

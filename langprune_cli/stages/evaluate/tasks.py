@@ -11,9 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypedDict, cast
 
-from transformers import AutoModelForCausalLM
+from torch import nn
 
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
+from langprune_cli.models.composites import auto_class
 from langprune_cli.models.model_files import tokenizer_digest
 from langprune_cli.records import TasksRecord
 from langprune_cli.stages.evaluate.rows import TaskRow
@@ -89,14 +90,10 @@ def run_tasks(model: OpenedModel, names: Sequence[str]) -> list[TaskRow]:
     from lm_eval.models.huggingface import HFLM  # noqa: PLC0415
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    device, compute = model.streamed.device, model.compute
     try:
         with redirect_stdout(sys.stderr):  # keeps stdout for our results
             Written(model.location.folder).check_all()
-            loaded = AutoModelForCausalLM.from_pretrained(
-                model.location.folder, dtype=model.streamed.dtype, trust_remote_code=compute.trust_remote_code
-            )
-            adapter = HFLM(pretrained=loaded.to(device).eval(), tokenizer=model.tokenizer, batch_size=_BATCH)
+            adapter = HFLM(pretrained=_loaded(model), tokenizer=model.tokenizer, batch_size=_BATCH)
             results = simple_evaluate(model=adapter, tasks=list(names), log_samples=False)
     except (LangpruneError, MemoryError):
         raise
@@ -105,9 +102,16 @@ def run_tasks(model: OpenedModel, names: Sequence[str]) -> list[TaskRow]:
             f"lm-evaluation-harness could not run {', '.join(names)} on {model.label}: {error}"
         ) from error
     finally:
-        loaded = adapter = None
+        adapter = None
         gc.collect()  # frees memory for the next model
     return _rows(model, cast("_Results", results))
+
+
+def _loaded(model: OpenedModel) -> nn.Module:
+    whole = auto_class(model.streamed.config).from_pretrained(
+        model.location.folder, dtype=model.streamed.dtype, trust_remote_code=model.compute.trust_remote_code
+    )
+    return whole.to(model.streamed.device).eval()
 
 
 def _rows(model: OpenedModel, results: _Results) -> list[TaskRow]:

@@ -9,7 +9,6 @@ from langprune_cli.defaults import NSAMPLES
 from langprune_cli.errors import UsageError
 from langprune_cli.location.config_only import locate_config
 from langprune_cli.location.location import ModelLocation
-from langprune_cli.models.own_code import own_code
 from langprune_cli.models.protocols import CausalModel, Configuration
 from langprune_cli.models.skeleton import build_skeleton, context_of, find_blocks, read_config, stated_dtype
 from langprune_cli.numerics.patterns import Pattern, parse_pattern, prune_count
@@ -20,6 +19,7 @@ from langprune_cli.stages.structured.sketch import AxisPlan, Sketch
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.compute import Compute
 from langprune_cli.streaming.opened import ModelChoice, model_artifact, window_length
+from langprune_cli.streaming.own_code import own_code
 from langprune_cli.structured_patterns.pattern import check_rounding, get_pattern, parse_removals, split_patterns
 
 

@@ -1,0 +1,163 @@
+"""Models that read images: their text tower is pruned, and all else is as it was."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+import langprune_cli
+from langprune_cli.errors import LangpruneError
+from langprune_cli.models import checkpoint
+from langprune_cli.models.streamed import StreamedModel
+from langprune_cli.models.tensor_entry import TensorEntry
+
+_TEXT = {
+    "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1,
+    "eos_token_id": 2,
+}  # fmt: skip
+# As many blocks as the text tower has.
+_VISION = {
+    "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 16,
+    "patch_size": 4,
+}  # fmt: skip
+_CONFIGS = {
+    "llava": (
+        "LlavaConfig",
+        {
+            "text_config": {"model_type": "llama", **_TEXT},
+            "vision_config": {"model_type": "clip_vision_model", **_VISION},
+            "image_token_id": 96,
+            "image_seq_length": 16,
+        },
+    ),
+    "gemma3": (
+        "Gemma3Config",
+        {
+            "text_config": {"model_type": "gemma3_text", **_TEXT},
+            "vision_config": {"model_type": "siglip_vision_model", **_VISION},
+            "image_token_id": 96,
+            "mm_tokens_per_image": 16,
+        },
+    ),
+}
+_PROCESSOR = b'{"image_processor_type": "CLIPImageProcessor", "size": {"height": 16, "width": 16}}'
+
+# The image and the text in a process that cannot import langprune: the pruned model against the dense one with its zeros.
+_STOCK = """
+import sys
+sys.modules["langprune_cli"] = None
+import torch
+from transformers import AutoModelForImageTextToText
+dense, pruned = (AutoModelForImageTextToText.from_pretrained(each, dtype=torch.float32).eval() for each in sys.argv[1:])
+generator = torch.Generator().manual_seed(0)
+ids = torch.cat([torch.tensor([[1, 5]]), torch.full((1, 16), 96), torch.randint(3, 90, (1, 12), generator=generator)], 1)
+images = torch.randn(2, 1, 3, 16, 16, generator=generator)
+def run(model, image):
+    with torch.no_grad():
+        return model(input_ids=ids, pixel_values=image, token_type_ids=(ids == 96).long()).logits
+before = run(dense, images[0])
+with torch.no_grad():
+    for one, other in zip(dense.parameters(), pruned.parameters(), strict=True):
+        one.masked_fill_(other == 0, 0)
+assert torch.equal(run(pruned, images[0]), run(dense, images[0]))
+assert not torch.allclose(run(pruned, images[0]), before)
+assert not torch.allclose(run(pruned, images[0]), run(pruned, images[1]))
+print(pruned.generate(input_ids=ids[:, :2], max_new_tokens=3, min_new_tokens=3, do_sample=False).shape[1])
+"""
+
+
+def save(family: str, folder: Path) -> None:
+    """Save a tiny model with random weights, and a file of its processor."""
+    kind, settings = _CONFIGS[family]
+    torch.manual_seed(0)
+    model = transformers.AutoModelForImageTextToText.from_config(getattr(transformers, kind)(**settings))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_bytes(_PROCESSOR)
+
+
+@pytest.fixture
+def windows(tmp_path: Path) -> Path:
+    ids = torch.randint(3, 90, (4, 24), generator=torch.Generator().manual_seed(1))
+    save_file({"windows": ids}, tmp_path / "windows.safetensors")
+    return tmp_path / "windows.safetensors"
+
+
+@pytest.mark.parametrize(("family", "pattern"), [("llava", "unstructured"), ("gemma3", "2:4")])
+def test_the_tower_is_pruned_and_images_are_read_as_before(
+    family: str, pattern: str, tmp_path: Path, windows: Path
+) -> None:
+    """Its linears alone change; stock transformers computes the same for an image as with those weights zeroed."""
+    folder, work = tmp_path / family, tmp_path / "w"
+    save(family, folder)
+    made = langprune_cli.prune(
+        model=folder, data=windows, pattern=pattern, method="wanda", update="none", workspace=work
+    )
+    before, after = (load_file(each / "model.safetensors") for each in (folder, made.folder))
+    assert list(before) == list(after)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    streamed = StreamedModel(folder)
+    assert changed == {linear.name for index in range(3) for linear in streamed.linears(index)}
+    assert len(changed) == 7 * 3
+    assert not any("vision" in name or "projector" in name for name in changed)
+    for name in changed:
+        assert torch.equal(after[name], before[name] * (after[name] != 0))
+    for name in ("config.json", "preprocessor_config.json"):
+        assert (made.folder / name).read_bytes() == (folder / name).read_bytes()
+    ran = subprocess.run(
+        [sys.executable, "-c", _STOCK, folder, made.folder], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split()[-1] == "5"
+
+
+@pytest.mark.parametrize("family", _CONFIGS)
+def test_text_has_the_nats_of_stock_transformers(family: str, tmp_path: Path, windows: Path) -> None:
+    folder = tmp_path / family
+    save(family, folder)
+    (row,) = langprune_cli.evaluate(model=[folder], data=windows, seqlen=24, workspace=tmp_path / "w").rows
+    model = transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = load_file(windows)["windows"]
+    with torch.no_grad():
+        rows = model(input_ids=ids).logits[:, :-1].double().log_softmax(-1)
+    assert row["nats"] == pytest.approx(-float(rows.gather(-1, ids[:, 1:, None]).mean()), rel=1e-6)
+
+
+@pytest.mark.parametrize("family", _CONFIGS)
+def test_no_tensor_of_the_vision_tower_is_read_for_statistics(
+    family: str, tmp_path: Path, windows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / family
+    save(family, folder)
+    read: list[TensorEntry] = []
+    whole = checkpoint.read_entry
+
+    def note(place: Path, entry: TensorEntry) -> torch.Tensor:
+        read.append(entry)
+        return whole(place, entry)
+
+    monkeypatch.setattr(checkpoint, "read_entry", note)
+    langprune_cli.calibrate(model=folder, data=windows, workspace=tmp_path / "w")
+    entries = checkpoint.Checkpoint(folder).entries
+    text = {name for name in entries if "vision" not in name and "projector" not in name}
+    assert {entry.start for entry in read} == {entries[name].start for name in text}
+    assert len(text) < len(entries)
+
+
+def test_a_classifier_of_images_is_refused(tmp_path: Path) -> None:
+    """Its type is that of a model that generates text; its head is not."""
+    save("gemma3", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_bytes()) | {
+        "architectures": ["Gemma3ForSequenceClassification"]
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(LangpruneError, match=r"is not a causal language model \(Gemma3ForSequenceClassification\)"):
+        StreamedModel(tmp_path)
