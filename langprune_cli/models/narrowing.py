@@ -167,7 +167,7 @@ class Narrowing:
         ) as error:
             return str(error).strip().splitlines()[-1].strip()[:200]
         text = config.get_text_config()
-        if _attends(text) and not _attends(opened):
+        if attention_blocks(text) and not attention_blocks(opened):
             return "none of its blocks with attention would stay, and without one it does not generate"
         for key in _PER_BLOCK:
             values = getattr(text, key, None)
@@ -240,10 +240,11 @@ def _state(part: dict[str, object], text: Configuration, key: str, value: int) -
         part[key] = value
 
 
-def _attends(text: Configuration) -> bool:
-    """Return whether a configuration names blocks of attention that is not linear, in a list of its blocks' types."""
+def attention_blocks(text: Configuration) -> list[int]:
+    """Return the blocks whose attention is not linear, by the configuration's list of types; none if it has no such list."""
     types = getattr(text, "layer_types", None) or ()
-    return any(isinstance(each, str) and "attention" in each and each != "linear_attention" for each in types)
+    named = [isinstance(each, str) and "attention" in each and each != "linear_attention" for each in types]
+    return [index for index, attends in enumerate(named) if attends]
 
 
 def _one_per_block(values: object, text: Configuration) -> TypeGuard[Sequence[object]]:

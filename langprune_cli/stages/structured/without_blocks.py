@@ -10,7 +10,7 @@ from torch import Tensor
 
 from langprune_cli.errors import LangpruneError, first_line
 from langprune_cli.models.model_files import CONFIG
-from langprune_cli.models.narrowing import opened_as
+from langprune_cli.models.narrowing import attention_blocks, opened_as
 from langprune_cli.models.protocols import CausalModel, Configuration
 from langprune_cli.models.skeleton import parameter_shapes
 from langprune_cli.models.streamed import StreamedModel
@@ -25,11 +25,16 @@ _ROUNDING = 1e-5  # largest difference over largest value, float32: the same ope
 
 
 def check_first_run(model: OpenedModel, count: int) -> None:
-    """Raise LangpruneError where the first `count` blocks cannot leave, as `check_without` has it.
+    """Raise LangpruneError if the first `count` blocks cannot be removed, as `check_without` decides it.
 
-    What depends on a block's number, or on how many there are, shows by it: all that stay get another number.
+    This shows whether anything depends on a block's number or on their count, since all kept blocks get another number. Of a
+    hybrid, one block with attention is among the kept ones: which blocks will really be removed is not known yet.
     """
-    check_without(model, tuple(range(count, len(model.streamed.blocks))))
+    stay = list(range(count, len(model.streamed.blocks)))
+    attention = attention_blocks(model.streamed.config.get_text_config())
+    if attention and attention[-1] < count:
+        stay = [attention[-1], *stay[1:]]
+    check_without(model, stay)
 
 
 def check_without(model: OpenedModel, stay: Sequence[int]) -> None:

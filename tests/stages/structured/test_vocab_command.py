@@ -87,7 +87,7 @@ def test_alone_it_is_mask_and_apply(cut: Path, dense: Path, text: Path, tmp_path
     assert did(*words, "--json").json["cached"]
     shown = did(*words).out  # the table of a mask that is there already too
     rows = len(load_file(cut / "masks/en-tokens-vocab/vocabulary.safetensors")["stay"])
-    assert f"{rows:,} of 1,616 rows stay ({1 - rows / 1616:.2%} leave)" in shown
+    assert f"{rows:,} of 1,616 rows stay ({1 - rows / 1616:.2%} removed)" in shown
     assert "already there, nothing to do" in shown
 
 
