@@ -11,7 +11,7 @@ from torch import nn
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.layouts.experts import AnyExperts, Experts
-from langprune_cli.models.families import Axis
+from langprune_cli.models.families import Axis, has_experts
 from langprune_cli.models.protocols import CausalModel, Configuration
 from langprune_cli.models.skeleton import Shapes, find_blocks
 from langprune_cli.numerics.patterns import prune_count
@@ -83,12 +83,23 @@ def _advice(possible: list[int], units: int) -> str:
 def expert_rows(config: Configuration) -> ExpertRows:
     """Return where a model of this configuration counts its experts; raises LangpruneError if none can leave."""
     text = config.get_text_config()
+    if getattr(text, "is_heterogeneous", False):
+        raise LangpruneError(
+            f"the blocks of this {text.model_type} have configurations of their own, and experts cannot leave: prune channels, "
+            "blocks or single weights"
+        )
     few = few_blocks(config)
     dense = build(few)
     counts = _counts(dense)
-    if not counts:
+    if not counts and has_experts(config):
         raise LangpruneError(
-            f"this {text.model_type} has no experts that could leave: prune channels, blocks or single weights"
+            f"the experts of this {text.model_type} lie in a layout that is not known, and none can leave: prune channels, "
+            "blocks or single weights"
+        )
+    if max(counts, default=0) < 2:
+        what = "one expert" if counts else "no experts"
+        raise LangpruneError(
+            f"this {text.model_type} has {what}, so that none can leave: prune channels, blocks or single weights"
         )
     if len(set(counts)) > 1:
         raise LangpruneError(

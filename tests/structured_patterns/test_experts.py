@@ -205,7 +205,7 @@ def test_prune_makes_what_the_stages_make_and_plan_says_its_size(tmp_path: Path,
 @pytest.mark.parametrize(
     ("family", "settings", "share", "says"),
     [
-        ("llama", {}, 0.25, "this llama has no experts"),
+        ("llama", {}, 0.25, "this llama has no experts, so that none can leave"),
         (
             "mixtral",
             {},
@@ -298,3 +298,15 @@ def test_compare_shows_the_experts_of_each_text(tmp_path: Path, here: tuple[obje
     best = max(enumerate(found[0]["shares"]["uk"]), key=lambda each: each[1])
     assert "experts of uk" in shown
     assert f" {best[0]} ({best[1]:.0%})" in shown
+
+
+def test_prune_takes_channels_and_weights_after_experts(tmp_path: Path, here: tuple[object, ...]) -> None:
+    save_pico("qwen2_moe", tmp_path / "dense", **EIGHT["qwen2_moe"])
+    text = "--model", tmp_path / "dense", "--data", tmp_path / "windows.safetensors"
+    patterns = [
+        each for name in ("experts:0.25", "channels:0.34", "blocks:0.34", "2:4") for each in ("--pattern", name)
+    ]
+    made = did("prune", *here, *text, *patterns, "--round-to", "8", "--json").json["artifacts"]
+    config = json.loads((Path(made[0]["path"]) / "config.json").read_text())
+    found = [config[key] for key in ("num_experts", "moe_intermediate_size", "num_hidden_layers")]
+    assert found == [6, 16, 2]
