@@ -1,1 +1,1 @@
-"""Methods that choose which whole blocks leave: one file, one record."""
+"""Pruning methods for whole blocks: one file, one record."""

@@ -1,4 +1,4 @@
-"""Influence: blocks leave that turn what passes through them least (ShortGPT, Men et al., arXiv 2403.03853)."""
+"""Influence: removes the blocks that change their input's direction least (ShortGPT, Men et al., arXiv 2403.03853)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ def choose(
     sparsity: float,
     reporter: Reporter,
 ) -> Depth:
-    """Remove the blocks of least influence, wherever they lie (ShortGPT, arXiv 2403.03853, section 3); of equals the earlier.
+    """Remove the blocks of least influence, the earlier one of equals (ShortGPT, arXiv 2403.03853, section 3).
 
     Raises LangpruneError as `blocks_that_stay` and `block_influence` do.
     """
@@ -39,7 +39,7 @@ def block_influence(
 ) -> list[float]:
     """Return the influence of each block: 1 - the mean over tokens of cos(its input, its output).
 
-    ShortGPT (arXiv 2403.03853), equation 1. One pass; memory is one block and the hidden states. Raises LangpruneError for
+    ShortGPT (arXiv 2403.03853), equation 1. Takes one pass. Memory: one block and the hidden states. Raises LangpruneError for
     hidden states that are not finite.
     """
     blocks = len(model.streamed.blocks)
@@ -72,11 +72,13 @@ def _cosines(
     x: Tensor,  # [b, t, h]
     y: Tensor,  # [b, t, h]
 ) -> Tensor:  # float64 [b, t]
-    """Return the cosine of each token's vectors; float64, since late blocks hardly turn them and 1 - cos cancels."""
+    """Return the cosine of each token's vectors, in float64: late blocks hardly turn them, so 1 - cos cancels."""
     x, y = x.double(), y.double()
     xx, yy = x.square().sum(-1), y.square().sum(-1)
-    size = (xx * yy).sqrt()  # of equal x and y exactly their square, so that a block which changes nothing has 0
-    return torch.where(size == 0, (xx == yy).double(), (x * y).sum(-1) / size)  # a zero that stays zero is not turned
+    size = (xx * yy).sqrt()  # exactly the square of equal x and y, so that a block without effect has influence 0
+    return torch.where(
+        size == 0, (xx == yy).double(), (x * y).sum(-1) / size
+    )  # a zero that stays zero counts as unchanged
 
 
 METHOD = DepthMethod("influence", "https://arxiv.org/abs/2403.03853", choose)

@@ -1,4 +1,4 @@
-"""What a method for whole blocks is: a record and a function, one file each; this module describes and finds them."""
+"""Describes methods for whole blocks, a record and a function in one file, and finds them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,40 +16,40 @@ from langprune_cli.streaming.opened import OpenedModel
 
 @dataclass(frozen=True)
 class Depth:
-    """Which blocks stay, and the figures that it was decided by."""
+    """A choice of blocks, and the figures behind it."""
 
-    blocks: tuple[int, ...]  # that stay, ascending
-    record: dict[str, object]  # ready for JSON: "method", "removed" (block indices), and what the method measured
+    blocks: tuple[int, ...]  # to keep, ascending
+    record: dict[str, object]  # ready for JSON: "method", "removed" (block indices), and the method's measurements
 
 
 @dataclass(frozen=True)
 class DepthMethod:
-    """One way to choose which blocks stay, judged on calibration windows alone."""
+    """A method that chooses blocks by calibration windows alone."""
 
     name: str
     paper: str
     choose: Callable[[OpenedModel, Tensor, float, Reporter], Depth]  # (model, windows [n, t], sparsity, reporter)
-    update: str = "none"  # blocks that stay are as they were
-    by_losses: bool = False  # whether it looks at logits, so that it depends on the model's head
+    update: str = "none"  # kept blocks do not change
+    by_losses: bool = False  # whether it reads logits, and so depends on the model's head
 
 
 def depth_methods() -> dict[str, DepthMethod]:
-    """Return every method of this package by name: a module with a METHOD record is one."""
+    """Return all methods of this package by name: each module with a METHOD record."""
     return records(package, DepthMethod)
 
 
 def get_depth_method(name: str) -> DepthMethod:
-    """Return the method called `name`; raises LangpruneError with the nearest names when there is none."""
+    """Return the method called `name`; raises LangpruneError with the nearest names if it is unknown."""
     known = depth_methods()
     if name not in known:
-        raise LangpruneError(f"{name!r} is no method for --pattern blocks: {near_matches(name, known)}")
+        raise LangpruneError(f"--pattern blocks has no method {name!r}: {near_matches(name, known)}")
     return known[name]
 
 
 def blocks_that_stay(total: int, sparsity: float) -> int:
-    """Return how many of `total` blocks stay: the whole part of total x sparsity goes.
+    """Return the number of blocks to keep, total - floor(total x sparsity).
 
-    Raises LangpruneError when that would remove none, or all.
+    Raises LangpruneError if that removes none, or all.
     """
     removed = prune_count(total, sparsity)
     if not removed:
@@ -62,6 +62,6 @@ def blocks_that_stay(total: int, sparsity: float) -> int:
 
 
 def without(total: int, removed: Sequence[int], figures: dict[str, object]) -> Depth:
-    """Return the choice of `total` blocks that removes these, with the figures that it was decided by."""
+    """Return the choice that removes these of `total` blocks, with the figures behind it."""
     stay = tuple(index for index in range(total) if index not in removed)
     return Depth(stay, figures | {"removed": list(removed)})

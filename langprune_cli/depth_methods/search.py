@@ -1,4 +1,4 @@
-"""Search: every run of consecutive blocks is left out in turn, and the one leaves that the loss misses least."""
+"""Search: leaves out each run of consecutive blocks in turn, and removes the run whose absence costs the least loss."""
 
 import math
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from langprune_cli.streaming.losses import window_losses
 from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.streaming.walk import HiddenStates, Tick
 
-# What the hidden states of a search may take where twice those of all windows are less than that.
+# The hidden states of a search may take this much memory, or twice the dense hidden states if that is more.
 _LEAST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
 class Searched:
-    """What leaving out each run of `count` consecutive blocks does to the loss on the calibration windows."""
+    """The loss on the calibration windows without each run of `count` consecutive blocks."""
 
     count: int
     dense: float  # nats per predicted token of the whole model
@@ -32,17 +32,17 @@ def choose(
     sparsity: float,
     reporter: Reporter,
 ) -> Depth:
-    """Remove the consecutive blocks without which the model predicts the calibration windows best.
+    """Remove the run of blocks without which the model predicts the calibration windows best.
 
-    Raises LangpruneError as `blocks_that_stay` and `search_windows` do, and where no run can be left out at all.
+    Raises LangpruneError as `blocks_that_stay` and `search_windows` do, and if the loss is infinite without any run.
     """
     total = len(model.streamed.blocks)
     found = search_windows(model, windows, total - blocks_that_stay(total, sparsity), reporter)
     first, best = found.runs[0]
     if not math.isfinite(best):
         raise LangpruneError(
-            f"the loss of {model.label} is not finite whichever run of {found.count} blocks is left out: compute in another "
-            "dtype, such as --dtype float32"
+            f"the loss of {model.label} is infinite without any run of {found.count} blocks: compute in another dtype, such as "
+            "--dtype float32"
         )
     runs = [{"first": start, "nats": nats if math.isfinite(nats) else None} for start, nats in found.runs]
     return without(
@@ -56,22 +56,22 @@ def search_windows(
     count: int,
     reporter: Reporter,
 ) -> Searched:
-    """Leave out every run of `count` consecutive blocks in turn, and return the loss on the windows without it.
+    """Leave out each run of `count` consecutive blocks in turn, and return the loss on the windows without it.
 
-    Blocks that stay are called as the dense model calls them (rotary embeddings, full or sliding masks). All runs go
-    through the model side by side, so that a block is loaded once for all and the dense blocks before a run are computed
-    once. Memory: one block, and hidden states of (blocks - count + 2) models; as many windows go at a time as let these
-    take no more than twice the dense hidden states of all windows, or 1 GiB where that is more, one window at the least.
+    The other blocks are called as in the dense model (rotary embeddings, full or sliding masks). All runs go through the model
+    together, so each block is loaded once, and the dense blocks before a run are computed once. Memory: one block, and hidden
+    states of (blocks - count + 2) models; the windows are split so that these take at most twice the dense hidden states of
+    all windows, or 1 GiB if that is more, but at least one window goes at a time.
 
-    Raises LangpruneError for windows of a single token, and for a dense loss that is not finite. A loss without a run
-    that is not finite is infinite.
+    Raises LangpruneError for windows of a single token, and if the dense loss is not finite. NaN without a run counts as an
+    infinite loss.
     """
     total = len(model.streamed.blocks)
     if not 0 < count < total:
-        raise ValueError(f"{count} of {total} blocks is not some of them")
+        raise ValueError(f"cannot leave out {count} of {total} blocks")
     if windows.shape[1] < 2:
-        raise LangpruneError("windows of one token predict nothing that is known: give longer ones")
-    after = total - count  # blocks behind the run for the first start, one fewer for each next
+        raise LangpruneError("windows of one token have nothing to predict: give longer ones")
+    after = total - count  # blocks after the first run; one fewer for each later run
     passes = total + after * (after + 1) // 2
     reporter.begin(f"leaving out {count} of {total} blocks of {model.label}", total, windows.numel() * passes)
     sums = torch.zeros(after + 2, dtype=torch.float64)
@@ -88,7 +88,7 @@ def search_windows(
 
 
 def _windows_at_once(model: OpenedModel, windows: Tensor, streams: int) -> int:
-    """Return how many windows to search with at a time: whole micro-batches where that is one or more, as `eval` has them."""
+    """Return the number of windows to run at a time: whole micro-batches, as in `eval`, if at least one fits."""
     count, length = windows.shape
     each = length * model.streamed.config.get_text_config().hidden_size * model.streamed.dtype.itemsize
     fit: int = max(2 * count * each, _LEAST_BYTES) // (streams * each)
@@ -97,10 +97,12 @@ def _windows_at_once(model: OpenedModel, windows: Tensor, streams: int) -> int:
 
 
 def _nats_without(states: HiddenStates, count: int, tick: Tick) -> Tensor:  # float64 [1 + starts]
-    """Return the summed loss of the dense model, then of the model without the run that starts at block 0, 1, ..."""
+    """Return the summed loss of the dense model, then without the run that starts at block 0, 1, ..."""
     model = states.model
     total = len(model.blocks)
-    streams = [states.hidden]  # of the dense model, then of each run that has begun; tensors are shared till they part
+    streams = [
+        states.hidden
+    ]  # the dense model's, then one for each run that has begun; they share tensors until they differ
     for index in range(total):
         if index <= total - count:
             streams.append(list(streams[0]))
@@ -111,7 +113,7 @@ def _nats_without(states: HiddenStates, count: int, tick: Tick) -> Tensor:  # fl
                     states.forward(block, tick=tick)
     batches = len(states.ids)
     states.ids, states.hidden = states.ids * len(streams), [each for hidden in streams for each in hidden]
-    losses = window_losses(states)  # the head is loaded once for all of them
+    losses = window_losses(states)  # loads the head once
     return torch.stack([torch.cat(losses[first : first + batches]).sum() for first in range(0, len(losses), batches)])
 
 

@@ -1,1 +1,1 @@
-"""Methods that choose which whole experts leave: one file, one record."""
+"""Pruning methods for whole experts: one file, one record."""

@@ -1,4 +1,4 @@
-"""Frequency: experts leave that the router sends the fewest tokens to."""
+"""Frequency: removes the experts to which the router sends the fewest tokens."""
 
 from torch import Tensor
 

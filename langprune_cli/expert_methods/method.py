@@ -1,4 +1,4 @@
-"""What a method for whole experts is: a record and a function, one file each; this module describes and finds them."""
+"""Describes methods for whole experts, a record and a function in one file, and finds them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from langprune_cli.registry import records
 
 @dataclass(frozen=True)
 class ExpertMethod:
-    """One way to score the experts of a block."""
+    """A method that scores the experts of a block."""
 
     name: str
     paper: str
     score: Callable[[Routing], Tensor]  # sums of a block -> float64 [e]; experts with the lowest scores leave
-    update: str = "none"  # experts that stay are as they were
+    update: str = "none"  # kept experts do not change
 
 
 def expert_methods() -> dict[str, ExpertMethod]:
-    """Return every method of this package by name: a module with a METHOD record is one."""
+    """Return all methods of this package by name: each module with a METHOD record."""
     return records(package, ExpertMethod)
 
 
 def get_expert_method(name: str) -> ExpertMethod:
-    """Return the method called `name`; raises LangpruneError with the nearest names if there is none."""
+    """Return the method called `name`; raises LangpruneError with the nearest names if it is unknown."""
     known = expert_methods()
     if name not in known:
         raise LangpruneError(f"{name!r} is no method for --pattern experts: {near_matches(name, known)}")

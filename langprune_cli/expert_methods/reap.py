@@ -1,4 +1,4 @@
-"""REAP: experts leave that add least to their tokens (Lasby et al., arXiv 2510.13999)."""
+"""REAP: removes the experts that add least to their tokens (Lasby et al., arXiv 2510.13999)."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""The request behind `prune`: tokens leave first, then blocks, then channels and groups, then weights."""
+"""The request behind `prune`: removes tokens first, then blocks, then channels and groups, then weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from langprune_cli.requests.shared.tuning import Tuning, tuned
 from langprune_cli.requests.shared.values import at_least, one_of, several
 from langprune_cli.requests.shared.weights import method_of, settings_of, solving_of
 
-if TYPE_CHECKING:  # torch takes seconds to import, and a request that is wrong is refused before
+if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
     from langprune_cli.requests.shared.run import Run
     from langprune_cli.requests.shared.steps import Step
     from langprune_cli.stages.solving.updating import PrunedLinear
@@ -35,25 +35,26 @@ PROPAGATIONS = ("pruned", "dense")
 class PruneRequest(
     TextOptions, ModelOptions, WindowOptions, ChoiceOptions, TuneOptions, GatheringOptions, ModelTargetOptions
 ):
-    """Do stages 1 to 4 at once, block by block: calibrate, choose, update, write. The defaults are what measured best.
+    """Run stages 1 to 4 block by block: calibrate, choose, update, write. The defaults measured best.
 
-    lang, data, corpus: the text to prune for, as `calibrate` takes it
-    model, revision: a hub id, a folder, "demo", or a model artifact; the workspace's own if left out
-    nsamples, seqlen, seed, sampling: how many windows are drawn, their tokens, the draw's seed, and how
-    pattern: "unstructured" if left out, "2:4", "channels:0.1", "kv-groups", "blocks", "experts", "vocab", ...; several of parts
-    sparsity: the fraction removed; 0.5 if left out, of parts 0.1
-    method: how weights or parts are chosen; "admm" for weights if left out
-    round_to, rounding: which numbers of channels stay: multiples of this, "down" or to the "nearest" (the option --round)
-    coverage, vocab_size, keep_chat, max_tokens: of "vocab", which tokens stay, and how many are counted
-    variant, group, ties, exclude, refine, allocation: of single weights
-    update: new values for the weights that stay; what belongs to the method if left out
-    damping, min_expert_tokens: what solvers are told
-    tune, epochs, learning_rate: whether what is left is trained, and for how long
-    propagation: "pruned", each block is calibrated on what the pruned blocks before it put out, or "dense"
-    dtype, device, batch_tokens, max_memory, all_experts: how text goes through the model
-    cache_dir, trust_remote_code: how a model of the hub is opened
-    out, max_shard_size: the folder to write to, instead of one in the workspace, and its largest file of weights
-    name, force, dry_run: the artifacts' name, whether they are made again where they are there, and whether nothing is made
+    lang, data, corpus: the text to prune for, as for `calibrate`
+    model, revision: a hub id, a folder, "demo", or a model artifact; by default the workspace's model
+    nsamples, seqlen, seed, sampling: the number of windows, their length in tokens, and the seed and kind of the draw
+    pattern: "unstructured" (the default), "2:4", "channels:0.1", "kv-groups", "blocks", "experts", "vocab", ...; several if
+        structured
+    sparsity: the fraction to remove, by default 0.5, or 0.1 if structured
+    method: the method that chooses weights or parts; "admm" by default for weights
+    round_to, rounding: keep a multiple of this number of channels, rounding "down" or to the "nearest" (the option --round)
+    coverage, vocab_size, keep_chat, max_tokens: for "vocab", the tokens to keep, and the most tokens to count
+    variant, group, ties, exclude, refine, allocation: for single weights
+    update: the update of kept weights, by default the method's own
+    damping, min_expert_tokens: settings of the solvers
+    tune, epochs, learning_rate: train the kept weights afterwards, for this many epochs
+    propagation: calibrate each block on the outputs of the "pruned" or the "dense" blocks before it
+    dtype, device, batch_tokens, max_memory, all_experts: how text runs through the model
+    cache_dir, trust_remote_code: how to open models of the hub
+    out, max_shard_size: a folder to write to outside of the workspace, and its largest file of weights
+    name, force, dry_run: the artifacts' name, whether to make existing ones again, and whether only to plan
     """
 
     max_tokens: int | None = None
@@ -61,7 +62,7 @@ class PruneRequest(
     propagation: str = "pruned"
 
     def check(self) -> None:
-        """Raise UsageError for values that do not exist."""
+        """Raise UsageError for unknown names and values out of range."""
         super().check()
         check_name("--update", self.update, UPDATES)
         at_least("--max-tokens", self.max_tokens, 1)
@@ -70,16 +71,16 @@ class PruneRequest(
 
 @dataclass(frozen=True, repr=False)
 class PruneResult(Made):
-    """What `prune` made: the model first, then what it was made from."""
+    """The artifacts of `prune`: the model first, then those behind it."""
 
     linears: tuple[
         PrunedLinear, ...
-    ] = ()  # what became of each, in the order of the blocks; none where no linear was pruned
-    seconds: dict[int, float] = field(default_factory=dict)  # of each block; empty where the model was there already
+    ] = ()  # the result of each linear, in the order of the blocks; empty if no linear was pruned
+    seconds: dict[int, float] = field(default_factory=dict)  # by block; empty if the model existed before
 
 
 def prune(request: PruneRequest) -> PruneResult:
-    """Run stages 1 to 4, for each kind of part that is to leave."""
+    """Run stages 1 to 4 for each step of the request."""
     with running(request) as run:
         chain = Chain(run, request)
         made = run.made(chain.make)
@@ -87,27 +88,27 @@ def prune(request: PruneRequest) -> PruneResult:
 
 
 class Chain:
-    """A model that becomes smaller step by step, and what is made on the way."""
+    """Prunes a model step by step, and keeps the artifacts of each step."""
 
-    model: OpenedModel  # of the next step
-    dense: OpenedModel  # what the last model is to imitate where it is tuned
+    model: OpenedModel  # the input of the next step
+    dense: OpenedModel  # the target of tuning
 
     def __init__(self, run: Run, request: PruneRequest) -> None:
         self.run = run
         self.request = request
         self.steps = steps_of(request)
-        self.seconds: dict[int, float] = {}  # of the last step's blocks
-        self.made: list[Outcome] = []  # the model that was made last first
-        self._stayed: tuple[int, ...] | None = None  # blocks of the dense model that are left
+        self.seconds: dict[int, float] = {}  # by block of the last step
+        self.made: list[Outcome] = []  # the last model first
+        self._stayed: tuple[int, ...] | None = None  # the dense model's kept blocks
 
     def make(self) -> list[Outcome]:
-        """Make all models, and return what was made, the last model first."""
+        """Run all steps, and return their artifacts, the last model first."""
         from langprune_cli.stages.structured.block_cut import blocks_that_stayed  # noqa: PLC0415
         from langprune_cli.streaming.opened import ModelChoice  # noqa: PLC0415
 
         given, last = self._open(), self.steps[-1]
         for step in self.steps:
-            # The name and folder that were asked for are the last model's.
+            # The requested name and folder are for the last model.
             to = self.request.target if step is last and not self.request.tune else self.request.target.between
             made = step.make(given, self.model, to)
             self.made = [made.model, *made.parents, *self.made]
@@ -116,14 +117,12 @@ class Chain:
             self._stayed = stayed or self._stayed
             if step is not last:
                 self.model = self.run.open(ModelChoice(str(made.model.artifact.folder)))
-            if (
-                not step.touches_blocks
-            ):  # what stays computes what it did, and reads the same ids as the models after it
+            if not step.touches_blocks:  # it computes the same as before, and reads the same ids as later models
                 self.dense = self.model
         return self.tuned(given)
 
     def _open(self) -> Given:
-        """Find texts and model; raises UsageError for texts and options that will not do."""
+        """Find texts and model; raises UsageError for unsuitable texts and options."""
         from langprune_cli.stages.calibrate.calibrate import CalibrationSettings  # noqa: PLC0415
 
         request = self.request
@@ -135,9 +134,9 @@ class Chain:
         _check_texts(specs, several(request.lang), tokens=tokens, tokens_alone=tokens_alone)
         if tokens_alone:
             if request.tune:
-                raise UsageError("--tune has nothing to train where tokens alone leave: leave it out")
+                raise UsageError("--tune has nothing to train if only tokens leave: leave it out")
             without = (*WITHOUT_EFFECT, "--propagation")
-            request.refuse_given(without, "tokens are counted without windows and without running a model")
+            request.refuse_given(without, "counting tokens needs no windows and runs no model")
         self.model = self.dense = self.run.open(choice, remember=True)
         if request.min_expert_tokens is not None:
             self.model.require_experts("--min-expert-tokens")
@@ -149,7 +148,7 @@ class Chain:
         return Given(self.run, specs, calibration, request.max_tokens, solving, dense, request.max_shard_bytes)
 
     def tuned(self, given: Given) -> list[Outcome]:
-        """Return all that was made, the last model tuned where it is to be."""
+        """Tune the last model if requested, and return all artifacts."""
         request = self.request
         if not request.tune:
             return self.made
@@ -161,7 +160,7 @@ class Chain:
         return [last, *self.made]
 
     def linears(self) -> tuple[PrunedLinear, ...]:
-        """Return what became of each linear where the last step went block by block."""
+        """Return the result of each linear, if the last step pruned block by block."""
         from langprune_cli.stages.apply.model_writing import read_pruned  # noqa: PLC0415
 
         if self.run.planned or not self.steps[-1].updates:
@@ -171,7 +170,7 @@ class Chain:
 
 
 def steps_of(request: PruneRequest) -> list[Step]:
-    """Return what is to leave, step by step, and how it is chosen; raises UsageError for what does not go together."""
+    """Return the steps of a request; raises UsageError for options that do not go together."""
     from langprune_cli.stages.solving.choosing import WeightChooser  # noqa: PLC0415
     from langprune_cli.stages.structured.removals import Removal  # noqa: PLC0415
     from langprune_cli.structured_patterns.pattern import get_pattern, split_patterns  # noqa: PLC0415
@@ -197,7 +196,9 @@ def steps_of(request: PruneRequest) -> list[Step]:
     elif not structured:
         _refuse_for_tokens(request)
     if request.update and not steps[-1].updates:
-        raise UsageError(f"--update {request.update} is for weights that stay in the blocks: leave it out")
+        raise UsageError(
+            f"--update {request.update} goes with patterns of weights, channels or KV groups: leave it out"
+        )
     return steps
 
 
@@ -205,17 +206,17 @@ def _refuse_for_tokens(request: PruneRequest) -> None:
     options = {"--method": request.method, "--update": request.update, "--sparsity": request.sparsity}
     for option, value in (options | request.of_weights).items():
         if value is not None:
-            raise UsageError(f"{option} has no use where tokens alone leave: leave it out")
+            raise UsageError(f"{option} has no effect if only tokens leave: leave it out")
     if request.variant or request.tells_solvers:
         raise UsageError(
-            "--variant, --damping and --min-expert-tokens have no use where tokens alone leave: leave them out"
+            "--variant, --damping and --min-expert-tokens have no effect if only tokens leave: leave them out"
         )
 
 
 def _methods(method: str | None, *, together: bool) -> tuple[str | None, str | None]:
-    """Return the methods for parts and for single weights: a name that only one of them has is for that one.
+    """Return the methods for parts and for single weights; a name that only one kind knows is for that kind.
 
-    together: whether both are to leave.
+    together: whether both leave.
     """
     from langprune_cli.methods.method import methods  # noqa: PLC0415
     from langprune_cli.structured_patterns.pattern import structured_patterns  # noqa: PLC0415
@@ -227,20 +228,20 @@ def _methods(method: str | None, *, together: bool) -> tuple[str | None, str | N
 
 
 def _check_texts(specs: list[TextSpec], lang: list[str], *, tokens: bool, tokens_alone: bool) -> None:
-    """Raise UsageError for texts that will not do: several are taken only where tokens alone leave."""
+    """Raise UsageError for unsuitable texts: several are possible only if only tokens leave."""
     from langprune_cli.text.windows import is_given  # noqa: PLC0415
 
     if tokens_alone:
         if specs[0].parts:
-            raise UsageError(f"no windows are drawn where tokens alone leave: leave out the number of --lang {lang[0]}")
+            raise UsageError(f"counting tokens draws no windows: leave out the number of --lang {lang[0]}")
         return
     if len(specs) > 1:
         raise UsageError(
-            f"prune works on one text at a time, and {len(specs)} were given: run it once for each, or say how many windows "
-            f"of each make one text, as in --lang {lang[0] if lang else 'uk'}:96"
+            f"prune takes one text at a time, and {len(specs)} were given: run it once for each, or mix them by giving each "
+            f"a number of windows, as in --lang {lang[0] if lang else 'uk'}:96"
         )
     ids = [each.source for spec in specs for each in spec.singles if is_given(each.source)]
     if tokens and ids:
         raise UsageError(
-            f"--data {ids[0]} holds ids of the whole vocabulary, which the smaller one does not have: give text"
+            f"--data {ids[0]} holds ids of the whole vocabulary, and the pruned vocabulary has other ids: give text"
         )

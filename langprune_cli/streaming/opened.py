@@ -1,4 +1,4 @@
-"""Open a model for a stage: which one is meant, where it lies, its streamed skeleton and its tokenizer."""
+"""Opens a model for a stage: finds it by name, and opens its streamed skeleton and its tokenizer."""
 
 import platform
 from collections.abc import Callable
@@ -34,7 +34,7 @@ DEMO = "demo"
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """The model that a user named, or that the workspace remembers."""
+    """A model named by the user, or remembered by the workspace."""
 
     name: str
     revision: str | None = None
@@ -53,20 +53,18 @@ class OpenedModel:
             trust_remote_code=compute.trust_remote_code,
             all_experts=compute.all_experts,
         )
-        self.fit_to_stay: set[tuple[int, ...]] = (
-            set()
-        )  # blocks of which `check_without` has found that they can stay alone
+        self.fit_to_stay: set[tuple[int, ...]] = set()  # the choices of blocks that passed `check_without`
         if compute.all_experts:
             self.require_experts("--all-experts")
 
     def require_experts(self, option: str) -> None:
-        """Raise UsageError where an option about experts has no use."""
+        """Raise UsageError for an option about experts if the model has none."""
         if not self.streamed.has_experts:
-            raise UsageError(f"{option} has no use for {self.label}, which has no experts: leave it out")
+            raise UsageError(f"{option} has no effect on {self.label}, which has no experts: leave it out")
 
     @property
     def about(self) -> dict[str, str | None]:
-        """Return how people name this model: hub id and revision, or the folder."""
+        """Return the model's name for people: hub id and revision, or the folder."""
         return self.location.about
 
     @property
@@ -81,29 +79,29 @@ class OpenedModel:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Return the model's own tokenizer; raises LangpruneError when its files are missing or unreadable."""
+        """Return the model's own tokenizer; raises LangpruneError if its files are missing or unreadable."""
         return _read_tokenizer(self.location.folder, trust_remote_code=self.compute.trust_remote_code)
 
     @property
     def vocabulary(self) -> str:
-        """Return what tells a model's vocabulary from others: its tokenizer, else the number of its ids."""
+        """Return the identity of the vocabulary: the tokenizer's digest, or the number of ids without a tokenizer."""
         try:
             return tokenizer_digest(self.location.folder)
         except LangpruneError:
             return str(self.streamed.config.get_text_config().vocab_size)
 
     def seqlen(self, asked: int | None, reporter: Reporter) -> int:
-        """Return the window length: as asked, else 2048 or the model's context where that is shorter.
+        """Return the requested window length, by default 2048 or the model's context if that is shorter.
 
         Raises LangpruneError for a window longer than the context.
         """
         chosen = window_length(asked, self.streamed.context, self.label)
         if asked is None and chosen < SEQLEN:
-            reporter.note(f"Windows of {chosen} tokens, which is all the context of {self.label}.")
+            reporter.note(f"Windows have {chosen} tokens, the whole context of {self.label}.")
         return chosen
 
     def check_windows(self, windows: Windows) -> None:
-        """Raise LangpruneError where windows that were given are longer than the context."""
+        """Raise LangpruneError for given windows longer than the context."""
         context = self.streamed.context
         if context and windows.seqlen > context:
             raise LangpruneError(
@@ -112,18 +110,16 @@ class OpenedModel:
             )
 
     def hidden_states(self, ids: Tensor, folder: Path, *, fast: bool = False) -> HiddenStates:
-        """Return the embedded windows `ids` [n, t], in a file of `folder` where memory is not to hold them.
+        """Return the embedded windows `ids` [n, t], in a file of `folder` if they exceed --max-memory.
 
-        fast: as `HiddenStates` takes it.
-
-        Raises LangpruneError where that folder has no room for them.
+        fast: see `HiddenStates`. Raises LangpruneError if the folder has no room for them.
         """
         return HiddenStates(self.streamed, ids, self.compute.batch_tokens, self.spill(ids, folder), fast=fast)
 
     def spill(self, ids: Tensor, folder: Path) -> Path | None:
-        """Return `folder` where the hidden states of `ids` [n, t] go to a file, None where memory holds them.
+        """Return `folder` if the hidden states of `ids` [n, t] need a file, None if memory holds them.
 
-        Raises LangpruneError where that folder has no room for them.
+        Raises LangpruneError if the folder has no room for them.
         """
         size = ids.numel() * self.streamed.config.get_text_config().hidden_size * self.streamed.dtype.itemsize
         if self.compute.max_memory is None or size <= self.compute.max_memory:
@@ -132,7 +128,7 @@ class OpenedModel:
         return folder
 
     def environment(self) -> dict[str, str]:
-        """Return what may change the last bits of a result but is not part of its key."""
+        """Return versions and hardware that may change the last bits of a result; they are not part of its key."""
         return {
             "torch": torch.__version__,
             "transformers": transformers.__version__,
@@ -142,20 +138,20 @@ class OpenedModel:
 
 
 class OpenedTokenizer:
-    """A model of which only the configuration and the tokenizer are opened; its weights need not even be there."""
+    """A model's configuration and tokenizer; its weights may be missing."""
 
     def __init__(self, location: ModelLocation, *, trust_remote_code: bool) -> None:
-        """Open both; raises LangpruneError for files that are missing or unreadable."""
+        """Open both; raises LangpruneError for missing or unreadable files."""
         self.location = location
         self.digest = tokenizer_digest(location.folder)
         self.tokenizer = _read_tokenizer(location.folder, trust_remote_code=trust_remote_code)
         config = read_config(location.folder, trust_remote_code=trust_remote_code)
-        # A model may have more ids than its tokenizer (padding), and a tokenizer ids that lie apart from the others.
+        # A model may have more ids than its tokenizer (padding), and a tokenizer may have gaps between its ids.
         highest = max(self.tokenizer.get_vocab().values(), default=-1)
         self.vocab_size = max(config.get_text_config().vocab_size, len(self.tokenizer), highest + 1)
 
     def environment(self) -> dict[str, str]:
-        """Return what may change how a text is tokenised but is not part of a key."""
+        """Return versions that may change the tokens of a text; they are not part of a key."""
         return {
             "tokenizers": tokenizers.__version__,
             "transformers": transformers.__version__,
@@ -164,9 +160,9 @@ class OpenedTokenizer:
 
 
 def window_length(asked: int | None, context: int | None, label: str) -> int:
-    """Return the tokens of a window: as asked, else 2048 or the context of the model `label` where that is shorter.
+    """Return the requested number of tokens of a window, by default 2048 or the context if that is shorter.
 
-    Raises LangpruneError for a window longer than the context.
+    label: the model, for messages. Raises LangpruneError for a window longer than the context.
     """
     if asked is None:
         return min(SEQLEN, context or SEQLEN)
@@ -180,7 +176,7 @@ def window_length(asked: int | None, context: int | None, label: str) -> int:
 def _read_tokenizer(folder: Path, *, trust_remote_code: bool) -> Tokenizer:
     check_files(folder)
     try:
-        # For some families transformers would make one of an empty vocabulary, and say nothing.
+        # For some families transformers silently makes a tokenizer with an empty vocabulary.
         if not any(VOCABULARY.fullmatch(path.name) for path in folder.iterdir()):
             raise ValueError("there is no vocabulary file")
         found: Tokenizer = transformers.AutoTokenizer.from_pretrained(
@@ -188,16 +184,16 @@ def _read_tokenizer(folder: Path, *, trust_remote_code: bool) -> Tokenizer:
         )
     except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
         raise LangpruneError(
-            f"{folder} has no tokenizer that opens ({first_line(error)}): add tokenizer.json, or give token windows with "
+            f"{folder} has no readable tokenizer ({first_line(error)}): add tokenizer.json, or give token windows with "
             "--data FILE.safetensors"
         ) from error
     return found
 
 
 def choose_model(workspace: Workspace, named: str | None, revision: str | None, reporter: Reporter) -> ModelChoice:
-    """Return the model named, else the one that the workspace remembers or has artifacts of, else the built-in demo model.
+    """Return the named model, else the workspace's (remembered, or of its artifacts), else the built-in demo model.
 
-    Raises LangpruneError where nothing is remembered and artifacts are of several models.
+    Raises LangpruneError if the workspace remembers none and has artifacts of several models.
     """
     if named:
         return ModelChoice(named, revision)
@@ -210,26 +206,24 @@ def choose_model(workspace: Workspace, named: str | None, revision: str | None, 
         names = " and ".join(sorted(name for name, _ in models))
         raise LangpruneError(f"the workspace {workspace.root} has artifacts of {names}: name one of them with --model")
     for name, commit in models - {(DEMO, None)}:
-        reporter.note(f"No model was named: using {name}, which this workspace has artifacts of.")
+        reporter.note(f"Using {name}, the model of this workspace's artifacts (--model names another).")
         return ModelChoice(name, revision or commit)
-    reporter.note("No model was named: using the built-in demo model (--model names another).")
+    reporter.note("Using the built-in demo model (--model names another).")
     return ModelChoice(DEMO, revision)
 
 
 def open_model(workspace: Workspace, choice: ModelChoice, compute: Compute, reporter: Reporter) -> OpenedModel:
-    """Locate a model (an artifact's name, a folder, a hub id or `demo`) and open it, in all processes that share the run.
+    """Locate a model (an artifact's name, a folder, a hub id or `demo`) and open it, in all processes of the run.
 
-    Raises LangpruneError as `locate_model`, `Checkpoint` and `read_config` do, and where processes would open different models.
+    Raises LangpruneError as `locate_model`, `Checkpoint` and `read_config` do, and if processes find different models.
     """
     team = compute.team
     location = team.first(lambda: _located(workspace, choice, compute, locate_model, reporter))
-    if not location.folder.exists():  # on another machine than the first process, which has its own cache
+    if not location.folder.exists():  # this process is on another machine, with its own cache
         location = _located(workspace, choice, compute, locate_model, reporter)
     model = OpenedModel(location, compute)
     if len(set(team.all_gather(model.digest if team.size > 1 else ""))) > 1:
-        raise LangpruneError(
-            f"{model.label} is not the same model in all processes: give their machines the same files"
-        )
+        raise LangpruneError(f"{model.label} is not the same model on all machines: give them the same files")
     on_cpu = model.streamed.dtype == torch.bfloat16 and model.streamed.device.type == "cpu"
     if compute.dtype is not None and on_cpu and _lacks_bfloat16():
         reporter.note("This CPU has no bfloat16 units: --dtype float32 is several times faster here.")
@@ -237,7 +231,7 @@ def open_model(workspace: Workspace, choice: ModelChoice, compute: Compute, repo
 
 
 def open_tokenizer(workspace: Workspace, choice: ModelChoice, compute: Compute, reporter: Reporter) -> OpenedTokenizer:
-    """Locate a model as `open_model` does and open its configuration and tokenizer; no weights are fetched or read.
+    """Locate a model as `open_model` does, and open its configuration and tokenizer without fetching or reading weights.
 
     Raises LangpruneError as `locate_config`, `read_config` and `tokenizer_digest` do.
     """
@@ -252,10 +246,10 @@ def _located(
     locate: Callable[..., ModelLocation],
     reporter: Reporter,
 ) -> ModelLocation:
-    """Return where a model lies: an artifact's folder, or what `locate` finds; its notes are shown."""
+    """Return a model's location: an artifact's folder, or the result of `locate`, whose notes are shown."""
     artifact = model_artifact(workspace, choice.name)
     if artifact:
-        # By its name where that is enough: the workspace may move.
+        # By name if it is in this workspace, which may move.
         own = artifact.folder.absolute().parent == (workspace.root / "models").absolute()
         return ModelLocation(artifact.folder, artifact.name, None, "artifact" if own else "folder")
     location = locate(
@@ -271,22 +265,22 @@ def _located(
 
 
 def _lacks_bfloat16() -> bool:
-    """Return whether products of bfloat16 matrices are emulated, as on x86 CPUs without AVX-512."""
+    """Return whether this CPU emulates products of bfloat16 matrices, as x86 CPUs without AVX-512 do."""
     return torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def model_artifact(workspace: Workspace, name: str) -> Artifact | None:
-    """Return the model artifact called `name` (or lying in that folder), None when the name means something else."""
+    """Return the model artifact with that name or folder, None if the name means something else."""
     places = [Path(name)]
-    with suppress(UsageError):  # what cannot be the name of one
+    with suppress(UsageError):  # not a possible name of an artifact
         places.append(workspace.folder("models", name))
     return workspace.find("models", name) if name != DEMO and any(map(is_artifact, places)) else None
 
 
 def check_same_model(artifact: Artifact, model: OpenedModel, or_else: str = "") -> None:
-    """Raise LangpruneError when `artifact` was made from another checkpoint than `model`.
+    """Raise LangpruneError if `artifact` was made from another checkpoint than `model`.
 
-    or_else: the end of its message, where there is one thing more to do.
+    or_else: further advice at the end of the message.
     """
     if artifact.manifest.inputs["model"] != model.digest:
         made_for = artifact.manifest.about.get("model", {}).get("name", "another model")

@@ -1,4 +1,4 @@
-"""Whole blocks: those leave that the calibration text misses least, wherever they are."""
+"""Whole blocks: the calibration text decides which of them leave, wherever they are."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:  # the command line reads this file
 
 
 def plan(sketch: Sketch, removal: Removal, _rounding: Rounding) -> Sketch:
-    """Return what is left without a share of the blocks."""
+    """Return the sketch without a share of the blocks."""
     from langprune_cli.stages.structured.sketch import without_blocks  # noqa: PLC0415
 
     return without_blocks(sketch, removal)
 
 
 def choosing(model: OpenedModel, on: JudgedOn, removal: Removal, method: str, reporter: Reporter) -> Choosing:
-    """Return how it is chosen which blocks stay."""
+    """Return the choice of blocks."""
     from langprune_cli.stages.structured.block_choosing import choosing_blocks  # noqa: PLC0415
 
     return choosing_blocks(model, on, removal, method, reporter)
 
 
 def cut(model: OpenedModel, masks: Masks) -> Cut:
-    """Return what a mask of blocks takes from a model."""
+    """Return the cut of a mask of blocks."""
     from langprune_cli.stages.structured.block_cut import block_cut  # noqa: PLC0415
 
     return block_cut(model, masks)

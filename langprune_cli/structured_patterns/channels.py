@@ -1,4 +1,4 @@
-"""Channels of feed-forward layers: the same number leaves every block, or every expert of it."""
+"""Channels of feed-forward layers: every block, or every expert, loses the same number."""
 
 from __future__ import annotations
 

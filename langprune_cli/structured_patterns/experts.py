@@ -1,4 +1,4 @@
-"""Whole experts: the same number leaves every block of a mixture, with the router's rows for them."""
+"""Whole experts: every block of a mixture loses the same number, with the router's rows for them."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:  # the command line reads this file
 
 
 def plan(sketch: Sketch, removal: Removal, _rounding: Rounding) -> Sketch:
-    """Return what is left without a share of the experts."""
+    """Return the sketch without a share of the experts."""
     from langprune_cli.stages.structured.sketch import without_experts  # noqa: PLC0415
 
     return without_experts(sketch, removal)
 
 
 def choosing(model: OpenedModel, on: JudgedOn, removal: Removal, method: str, reporter: Reporter) -> Choosing:
-    """Return how it is chosen which experts stay."""
+    """Return the choice of experts."""
     from langprune_cli.stages.structured.whole_experts import choosing_experts  # noqa: PLC0415
 
     return choosing_experts(model, on, removal, method, reporter)
 
 
 def cut(model: OpenedModel, masks: Masks) -> Cut:
-    """Return what a mask of experts takes from a model."""
+    """Return the cut of a mask of experts."""
     from langprune_cli.stages.structured.whole_experts import expert_cut  # noqa: PLC0415
 
     return expert_cut(model, masks)

@@ -1,4 +1,4 @@
-"""KV heads with their query heads: the same number of groups leaves every block."""
+"""KV groups, a KV head with its query heads: every block loses the same number."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a structured pattern is: a record, one file each; this module describes and finds them.
+"""Describes structured patterns, one record a file, and finds them.
 
-Records are read by the command line, so that nothing here or in their files imports torch but inside of functions.
+The command line reads these records, so this module and theirs import torch only inside functions.
 """
 
 from __future__ import annotations
@@ -48,24 +48,24 @@ def _nothing_more(_update: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Units:
-    """Of a pattern that removes equally many units of every block: where they lie. Their masks are columns of linears."""
+    """The units of a pattern that removes equally many of every block; their masks are columns of linears."""
 
     axes: Callable[
         [Configuration], tuple[Axis, ...]
-    ]  # of a configuration; raises LangpruneError for a family that has none
-    rounds: bool = False  # whether --round-to and --round are for it: kernels want multiples
+    ]  # configuration -> axes; raises LangpruneError for a family without such units
+    rounds: bool = False  # whether --round-to and --round apply: kernels want multiples
 
 
 @dataclass(frozen=True)
 class Whole:
-    """Of a pattern that is chosen once for the whole model: what a mask cuts. `Judged` and `Counted` say how it is chosen."""
+    """A pattern whose parts are chosen once for the whole model, by `Judged` or `Counted`."""
 
-    cut: Callable[[OpenedModel, Masks], Cut]  # what a mask takes from the model
+    cut: Callable[[OpenedModel, Masks], Cut]  # removes a mask's parts from the model
 
 
 @dataclass(frozen=True)
 class Judged(Whole):
-    """Chosen by methods that look at the model and windows of text; no statistics are needed."""
+    """Chosen by methods that run windows of text through the model; they need no statistics."""
 
     choosing: Callable[[OpenedModel, JudgedOn, Removal, str, Reporter], Choosing]  # the string is the method's name
 
@@ -74,43 +74,43 @@ class Judged(Whole):
 class Counted(Whole):
     """Chosen by counts of tokens."""
 
-    choosing: Callable[[OpenedModel, Artifact, Removal, Show], Choosing]  # shows the choice before it is written
+    choosing: Callable[[OpenedModel, Artifact, Removal, Show], Choosing]  # shows the choice before writing it
 
 
 @dataclass(frozen=True)
 class StructuredPattern:
-    """One kind of part that leaves a model whole, so that the model becomes smaller."""
+    """One kind of part that leaves a model whole, which makes the model smaller."""
 
-    name: str  # as --pattern has it
-    parts: str  # what leaves, in messages: "whole blocks"
-    place: int  # among several patterns of one command, as they are listed; `prune` removes the last first
+    name: str  # the value of --pattern
+    parts: str  # the parts in messages: "whole blocks"
+    place: int  # order among several patterns of one command; `prune` removes the last first
     leaves: Units | Judged | Counted
-    plan: Callable[[Sketch, Removal, Rounding], Sketch]  # what `plan` says of it, from a configuration alone
-    method: str = ""  # where --method says nothing; "": it is not chosen by methods
+    plan: Callable[[Sketch, Removal, Rounding], Sketch]  # the smaller model, from a configuration alone
+    method: str = ""  # the default of --method; "": no method chooses these parts
     methods: Callable[[], Mapping[str, UnitMethod | DepthMethod | ExpertMethod]] = (
         dict  # the values of --method, by name
     )
-    share: bool = True  # whether a share may follow its name, as in channels:0.1
-    touches_blocks: bool = True  # else there is nothing to update or to tune, and no window goes through the model
+    share: bool = True  # whether a share may follow the name, as in channels:0.1
+    touches_blocks: bool = True  # otherwise nothing needs an update or tuning, and no window goes through the model
     trims_tokenizer: bool = False
-    unchanged: str = UNCHANGED  # what a model card says of the rest
-    advice: Callable[[str], list[str]] = _nothing_more  # update -> what else would help a ruined model
-    words: Callable[[Params], list[str]] = _no_words  # a mask's parameters -> options of this pattern's own
+    unchanged: str = UNCHANGED  # the model card's sentence on the rest
+    advice: Callable[[str], list[str]] = _nothing_more  # update -> further advice for a ruined model
+    words: Callable[[Params], list[str]] = _no_words  # a mask's parameters -> this pattern's own options
 
     @property
     def units(self) -> Units | None:
-        """Return where its units lie, None where it is chosen for the whole model."""
+        """Return the pattern's units, None if it is chosen for the whole model."""
         return self.leaves if isinstance(self.leaves, Units) else None
 
     @property
     def whole(self) -> Judged | Counted | None:
-        """Return how it is chosen for the whole model, None where units leave every block."""
+        """Return the choice for the whole model, None if units leave every block."""
         return None if isinstance(self.leaves, Units) else self.leaves
 
     def check_method(self, name: str) -> str:
-        """Return the name of a method of this pattern; raises LangpruneError with the nearest names for another."""
+        """Return the name if this pattern has such a method; raises LangpruneError with the nearest names otherwise."""
         if name not in (known := self.methods()):
-            raise LangpruneError(f"{name!r} is no method for --pattern {self.name}: {near_matches(name, known)}")
+            raise LangpruneError(f"--pattern {self.name} has no method {name!r}: {near_matches(name, known)}")
         return name
 
 
@@ -123,7 +123,7 @@ def of_units(
     method: str = "osscar",
     methods: Callable[[], Mapping[str, UnitMethod]] | None = None,
 ) -> StructuredPattern:
-    """Return the pattern of units that `axes` finds, chosen by a unit method; methods: others than those of all units."""
+    """Return a pattern of the units that `axes` finds; methods: choose them instead of the unit methods."""
 
     def plan(sketch: Sketch, removal: Removal, rounding: Rounding) -> Sketch:
         from langprune_cli.stages.structured.sketch import without_units  # noqa: PLC0415
@@ -149,13 +149,13 @@ def _unit_methods() -> Mapping[str, UnitMethod]:
 
 
 def structured_patterns() -> dict[str, StructuredPattern]:
-    """Return every structured pattern by name, in the order of their places: a module with a PATTERN record is one."""
+    """Return all structured patterns by name, in order of `place`: each module with a PATTERN record."""
     found = records(package, StructuredPattern).values()
     return {each.name: each for each in sorted(found, key=lambda each: each.place)}
 
 
 def get_pattern(text: str) -> StructuredPattern:
-    """Return the pattern of `channels` or `channels:0.1`; raises UsageError where there is none."""
+    """Return the pattern of `channels` or `channels:0.1`; raises UsageError for an unknown name."""
     found = patterns_of(text)
     if len(found) != 1:
         raise unknown(text)
@@ -163,37 +163,39 @@ def get_pattern(text: str) -> StructuredPattern:
 
 
 def patterns_of(text: str) -> tuple[StructuredPattern, ...]:
-    """Return the patterns of a mask, as its manifest spells them (channels:0.1+kv-groups:0.125); none for single weights."""
+    """Return the patterns that a manifest spells (channels:0.1+kv-groups:0.125); none for single weights."""
     known = structured_patterns()
     names = [each.partition(":")[0] for each in text.split("+")]
     return tuple(known[name] for name in names) if all(name in known for name in names) else ()
 
 
 def whole_pattern(text: str) -> StructuredPattern | None:
-    """Return the pattern of a mask that was chosen for the whole model, and has no bits of single linears; else None."""
+    """Return the pattern of a mask chosen for the whole model, which has no bits for linears; None for other masks."""
     return next((each for each in patterns_of(text) if each.whole), None)
 
 
 def split_patterns(patterns: Sequence[str]) -> tuple[list[str], str | None]:
-    """Return the patterns of parts that leave whole, and the one of single weights, if any; raises UsageError for two."""
+    """Return the structured patterns, and the pattern of single weights if given; raises UsageError for two of the latter."""
     single = [text for text in patterns if not is_structured(text)]
     if len(single) > 1:
-        raise UsageError(f"--pattern {' and --pattern '.join(single)} are both about single weights: give one of them")
+        raise UsageError(f"--pattern {' and --pattern '.join(single)} both prune single weights: give one of them")
     return [text for text in patterns if is_structured(text)], single[0] if single else None
 
 
 def parse_removals(patterns: Sequence[str], sparsity: float | None) -> tuple[Removal, ...]:
-    """Read `channels`, `kv-groups:0.125`, ...: where there is no share behind a colon it is `sparsity`, else 0.1.
+    """Read `channels`, `kv-groups:0.125`, ...: the share without a colon is `sparsity`, by default 0.1.
 
-    Raises UsageError for what cannot be read, a kind that comes twice and a `sparsity` of no use, LangpruneError for shares
-    out of range.
+    Raises UsageError for unknown spellings, a repeated kind and a `sparsity` without effect, LangpruneError for shares out of
+    range.
     """
     found = [_removal(text, sparsity) for text in patterns]
     kinds = [each.kind for each in found]
     if twice := next((kind for kind in kinds if kinds.count(kind) > 1), None):
         raise UsageError(f"--pattern {twice} is given twice: give one share for it")
     if found and sparsity is not None and all(":" in text for text in patterns):
-        raise UsageError(f"--sparsity {sparsity:g} has no use where every --pattern has its share: leave it out")
+        raise UsageError(
+            f"--sparsity {sparsity:g} has no effect, since every --pattern has its own share: leave it out"
+        )
     return tuple(sorted(found, key=lambda each: get_pattern(each.kind).place))
 
 
@@ -207,23 +209,23 @@ def _removal(text: str, sparsity: float | None) -> Removal:
     try:
         value = float(share) if colon else DEFAULT_SHARE if sparsity is None else sparsity
     except ValueError as error:
-        raise UsageError(f"--pattern {text!r} has no share after its colon: write {kind}:0.1") from error
+        raise UsageError(f"--pattern {text!r} needs a number after the colon: write {kind}:0.1") from error
     if not 0 < value < 1:
-        raise LangpruneError(f"{value:g} is not a fraction of {kind} that can leave: give 0.1 for a tenth")
+        raise LangpruneError(f"{value:g} is not a share of {kind} to remove: give 0.1 for a tenth")
     return Removal(kind, value)
 
 
 def check_rounding(removals: Sequence[Removal], message: Callable[[str], str], *, given: bool) -> None:
-    """Raise UsageError where a rounding is given and no pattern's units are rounded. message: of the patterns' names."""
+    """Raise UsageError if a rounding is given and no pattern rounds; message: made of the names of those that do."""
     rounded = [each.name for each in structured_patterns().values() if each.units and each.units.rounds]
     if given and not any(each.kind in rounded for each in removals):
         raise UsageError(message(" or ".join(rounded)))
 
 
 def method_of(removals: Sequence[Removal], name: str | None) -> str:
-    """Return the method that chooses what leaves by these patterns together: the one named, else the first one's own.
+    """Return the method that serves all these patterns: the named one, else the first pattern's default.
 
-    Raises LangpruneError for a name that one of them does not have.
+    Raises LangpruneError if a pattern lacks the named method.
     """
     patterns = [get_pattern(each.kind) for each in removals]
     chosen = name or patterns[0].method
@@ -233,20 +235,20 @@ def method_of(removals: Sequence[Removal], name: str | None) -> str:
 
 
 def unit_axes(text: str, config: Configuration, kinds: Sequence[str]) -> tuple[Axis, ...]:
-    """Return the axes of these kinds that a mask's patterns have in a model of this configuration."""
+    """Return the axes of these kinds, for the patterns of a mask and a configuration."""
     units = [each.units for each in patterns_of(text) if each.units]
     return tuple(axis for each in units for axis in each.axes(config) if axis.kind in kinds)
 
 
 def own_method(params: Params) -> UnitMethod | DepthMethod | ExpertMethod | None:
-    """Return the method that a structured mask with these parameters was chosen by, None for one that is not known here."""
+    """Return the method behind a structured mask with these parameters, None if it is unknown."""
     found = [method for each in patterns_of(params["pattern"]) if (method := each.methods().get(params["method"]))]
     return found[0] if found else None
 
 
 def need_bits(what: str, mask: Artifact) -> None:
-    """Raise LangpruneError when `what` ("compare") is given a mask that was chosen for the whole model: it has no bits."""
+    """Raise LangpruneError if `what` ("compare") gets a mask chosen for the whole model, which has no bits."""
     if whole := whole_pattern(mask.manifest.params["pattern"]):
         raise LangpruneError(
-            f"mask {mask.name} is of {whole.parts}, and {what} looks at single weights: name masks of weights or channels"
+            f"mask {mask.name} removes {whole.parts}, and {what} compares weights: name masks of weights or channels"
         )

@@ -1,4 +1,4 @@
-"""Tokens that a text does not use: their rows leave embeddings and head, and the tokenizer forgets them."""
+"""Tokens that a text does not use: their rows leave embeddings and head, and they leave the tokenizer."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ if TYPE_CHECKING:  # the command line reads this file
 
 
 def plan(sketch: Sketch, removal: Removal, _rounding: Rounding) -> Sketch:
-    """Return what is left with as many tokens as the removal's target says."""
+    """Return the sketch with the target's number of tokens."""
     from langprune_cli.stages.structured.sketch import without_tokens  # noqa: PLC0415
 
     return without_tokens(sketch, removal)
 
 
 def choosing(model: OpenedModel, counts: Artifact, removal: Removal, show: Show) -> Choosing:
-    """Return how it is chosen which tokens stay."""
+    """Return the choice of tokens."""
     from langprune_cli.stages.structured.vocabulary_choosing import choosing_tokens  # noqa: PLC0415
 
     return choosing_tokens(model, counts, removal, show)
 
 
 def cut(model: OpenedModel, masks: Masks) -> Cut:
-    """Return what a mask of tokens takes from a model."""
+    """Return the cut of a mask of tokens."""
     from langprune_cli.stages.structured.vocabulary_cut import vocabulary_cut  # noqa: PLC0415
 
     return vocabulary_cut(model, masks)
 
 
 def words(params: Params) -> list[str]:
-    """Return what asks for tokens of chats not to be kept, where a mask does not keep them."""
+    """Return --no-keep-chat for a mask that does not keep the tokens of chats."""
     return [] if "keep_chat" in params else ["--no-keep-chat"]
 
 
@@ -52,7 +52,7 @@ PATTERN = StructuredPattern(
     share=False,
     touches_blocks=False,
     trims_tokenizer=True,
-    unchanged="Tokens left with their rows of embeddings and head, and the others have new ids; all else is unchanged.",
-    advice=lambda _update: ["a higher --coverage, and text of every language that is to stay"],
+    unchanged="Removed tokens lost their rows of embeddings and head, and the others have new ids; all else is unchanged.",
+    advice=lambda _update: ["a higher --coverage, and text of every language to keep"],
     words=words,
 )

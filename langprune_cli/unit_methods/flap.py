@@ -1,4 +1,4 @@
-"""FLAP: units leave whose inputs vary least, weighted by what the reader makes of them (An et al., arXiv 2312.11983)."""
+"""FLAP: removes the units whose inputs vary least, weighted by the reader's weights (An et al., arXiv 2312.11983)."""
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ from langprune_cli.unit_methods.method import UnitMethod, by_score
 def score(site: UnitSite) -> Tensor:  # float64 [units]
     """Return the variance of each input column over tokens times ||W_:j||^2 (section 3.2, WIFV), summed over a unit's columns.
 
-    The variance is the mean square less the squared mean, in float64: their difference may be small beside them.
+    The variance is the mean square minus the squared mean, in float64 because the difference may be small.
     """
     stats = site.site.norms
     tokens = max(stats.tokens, 1)

@@ -1,4 +1,4 @@
-"""What a method for structured pruning is: a record and a function, one file each; this module describes and finds them."""
+"""Describes methods for channels and KV groups, a record and a function in one file, and finds them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from langprune_cli.registry import record, records
 
 @dataclass(frozen=True)
 class UnitMethod:
-    """One way to choose which units of an axis, channels or kv-groups, stay in a block."""
+    """A method that chooses which units of an axis, channels or KV groups, stay in a block."""
 
     name: str
-    needs: Needs  # what `calibrate` must have collected
+    needs: Needs  # the statistics that it reads
     paper: str
-    choose: Callable[[UnitSite, int], Tensor]  # (site, how many units stay) -> keep, bool [units]
-    update: str  # the update that belongs to the method
+    choose: Callable[[UnitSite, int], Tensor]  # (site, number of units to keep) -> keep, bool [units]
+    update: str  # the method's own update
 
     def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
-        """Go to another process by name."""
+        """Pickle by name."""
         return get_unit_method, (self.name,)
 
 
 def by_score(score: Callable[[UnitSite], Tensor]) -> Callable[[UnitSite, int], Tensor]:
-    """Return what chooses the units with the highest scores [units]; it raises ValueError for an impossible number of them."""
+    """Return a choice of the units with the highest scores [units]; it raises ValueError for an impossible number."""
 
     def choose(site: UnitSite, stay: int) -> Tensor:
         site.check_stay(stay)
@@ -37,10 +37,10 @@ def by_score(score: Callable[[UnitSite], Tensor]) -> Callable[[UnitSite, int], T
 
 
 def unit_methods() -> dict[str, UnitMethod]:
-    """Return every method of this package by name: a module with a METHOD record is one."""
+    """Return all methods of this package by name: each module with a METHOD record."""
     return records(package, UnitMethod)
 
 
 def get_unit_method(name: str) -> UnitMethod:
-    """Return the method called `name`; raises LangpruneError with the nearest names when there is none."""
+    """Return the method called `name`; raises LangpruneError with the nearest names if it is unknown."""
     return record(package, UnitMethod, "--method", name)

@@ -1,4 +1,4 @@
-"""OSSCAR: units leave that least squares on the others makes up for best (Meng et al., arXiv 2403.12983)."""
+"""OSSCAR: removes the units that least squares on the others replaces best (Meng et al., arXiv 2403.12983)."""
 
 from langprune_cli.solvers.osscar import choose
 from langprune_cli.unit_methods.method import UnitMethod

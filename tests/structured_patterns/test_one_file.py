@@ -160,7 +160,7 @@ def test_units_of_one_file_go_through_every_stage(here: tuple[object, ...], tmp_
     assert (axis["pattern"], axis["before"], axis["after"]) == ("evenly", 48, 24)
     both = ("--pattern", "evenly:0.5", "--pattern", "channels:0.5")  # of the same units
     one_sentence(langprune("plan", *here, *both), 2, "--pattern evenly and another pattern both remove channels")
-    one_sentence(langprune("mask", *here, *both), 1, "'osscar' is no method for --pattern evenly")
+    one_sentence(langprune("mask", *here, *both), 1, "--pattern evenly has no method 'osscar'")
     did("mask", *here, "--pattern", "evenly:0.5")
     did("apply", *here)
     did("prune", *here, "--data", tmp_path / "windows.safetensors", "--pattern", "evenly:0.5", "--name", "at-once")
@@ -199,7 +199,7 @@ def test_a_pattern_of_the_whole_model_goes_through_every_stage(here: tuple[objec
     mask = Workspace(tmp_path / "w").find("masks", "st-tail-0.34")
     assert _what_helps(mask.manifest)[0] == "another pattern"
     one_sentence(langprune("eval", *here, *windows, "--mask", mask.name), 1, "removes last blocks, which eval cannot")
-    with pytest.raises(LangpruneError, match="is of last blocks, and combine looks at single weights"):
+    with pytest.raises(LangpruneError, match="removes last blocks, and combine compares weights"):
         need_bits("combine", mask)
     one_sentence(
         langprune("mask", *here, "--pattern", "tail", "--pattern", "evenly"), 2, "tail need a mask of their own"
@@ -213,7 +213,7 @@ def test_methods_belong_to_patterns() -> None:
     removals = parse_removals(["channels", "evenly"], None)
     assert method_of(removals[:1], None) == "osscar"
     assert method_of(removals[1:], None) == "spread"
-    with pytest.raises(LangpruneError, match="'osscar' is no method for --pattern evenly"):
+    with pytest.raises(LangpruneError, match="--pattern evenly has no method 'osscar'"):
         method_of(removals, None)
-    with pytest.raises(LangpruneError, match="'search' is no method for --pattern channels"):
+    with pytest.raises(LangpruneError, match="--pattern channels has no method 'search'"):
         method_of(removals[:1], "search")

@@ -142,7 +142,7 @@ def test_what_does_not_go_with_budgets_is_refused(workspace: Path, data: dict[st
     refused("'uk:many' is no language", "calibrate", "--lang", "uk:many")
     refused("paired in order", "calibrate", *both[:4], "--lang", "en:3")
     refused("draws no windows, but --lang uk:4", "calibrate", *both, "--collect", "tokens")
-    refused("no windows are drawn where tokens alone leave", "prune", *both, "--pattern", "vocab")
+    refused("counting tokens draws no windows", "prune", *both, "--pattern", "vocab")
     refused("'uk:4' is no language", "eval", *both)
     several = ["--lang", "uk", "--data", data["uk"], "--lang", "en", "--data", data["en"]]
     refused("one text at a time, and 2 were given: .* --lang uk:96", "prune", *several)

@@ -206,7 +206,7 @@ def _collect(
     saved = SavedStates(writer, model, windows)
     states, first = saved.start(done)
     if done:
-        reporter.note(f"Going on with {writer.folder.name}: {done} of {blocks} blocks are on disk.")
+        reporter.note(f"Resuming {writer.folder.name}: {done} of {blocks} blocks are on disk.")
     collector, routing = StatsCollector(hessian=hessian, team=team), RoutingCollector(team)
 
     def observe(block: Block) -> AbstractContextManager[object] | None:

@@ -95,7 +95,7 @@ def _count(
 ) -> Artifact:
     need_space(writer.folder, 8 * model.vocab_size)
     if writer.manifest.parts:
-        reporter.note(f"Going on with {writer.folder.name}: {len(writer.manifest.parts)} parts are on disk.")
+        reporter.note(f"Resuming {writer.folder.name}: {len(writer.manifest.parts)} parts are on disk.")
     reporter.begin(f"count {writer.folder.name}", 0, max_tokens)
     whole = TokenCounts.zeros(model.vocab_size)
     for counted in _parts(writer, model, text, max_tokens, reporter):

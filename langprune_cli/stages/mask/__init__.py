@@ -1,1 +1,1 @@
-"""Stages 2 and 3, `score` and `mask`: which weights, blocks and tokens stay."""
+"""Stages 2 and 3, `score` and `mask`: choose which weights and parts stay."""

@@ -1,4 +1,4 @@
-"""Stage 3, `mask`: choose the weights that stay, one bit each."""
+"""Stage 3, `mask`: chooses which weights to keep, one bit each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,15 +27,15 @@ from langprune_cli.streaming.opened import OpenedModel, check_same_model
 
 @dataclass(frozen=True)
 class MaskSource:
-    """What the scores come from: statistics, or a scores artifact, which was made from the same."""
+    """The source of a mask: statistics, or a scores artifact made from them."""
 
     stats: Artifact | None
     scores: Artifact | None = None
-    allocation_stats: Artifact | None = None  # of the dense model, where `stats` are not; None: `stats`
+    allocation_stats: Artifact | None = None  # of the dense model, if `stats` are of another; None: `stats`
 
 
 def source_of_scores(workspace: Workspace, scores: Artifact) -> MaskSource:
-    """Return the source that a scores artifact stands for; the statistics themselves need not be there any more."""
+    """Return the source of a scores artifact, whose statistics may have been removed."""
     key = scores.manifest.stats
     return MaskSource(workspace.by_key("stats", key) if key else None, scores)
 
@@ -51,9 +51,9 @@ def mask(
 ) -> Outcome:
     """Write the keep mask of every prunable linear, packed to bits, one part per block.
 
-    A mask from scores has the same key as one from the statistics that the scores were made from: they are the same. Not
-    so for a joint method, whose own choice depends on the choices before it.
-    Raises UsageError and LangpruneError as `needed_stats` and `block_sites` do, and when nothing is left to prune.
+    A mask from scores equals the mask from their statistics, and has the same key. Joint methods are an exception: each of
+    their choices depends on earlier ones.
+    Raises UsageError and LangpruneError as `needed_stats` and `block_sites` do, and if nothing is left to prune.
     """
     source = _settled(source, chooser, model)
     stats_name = source.stats.name if source.stats else None
@@ -100,7 +100,7 @@ def mask(
         return writer.finish(**mask_summary(writer, shapes, patterns), **few)
 
     default = f"{stats_name}-{chooser.label}" if stats_name else chooser.label
-    whole_rows = isinstance(chooser, WeightChooser)  # of units one row stands for all
+    whole_rows = isinstance(chooser, WeightChooser)  # masks of units store one row
     size = (lambda: _packed_bytes(prunable_shapes(model, chooser))) if whole_rows else None
     return run_stage(recipe, Destination.of(workspace, default, to), make, size)
 
@@ -110,14 +110,14 @@ def _packed_bytes(shapes: dict[str, tuple[int, int]]) -> int:
 
 
 def _settled(source: MaskSource, chooser: AnyChooser, model: OpenedModel) -> MaskSource:
-    """Return the source with the statistics that are used, and no others; raises LangpruneError for what does not fit."""
+    """Return the source with only the statistics that will be read; raises LangpruneError if they do not fit."""
     allocation = chosen_allocation(chooser)
     if source.scores:
         check_same_model(source.scores, model)
         if not isinstance(chooser, WeightChooser):
-            raise UsageError("--scores are of single weights: give --stats for patterns of channels and groups")
+            raise UsageError("--scores hold single weights: give --stats for patterns of channels and groups")
         if chooser.settings.refinement or chooser.settings.allocation != "uniform":
-            raise UsageError("--refine and --allocation work on statistics, not on scores: give --stats and --method")
+            raise UsageError("--refine and --allocation read statistics, not scores: give --stats and --method")
         return source
     stats = needed_stats(chooser.needs, chooser.what, source.stats, model)
     others = source.allocation_stats or source.stats
@@ -134,7 +134,7 @@ def mask_recipe(
     about: dict[str, object],
     of_scores: bool = False,
 ) -> Recipe:
-    """Return the recipe of a mask; allocation_key: of other statistics than `stats_key`, which decide the allocation."""
+    """Return the recipe of a mask; allocation_key: the allocation's statistics, if they are not `stats_key`."""
     return Recipe(
         "masks",
         inputs={
@@ -153,7 +153,7 @@ def _is_joint(chooser: AnyChooser) -> bool:
 
 
 def prunable_shapes(model: OpenedModel, chooser: AnyChooser) -> dict[str, tuple[int, int]]:
-    """Return (out, in) of every linear that is to be pruned; raises LangpruneError when there is none."""
+    """Return (out, in) of every linear to prune; raises LangpruneError if there is none."""
     linears = [linear for index in range(len(model.streamed.blocks)) for linear in chooser.linears(model, index)]
     if not linears:
         raise LangpruneError(f"--exclude {chooser.settings.exclude!r} leaves nothing to prune: give a narrower pattern")
@@ -161,14 +161,14 @@ def prunable_shapes(model: OpenedModel, chooser: AnyChooser) -> dict[str, tuple[
 
 
 def dense_tails(shapes: dict[str, tuple[int, int]], pattern: Pattern) -> dict[str, int]:
-    """Return how many last columns stay dense in the linears whose width M does not divide."""
+    """Return the number of last columns that stay dense, for linears whose width M does not divide."""
     return {name: pattern.tail(columns) for name, (_, columns) in shapes.items() if pattern.tail(columns)}
 
 
 def mask_summary(
     writer: ArtifactWriter, shapes: dict[str, tuple[int, int]], patterns: Sequence[Pattern]
 ) -> dict[str, object]:
-    """Count what the finished parts say, resumed ones included."""
+    """Return the manifest's counts over all parts on disk, including those of an interrupted run."""
     artifact = Artifact(writer.folder, writer.manifest)
     kept = 0
     damping: dict[str, float] = {}
@@ -176,7 +176,7 @@ def mask_summary(
         masks, record = artifact.tensors_and_record(block_part(index))
         for name, packed in masks.items():
             rows, columns = shapes[name]
-            kept += count_true(unpack_mask(packed, columns)) * (rows // len(packed))  # one row stands for all
+            kept += count_true(unpack_mask(packed, columns)) * (rows // len(packed))  # units store one row
         damping |= record.get("damping", {})
     weights = sum(o * i for o, i in shapes.values())
     asked = artifact.manifest.params.get("damping", 0.0)

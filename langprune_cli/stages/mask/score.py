@@ -1,4 +1,4 @@
-"""Stage 2, `score`: write how important each weight is; optional, since `mask` computes scores as it goes."""
+"""Stage 2, `score`: writes the importance of each weight; optional, since `mask` computes the same scores itself."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,4 +1,4 @@
-"""The grid walked block by block: statistics, masks and new weights of a block, then the next."""
+"""Prunes block by block: statistics, masks and new weights of one block, then the next."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -28,33 +28,33 @@ from langprune_cli.updates.update import Update
 
 @dataclass(kw_only=True)
 class BlockByBlock:
-    """One pruning run: it writes masks and the model block by block, and goes on from the parts that are there already.
+    """One pruning run: writes masks and the model block by block, and resumes from the parts on disk.
 
-    Here statistics are read from an artifact; `Propagated` gathers them on the way.
+    Reads statistics from an artifact; `Propagated` collects them during the run.
     """
 
     model: OpenedModel
     chooser: AnyChooser
     update: Update
     patterns: Sequence[Pattern]
-    masks: ArtifactWriter | Artifact  # an artifact where they are complete: then only the model is made
+    masks: ArtifactWriter | Artifact  # a complete artifact if only the model is missing
     target: ModelWriter
     reporter: Reporter
     statistics: Artifact | None = None
-    seconds: dict[int, float] = field(default_factory=dict)  # per block, of choosing and updating in this run
+    seconds: dict[int, float] = field(default_factory=dict)  # by block, of choosing and updating in this run
 
     def run(self) -> None:
-        """Prune all blocks, and write the shards of the model as their blocks are done."""
+        """Prune all blocks, and write each shard of the model once its blocks are done."""
         blocks = range(len(self.patterns))
         self._done = next((index for index in blocks if not self._has(index)), len(blocks))
         if self._done:
             self.reporter.note(
-                f"Going on with {self.target.writer.folder.name}: {self._done} of {len(blocks)} blocks are done."
+                f"Resuming {self.target.writer.folder.name}: {self._done} of {len(blocks)} blocks are done."
             )
         self._walk = self._walked()
         if self.model.compute.team.leads:
             self.target.write(self._new_weights, lambda _: None)
-        for _ in self._walk:  # what the shards on disk did not ask for; of a process that writes none, all blocks
+        for _ in self._walk:  # the blocks that no missing shard needs; all blocks in processes that write no shards
             pass
         self.reporter.end()
 
@@ -63,14 +63,14 @@ class BlockByBlock:
         return f"prune {self.target.writer.folder.name}"
 
     def _has(self, index: int) -> bool:
-        """Return whether all parts of a block are on disk from which its new weights follow."""
+        """Return whether the disk has all parts that determine a block's new weights."""
         return isinstance(self.masks, Artifact) or self.masks.has(block_part(index))
 
     def _stats(self, index: int) -> BlockStats | None:
         return block_stats(self.statistics, self.model, index)
 
     def _walked(self) -> Iterator[tuple[int, dict[str, UpdatedLinear]]]:
-        """Prune the blocks from the first that lacks a part, and yield (index, new weights) of each."""
+        """Prune from the first block without its parts, and yield (index, new weights) of each block."""
         self.reporter.begin(self._what, len(self.patterns), 0)
         for index in range(self._done, len(self.patterns)):
             yield index, self._prune(index, self._stats(index))
@@ -103,7 +103,7 @@ class BlockByBlock:
         return Solver(self.chooser, self.update, self.patterns[index]).sites(self.model, index, known)
 
     def _said(self, index: int, updated: dict[str, UpdatedLinear]) -> str:
-        """Return a line on one block: the relative error of each linear."""
+        """Return a note on one block: the relative error of each linear."""
         errors = ", ".join(
             f"{name.split('.')[-2]} {each.pruned.error:.2%}"
             for name, each in updated.items()
@@ -114,9 +114,9 @@ class BlockByBlock:
 
 @dataclass(kw_only=True)
 class Propagated(BlockByBlock):
-    """A run in which each block is calibrated on what the pruned blocks before it put out (propagation `pruned`).
+    """A run that calibrates each block on the outputs of the pruned blocks before it (propagation `pruned`).
 
-    Blocks whose statistics and masks are on disk are not calibrated again: their new weights follow from both.
+    It does not calibrate blocks with statistics and masks on disk again, since these determine their new weights.
     """
 
     windows: Windows
@@ -124,7 +124,7 @@ class Propagated(BlockByBlock):
     hessian: bool  # whether Hessians are collected
 
     def run(self) -> None:
-        """Prune all blocks, the windows being written first."""
+        """Write the windows, then prune all blocks."""
         if not self.stats.has(WINDOWS_PART):
             self.stats.write_tensors(WINDOWS_PART, {"windows": self.windows.ids})
         self._saved = SavedStates(self.stats, self.model, self.windows)
@@ -154,12 +154,14 @@ class Propagated(BlockByBlock):
 
     def _edit(self, block: Block) -> None:
         team = self.model.compute.team
-        if block.index < self._done:  # the parts are on the disk of the first process
+        if block.index < self._done:  # only the first process has the parts on disk
             self._updated = self._from_parts(block.index) if team.leads else {}
             block.take(team.broadcast_tensors({name: each.tensor for name, each in self._updated.items()}))
         else:
             tensors, sites = self._collector.tensors(block)
-            with ThreadPoolExecutor(1, "statistics") as writer:  # a tenth of the time of solving, and mostly the disk's
+            with ThreadPoolExecutor(
+                1, "statistics"
+            ) as writer:  # takes a tenth of the time of solving, mostly for the disk
                 part = block_part(block.index)
                 writing = None
                 if not self.stats.has(part):
@@ -169,4 +171,4 @@ class Propagated(BlockByBlock):
                     writing.result()
             block.take({name: each.tensor for name, each in self._updated.items()})
         if self.hessian:
-            give_back_freed()  # of statistics and solvers, before the block's windows take their place
+            give_back_freed()  # frees statistics and solvers before the block's windows need the memory

@@ -1,4 +1,4 @@
-"""One run of `prune`: mask and model made side by side, and with propagation `pruned` the statistics too."""
+"""One run of `prune`: makes the mask and the model together, with propagation `pruned` also the statistics."""
 
 import time
 from contextlib import ExitStack
@@ -44,7 +44,7 @@ from langprune_cli.updates.update import Update
 
 @dataclass(frozen=True)
 class PruneSettings:
-    """Everything that decides what is pruned, and how."""
+    """The settings of `prune`."""
 
     chooser: AnyChooser
     apply: ApplySettings
@@ -54,16 +54,16 @@ class PruneSettings:
 
 @dataclass(frozen=True)
 class PruneOutcome:
-    """What `prune` made: the artifacts that the stages would have."""
+    """The artifacts of one pruning, as the separate stages would make them."""
 
     model: Outcome
-    parents: list[Outcome]  # statistics, where any were needed, and mask
-    seconds: dict[int, float] = field(default_factory=dict)  # per block, of choosing and updating; empty where cached
+    parents: list[Outcome]  # statistics if needed, and the mask
+    seconds: dict[int, float] = field(default_factory=dict)  # by block, of choosing and updating; empty if cached
 
 
 @dataclass(frozen=True)
 class Run:
-    """What all of a run's functions read."""
+    """The inputs of one run."""
 
     workspace: Workspace
     model: OpenedModel
@@ -75,16 +75,16 @@ class Run:
 
     @property
     def team(self) -> Team:
-        """Return the processes that share the run."""
+        """Return the processes of the run."""
         return self.model.compute.team
 
     @property
     def collect(self) -> Statistics:
-        """Return what statistics the method, the refinement and the update need together."""
+        """Return the statistics that method, refinement and update need together."""
         return collect_for(most_needed(self.chooser.needs, self.update.needs))
 
     def calibrate(self, needs: Needs, *, force: bool = False) -> Outcome | None:
-        """Return the dense model's statistics, made now where they are not there; None where none are needed."""
+        """Return the dense model's statistics, made now if missing; None if nothing needs them."""
         if needs == "nothing":
             return None
         return calibrate_on(
@@ -99,19 +99,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Making:
-    """A mask and a model made side by side, and with propagation `pruned` the statistics too."""
+    """Makes a mask and a model together, with propagation `pruned` also the statistics."""
 
     run_: Run
     masks: Recipe
-    model_stats: str | None  # key of the statistics that the update uses
-    known: Artifact | None  # statistics of the dense model
-    gathered: Recipe | None  # of statistics that are gathered on the way
-    text: TextRecord | None  # behind the statistics
+    model_stats: str | None  # key of the update's statistics
+    known: Artifact | None  # the dense model's statistics
+    gathered: Recipe | None  # of the statistics that this run collects
+    text: TextRecord | None  # of the statistics
     to: Destination  # of mask and statistics
-    asked: Target  # where the model goes
+    asked: Target  # of the model
 
     def run(self, spread_by: Artifact | None) -> PruneOutcome:
-        """Return what is there already, or make what is not. spread_by: the statistics by which sparsity is spread."""
+        """Make the missing artifacts, and return all; spread_by: the allocation's statistics."""
         if self.run_.workspace.planned is not None:
             return self._planned()
         begun, team = time.monotonic(), self.run_.team
@@ -141,13 +141,13 @@ class Making:
         )
 
     def _made_before(self) -> tuple[Artifact | None, Artifact | None, Artifact | None]:
-        """Return statistics, mask and model, as far as they are there already."""
+        """Return statistics, mask and model, None for each that is missing."""
         stats = made_before(self.gathered, self.to) if self.gathered else self.known
         masks = made_before(self.masks, self.to)
         return stats, masks, made_before(*self._model(self.to.default_name, None))
 
     def _planned(self) -> PruneOutcome:
-        """Return where statistics, mask and model would lie."""
+        """Return the planned model and mask, without making anything."""
         stats = planned(self.gathered, self.to).artifact if self.gathered else self.known
         scored_by = stats.name if stats and self.masks.inputs["stats"] else None
         masks = planned(replace(self.masks, about={**self.masks.about, "stats": scored_by}), self.to)
@@ -159,13 +159,13 @@ class Making:
         return prunable_shapes(self.run_.model, self.run_.chooser)
 
     def _model(self, mask: str, stats: str | None) -> tuple[Recipe, Destination]:
-        """Return the recipe of the model with mask and statistics of those names, and where it goes."""
+        """Return the model's recipe and destination, given the names of mask and statistics."""
         run = self.run_
         tails = dense_tails(self._shapes, run.chooser.settings.pattern)
         known = {"stats": stats, "text": self.text if stats else None, "dense_tail_columns": tails}
         of = MaskOf(mask, self.masks.key, self.masks.params, {**self.masks.about, **known})
         recipe = model_recipe(run.model, of, run.update, run.settings.apply, self.model_stats)
-        # Statistics and mask of propagation `pruned` depend on the update, and are named after it already.
+        # With propagation `pruned` the mask depends on the update too, so its name contains the update.
         default = mask if self.gathered else model_name(mask, run.chooser.method.update, run.update)
         return recipe, Destination.of(run.workspace, default, self.asked)
 
@@ -219,7 +219,7 @@ class Making:
         patterns: list[Pattern],
         target: ModelWriter,
     ) -> dict[str, Artifact]:
-        """Complete what the walk has made, by kind."""
+        """Complete the artifacts of this run, and return them by kind."""
         run = self.run_
         made = {"stats": finish_stats(writers["stats"], run.model, run.reporter)} if "stats" in writers else {}
         if masks is None:
@@ -232,5 +232,5 @@ class Making:
 
 
 def _there(artifact: Artifact) -> Outcome:
-    """Return the outcome of what was found made already."""
+    """Return the outcome of an existing artifact."""
     return Outcome(artifact, cached=True, seconds=0.0)

@@ -1,4 +1,4 @@
-"""`prune`: all of it at once, block by block, each block calibrated on what the pruned blocks before it put out."""
+"""`prune`: calibrates, chooses, updates and writes block by block, in one walk through the model."""
 
 import time
 from dataclasses import replace
@@ -30,11 +30,11 @@ def prune(
     *,
     to: Target = TARGET,
 ) -> PruneOutcome:
-    """Calibrate, choose, update and write the model: the stats, mask and model artifacts that the stages make.
+    """Calibrate, choose, update and write: make the same stats, mask and model artifacts as the stages.
 
-    With propagation `pruned` a block is calibrated on what the pruned blocks before it put out, as published Wanda and
-    SparseGPT do; with `dense` it is the chained stages, to the byte. What is on disk of an interrupted run is gone on with.
-    Raises what the stages raise.
+    Propagation `pruned` calibrates each block on the outputs of the pruned blocks before it, as published Wanda and SparseGPT
+    do. Propagation `dense` gives the same bytes as the separate stages. Resumes an interrupted run.
+    Raises as the stages do.
     """
     begun = time.monotonic()
     model.compute.team.first(lambda: check_target(workspace, model, to))
@@ -48,7 +48,7 @@ def prune(
 
 
 def _dense(run: Run, to: Target) -> PruneOutcome:
-    """Calibrate, then choose and update in one go: what the chained stages make, with every solver run once."""
+    """Calibrate, then choose and update together: the result of the separate stages, but each solver runs once."""
     spread_needs = chosen_allocation(run.chooser).needs
     calibrated = run.calibrate(most_needed(run.chooser.needs, run.update.needs, spread_needs), force=to.force)
     known = calibrated.artifact if calibrated else None
@@ -69,7 +69,7 @@ def _dense(run: Run, to: Target) -> PruneOutcome:
 
 
 def _pruned(run: Run, to: Target) -> PruneOutcome:
-    """Walk the blocks once, statistics, masks and model being made side by side; all processes do, each with its windows."""
+    """Make statistics, masks and model in one walk through the blocks; each process runs its share of the windows."""
     spread_by = run.calibrate(chosen_allocation(run.chooser).needs)
     allocation_key = spread_by.artifact.key if spread_by else None
     pruned_with = _pruned_with(run, allocation_key)
@@ -92,7 +92,7 @@ def _pruned(run: Run, to: Target) -> PruneOutcome:
 
 
 def _pruned_with(run: Run, allocation_key: str | None) -> dict[str, object]:
-    """Return what, beside the text, the inputs of a block depend on when those before it have been pruned."""
+    """Return the settings that, besides the text, determine a block's inputs once earlier blocks are pruned."""
     return {
         **run.chooser.params(),
         **run.chooser.settings.solving.params(run.collect),

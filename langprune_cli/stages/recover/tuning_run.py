@@ -64,7 +64,7 @@ class Tuning:
         need_space(self._writer.folder, sum(shard.size for shard in self._target.todo()) + largest)
         what, blocks = self._writer.folder.name, range(self._target.blocks)
         if done := sum(map(self._is_done, blocks)):
-            self._reporter.note(f"Going on with {what}: {done} of {len(blocks)} blocks are done.")
+            self._reporter.note(f"Resuming {what}: {done} of {len(blocks)} blocks are done.")
         self._reporter.begin(f"tune {what}", len(blocks), 0)
         self._walk = self._walked()
         self._target.write(self._new_weights, lambda _: None)

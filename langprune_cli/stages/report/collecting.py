@@ -1,4 +1,4 @@
-"""Collects what a report shows from the artifacts of a workspace."""
+"""Collects a report's content from the artifacts of a workspace."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
@@ -24,7 +24,7 @@ from langprune_cli.store.building import Reporter
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedModel
 
-Open = Callable[[Artifact], OpenedModel]  # the model that an artifact was made of
+Open = Callable[[Artifact], OpenedModel]  # opens the model of an artifact
 
 
 def collect(
@@ -35,9 +35,9 @@ def collect(
     open_model: Open,
     reporter: Reporter,
 ) -> Report:
-    """Collect what a report shows. models, compared: what was named; where nothing was, what the evaluations lead to.
+    """Collect a report's content. models, compared: the named artifacts; if empty, those behind the evaluations.
 
-    Raises LangpruneError for artifacts that are damaged, and for named ones that cannot be compared.
+    Raises LangpruneError for damaged artifacts, and for named ones that cannot be compared.
     """
     pruned = PrunedModels(workspace, evaluations, reporter)
     matrices = tuple(_matrix(workspace, each, pruned) for each in evaluations)
@@ -66,9 +66,9 @@ def collect(
 
 
 def sources_of(workspace: Workspace, artifact: Artifact, reporter: Reporter) -> tuple[Artifact, ...]:
-    """Return all that an artifact was made from, as far as it is there, and itself: each after what it was made from.
+    """Return an artifact and all its sources in the workspace, each after its own sources.
 
-    Statistics and masks that `prune` left on its way come with the model that it made.
+    Statistics and masks made by `prune` come with its model.
     """
     evaluations = [artifact] if artifact.manifest.kind == "evals" else []
     pruned = PrunedModels(workspace, evaluations, reporter)
@@ -77,7 +77,7 @@ def sources_of(workspace: Workspace, artifact: Artifact, reporter: Reporter) -> 
 
 
 def _subjects(matrices: Sequence[Matrix]) -> list[Artifact]:
-    """Return the masks and models that were evaluated."""
+    """Return the evaluated masks and models."""
     subjects = [subject.of for matrix in matrices for subject in matrix.subjects if subject.of]
     return subjects + [each for matrix in matrices for each in matrix.tasks_of]
 
@@ -118,7 +118,7 @@ def _figure(row: Row, dense: Row, mark: str) -> Figure:
 
 
 def _comparisons(sources: Sequence[Artifact], open_model: Open, reporter: Reporter) -> Iterator[Comparison]:
-    """Yield a comparison of the masks, and one of the statistics, of each model that has two or more of them."""
+    """Yield comparisons of each model's masks and of its statistics, if it has two or more."""
     for kind, comparable in (("masks", _has_weights), ("stats", _has_norms)):
         groups: dict[str, list[Artifact]] = {}
         for each in sources:
@@ -128,7 +128,7 @@ def _comparisons(sources: Sequence[Artifact], open_model: Open, reporter: Report
             if len(artifacts) > 1:
                 try:
                     yield compare_artifacts(artifacts, open_model(artifacts[0]) if kind == "masks" else None, reporter)
-                except LangpruneError as error:  # the model may be gone; the rest of the report does not need it
+                except LangpruneError as error:  # the model may be gone, and the rest of the report does not need it
                     reporter.note(f"No comparison of {kind}: {error}")
 
 

@@ -1,4 +1,4 @@
-"""The commands that would make artifacts again, put together from their manifests."""
+"""The commands that make artifacts again, rebuilt from their manifests."""
 
 import re
 import shlex
@@ -19,38 +19,38 @@ from langprune_cli.text.hub import HUB_PREFIX
 from langprune_cli.text.sources import BUILTIN_PREFIX
 from langprune_cli.text.windows import is_given
 
-HIDDEN = "FOLDER"  # stands for a folder that is not to be shown
+HIDDEN = "FOLDER"  # replaces private folders
 
 
 @dataclass(frozen=True)
 class _Read:
-    """The text that `prune` read to make a mask and its model, and the params of the statistics of it."""
+    """The text that `prune` read to make a mask and its model, and the params of its statistics."""
 
     text: TextRecord
     params: Params
 
     @property
     def choice(self) -> Params:
-        """Return what is known of how weights were chosen beside the mask's own parameters."""
+        """Return the known settings of the choice besides the mask's own parameters."""
         return self.params.get("pruned_with", {})
 
 
 def commands(sources: Sequence[Artifact]) -> list[tuple[str, str]]:
-    """Return (kind/name, command) of artifacts, in their order; the command is "" where `prune` makes it with its model.
+    """Return (kind/name, command) of artifacts, in their order; the command is "" if `prune` makes it with its model.
 
-    A folder that a file or model lies in is not shown: FOLDER stands for it. Names are given with --name, and several patterns
-    of one `prune` are a command each. Devices, and what else changes no result, are left out.
+    FOLDER replaces the folders of files and models. Commands give names with --name, and several patterns of one `prune` become
+    one command each. Options that change no result, such as devices, are left out.
     """
     made = Commands(sources, hidden)
     return [(f"{each.manifest.kind}/{each.name}", made.of(each)) for each in sources]
 
 
 class Commands:
-    """What makes each of some artifacts, which may be made from one another."""
+    """Rebuilds the commands of some artifacts, which may be made from one another."""
 
     def __init__(self, sources: Sequence[Artifact], shown: Callable[[str], str] = str) -> None:
-        """Describe artifacts, each after those that it was made from. shown: how the path of a file or model is written."""
-        self.gone: set[str] = set()  # the first digits of keys of artifacts that are named and not at hand
+        """Take artifacts, each after its sources. shown: writes the path of a file or model."""
+        self.gone: set[str] = set()  # the first digits of keys of artifacts that are named but missing
         self._sources = sources
         self._shown = shown
         self._names = {each.key: each.name for each in sources}
@@ -60,13 +60,13 @@ class Commands:
         self._names |= self._together
 
     def of(self, artifact: Artifact) -> str:
-        """Return the command that makes an artifact, "" where another one does on its way."""
+        """Return the command that makes an artifact, "" if another artifact's command makes it."""
         if self.tuned_after_several(artifact):
             return clean(f"# {artifact.name}: one langprune prune of the patterns above, with --tune")
         return " && ".join(shlex.join(["langprune", *each]) for each in self.steps(artifact))
 
     def steps(self, artifact: Artifact) -> list[Words]:
-        """Return the words of the commands that make an artifact, without `langprune`; none where another one does on its way."""
+        """Return the commands of an artifact in words, without `langprune`; none if another artifact's command makes it."""
         if artifact.key in self._together:
             return []
         make = {
@@ -75,7 +75,7 @@ class Commands:
         return [[*words, "--name", artifact.name] for words in make(artifact)]
 
     def tuned_after_several(self, model: Artifact) -> bool:
-        """Return whether a model was tuned to another than the one that its last mask was made for: no single steps do that."""
+        """Return whether a model was tuned towards another model than its last mask's, which no single steps do."""
         inputs, mask = model.manifest.inputs, self._mask_of(model)
         return (
             model.manifest.kind == "models"
@@ -88,15 +88,15 @@ class Commands:
         return next((each for each in self._sources if each.key == model.manifest.inputs.get("mask")), None)
 
     def _gathered_for(self, model: Artifact) -> Artifact | None:
-        """Return the statistics that a pruning block by block left on its way to a model, None where it was no such pruning."""
+        """Return the statistics that `prune` collected block by block for a model, None for other models."""
         mask = self._mask_of(model)
         keys = [model.manifest.inputs.get("stats"), mask.manifest.inputs["stats"] if mask else None]
         return next((self._propagated[key] for key in keys if key in self._propagated), None)
 
     def _read_for(self, model: Artifact) -> _Read | None:
-        """Return what `prune` read to make a model: text that its statistics were gathered on, or blocks were judged on.
+        """Return the text that `prune` read to make a model: of its statistics, or of the choice of blocks.
 
-        None where another command made it; so did one that tuned it on another text than the blocks were judged on.
+        None if another command made it, as when it was tuned on another text than the choice of blocks used.
         """
         if gathered := self._gathered_for(model):
             return _Read({**gathered.manifest.inputs["text"], **gathered.manifest.text}, gathered.manifest.params)
@@ -108,7 +108,7 @@ class Commands:
         return None if elsewhere else _Read(mask.manifest.text, mask.manifest.about["judged_on"])
 
     def _made_together(self) -> dict[str, str]:
-        """Return the keys of statistics and masks that `prune` left on its way to a model, with the model's name."""
+        """Return key -> model name, for the statistics and masks that `prune` made with a model."""
         found: dict[str, str] = {}
         for model in self._models:
             if self._read_for(model):
@@ -145,20 +145,20 @@ class Commands:
         model = self._of_model(about["model"])
         if (
             "judged_on" in about and mask.manifest.stats not in self._names
-        ):  # statistics of these windows will do as well
+        ):  # statistics of these windows give the same mask
             judged_on: Params = about["judged_on"]
             drawn = self._drawn(mask.manifest.text, mask.manifest.text)
             calibrate = ["calibrate", *model, *drawn, *words_of("stats", judged_on)]
             return [calibrate, ["mask", *model, "--stats", mask.name, *words_of("masks", params)]]
         used = option("--stats", *self._named([mask.manifest.stats or inputs.get("allocation_stats")]))
-        if "adaptive" in params:  # a joint method's mask that was chosen by its scores, and not as it solves
+        if "adaptive" in params:  # a joint method's mask, chosen by its scores instead of its solver
             score = ["score", *words_of("scores", params), *used, *model]
             of_scores = words_of("masks", params, without=("--method", "--damping", "--min-expert-tokens"))
             return [score, ["mask", *model, "--scores", mask.name, *of_scores]]
         return [["mask", *model, *used, *words_of("masks", _as_asked(mask))]]
 
     def _model(self, model: Artifact) -> list[Words]:
-        """Return what makes a model: `prune` where its statistics are of pruned blocks or it needed none, else `apply`."""
+        """Return a model's command: `prune` if it read the text itself, else `apply`."""
         params, about = model.manifest.params, model.manifest.about
         mask, read = self._mask_of(model), self._read_for(model)
         if "reapplied" in about:
@@ -182,12 +182,12 @@ class Commands:
         return [["apply", "--mask", named, *option("--stats", *self._named([used])), *tune, *own]]
 
     def _before_tuning(self, model: Artifact) -> Artifact | None:
-        """Return the model that was tuned to make another one, where it is at hand."""
+        """Return the model before tuning, None if it is missing or the model was not tuned."""
         trained = model.manifest.about.get("tuned")
         return self._called(trained["model"]["name"]) if trained else None
 
     def _trained_on(self, model: Artifact) -> str | None:
-        """Return the key of statistics of the very windows that a model was tuned on."""
+        """Return the key of statistics of the same windows that a model was tuned on."""
         stats = [each for each in self._sources if each.manifest.kind == "stats"]
         text = model.manifest.inputs["text"]
         return next((each.key for each in stats if each.manifest.inputs.get("text") == text), None)
@@ -200,7 +200,7 @@ class Commands:
         names = [*(row["model"] for row in rows), *(row["model"] for row in result.get("tasks", []))]
         dense, *others = dict.fromkeys(names)
         known = evaluation.manifest.about.get("models", {})
-        # Pruned models and masks say themselves which one is dense.
+        # Pruned models and masks name their dense model themselves.
         asked = others or ([] if masks else [dense])
         words = ["eval", *(word for each in asked for word in self._of_model(known.get(each) or {"name": each}))]
         words += [word for each in self._named(masks.values()) for word in ("--mask", each)]
@@ -212,7 +212,7 @@ class Commands:
         return [[*words, "--dtype", dtypes[0]]]
 
     def _drawn(self, identity: TextRecord, about: TextRecord) -> Words:
-        """Return the options of a text, or of a mixture, and of the windows drawn of it."""
+        """Return the options of a text or a mixture, and of its windows."""
         texts: list[TextRecord] = about.get("texts") or [{**identity, **about}]
         mixed = "texts" in about
         part, parts, whole = about.get("shard") or (1, 1, identity["windows"])
@@ -226,7 +226,7 @@ class Commands:
         return [*words, *number, "--seqlen", str(identity["seqlen"]), *seed, "--sampling", first["sampling"]]
 
     def _text(self, texts: Sequence[TextRecord] | Sequence[Row], *, windows: bool = False) -> Words:
-        """Return --lang and --data of texts; windows: with how many are drawn of each."""
+        """Return --lang and --data of texts; windows: with the number of windows of each."""
         tags = [each["language"] + (f":{each['windows']}" if windows else "") for each in texts if each["language"]]
         sources = [each["source"] for each in texts]
         public = (HUB_PREFIX, BUILTIN_PREFIX)
@@ -235,7 +235,7 @@ class Commands:
         ]
 
     def _of_model(self, about: ModelRecord) -> Words:
-        """Return --model, by its name where a command above makes it, and --revision."""
+        """Return --model, by name if an earlier command makes it, and --revision."""
         name, revision = about["name"], about.get("revision")
         if made := self._called(name):
             return ["--model", made.name]
@@ -243,20 +243,20 @@ class Commands:
         return ["--model", name if public else self._shown(name), *option("--revision", revision)]
 
     def _called(self, name: str) -> Artifact | None:
-        """Return the model that is called so, or lies there."""
+        """Return the model with that name or folder."""
         return next(
             (each for each in self._models if each.name == name or each.folder.resolve() == Path(name).resolve()), None
         )
 
     def _named(self, keys: Iterable[str | None]) -> Words:
-        """Return the names of artifacts by their keys: the first digits of the key where they are gone."""
+        """Return the names of artifacts by their keys, or the first digits of the key if they are missing."""
         known = [key for key in keys if key]
         self.gone |= {key[:16] for key in known if key not in self._names}
         return [self._names.get(key, key[:16]) for key in known]
 
 
 def _as_asked(mask: Artifact) -> Params:
-    """Return a mask's parameters with the rounding that was asked for."""
+    """Return a mask's parameters with the requested rounding."""
     rounding: Params = mask.manifest.about.get("rounding", {})
     return {**mask.manifest.params, **rounding}
 
@@ -265,22 +265,20 @@ def _windows(texts: Sequence[Row]) -> Words:
     """Return --seqlen and --max-windows of rows of an evaluation."""
     read = [each for each in texts if not is_given(each["source"])]
     most = max(each["windows"] for each in texts)
-    # Of a text on the hub so many are read of themselves, and of the others all.
-    of_themselves = any(
-        each["source"].startswith(HUB_PREFIX) and each["windows"] == HUB_WINDOWS < most for each in texts
-    )
+    # By default `eval` reads HUB_WINDOWS windows of a text on the hub, and all windows of other texts.
+    by_default = any(each["source"].startswith(HUB_PREFIX) and each["windows"] == HUB_WINDOWS < most for each in texts)
     return [
         *option("--seqlen", read[0]["seqlen"] if read else None),
-        *option("--max-windows", None if of_themselves else most),
+        *option("--max-windows", None if by_default else most),
     ]
 
 
 def _task(name: str) -> str:
-    """Return a task's name; a file, of which a manifest has the sha256 alone, by the first digits of that."""
+    """Return a task's name; for a file, known only by its sha256, a name made of its first digits."""
     return f"{HIDDEN}/{name[:16]}.yaml" if re.fullmatch("[0-9a-f]{64}", name) else name
 
 
 def hidden(path: str) -> str:
-    """Return a path with FOLDER for the folders that it lies in."""
+    """Return a path with FOLDER in place of its folders."""
     name = public_name(path)
     return name if name == path else f"{HIDDEN}/{name}"

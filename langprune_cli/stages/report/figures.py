@@ -1,4 +1,4 @@
-"""The figures of a report, each with its legend and a caption: models by texts, errors by block, what artifacts share."""
+"""The figures of a report, each with a legend and a caption: models by texts, errors by block, overlap of artifacts."""
 
 from dataclasses import dataclass, field
 from math import exp, log
@@ -21,8 +21,8 @@ from langprune_cli.stages.report.tables import (
     ppl,
 )
 
-_LEAST_TOP = log(1.05)  # a scale of losses ends at +5% of ppl or higher: noise is not to look like ruin
-_LEAST_RATIO = 0.05  # the same of |log ratio|
+_LEAST_TOP = log(1.05)  # a scale of losses ends at +5% of ppl or higher, so that noise does not look like ruin
+_LEAST_RATIO = 0.05  # the same for |log ratio|
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Framed:
 
 @dataclass(frozen=True)
 class Charts:
-    """Small charts of one quantity on one scale, by kind of linear; or a note in their place."""
+    """Small charts of one quantity on one scale, by kind of linear; or a note instead."""
 
     quantity: str
-    panels: dict[str, Markup | None] = field(default_factory=dict)  # None where nothing is known of a kind
+    panels: dict[str, Markup | None] = field(default_factory=dict)  # None if nothing is known of a kind
     note: str = ""
 
 
@@ -108,7 +108,7 @@ def _cell(subject: ReportedModel, figure: Figure, text: Row, language: str | Non
 
 
 def block_charts(found: Reconstruction, name: str) -> list[Charts]:
-    """Return errors, and sparsities where they differ, as small charts, one for each kind of linear."""
+    """Return errors, and sparsities if they differ, as small charts, one per kind of linear."""
     kinds = found.kinds
     blocks = sorted({each.block for each in found.linears})
     errors = {kind: [error_of(of.get(block, [])) for block in blocks] for kind, of in kinds.items()}
@@ -143,7 +143,7 @@ def _panel(
 
 
 def all_pairs(comparison: Comparison, name: str) -> Framed:
-    """Return what each artifact has in common with each other as a whole, as a heat map."""
+    """Return the overlap of each two artifacts over all blocks, as a heat map."""
     key = drawn_figure(comparison.kind)
     found = {frozenset((pair.one, pair.other)): pair.whole for pair in comparison.pairs}
     names = list(dict.fromkeys(each for pair in comparison.pairs for each in (pair.one, pair.other)))
@@ -167,7 +167,7 @@ def all_pairs(comparison: Comparison, name: str) -> Framed:
 def _common_cell(
     key: str, top: float, figures: dict[str, float | None] | None, what: str, *, written: bool = False
 ) -> Cell | None:
-    """Return a cell on the scale from what chance gives (0 where that is not known) to `top`."""
+    """Return a cell on the scale from chance (0 if unknown) to `top`."""
     value = figures[key] if figures else None
     if figures is None or value is None:
         return None
@@ -180,7 +180,7 @@ def _common_cell(
 
 
 def _top(kind: str, values: list[float | None]) -> float:
-    """Return where the scale of a kind of comparison ends."""
+    """Return the end of the scale of a kind of comparison."""
     return max([_LEAST_RATIO, *(each for each in values if each is not None)]) if kind == "stats" else 1.0
 
 
@@ -193,7 +193,7 @@ def _common(comparison: Comparison, grid: Grid, top: float, caption: str) -> Fra
 
 
 def overlap_figure(comparison: Comparison, pair: Pair, name: str) -> Framed:
-    """Return what a pair has in common, by block and kind of linear, as a heat map."""
+    """Return the overlap of a pair, by block and kind of linear, as a heat map."""
     key = drawn_figure(comparison.kind)
     found = {(cell.block, cell.linear): cell.sums.figures() for cell in pair.cells}
     top = _top(comparison.kind, [figures[key] for figures in found.values()])

@@ -1,4 +1,4 @@
-"""Which option asks for which parameter of a manifest: one table, so that a command can be put together from any manifest."""
+"""The option of each parameter of a manifest, in one table, so that a command can be rebuilt from any manifest."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -15,7 +15,7 @@ from langprune_cli.tokens.choice import ROUND_TO
 Words = list[str]
 
 
-# By kind: parameter -> option. None: no option has it, it follows from other parameters, or from what goes in.
+# By kind: parameter -> option. None: no option sets it, since it follows from other parameters or from the inputs.
 OPTIONS: dict[str, dict[str, str | None]] = {
     "stats": {
         "collect": "--collect", "dtype": "--dtype", "experts": "--all-experts", "max_tokens": "--max-tokens",
@@ -36,7 +36,7 @@ OPTIONS: dict[str, dict[str, str | None]] = {
     "evals": {"bpb": None, "intervals": None},
 }  # fmt: skip
 
-# What is asked for without an option.
+# Defaults of options.
 _DEFAULTS = {
     "--damping": DAMPING, "--min-expert-tokens": MIN_EXPERT_TOKENS, "--coverage": COVERAGE, "--max-tokens": MAX_TOKENS,
     "--round": "down", "--epochs": TuneSettings.epochs, "--allocation": "uniform",
@@ -44,9 +44,9 @@ _DEFAULTS = {
 
 
 def words_of(kind: str, params: Params, *, without: Iterable[str] = (), of_mask: Params | None = None) -> Words:
-    """Return the options that ask for the parameters of an artifact of `kind`; those of its defaults are left out.
+    """Return the options for the parameters of an artifact of `kind`, without defaults.
 
-    without: options that a command does not take. of_mask: the parameters of a model's mask.
+    without: options that the command does not have. of_mask: the parameters of a model's mask.
     """
     words: Words = []
     for param, name in OPTIONS[kind].items():
@@ -58,7 +58,7 @@ def words_of(kind: str, params: Params, *, without: Iterable[str] = (), of_mask:
 
 
 def option(name: str, value: object = None) -> Words:
-    """Return an option with its value as the command line reads it back to the last digit; nothing without a value."""
+    """Return an option with its exact value; nothing without a value."""
     return [] if value is None else [name, str(value)]
 
 
@@ -80,7 +80,7 @@ def _method(name: str, params: Params) -> Words:
 
 
 def _pattern(name: str, params: Params) -> Words:
-    """Return every pattern; the first of parts with its share to the last digit."""
+    """Return every pattern, the first structured one with its exact share."""
     first, *others = params["pattern"].split("+")
     structured = patterns_of(params["pattern"])
     if structured and structured[0].share:
@@ -111,14 +111,14 @@ def _round_to(name: str, params: Params) -> Words:
 
 
 def _update(name: str, params: Params, of_mask: Params | None) -> Words:
-    """Return the update where it is not that of the mask's method."""
+    """Return the update if it is not the method's own."""
     update = params["update"].removesuffix("tune").removesuffix(", ") or "none"
     own = own_update(of_mask) if of_mask else None
     return [] if update == own else [name, update]
 
 
 def _by_itself(_name: str, _params: Params) -> Words:
-    """Return nothing: it is on unless the command line turns it off, which the pattern says."""
+    """Return nothing: it is on by default, and the pattern's own options turn it off."""
     return []
 
 

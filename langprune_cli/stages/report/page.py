@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs no network and no script and is well-formed XML, or as Markdown for a README."""
+"""A report as one HTML page (well-formed XML, without network or scripts), or as Markdown for a README."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -33,9 +33,9 @@ def page(report: Report, title: str, sizes: Sequence[SizeRow], form: str) -> str
 
 
 def _recipes(report: Report) -> list[tuple[str, str]]:
-    """Return the name and the recipe of each model that has one; folders are not shown."""
+    """Return name and recipe of each model that has one, without private folders."""
     found = []
     for model, sources in report.behind:
-        with suppress(LangpruneError):  # of a model that no stages make, the commands say so
+        with suppress(LangpruneError):  # no stages make this model, as its command says
             found.append((model.name, recipe_of(model, sources, hidden)))
     return found

@@ -9,18 +9,17 @@ from langprune_cli.stages.report.commands import Commands
 from langprune_cli.stages.report.options import Words
 from langprune_cli.store.artifact import Artifact
 
-# Words that YAML reads as they are; what some readers of YAML take for something else is put in quotes.
+# Words that need no quotes in YAML, except those that some readers take for other values.
 _PLAIN = re.compile(r"[\w./][\w./+=@#%^$-]*(?::[\w./+=@#%^$-]+)*")
 _NO_TEXTS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
-# What may not stand in YAML, not even in quotes.
+# Characters that YAML forbids even in quotes.
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
 
 def recipe_of(artifact: Artifact, sources: Sequence[Artifact], shown: Callable[[str], str] = str) -> str:
-    """Return the recipe of an artifact. sources: all that it was made from, each after what it was made from, and itself.
+    """Return the recipe of an artifact. sources: the artifact and all its sources, each after its own sources.
 
-    shown: how the path of a file or model is written.
-    Raises LangpruneError for a model that no stages make one after the other.
+    shown: writes the path of a file or model. Raises LangpruneError for a model that single stages cannot make.
     """
     made = Commands(sources, shown)
     stages = []
@@ -34,12 +33,12 @@ def recipe_of(artifact: Artifact, sources: Sequence[Artifact], shown: Callable[[
     lines = [
         f"# How {artifact.manifest.kind}/{artifact.name} was made, key {artifact.key[:16]}: langprune run FILE --workspace FOLDER"
     ]
-    lines += [f"# Gone: what {each} stands for, the first digits of a key." for each in sorted(made.gone)]
+    lines += [f"# Missing: the artifact whose key begins with {each}." for each in sorted(made.gone)]
     return "\n".join([*lines, "stages:", *stages]) + "\n"
 
 
 def _stage(words: Words) -> str:
-    """Return the stage of a command: its options as keys, one a line."""
+    """Return a command as a stage: its options as keys, one per line."""
     command, *rest = words
     keys: dict[str, list[str]] = {}
     if command == "combine":  # its arguments have no names on the command line
@@ -62,7 +61,7 @@ def _value(values: list[str]) -> str:
 
 
 def _text(text: str) -> str:
-    """Return a text as YAML has it: as it is, or in quotes with what JSON escapes, and what only YAML does, escaped."""
+    """Return a text in YAML, quoted and escaped if needed."""
     if _PLAIN.fullmatch(text) and text.lower() not in _NO_TEXTS:
         return text
     quoted = json.dumps(text, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""What artifacts were made from, found in the workspace: statistics, scores, masks and models, each before what came of it."""
+"""Finds the sources of artifacts in the workspace: statistics, scores, masks and models, each before its results."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -15,10 +15,10 @@ from langprune_cli.streaming.opened import model_artifact
 
 
 class PrunedModels:
-    """The workspace's models by the digest of their checkpoints, by which rows and manifests know them.
+    """The workspace's models by the digest of their checkpoints, which rows and manifests refer to.
 
-    A digest has to be computed from a model's files. So a model is looked for by the name that is on record beside the
-    digest, then by the sha256 of its weights, where an evaluation has that, and only what is found so is digested.
+    Computing a digest reads a model's files. So models are first looked up by the recorded name, then by the recorded sha256
+    of the weights, and only those found are digested.
     """
 
     def __init__(self, workspace: Workspace, evaluations: Sequence[Artifact], reporter: Reporter) -> None:
@@ -31,7 +31,7 @@ class PrunedModels:
             self._weights |= known if isinstance(known, dict) else {}
 
     def get(self, digest: str, *abouts: ModelRecord | None) -> Artifact | None:
-        """Return the model with that digest; abouts: the records, one of which may name it."""
+        """Return the model with that digest; abouts: records that may name it."""
         for about in abouts:
             named = model_artifact(self._workspace, about["name"]) if about and about.get("name") else None
             if named and self._digest(named) == digest:
@@ -41,12 +41,12 @@ class PrunedModels:
         return next((each for each in alike if self._digest(each) == digest), None)
 
     def with_masks(self, keys: set[str]) -> list[Artifact]:
-        """Return the models that were made with these masks, by their keys; two of the same bytes are one."""
+        """Return the models made with masks of these keys; models with equal bytes appear once."""
         found = self._workspace.having("models", lambda outline: outline.inputs.get("mask") in keys)
         return list({digest: each for each in found if (digest := self._digest(each))}.values())
 
     def _digest(self, model: Artifact) -> str | None:
-        """Return a model's digest, None of a damaged one, and note that."""
+        """Return a model's digest; None, with a note, for a damaged model."""
         if model.folder not in self._digests:
             try:
                 self._digests[model.folder] = Checkpoint(model.folder).digest()
@@ -59,9 +59,9 @@ class PrunedModels:
 def sources_behind(
     workspace: Workspace, shown: Sequence[Artifact], pruned: PrunedModels, *, with_pruned: bool = False
 ) -> tuple[Artifact, ...]:
-    """Return artifacts and all that they were made from, as far as it is there, what something was made from before it.
+    """Return artifacts and all their sources in the workspace, each after its own sources.
 
-    with_pruned: also the models that statistics and masks were made on the way to.
+    with_pruned: also the models that `prune` made with statistics and masks among them.
     """
     found: dict[str, Artifact] = {}
     seen: set[str] = set()
@@ -70,7 +70,7 @@ def sources_behind(
         if artifact.key not in seen:
             seen.add(
                 artifact.key
-            )  # before its parents: a mask that removes nothing makes the model that it was made for
+            )  # before its parents: a mask that removes nothing gives the same model, which is its own parent
             inputs, about = artifact.manifest.inputs, artifact.manifest.about
             tuned: TunedRecord = about.get("tuned", {})
             parents = [workspace.by_key(kind, key) for kind, key in _parents(artifact.manifest)]
@@ -90,7 +90,7 @@ def sources_behind(
 
 
 def _pruned_with(artifact: Artifact, workspace: Workspace) -> Iterator[Artifact]:
-    """Yield the masks and models that came of statistics of pruned blocks, and the model that came of such a mask."""
+    """Yield the mask and the model made from statistics of pruned blocks, and the model made from such a mask."""
     manifest, key = artifact.manifest, artifact.key
     if manifest.params.get("propagation") == "pruned":
         for kind in ("masks", "models"):
@@ -101,7 +101,7 @@ def _pruned_with(artifact: Artifact, workspace: Workspace) -> Iterator[Artifact]
 
 
 def _trained_on(model: Artifact, workspace: Workspace) -> list[str]:
-    """Return the keys of the statistics whose windows a model was tuned on."""
+    """Return the keys of the statistics whose windows tuned a model."""
     tuned: TunedRecord = model.manifest.about.get("tuned", {})
     text: TextRecord = tuned.get("text", {})
     source = text.get("source")
@@ -110,13 +110,13 @@ def _trained_on(model: Artifact, workspace: Workspace) -> list[str]:
     for name in workspace.names("stats") if folder else ():
         place = workspace.root / "stats" / name
         if place.resolve() == folder:
-            with suppress(LangpruneError):  # damaged or not complete: none that a report could show
+            with suppress(LangpruneError):  # damaged or incomplete
                 found.append(open_artifact(place, "stats").key)
     return found
 
 
 def _parents(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """Yield kind and key of what an artifact was made from."""
+    """Yield kind and key of an artifact's direct sources."""
     inputs = manifest.inputs
     stats = [manifest.stats, *manifest.added, inputs.get("allocation_stats")]
     masks = [*inputs.get("masks", []), inputs.get("mask")]

@@ -1,7 +1,7 @@
-"""The colours of a report, for light and dark pages and for colour-blind readers; templates/report.css has the rest of its style.
+"""The colours of a report, for light and dark pages and for colour-blind readers; templates/report.css has the other styles.
 
-Scales differ in lightness, and their hues (orange for loss, blue for likeness) are told apart in all common kinds of colour
-blindness (Okabe & Ito, 2008). What stands on a shade is black or white, whichever has more contrast (WCAG 2.2, at least 4.5).
+Scales vary in lightness, and their hues (orange for loss, blue for likeness) differ in all common kinds of colour blindness
+(Okabe & Ito, 2008). Text on a shade is black or white, whichever has more contrast (WCAG 2.2, at least 4.5).
 """
 
 from itertools import pairwise
@@ -12,7 +12,7 @@ Colour = tuple[int, int, int]
 
 LOSS, LIKENESS, GAIN = "l", "k", "g"  # families of shades
 
-# Family -> colours along its scale, on a light page and on a dark one: what is little is near the page's own colour.
+# Family -> colours along its scale, on a light and a dark page; small values are near the page's own colour.
 _SCALES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     LOSS: (("#fdf1e3", "#f5b06a", "#d9630a", "#7a2c05"), ("#33261a", "#83430f", "#d97a1c", "#ffc98a")),
     LIKENESS: (("#eef4fb", "#9cc4e6", "#3b82bd", "#0b3c6f"), ("#1a2733", "#1f4f7d", "#4a96d6", "#b4dcff")),
@@ -63,7 +63,7 @@ def _shades(anchors: list[Colour]) -> list[Colour]:
 
 
 def _ink(colour: Colour) -> str:
-    """Return black or white, whichever has more contrast with a colour: one of them has 4.58 at the least."""
+    """Return black or white, whichever has more contrast with a colour; the better one always has at least 4.58."""
     light = _luminance(colour) + 0.05
     return "#000000" if light / 0.05 >= 1.05 / light else "#ffffff"
 

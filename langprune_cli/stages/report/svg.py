@@ -1,4 +1,4 @@
-"""Figures of a report as SVG: heat maps and bars over blocks. Colours are classes, which the page's style sheet defines."""
+"""Figures of a report as SVG: heat maps and bars over blocks. The page's style sheet defines the classes of colours."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,9 +9,9 @@ from markupsafe import Markup
 from langprune_cli.templates.markup import clean, element, joined
 
 SHADES = 9  # of a scale, from nothing to the most
-LETTER = 8.8  # pixels that a bold letter of 13 px takes at the most, on average
-_SMALL = 7.0  # the same of a letter of 11.5 px
-_MOST_LABEL = 44  # letters of a label; the whole of it is in its title and in the table
+LETTER = 8.8  # the most pixels of a bold letter of 13 px, on average
+_SMALL = 7.0  # the same for a letter of 11.5 px
+_MOST_LABEL = 44  # letters of a label; its title and the table have the full text
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Cell:
     """One cell of a heat map."""
 
     shade: str  # a class: the name of a scale and a number below SHADES
-    lines: tuple[str, ...] = ()  # what stands in it, the first line the largest
+    lines: tuple[str, ...] = ()  # its text, the first line the largest
     title: str = ""
     hatched: bool = False  # noise
     marked: bool = False
@@ -30,17 +30,17 @@ class Grid:
     """A heat map: rows by columns."""
 
     title: str
-    description: str  # says what is seen, for those who do not see it
-    rows: Sequence[tuple[str, str]]  # label, and what stands below it
+    description: str  # for readers who do not see the figure
+    rows: Sequence[tuple[str, str]]  # label, and a smaller line below it
     columns: Sequence[str]
     cells: Sequence[Sequence[Cell | None]]
     size: tuple[float, float] = (24.0, 24.0)  # of a cell, pixels
-    corner: str = ""  # what the columns are
-    name: str = field(default="map")  # ids of the page's elements begin with it
+    corner: str = ""  # heading of the columns
+    name: str = field(default="map")  # prefix of element ids
 
 
 def scale(family: str, value: float, top: float) -> str:
-    """Return the class of a value between 0 and `top`: the family's first shade for 0 and below, its last from `top` on."""
+    """Return the class of a value between 0 and `top`; values outside get the family's first or last shade."""
     share = min(max(value / top, 0.0), 1.0) if top > 0 else 0.0
     return f"{family}{round(share * (SHADES - 1))}"
 
@@ -58,7 +58,7 @@ def heat_map(grid: Grid) -> Markup:
     right = max(4.0, LETTER * max((_letters(_short(each)) for each in grid.columns), default=0) / 2 - width / 2)
     spread = [left + place * width for place in range(len(grid.columns))]
     body = [_text(grid.corner, left - 10, top - 10, "small", anchor="end")] if grid.corner else []
-    every = 1 if width > 60 else max(1, round(36 / width))  # numbers of blocks would run into each other
+    every = 1 if width > 60 else max(1, round(36 / width))  # more numbers of blocks would overlap
     for place, (x, label) in enumerate(zip(spread, grid.columns, strict=True)):
         if place % every == 0:
             body.append(_text(label, x + width / 2, top - 10, "head", anchor="middle"))
@@ -106,13 +106,13 @@ class Bars:
     blocks: Sequence[int]
     values: Sequence[float | None]
     top: float  # the value of a bar of full height
-    ticks: tuple[str, str]  # what stands at the foot of the axis and at its top
+    ticks: tuple[str, str]  # labels at the bottom and the top of the axis
     style: str  # class of the bars
     name: str
 
 
 def bar_chart(bars: Bars) -> Markup:
-    """Return a small chart: a bar for each block that has a value, its number below."""
+    """Return a small chart: a bar for each block with a value, and block numbers below."""
     left, height, above = 46.0, 72.0, 8.0
     step = max(3.0, min(22.0, 190.0 / max(1, len(bars.blocks))))
     width = left + step * len(bars.blocks)
@@ -137,7 +137,7 @@ def bar_chart(bars: Bars) -> Markup:
 
 
 def hatching() -> Markup:
-    """Return the definition of the hatching of noise, which all figures of a page share."""
+    """Return the hatching that marks noise in all figures of a page."""
     lines = element("path", d="M0 8 L8 0 M-2 2 L2 -2 M6 10 L10 6", class_="hatching")
     pattern = element("pattern", lines, id="hatch", width=8, height=8, patternUnits="userSpaceOnUse")
     return element("svg", element("defs", pattern), class_="defs", width=0, height=0, aria_hidden="true")
@@ -166,11 +166,11 @@ def _text(text: str, x: float, y: float, style: str, *, anchor: str) -> Markup:
 
 
 def _short(text: str) -> str:
-    """Return text that fits beside a figure: the middle of a long name says least."""
+    """Return text that fits beside a figure, without the middle of a long name, which says least."""
     text = clean(text)
     return text if _letters(text) <= _MOST_LABEL else f"{text[: _MOST_LABEL // 2 - 1]}…{text[-_MOST_LABEL // 2 :]}"
 
 
 def _letters(text: str) -> int:
-    """Return the width of text in letters: those of Chinese are two wide, accents none."""
+    """Return the width of text in letters: a Chinese character counts two, an accent none."""
     return sum(0 if combining(each) else 2 if east_asian_width(each) in "WF" else 1 for each in text)

@@ -1,4 +1,4 @@
-"""The tables of a report: every figure as it is shown, in HTML and in Markdown alike."""
+"""The tables of a report, with every figure as text, for HTML and Markdown alike."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from langprune_cli.stages.report.report import (
 from langprune_cli.stages.solving.updating import PrunedLinear
 from langprune_cli.store.artifact import Artifact
 
-# Of each kind of artifact, what a comparison shows: figure -> heading. The first is the one that is drawn.
+# Figures of a comparison by kind of artifact: figure -> heading. The heat map shows the first.
 COMPARED_BY = {
     "masks": {
         "removed_overlap": "removed by both / either",
@@ -36,7 +36,7 @@ _NO_SHARES = {"spearman", "log_ratio", "cosine"}
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as they are shown."""
+    """A table of formatted cells."""
 
     title: str
     columns: tuple[str, ...]
@@ -44,7 +44,7 @@ class Table:
 
     @property
     def numeric(self) -> list[bool]:
-        """Return for each column whether all of its cells are figures."""
+        """Return for each column whether all its cells are figures."""
         return [
             bool(self.rows)
             and all(row[place][:1] in "+-0123456789" and len(row[place]) < 30 for row in self.rows if row[place])
@@ -67,17 +67,17 @@ def _cells(figure: Figure | None) -> tuple[str, str, str]:
 
 
 def ppl(figure: Figure) -> str:
-    """Return a perplexity as it is shown."""
+    """Return a formatted perplexity."""
     return "inf" if figure.ppl is None else f"{figure.ppl:.3f}"
 
 
 def bits(figure: Figure) -> str:
-    """Return bits per byte as they are shown, "" where they are not known."""
+    """Return formatted bits per byte, "" if unknown."""
     return "" if figure.bpb is None else f"{figure.bpb:.4f}"
 
 
 def change(figure: Figure) -> str:
-    """Return a change of ppl with its interval: "+13.8% (13.4 to 14.2)", with "noise" behind it where it may be none."""
+    """Return a change of ppl with its interval: "+13.8% (13.4 to 14.2)", and "noise" if the interval includes 0."""
     if figure.change is None:
         return ""
     interval = (
@@ -88,7 +88,7 @@ def change(figure: Figure) -> str:
 
 
 def how(subject: ReportedModel) -> str:
-    """Say in a few words how a model was pruned."""
+    """Return a few words on how a model was pruned."""
     if subject.dense:
         return "dense"
     if subject.of is None:
@@ -107,17 +107,17 @@ def how(subject: ReportedModel) -> str:
 
 
 def tasks_table(matrix: Matrix) -> Table:
-    """Return what lm-evaluation-harness measured, model beside model."""
+    """Return the results of lm-evaluation-harness for all models."""
     return Table(f"Benchmark tasks: {matrix.evaluation.name}", TASK_COLUMNS, tuple(task_lines(matrix.tasks)))
 
 
 def has_marks(matrix: Matrix) -> bool:
-    """Return whether a best one is marked."""
+    """Return whether a best model is marked."""
     return any(each and each.mark for figures in matrix.figures for each in figures)
 
 
 def texts_table(matrix: Matrix) -> Table:
-    """Return what was evaluated on."""
+    """Return the texts of an evaluation."""
     rows = [
         (
             row["text"], row["language"] or "", public_name(row["source"]), f"{row['windows']:,}", f"{row['seqlen']:,}",
@@ -130,7 +130,7 @@ def texts_table(matrix: Matrix) -> Table:
 
 
 def findings(matrix: Matrix) -> list[str]:
-    """Say for each text, in a sentence, which pruned model does best on it and which worst."""
+    """Return a sentence for each text on the best and the worst pruned model."""
     said = []
     for place, text in enumerate(matrix.texts):
         rows = zip(matrix.subjects, matrix.figures, strict=True)
@@ -143,7 +143,7 @@ def findings(matrix: Matrix) -> list[str]:
             (_, least, best), (_, most, worst) = ranked[0], ranked[-1]
             words = f"On {text['text']}, {'best: ' if ranked[1:] else ''}{best.name}, ppl {change(least)}"
             alike = [subject.name for _, figure, subject in ranked if figure.mark == "="]
-            words += f", not told apart from {' and '.join(alike)}" if alike else ""
+            words += f", not distinguishable from {' and '.join(alike)}" if alike else ""
             words += f"; worst: {worst.name}, {change(most)}" if ranked[1:] else ""
             said.append(f"{words}.")
     return said
@@ -211,17 +211,17 @@ def cells_table(comparison: Comparison, pair: Pair) -> Table:
 
 
 def drawn_figure(kind: str) -> str:
-    """Return the figure of which a heat map is drawn."""
+    """Return the figure that the heat map shows."""
     return next(iter(COMPARED_BY[kind]))
 
 
 def compared_figure(name: str, value: float | None) -> str:
-    """Return a figure of a comparison as it is shown."""
+    """Return a formatted figure of a comparison."""
     return ("" if value is None else f"{value:.4f}") if name in _NO_SHARES else _share(value)
 
 
 def sizes_table(rows: Sequence[SizeRow]) -> Table:
-    """Return what smaller models lost in size and perplexity, in the columns of AMD Quark's published tables."""
+    """Return size and perplexity of smaller models before and after, in the columns of AMD Quark's published tables."""
     lines = [
         (
             row["model"], row["pruned"], f"{row['parameters_before']:,}", f"{row['pruning_rate']:.4%}",
@@ -244,7 +244,7 @@ def sizes_table(rows: Sequence[SizeRow]) -> Table:
 
 
 def vocabulary_table(report: Report) -> Table:
-    """Return how much of each language's text the tokens that stay make up."""
+    """Return the kept tokens' share of each language's text."""
     rows = []
     for mask in report.of_kind("masks"):
         if kept := mask.manifest.about.get("vocabulary"):
@@ -261,7 +261,7 @@ def vocabulary_table(report: Report) -> Table:
 
 
 def experts_table(report: Report) -> Table:
-    """Return the experts that too few tokens reached, which were pruned by magnitude."""
+    """Return the experts pruned by magnitude because too few tokens reached them."""
     rows = [
         (mask.name, block, str(len(experts)), ", ".join(map(str, experts)))
         for mask in report.of_kind("masks")
@@ -271,7 +271,7 @@ def experts_table(report: Report) -> Table:
 
 
 def artifacts_table(report: Report) -> Table:
-    """Return what stands behind the report: keys, models, texts and versions."""
+    """Return the artifacts behind the report: keys, models, texts and versions."""
     rows = [(f"{each.manifest.kind}/{each.name}", each.key, *_made_with(each)) for each in report.sources]
     return Table(
         "Artifacts", ("artifact", "key", "model", "text and fingerprint", "seed", "made by", "with"), tuple(rows)

@@ -23,7 +23,7 @@ from langprune_cli.unit_methods.method import UnitMethod, get_unit_method
 
 @dataclass(frozen=True)
 class UnitChooser:
-    """A unit method, and how many units of each kind stay; it reads the weights of the units' reader and writers."""
+    """A unit method, and the number of units to keep of each kind; it reads the weights of the units' reader and writers."""
 
     method: UnitMethod
     removals: tuple[Removal, ...]
@@ -47,7 +47,7 @@ class UnitChooser:
         for removal in removals:
             units = get_pattern(removal.kind).units
             if units is None:
-                raise ValueError(f"{removal.kind} are no units of a block")
+                raise ValueError(f"{removal.kind} are not units of a block")
             here = units.axes(model.streamed.config)
             check_distinct(removal, here, kept)
             kept |= {axis.kind: rounding.kept(removal, axis, rounds=units.rounds) for axis in here}
@@ -120,7 +120,7 @@ def unit_method(removals: Sequence[Removal], name: str | None) -> UnitMethod:
     found = [get_pattern(each.kind).methods()[method_of(removals, name)] for each in removals]
     method = found[0]
     if not isinstance(method, UnitMethod) or any(each is not method for each in found):
-        raise ValueError(f"{spelled(removals)} are not chosen by one method of units")
+        raise ValueError(f"{spelled(removals)} do not share one unit method")
     return method
 
 

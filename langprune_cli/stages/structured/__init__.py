@@ -1,1 +1,1 @@
-"""Structured patterns: parts of a model that leave whole, and the smaller model that remains."""
+"""Structured patterns: chooses parts that leave a model whole, and cuts the smaller model."""

@@ -1,4 +1,4 @@
-"""`--pattern blocks`: which whole blocks stay, judged on windows of text."""
+"""`--pattern blocks`: chooses which blocks stay, judged on windows of text."""
 
 from typing import cast
 
@@ -17,16 +17,16 @@ from langprune_cli.streaming.opened import OpenedModel
 def choosing_blocks(
     model: OpenedModel, judged_on: JudgedOn, removal: Removal, method: str, reporter: Reporter
 ) -> Choosing:
-    """Return how it is chosen which blocks stay.
+    """Return the choice of blocks.
 
-    The figures are of calibration text, never of what is reported later. Raises LangpruneError for an unknown method; the work
-    does for a share that removes none or all, and for blocks without which the others compute something else.
+    It uses calibration text alone, never the text of later evaluations. Raises LangpruneError for an unknown method. The work
+    raises it for a share that removes none or all, and for blocks whose absence changes the others' computation.
     """
     found = get_depth_method(method)
 
     def write(writer: ArtifactWriter) -> dict[str, object]:
         total = len(model.streamed.blocks)
-        check_first_run(model, total - blocks_that_stay(total, removal.sparsity))  # whichever it will be
+        check_first_run(model, total - blocks_that_stay(total, removal.sparsity))  # before the choice is known
         depth = found.choose(model, judged_on.ids(), removal.sparsity, reporter)
         check_without(model, depth.blocks)
         writer.write(BLOCKS_PART, readable_json({"stay": list(depth.blocks), **depth.record}))

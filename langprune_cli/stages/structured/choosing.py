@@ -1,4 +1,4 @@
-"""How a pattern that is chosen once for the whole model makes its mask: what identifies it, and the work."""
+"""The choice of a pattern for the whole model: the key of its mask, and the work of making it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,19 +8,19 @@ from langprune_cli.store.artifact import ArtifactWriter
 
 @dataclass(frozen=True)
 class Basis:
-    """What a mask is chosen by: statistics, or windows that would make some."""
+    """The basis of a mask: statistics, or windows of text to collect them on."""
 
-    key: str  # of the statistics, whether they were gathered or not
-    name: str  # the mask's name begins with it, where the user names nothing
-    about: Mapping[str, object]  # what the mask's manifest says of it: "stats" and "text" at least
+    key: str  # of the statistics, even if they were never collected
+    name: str  # the mask's default name begins with it
+    about: Mapping[str, object]  # for the mask's manifest: "stats" and "text" at least
 
 
 @dataclass(frozen=True)
 class Choosing:
-    """A mask that is to be made: what makes its key, what it is called, and the function that writes its part."""
+    """A mask before it is made: its key's fields, its label, and the function that writes its part."""
 
     basis: Basis
-    params: Mapping[str, object]  # "method", "pattern", "sparsity", and what else changes the mask
-    label: str  # after the name of the basis, where the user names nothing
-    write: Callable[[ArtifactWriter], Mapping[str, object]]  # writes the part; returns what the manifest says of it
-    inputs: Mapping[str, str] = field(default_factory=dict)  # beside the model and the basis
+    params: Mapping[str, object]  # "method", "pattern", "sparsity", and other settings that change the mask
+    label: str  # the default name is the basis's name and this
+    write: Callable[[ArtifactWriter], Mapping[str, object]]  # writes the part; returns facts for the manifest
+    inputs: Mapping[str, str] = field(default_factory=dict)  # besides the model and the basis

@@ -1,4 +1,4 @@
-"""What whole blocks are judged on: windows of text, with the key of the statistics that belong to them."""
+"""The windows of text that whole blocks are judged on, with the key of their statistics."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from langprune_cli.types import Windows
 
 @dataclass(frozen=True)
 class JudgedOn(Basis):
-    """Windows of text, which may be those of statistics.
+    """Windows of text, from statistics or freshly drawn.
 
-    Only the windows count, not the norms. So windows that were just drawn and statistics of the same windows give one mask:
-    its key has the key of these statistics, whether they were ever gathered or not.
+    Only the windows count, not the norms. So fresh windows and statistics of the same windows give the same mask: its key
+    contains the key of these statistics, even if they were never collected.
     """
 
     ids: Callable[[], Tensor]  # reads the windows, int [n, t]
@@ -28,7 +28,7 @@ class JudgedOn(Basis):
 
     @classmethod
     def of_windows(cls, model: OpenedModel, windows: Windows) -> "JudgedOn":
-        """Return windows that were drawn for a model; nothing is run."""
+        """Return windows drawn for a model, without running it."""
         name, recipe = windows.spec.name, stats_identity(model, windows, "norms")
         about = {
             "stats": None,
@@ -39,7 +39,7 @@ class JudgedOn(Basis):
 
     @classmethod
     def of_stats(cls, model: OpenedModel, stats: Artifact, what: str) -> "JudgedOn":
-        """Return the windows of statistics, which `what` ("--method search") looks at.
+        """Return the windows of statistics; what: the option that needs them, such as "--method search".
 
         Raises LangpruneError for token counts, and for statistics of another model.
         """

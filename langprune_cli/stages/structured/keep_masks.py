@@ -1,4 +1,4 @@
-"""Keep masks written to their artifact and read from it, and what they do to a weight: for `apply` and `eval --mask`."""
+"""Writes and reads keep masks, and applies them to weights: for `apply` and `eval --mask`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,27 +15,27 @@ from langprune_cli.store.artifact import Artifact, ArtifactWriter
 from langprune_cli.store.manifest import Manifest
 from langprune_cli.streaming.opened import OpenedModel, check_same_model
 
-TRAINED = "; where it was trained after pruning, apply --reapply sets the mask again"
+TRAINED = "; if it was trained after pruning, apply --reapply applies the mask again"
 
 
 @dataclass
 class BlockMasks:
-    """The keep masks of one block, as they are found."""
+    """Collects the keep masks of one block."""
 
     index: int
     keep: dict[str, Tensor] = field(default_factory=dict)  # by linear, bool [o, i]
-    damping: dict[str, float] = field(default_factory=dict)  # by site, where a Hessian was factored
+    damping: dict[str, float] = field(default_factory=dict)  # by site with a factored Hessian
 
     def add(self, site: str, keep: Mapping[str, Tensor], damping: float | None) -> None:
-        """Take the masks [o, i] of a site's linears."""
+        """Add the masks [o, i] of a site's linears."""
         self.keep |= keep
         if damping is not None:
             self.damping[site] = damping
 
     def write(self, writer: ArtifactWriter) -> None:
-        """Write them as the block's part, one bit a weight, with the damping that was used.
+        """Write them as the block's part, one bit per weight, with the damping that was used.
 
-        Of a mask whose columns stay or leave whole (a view of one row, expanded) that row is enough.
+        A mask of whole columns (an expanded view of one row) is written as that row alone.
         """
         rows = {name: keep[:1] if keep.stride(0) == 0 else keep for name, keep in self.keep.items()}
         packed = {name: pack_mask(keep.cpu()) for name, keep in rows.items()}
@@ -43,7 +43,7 @@ class BlockMasks:
 
 
 class BlocksOfMasks(Protocol):
-    """Where the keep masks of a model's linears are read from."""
+    """A source of keep masks for a model's linears."""
 
     def block(self, index: int) -> list[tuple[Linear, Tensor]]:
         """Return the pruned linears of block `index` with their keep masks [o, i]; none for -1, outside of all blocks."""
@@ -53,7 +53,7 @@ class MaskReader:
     """Reads the keep masks of a complete artifact for the linears of a model."""
 
     def __init__(self, artifact: Artifact, model: OpenedModel) -> None:
-        """Take an artifact's masks; raises LangpruneError when they were made for another model."""
+        """Open an artifact's masks; raises LangpruneError if they were made for another model."""
         trained = "" if is_structured(artifact.manifest.params["pattern"]) else TRAINED
         check_same_model(artifact, model, trained)
         self.artifact = artifact
@@ -62,7 +62,7 @@ class MaskReader:
     def block(self, index: int) -> list[tuple[Linear, Tensor]]:
         """Return the pruned linears of block `index` with their keep masks [o, i]; none for -1, outside of all blocks.
 
-        None either where the mask was chosen for the whole model.
+        A mask chosen for the whole model has none.
         """
         if index < 0 or not of_linears(self.artifact.manifest):
             return []
@@ -78,12 +78,12 @@ class MaskReader:
         return found
 
     def by_name(self, index: int) -> dict[str, Tensor]:
-        """Return the same by the linears' names: a linear that was left dense is not among them."""
+        """Return the keep masks by the linears' names, without dense linears."""
         return {linear.name: keep for linear, keep in self.block(index)}
 
 
 def of_linears(mask: Manifest) -> bool:
-    """Return whether a mask has bits of linears; one that was chosen for the whole model (blocks, tokens) has none."""
+    """Return whether a mask has bits for linears; a mask chosen for the whole model (blocks, tokens) has none."""
     return bool(mask.about.get("linears", True))
 
 
@@ -91,5 +91,5 @@ def remove_pruned(
     weight: Tensor,  # [o, i]
     keep: Tensor,  # bool [o, i]
 ) -> None:
-    """Set the weights that do not stay to +0.0, in place (a product with the mask would leave -0.0 and NaN behind)."""
+    """Set pruned weights to +0.0, in place (a product with the mask would leave -0.0 and NaN)."""
     weight.masked_fill_(~keep.to(weight.device), 0.0)

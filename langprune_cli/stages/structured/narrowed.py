@@ -1,4 +1,4 @@
-"""The narrowing of an opened model to fewer units or blocks, refused where transformers would not open the result."""
+"""Narrows an opened model to fewer units or blocks, if transformers can open the result."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,9 @@ from langprune_cli.streaming.opened import OpenedModel
 def narrowing_of(
     model: OpenedModel, axes: Sequence[Axis], kept: Mapping[Kind, int], blocks: Sequence[int] | None = None
 ) -> Narrowing:
-    """Return the narrowing of a model to so many units of these axes in each block, and to these blocks (None: all).
+    """Return the narrowing of a model to `kept` units of these axes in each block, and to these blocks (None: all).
 
-    Raises LangpruneError for a checkpoint that cannot be cut so, and where transformers would not open the result.
+    Raises LangpruneError for an unsupported checkpoint, and if transformers could not open the result.
     """
     config, every = model.streamed.config, tuple(range(len(model.streamed.blocks)))
     prefix = "" if blocks is None else blocks_prefix(model.streamed.tensor_paths(0), 0)

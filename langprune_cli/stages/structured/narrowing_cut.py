@@ -1,4 +1,4 @@
-"""What a mask of units or of whole blocks cuts from a model: the smaller model's tensors, names and configuration."""
+"""The cut of a mask of units or whole blocks: the smaller model's tensors, names and configuration."""
 
 import json
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ from langprune_cli.streaming.opened import OpenedModel
 
 @dataclass(frozen=True)
 class NarrowingCut(Cut):
-    """A narrowing of a model, and the mask that says which units stay in each block."""
+    """A narrowing of a model, with the mask of the units that stay in each block."""
 
     model: OpenedModel
     narrowing: Narrowing
     masks: Masks
-    _kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # of the block that was asked for last
+    _kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # of the latest block
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -29,22 +29,22 @@ class NarrowingCut(Cut):
         return self.narrowing.blocks
 
     def check_dense(self) -> None:
-        """Measure it where blocks leave: what those that stay compute may depend on their number."""
+        """Measure it if blocks leave: the computation of the others may depend on their number."""
         if len(self.blocks) < len(self.model.streamed.blocks):
             check_without(self.model, self.blocks)
 
     def name(self, group: int, name: str) -> str | None:
-        """Return the name with the block's new number."""
+        """Return the name with the block's new number, None if the tensor leaves."""
         if len(self.blocks) == len(self.model.streamed.blocks):
             return name
         return self.narrowing.leftover(name) if group < 0 else self.narrowing.name(name, group)
 
     def entry(self, group: int, name: str, entry: TensorEntry) -> TensorEntry:
-        """Return the entry with as many units as stay."""
+        """Return the entry with the new number of units."""
         return entry if group < 0 else self.narrowing.entry(self._path(group, name), entry)
 
     def tensor(self, group: int, name: str, tensor: Tensor) -> Tensor:
-        """Return the units that stay."""
+        """Return the kept units."""
         if group < 0:
             return tensor
         if group not in self._kept:
@@ -53,7 +53,7 @@ class NarrowingCut(Cut):
         return self.narrowing.tensor(self._path(group, name), tensor, self._kept[group]).contiguous()
 
     def file(self, name: str, data: bytes) -> bytes | None:
-        """Return config.json with the numbers that stay, other files as they are."""
+        """Return config.json with the new numbers, other files unchanged."""
         if name != CONFIG:
             return data
         return as_json(self.narrowing.config(json.loads(data), self.model.streamed.config))
@@ -62,7 +62,7 @@ class NarrowingCut(Cut):
         return next(path for path, each in self.model.streamed.tensor_paths(group).items() if each == name)
 
     def _keep(self, group: int) -> dict[str, Tensor]:
-        """Return which units of a block stay, bool [units] by reader: the mask has them as columns of it."""
+        """Return a block's kept units, bool [units] by reader, from the columns of the mask."""
         reader = MaskReader(readable(self.masks), self.model)
         columns = {linear.name: keep[0] for linear, keep in reader.block(group)}
         paths = self.model.streamed.tensor_paths(group)

@@ -1,4 +1,4 @@
-"""A model as its configuration draws it, without weights, and what structured patterns would leave of it."""
+"""A model's modules without weights, made from its configuration, and the smaller model that structured patterns leave."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -20,10 +20,10 @@ from langprune_cli.units.experts import EXPERTS, expert_rows
 
 @dataclass(frozen=True)
 class AxisPlan:
-    """What one pattern leaves."""
+    """The number of parts before and after one pattern."""
 
     pattern: str
-    unit: str  # what is counted
+    unit: str  # the parts counted, such as "channels per block"
     before: int
     after: int
 
@@ -35,51 +35,51 @@ class AxisPlan:
 
 @dataclass(frozen=True)
 class Sketch:
-    """A model's modules without weights, and what of them stays; which blocks leave is not known yet, the last ones count."""
+    """A model's modules without weights, and the parts to keep; as the choice of blocks is not known yet, the last ones stay."""
 
     location: ModelLocation
     config: Configuration
     model: CausalModel
     build: Callable[[Configuration], CausalModel]  # configuration -> modules without weights
     axes: tuple[Axis, ...] = ()
-    kept: Mapping[Kind, int] = field(default_factory=dict)  # units that stay of each kind
-    blocks: int | None = None  # that stay; None: all
-    tokens: int | None = None
+    kept: Mapping[Kind, int] = field(default_factory=dict)  # units to keep of each kind
+    blocks: int | None = None  # to keep; None: all
+    tokens: int | None = None  # to keep; None: all
     plans: tuple[AxisPlan, ...] = ()
 
     @property
     def layers(self) -> int:
-        """Return how many blocks there are before any leaves."""
+        """Return the number of blocks of the dense model."""
         return len(find_blocks(self.model)[1])
 
     @property
     def rows(self) -> int:
-        """Return how many tokens there are before any leaves."""
+        """Return the number of tokens of the dense model."""
         return self.config.get_text_config().vocab_size
 
     @property
     def stay(self) -> int:
-        """Return how many blocks stay."""
+        """Return the number of blocks to keep."""
         return self.layers if self.blocks is None else self.blocks
 
     @property
     def tokens_left(self) -> int:
-        """Return how many tokens stay."""
+        """Return the number of tokens to keep."""
         return self.rows if self.tokens is None else self.tokens
 
     def smaller(self) -> CausalModel:
-        """Return the modules of what is left; raises LangpruneError where transformers would not open it."""
+        """Return the smaller model's modules; raises LangpruneError if transformers could not open it."""
         if not self.plans:
             return self.model
         prefix, _ = find_blocks(self.model)
         raw = Narrowing(self.axes, dict(self.kept), tuple(range(self.stay)), prefix).config(self.raw(), self.config)
         if self.tokens_left < self.rows:
             raw = with_vocab_size(raw, self.config, self.tokens_left)
-            replace_ids(raw, dict.fromkeys(ids_in(raw), 0))  # what they become is not known yet
+            replace_ids(raw, dict.fromkeys(ids_in(raw), 0))  # the new ids are not known yet
         return self.build(opened_as(self.config, raw))
 
     def raw(self) -> dict[str, object]:
-        """Return config.json as it is."""
+        """Return the unchanged config.json."""
         raw: dict[str, object] = json.loads((self.location.folder / CONFIG).read_bytes())
         return raw
 
@@ -87,7 +87,7 @@ class Sketch:
 def without_units(
     sketch: Sketch, removal: Removal, rounding: Rounding, axes: Sequence[Axis], *, rounds: bool
 ) -> Sketch:
-    """Return what is left without a share of the units of these axes."""
+    """Return the sketch without a share of the units of these axes."""
     check_distinct(removal, axes, sketch.kept)
     kinds = {axis.kind: axis for axis in axes}
     kept = {kind: rounding.kept(removal, axis, rounds=rounds) for kind, axis in kinds.items()}
@@ -101,14 +101,14 @@ def without_units(
 
 
 def _per(kind: Kind) -> str:
-    """Return what a number of units counts: channels per block, or per expert of it."""
+    """Return the name of a count of units: channels per block, or per expert."""
     return "channels per expert" if kind == "expert-channels" else f"{kind} per block"
 
 
 def without_blocks(sketch: Sketch, removal: Removal) -> Sketch:
-    """Return what is left without a share of the blocks.
+    """Return the sketch without a share of the blocks.
 
-    Raises LangpruneError where none or all would leave, and where what stays would have other parameters.
+    Raises LangpruneError if none or all would leave, or if the others would get other parameters.
     """
     layers = sketch.layers
     stay = blocks_that_stay(layers, removal.sparsity)
@@ -121,7 +121,7 @@ def without_blocks(sketch: Sketch, removal: Removal) -> Sketch:
 
 
 def without_experts(sketch: Sketch, removal: Removal) -> Sketch:
-    """Return what is left without a share of the experts of each block; raises LangpruneError if they cannot leave."""
+    """Return the sketch without a share of each block's experts; raises LangpruneError if they cannot leave."""
     rows = expert_rows(sketch.config)
     left = rows.left(removal.sparsity)
     plan = AxisPlan(removal.kind, "experts per block", rows.units, left)
@@ -131,7 +131,7 @@ def without_experts(sketch: Sketch, removal: Removal) -> Sketch:
 
 
 def without_tokens(sketch: Sketch, removal: Removal) -> Sketch:
-    """Return what is left where so many tokens stay as the removal's target says."""
+    """Return the sketch with the target's number of tokens; all of them if only a coverage is given."""
     size = removal.target.size if removal.target else None
     tokens = sketch.rows if size is None else min(sketch.rows, size)
     plan = AxisPlan(removal.kind, "tokens", sketch.rows, tokens)

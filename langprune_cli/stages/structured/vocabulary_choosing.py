@@ -1,4 +1,4 @@
-"""`mask --pattern vocab`: which tokens stay, by how often each occurs in the user's languages."""
+"""`mask --pattern vocab`: chooses which tokens stay, by how often each occurs in the user's languages."""
 
 import json
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from langprune_cli.tokens.vocabulary import Vocabulary
 
 
 def _silent(_choice: VocabularyChoice) -> None:
-    """Tell nobody."""
+    """Show nothing."""
 
 
 def choosing_tokens(
@@ -32,16 +32,16 @@ def choosing_tokens(
     removal: Removal,
     show: Callable[[VocabularyChoice], None] = _silent,
 ) -> Choosing:
-    """Return how it is chosen which tokens stay.
+    """Return the choice of tokens.
 
-    show: is told of the choice, what it covers and what is lost, before anything is written.
-    Raises LangpruneError for statistics that are no counts or another tokenizer's, and for families whose vocabulary cannot be
-    trimmed; the work does for such tokenizers, and UsageError for a size below what has to stay.
+    show: gets the choice, its coverage and its losses before anything is written.
+    Raises LangpruneError for statistics without token counts or of another tokenizer, and for families whose vocabulary cannot
+    be trimmed. The work raises it for such tokenizers, and UsageError for a size below the tokens that must stay.
     """
     target = removal.target or VocabularyTarget()
     stats = needed_token_counts(f"--pattern {removal.kind}", stats, model.location)
     rows = VocabularyRows(model.streamed, ())
-    rows.names  # noqa: B018 - a family that cannot be trimmed is refused now
+    rows.names  # noqa: B018 - refuses unsupported families now
 
     def write(writer: ArtifactWriter) -> dict[str, object]:
         choice = vocabulary_of(model, stats, target, rows.rows)
@@ -54,7 +54,7 @@ def choosing_tokens(
             "vocabulary": choice.record(),
         }
 
-    # Counts of several texts name each of them instead of one language.
+    # Combined counts name each of their texts instead of one language.
     text = {**stats.manifest.inputs.get("text", {}), **stats.manifest.text}
     return Choosing(
         Basis(stats.key, stats.name, {"stats": stats.name, "text": text}),
@@ -77,8 +77,7 @@ def vocabulary_of(
 ) -> VocabularyChoice:
     """Return which of a model's `rows` tokens stay; raises as `choose_vocabulary` does.
 
-    Ids stay that the model's files name, and those that its chat template writes; those of chats, Markdown and code as
-    the target says.
+    Keeps every id that the model's files or chat template use; the target decides on ids of chats, Markdown and code.
     """
     folder = model.location.folder
     always = set(ids_named_in(folder)) | frame_ids(model.tokenizer)

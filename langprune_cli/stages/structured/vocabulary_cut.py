@@ -1,4 +1,4 @@
-"""What a mask of tokens cuts from a model: rows of embeddings and head, and every id that its files name."""
+"""The cut of a mask of tokens: rows of embeddings and head, and every id in the model's files."""
 
 import json
 from dataclasses import dataclass
@@ -18,32 +18,32 @@ from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.tokens.choice import replace_ids
 from langprune_cli.tokens.tokenizer_files import trim_files
 
-VOCABULARY_PART = "vocabulary.safetensors"  # of a mask of tokens: which stay
+VOCABULARY_PART = "vocabulary.safetensors"  # of a mask of tokens: the kept ones
 
 
 def vocabulary_cut(model: OpenedModel, masks: Masks) -> "VocabularyCut":
-    """Return what a mask of tokens cuts."""
+    """Return the cut of a mask of tokens."""
     stay: list[int] = readable(masks).tensors(VOCABULARY_PART)["stay"].tolist()
     return VocabularyCut(model, VocabularyRows(model.streamed, stay))
 
 
 @dataclass(frozen=True)
 class VocabularyCut(Cut):
-    """The tokens that stay; their new ids are their places among them."""
+    """Cuts a model down to the kept tokens; a token's new id is its place among them."""
 
     model: OpenedModel
     rows: VocabularyRows
 
     def entry(self, group: int, name: str, entry: TensorEntry) -> TensorEntry:
-        """Return the entry with as many rows as tokens stay."""
+        """Return the entry with one row per kept token."""
         return self.rows.entry(name, entry) if group < 0 else entry
 
     def tensor(self, group: int, name: str, tensor: Tensor) -> Tensor:
-        """Return the rows that stay."""
+        """Return the kept rows."""
         return self.rows.tensor(name, tensor) if group < 0 else tensor
 
     def file(self, name: str, data: bytes) -> bytes | None:
-        """Return the configurations and the tokenizer's files with new ids; vocabularies in other formats leave."""
+        """Return the configurations and the tokenizer's files with new ids, None for vocabularies in other formats."""
         if name in self._tokenizer_files:
             return self._tokenizer_files[name]
         if name not in {CONFIG, GENERATION_CONFIG}:
@@ -55,15 +55,15 @@ class VocabularyCut(Cut):
             replace_ids(record, self._new)
         except KeyError as error:
             raise LangpruneError(
-                f"{self.model.location.folder / name} names the token id {error}, which the mask does not keep, since it did not "
-                "then: make the mask again"
+                f"{self.model.location.folder / name} names the token id {error}, which the mask does not keep: the file changed "
+                "after the mask was made, so make the mask again"
             ) from error
         return as_json(self.rows.config(record) if name == CONFIG else record)
 
     def check(self, folder: Path) -> dict[str, int]:
-        """Open model and tokenizer of the smaller model, and compare every token with what it was called before.
+        """Open the smaller model and its tokenizer, and compare the name of every token with the dense model's.
 
-        Raises LangpruneError where its tensors are not those that its configuration asks for, or a token is another.
+        Raises LangpruneError if its tensors do not match its configuration, or if a token changed.
         """
         trusted = self.model.compute.trust_remote_code
         opened = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
@@ -71,8 +71,8 @@ class VocabularyCut(Cut):
         expected = {token: self._new[old] for token, old in before.items() if old in self._new}
         if opened.get_vocab() != expected:
             raise LangpruneError(
-                f"the tokenizer in {folder} does not open with the tokens that were to stay: its class "
-                f"({type(opened).__name__}) makes others of its files, and cannot be trimmed"
+                f"the tokenizer in {folder} cannot be trimmed: its class ({type(opened).__name__}) reads other tokens from the "
+                "trimmed files"
             )
         return super().check(folder)
 

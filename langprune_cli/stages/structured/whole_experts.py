@@ -1,4 +1,4 @@
-"""Whole experts: which of each block stay, and what leaves a model: the others, and the router rows for them."""
+"""`--pattern experts`: chooses which experts stay, and cuts the others with their rows of the router."""
 
 import json
 import math
@@ -25,13 +25,13 @@ from langprune_cli.store.files import readable_json
 from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.units.experts import EXPERTS, ExpertRows, expert_rows, experts_in
 
-EXPERTS_PART = "experts.json"  # which experts stay, and by what figures
+EXPERTS_PART = "experts.json"  # which experts stay, and the figures behind the choice
 
 
 def choosing_experts(
     model: OpenedModel, judged_on: JudgedOn, removal: Removal, method: str, reporter: Reporter
 ) -> Choosing:
-    """Return how it is chosen which experts stay: the same number in each block.
+    """Return the choice of experts, the same number in each block.
 
     Raises LangpruneError for an unknown method, a model without experts, and a share that leaves too few of them.
     """
@@ -70,7 +70,7 @@ def choosing_experts(
 
 
 def expert_cut(model: OpenedModel, masks: Masks) -> "ExpertCut":
-    """Return what a mask of whole experts cuts; raises LangpruneError for a model that cannot be cut so."""
+    """Return the cut of a mask of experts; raises LangpruneError for an unsupported model."""
     blocks = json.loads(readable(masks).read(EXPERTS_PART))["blocks"]
     stay = {int(index): tuple(each["stay"]) for index, each in blocks.items()}
     rows = expert_rows(model.streamed.config)
@@ -78,7 +78,7 @@ def expert_cut(model: OpenedModel, masks: Masks) -> "ExpertCut":
 
 
 def check_experts(model: OpenedModel, rows: ExpertRows, left: int) -> Narrowing:
-    """Return the narrowing to so many experts.
+    """Return the narrowing to `left` experts per block.
 
     Raises LangpruneError if transformers would not open the smaller model, and if the checkpoint has no tensor of its own for
     what the router has of an expert.
@@ -99,7 +99,7 @@ def check_experts(model: OpenedModel, rows: ExpertRows, left: int) -> Narrowing:
 
 @dataclass(frozen=True)
 class ExpertCut(Cut):
-    """The experts of each block that stay; their new numbers are their places among them."""
+    """Cuts each block down to the kept experts; an expert's new number is its place among them."""
 
     model: OpenedModel
     rows: ExpertRows
@@ -113,7 +113,7 @@ class ExpertCut(Cut):
         return self._names(group).get(name, name)
 
     def entry(self, group: int, name: str, entry: TensorEntry) -> TensorEntry:
-        """Return the entry with as many rows of the router as experts stay."""
+        """Return the entry with one row of the router per kept expert."""
         moved = self._names(group).get(name)
         if moved is not None:  # the part of a tensor of all experts has its number
             return replace(entry, part=self.model.streamed.checkpoint.entries[moved].part)
@@ -129,12 +129,12 @@ class ExpertCut(Cut):
         )
 
     def tensor(self, _group: int, name: str, tensor: Tensor) -> Tensor:
-        """Return the rows of the router that stay."""
+        """Return the router's rows of the kept experts."""
         router = self._router(name)
         return tensor if router is None else tensor.index_select(router[1], torch.tensor(self.stay[router[0]]))
 
     def file(self, name: str, data: bytes) -> bytes | None:
-        """Return config.json with the number of experts that stay, other files as they are."""
+        """Return config.json with the new number of experts, other files unchanged."""
         if name != CONFIG:
             return data
         return as_json(self.narrowing.config(json.loads(data), self.model.streamed.config))

@@ -1,4 +1,4 @@
-"""Whether a model without some of its blocks computes what it computes with these blocks doing nothing: measured."""
+"""Measures whether removing blocks equals making them do nothing."""
 
 import copy
 import json
@@ -19,9 +19,9 @@ from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.streaming.walk import HiddenStates
 
 _TOKENS = 24
-_WINDOW = 8  # tokens that a block looks back over, where it is one that looks over some: fewer than there are
+_WINDOW = 8  # tokens that a block with a sliding window looks back over: fewer than _TOKENS
 _WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
-_ROUNDING = 1e-5  # largest difference over largest value, float32: the same operations mostly give the same bits
+_ROUNDING = 1e-5  # largest difference over largest value, float32; the same operations mostly give the same bits
 
 
 def check_first_run(model: OpenedModel, count: int) -> None:
@@ -38,11 +38,11 @@ def check_first_run(model: OpenedModel, count: int) -> None:
 
 
 def check_without(model: OpenedModel, stay: Sequence[int]) -> None:
-    """Raise LangpruneError where the model of the blocks `stay` is not the dense one with all others passing on their input.
+    """Raise LangpruneError if the model of the blocks `stay` differs from the dense one whose other blocks pass on their input.
 
-    Two dozen tokens go through both, in float32, with the checkpoint's weights; each block of the smaller model is given what
-    its original is given. Reads the blocks that stay twice; memory: one block, or embeddings and head, in float32.
-    A model is looked at once for the same blocks.
+    Two dozen tokens go through both, in float32, with the checkpoint's weights; each block of the smaller model gets the same
+    input as its original. Reads each kept block twice. Memory: one block, or embeddings and head, in float32.
+    Each choice of blocks is checked once per opened model.
     """
     stay = tuple(stay)
     if stay in model.fit_to_stay:
@@ -65,12 +65,12 @@ def check_without(model: OpenedModel, stay: Sequence[int]) -> None:
         cause = error.__cause__ if isinstance(error, LangpruneError) else error
         if cause is None or isinstance(cause, OSError):
             raise
-        raise _refusal(dense.config, f"without some it does not run: {first_line(cause)}") from error
+        raise _refusal(dense.config, f"the smaller model does not run: {first_line(cause)}") from error
     model.fit_to_stay.add(stay)
 
 
 def check_shapes(dense: CausalModel, smaller: CausalModel, stay: Sequence[int]) -> None:
-    """Raise LangpruneError where the smaller of two skeletons has other parameters than what is left of the dense one."""
+    """Raise LangpruneError if the smaller skeleton's parameters differ from the dense one's kept parameters."""
     here, wanted = parameter_shapes(dense), parameter_shapes(smaller)
     expected = [here[-1], *(here[index] for index in stay)]
     for place, (one, other) in enumerate(zip(expected, [wanted[-1], *wanted[:-1]], strict=True)):
@@ -78,21 +78,21 @@ def check_shapes(dense: CausalModel, smaller: CausalModel, stay: Sequence[int]) 
         if differs:
             where = f"of block {stay[place - 1]} " if place else ""
             was, would = (str(list(each[differs])) if differs in each else "none" for each in (one, other))
-            raise _refusal(dense.config, f"the smaller model would want {differs} {where}as {would}, and it is {was}")
+            raise _refusal(dense.config, f"the smaller model expects {differs} {where}as {would}, and it is {was}")
 
 
 def _compare(whole: StreamedModel, smaller: StreamedModel, stay: Sequence[int]) -> None:
     size = whole.config.get_text_config().vocab_size
-    ids = ((torch.arange(1, _TOKENS + 1) * 7919) % size)[None]  # tokens from everywhere
+    ids = ((torch.arange(1, _TOKENS + 1) * 7919) % size)[None]  # spread over the vocabulary
     one, other = (HiddenStates(each, ids, _TOKENS) for each in (whole, smaller))
-    _same(whole.config, one.hidden[0], other.hidden[0], "what the first block is given")
+    _same(whole.config, one.hidden[0], other.hidden[0], "the input of the first block")
     for place, index in enumerate(stay):
         other.hidden = [one.hidden[0]]
         with smaller.block(place) as block:
             other.forward(block)
         with whole.block(index) as block:
             one.forward(block)
-        _same(whole.config, one.hidden[0], other.hidden[0], f"what block {index} puts out as block {place}")
+        _same(whole.config, one.hidden[0], other.hidden[0], f"the output of block {index} as block {place}")
     other.hidden = [one.hidden[0]]
     # One after the other: each holds torch.no_grad() while it runs.
     of_whole, of_smaller = ([logits for _, _, logits in each.logits()] for each in (one, other))
@@ -106,18 +106,18 @@ def _same(config: Configuration, x: Tensor, y: Tensor, what: str) -> None:
     largest = float(x[finite].abs().max()) if finite.any() else 0.0
     if not torch.equal(finite, torch.isfinite(y)) or difference > _ROUNDING * largest:
         share = f"by {difference / largest:.2g} of its largest value" if largest else "from nothing"
-        raise _refusal(config, f"{what} differs {share} from what it is with these blocks doing nothing")
+        raise _refusal(config, f"{what} differs {share} from the dense model's with these blocks doing nothing")
 
 
 def _refusal(config: Configuration, what: str) -> LangpruneError:
     return LangpruneError(
-        f"Blocks of this {config.get_text_config().model_type} cannot be removed: what others compute depends on their "
-        f"number or on how many there are ({what}): prune it with another pattern"
+        f"Blocks of this {config.get_text_config().model_type} cannot be removed, since the others' computation depends on "
+        f"their number or on the number of blocks ({what}): prune it with another pattern"
     )
 
 
 def _looking_back_less(config: Configuration) -> Configuration:
-    """Return a configuration whose windows are shorter than the text that is run: else blocks with and without look alike."""
+    """Return a configuration with windows shorter than the text; otherwise blocks with and without windows compute the same."""
     config = copy.deepcopy(config)
     text = config.get_text_config()
     for key in _WINDOWS:

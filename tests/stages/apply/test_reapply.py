@@ -136,7 +136,7 @@ def test_transposed_weights_in_bfloat16(tmp_path: Path) -> None:
 
 def test_without_reapply_the_message_names_it(workspace: Path, tuned: Path) -> None:
     words = ["apply", "-w", workspace, "--mask", PRUNED, "--model", tuned]
-    one_sentence(langprune(*words), 1, "was made for another model .*trained after pruning, apply --reapply sets")
+    one_sentence(langprune(*words), 1, "was made for another model .*trained after pruning, apply --reapply applies")
 
 
 @pytest.mark.parametrize(

@@ -219,7 +219,7 @@ def test_what_does_not_go(words: list[str], code: int, says: str, workspace: Pat
     one_sentence(langprune("mask", "-w", workspace, "--stats", "uk", *words), code, says)
     assert snapshot(tmp_path) == before
     scores = langprune("mask", "-w", workspace, "--scores", "uk-wanda", "--allocation", "owl")
-    one_sentence(scores, 2, "work on statistics, not on scores: give --stats and --method")
+    one_sentence(scores, 2, "read statistics, not scores: give --stats and --method")
 
 
 def test_blocks_and_linears_that_stay_dense_count_for_nothing(make: Make) -> None:

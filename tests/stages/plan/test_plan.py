@@ -229,7 +229,7 @@ WRONG: list[tuple[list[object], int, str]] = [
     (["-p", "blocks", "--round-to", "8"], 2, "--round-to 8 is for channels"),
     (["--round", "up"], 2, "--round 'up' is unknown"),
     (["-p", "chanels"], 2, "'chanels' is unknown: give unstructured, N:M .* or blocks, channels, kv-groups"),
-    (["-p", "channels:half"], 2, "'channels:half' has no share after its colon"),
+    (["-p", "channels:half"], 2, "'channels:half' needs a number after the colon"),
     (["-p", "channels:"], 2, "no share after its colon"),
     (["-p", "channels:1.5"], 1, "1.5 is not a fraction"),
     (["-p", "channels:nan"], 1, "nan is not a fraction"),
@@ -238,7 +238,7 @@ WRONG: list[tuple[list[object], int, str]] = [
     (["-p", "channels:0.1", "-s", "0.2"], 2, "--sparsity 0.2 has no use"),
     (["-p", "2:4", "-s", "0.3"], 2, "contradicts --pattern 2:4"),
     (["-p", "4:2"], 1, "removes nothing"),
-    (["-p", "2:4", "-p", "unstructured"], 2, "both about single weights"),
+    (["-p", "2:4", "-p", "unstructured"], 2, "both prune single weights"),
     (["--revision", "main"], 2, "has no revisions"),
 ]
 

@@ -245,7 +245,7 @@ def test_stopped_and_run_again_it_is_byte_identical(
         tuned(tmp_path, settings, Reporter(stop_after))
     reporter = Reporter()
     assert not tuned(tmp_path, settings, reporter).cached
-    assert reporter.notes[0] == f"Going on with pruned-tuned: {stop_after + 1} of 3 blocks are done."
+    assert reporter.notes[0] == f"Resuming pruned-tuned: {stop_after + 1} of 3 blocks are done."
     assert len(reporter.notes) == 3 - stop_after  # blocks that are done are not trained again
     assert files(tmp_path) == files(here)
     assert tuned(tmp_path, settings).cached

@@ -219,7 +219,7 @@ def test_eval_takes_the_mask_as_zeroed_columns(tmp_path: Path, windows: Path) ->
         (["--pattern", "channels:x"], 2, "no share after its colon"),
         (["--pattern", "channels:0.2", "--sparsity", "0.3"], 2, "has no use"),
         (["--pattern", "channels", "--pattern", "channels:0.2"], 2, "twice"),
-        (["--pattern", "2:4", "--pattern", "4:8"], 2, "both about single weights"),
+        (["--pattern", "2:4", "--pattern", "4:8"], 2, "both prune single weights"),
         (["--pattern", "channels", "--method", "wanda"], 1, "no method for --pattern channels"),
         (["--pattern", "channels", "--refine", "dsnot"], 2, "--refine"),
         (["--pattern", "channels", "--exclude", "x"], 2, "--exclude"),

@@ -123,7 +123,7 @@ def test_several_languages(dense: Path, text: Path, tmp_path: Path) -> None:
         assert set(load_file(Path(alone["path"]) / "vocabulary.safetensors")["stay"].tolist()) < stay
     assert opened(Path(made["path"])).config.vocab_size == chosen["rows_after"] == len(stay)
     refused = langprune("prune", *words[:-1], *CHAIN[:2], "--pattern", "2:4")
-    one_sentence(refused, 2, "prune works on one text at a time, and 2 were given")
+    one_sentence(refused, 2, "prune takes one text at a time, and 2 were given")
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,6 @@ def test_the_card_compares_it_with_the_original(here: Path, text: Path) -> None:
     assert line.endswith(" ".join(f"| {figure:.4g}" for figure in (*ppl, *bpb)) + " |")
     assert "Both perplexities are per token of the base model" in card
     assert "head are unchanged" not in card
-    assert "Tokens left with their rows of embeddings and head" in card
+    assert "Removed tokens lost their rows of embeddings and head" in card
     assert "| calibration text | en, en.jsonl, fingerprint " in card
     assert '- "en"' in card

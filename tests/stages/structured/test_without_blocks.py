@@ -55,7 +55,7 @@ def test_blocks_that_compute_by_their_number(family: str, tmp_path: Path) -> Non
     """It is no matter of the dtype of the checkpoint: a few per cent are less than bfloat16 shows."""
     save_pico(family, tmp_path, dtype=torch.bfloat16, **BY_NUMBER[family])
     with pytest.raises(
-        LangpruneError, match=rf"this {family} .* \(what block 1 puts out as block 0 differs by .* of its"
+        LangpruneError, match=rf"this {family} .* \(the output of block 1 as block 0 differs by .* of its"
     ):
         check_first_run(opened(tmp_path), 1)
 
@@ -68,7 +68,7 @@ def test_windows_of_attention_that_leave_their_place(tmp_path: Path, monkeypatch
     (tmp_path / "config.json").write_text(json.dumps(config))
     check_first_run(opened(tmp_path), 1)
     monkeypatch.setattr("langprune_cli.models.narrowing._PER_BLOCK", ())  # as if langprune did not know of them
-    with pytest.raises(LangpruneError, match="what block 1 puts out as block 0 differs"):
+    with pytest.raises(LangpruneError, match="the output of block 1 as block 0 differs"):
         check_first_run(opened(tmp_path), 1)
 
 
