@@ -80,7 +80,7 @@ CASES: list[tuple[list[str], int, str]] = [
     (["calibrate", *UK, "-m", "BAD/truncated"], 1, r"model\.safetensors is corrupt or truncated"),
     (["calibrate", *UK, "-m", "BAD/nothing"], 1, r"model\.safetensors is corrupt or truncated"),
     (["calibrate", *UK, "-m", "BAD/config"], 1, r"transformers cannot open .*config\.json"),
-    (["calibrate", *UK, "-m", "BAD/mute"], 1, r"has no tokenizer that opens"),
+    (["calibrate", *UK, "-m", "BAD/mute"], 1, r"has no readable tokenizer"),
     (["score", "-m", "BAD/nan", "--method", "magnitude"], 1, r"up_proj\.weight holds values that are not finite"),
     (["mask", "-m", "BAD/nan", "--method", "magnitude"], 1, r"up_proj\.weight holds values that are not finite"),
     ([*MASK, "-m", "BAD/other"], 1, r"stats uk was made for another model"),

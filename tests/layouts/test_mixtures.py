@@ -243,7 +243,7 @@ def test_options_about_experts_are_refused_where_there_are_none(tmp_path: Path, 
     save_pico("llama", tmp_path / "model")
     words = ["-m", tmp_path / "model", "--data", windows, "-w", tmp_path / "w"]
     one_sentence(
-        langprune("calibrate", *words, "--all-experts"), 2, "--all-experts has no use for model, which has no experts"
+        langprune("calibrate", *words, "--all-experts"), 2, "--all-experts has no effect on model, which has no experts"
     )
     one_sentence(langprune("prune", *words, "--min-expert-tokens", 3), 2, "--min-expert-tokens has no use")
 

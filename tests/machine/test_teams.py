@@ -206,7 +206,7 @@ def test_another_model_in_the_second_process_is_noticed(tmp_path: Path, windows:
     words = ["calibrate", "-m", "model", "--data", windows, "-w", tmp_path / "w"]
     first, second = two(words, words, folders=(tmp_path / "one", tmp_path / "two"))
     assert (first.returncode, second.returncode) == (1, 1)
-    sentence = "error: model is not the same model in all processes: give their machines the same files\n"
+    sentence = "error: model is not the same model on all machines: give them the same files\n"
     assert sorted([first.stderr, second.stderr]) == ["", sentence]
     assert not (tmp_path / "w" / "stats").exists()
 

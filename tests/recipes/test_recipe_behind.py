@@ -48,8 +48,8 @@ def test_what_is_gone_is_said(workspace: Path) -> None:
     did("rm", "stats/uk", "-w", workspace)
     text = did("recipe", "masks/uk-wanda-2x4", "-w", workspace).out
     gone = text.splitlines()[1]
-    assert gone.startswith("# Gone: what ")
-    assert f"stats: {gone.split()[3]}" in text
+    assert gone.startswith("# Missing: the artifact whose key begins with ")
+    assert f"stats: {gone.split()[-1]}" in text
 
 
 def test_what_one_prune_tuned_after_several_patterns_has_no_recipe(pico_model: Path, pico_text: Path) -> None:

@@ -124,7 +124,7 @@ class SpeedRow(TypedDict):
     decode_seconds: list[float]
 
 
-MARKS = "*: the best pruned one on this text; =: not told apart from it by these windows."
+MARKS = "*: the best pruned one on this text; =: not distinguishable from it by these windows."
 TASK_COLUMNS = ("task", "metric", "model", "value", "stderr", "examples")
 
 _MOST_NATS = 700.0  # exp of more overflows float64, and such an interval says nothing

@@ -53,7 +53,7 @@ def test_what_is_as_good_as_the_best_is_marked(workspace: Path, pico_text: Path)
         assert all(f"{each:.3f} {mark}".strip() in cells for each, mark in zip(ppl, marks, strict=True))
         if best == 0:
             assert f"On {text}, best: {PRUNED}, ppl " in "".join(root.itertext())
-            assert f"not told apart from {PRUNED}" in "".join(root.itertext())
+            assert f"not distinguishable from {PRUNED}" in "".join(root.itertext())
     assert MARKS in "".join(root.itertext())
     assert MARKS in terminal
     did("report", "-w", workspace, "--eval", "all", "--format", "md")
