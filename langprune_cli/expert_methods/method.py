@@ -30,7 +30,7 @@ def get_expert_method(name: str) -> ExpertMethod:
     """Return the method called `name`; raises LangpruneError with the nearest names if it is unknown."""
     known = expert_methods()
     if name not in known:
-        raise LangpruneError(f"{name!r} is no method for --pattern experts: {near_matches(name, known)}")
+        raise LangpruneError(f"--pattern experts has no method {name!r}: {near_matches(name, known)}")
     return known[name]
 
 
