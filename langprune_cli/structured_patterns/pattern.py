@@ -211,7 +211,7 @@ def _removal(text: str, sparsity: float | None) -> Removal:
     except ValueError as error:
         raise UsageError(f"--pattern {text!r} needs a number after the colon: write {kind}:0.1") from error
     if not 0 < value < 1:
-        raise LangpruneError(f"{value:g} is not a share of {kind} to remove: give 0.1 for a tenth")
+        raise LangpruneError(f"{value:g} is not a fraction of {kind} to remove: give 0.1 for a tenth")
     return Removal(kind, value)
 
 

@@ -230,7 +230,7 @@ def test_what_cannot_be_judged_is_one_sentence(tmp_path: Path) -> None:
         search_windows(model, some_ids(), 1, Silent())
     with pytest.raises(LangpruneError, match="windows of one token"):
         search_windows(model, some_ids(3, 1), 1, Silent())
-    with pytest.raises(LangpruneError, match=r"'influnce' is no method .*did you mean influence"):
+    with pytest.raises(LangpruneError, match=r"has no method 'influnce'.*did you mean influence"):
         get_depth_method("influnce")
 
 
