@@ -33,7 +33,7 @@ def recipe_of(artifact: Artifact, sources: Sequence[Artifact], shown: Callable[[
     lines = [
         f"# How {artifact.manifest.kind}/{artifact.name} was made, key {artifact.key[:16]}: langprune run FILE --workspace FOLDER"
     ]
-    lines += [f"# Missing: the artifact whose key begins with {each}." for each in sorted(made.gone)]
+    lines += [f"# Missing: the artifact whose key begins with {each}" for each in sorted(made.gone)]
     return "\n".join([*lines, "stages:", *stages]) + "\n"
 
 
