@@ -31,8 +31,13 @@ class VocabularyRows:
     def names(self) -> frozenset[str]:
         """Return the checkpoint tensors with one row per token: embeddings, and a head with its bias.
 
-        Raises LangpruneError if another tensor has one row per token.
+        Raises LangpruneError if another tensor has one row per token, or a configuration numbers the parts of images as tokens.
         """
+        if getattr(self.model.config, "vocabulary_map", None):  # chameleon, emu3
+            raise LangpruneError(
+                f"{self.model.folder / 'config.json'} has a vocabulary_map, by which parts of images are tokens: the vocabulary "
+                "of this family cannot be trimmed"
+            )
         ours = [self.model.model.get_input_embeddings(), self.model.model.get_output_embeddings()]
         # Embeddings beside the main one may have another size: gemma3n's vocab_size_per_layer_input.
         text = vars(self.model.config.get_text_config())
@@ -79,14 +84,31 @@ def with_default_ids(raw: dict[str, object], config: Configuration, stay: Contai
     Defaults come from the family's first model (phi3 pads with 32000); left out, they would name wrong or missing tokens.
     """
     text = config.get_text_config()
-    named = [key for key, value in vars(text).items() if key.endswith("_token_id") and isinstance(value, int)]
     own = raw if text is config else cast("Mapping[str, object]", raw.get(_text_key(config)) or {})
     added = {
-        key: getattr(text, key) if getattr(text, key) in stay else None
-        for key in named
-        if key not in own and key not in raw
+        key: value if value in stay else None
+        for key, value in _default_ids(text, own).items()
+        if text is config or key not in raw
     }
-    return raw | added if text is config else raw | {_text_key(config): {**own, **added}}
+    if text is config:
+        return raw | added
+    outer = {key: value for key, value in _default_ids(config, raw).items() if value in stay}
+    return raw | outer | {_text_key(config): {**own, **added}}
+
+
+def image_ids(raw: Mapping[str, object], config: Configuration) -> set[int]:
+    """Return the ids of tokens for images and the like that a class names and its config.json, raw, leaves out."""
+    return set() if config.get_text_config() is config else set(_default_ids(config, raw).values())
+
+
+def _default_ids(config: Configuration, stated: Mapping[str, object]) -> dict[str, int]:
+    """Return the token ids of an opened configuration that its part of config.json does not state."""
+    spelled = {config.attribute_map.get(key, key) for key in stated}
+    return {
+        key: value
+        for key, value in vars(config).items()
+        if key.endswith(("_token_id", "_token_index")) and isinstance(value, int) and key not in spelled
+    }
 
 
 def _text_key(config: Configuration) -> str:

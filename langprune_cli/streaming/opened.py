@@ -53,6 +53,7 @@ class OpenedModel:
             trust_remote_code=compute.trust_remote_code,
             all_experts=compute.all_experts,
         )
+        self.config = self.streamed.config
         self.fit_to_stay: set[tuple[int, ...]] = set()  # the choices of blocks that passed `check_without`
         if compute.all_experts:
             self.require_experts("--all-experts")
@@ -145,10 +146,10 @@ class OpenedTokenizer:
         self.location = location
         self.digest = tokenizer_digest(location.folder)
         self.tokenizer = _read_tokenizer(location.folder, trust_remote_code=trust_remote_code)
-        config = read_config(location.folder, trust_remote_code=trust_remote_code)
+        self.config = read_config(location.folder, trust_remote_code=trust_remote_code)
         # A model may have more ids than its tokenizer (padding), and a tokenizer may have gaps between its ids.
         highest = max(self.tokenizer.get_vocab().values(), default=-1)
-        self.vocab_size = max(config.get_text_config().vocab_size, len(self.tokenizer), highest + 1)
+        self.vocab_size = max(self.config.get_text_config().vocab_size, len(self.tokenizer), highest + 1)
 
     def environment(self) -> dict[str, str]:
         """Return versions that may change the tokens of a text; they are not part of a key."""

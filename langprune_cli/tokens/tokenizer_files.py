@@ -16,6 +16,7 @@ _DESCRIPTION, _CONFIG, _ADDED, _NAMES = (
     "added_tokens.json",
     "special_tokens_map.json",
 )
+_PROCESSORS = ("processor_config.json", "preprocessor_config.json")  # of models that read images
 _PIECES, _MERGES = "vocab.json", "merges.txt"
 # The vocabulary in the formats of sentencepiece, tiktoken and mistral-common.
 _FOREIGN = ("*.model", "*.model.v*", "*.tiktoken", "tekken.json")
@@ -92,7 +93,7 @@ def _named(folder: Path, vocabulary: Vocabulary) -> frozenset[int]:
             )
     ids = {i for _, i, _ in numbered} | {whole(config[key]) for key in _id_keys(config)}
     id_of = {token: i for i, token in vocabulary.tokens.items()}
-    for part in (config, names):
+    for part in (config, names, *(_read(folder, name) for name in _PROCESSORS)):
         for key, value in part.items():
             if key.endswith(("_token", "_tokens")):
                 ids |= {id_of[token] for token in _strings(value) if token in id_of}

@@ -1,9 +1,11 @@
 """Models that read images: their text tower is pruned, and all else is as it was."""
 
+import copy
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,9 @@ from langprune_cli.errors import LangpruneError
 from langprune_cli.models import checkpoint
 from langprune_cli.models.streamed import StreamedModel
 from langprune_cli.models.tensor_entry import TensorEntry
+from langprune_cli.models.vocabulary_rows import VocabularyRows, image_ids, with_default_ids
+from langprune_cli.requests.prune import PruneResult
+from tests.support.text.text_corpora import SENTENCES, byte_level, write_jsonl
 
 _TEXT = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -26,7 +31,7 @@ _VISION = {
     "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 16,
     "patch_size": 4,
 }  # fmt: skip
-_CONFIGS = {
+_CONFIGS: dict[str, tuple[str, Any]] = {
     "llava": (
         "LlavaConfig",
         {
@@ -72,9 +77,10 @@ print(pruned.generate(input_ids=ids[:, :2], max_new_tokens=3, min_new_tokens=3, 
 """
 
 
-def save(family: str, folder: Path) -> None:
-    """Save a tiny model with random weights, and a file of its processor."""
-    kind, settings = _CONFIGS[family]
+def save(family: str, folder: Path, *, rows: int = 97) -> None:
+    """Save a tiny model with random weights, and a file of its processor; the last of its rows is that of images."""
+    kind, settings = copy.deepcopy(_CONFIGS[family])
+    settings["text_config"]["vocab_size"], settings["image_token_id"] = rows, rows - 1
     torch.manual_seed(0)
     model = transformers.AutoModelForImageTextToText.from_config(getattr(transformers, kind)(**settings))
     with torch.no_grad():
@@ -161,3 +167,62 @@ def test_a_classifier_of_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(LangpruneError, match=r"is not a causal language model \(Gemma3ForSequenceClassification\)"):
         StreamedModel(tmp_path)
+
+
+def test_tokens_of_images_and_those_that_a_processor_names_stay(tmp_path: Path) -> None:
+    """With a smaller vocabulary an image and a text have the logits that they had, of the tokens that stay."""
+    folder, tokenizer = tmp_path / "llava", byte_level()
+    rows = len(tokenizer) + 1
+    save("llava", folder, rows=rows)
+    tokenizer.save_pretrained(folder)
+    text = write_jsonl(tmp_path / "text.jsonl", [SENTENCES[1]] * 4)
+    options: dict[str, Any] = {"model": folder, "data": text, "pattern": "vocab", "keep_chat": False, "round_to": 1}
+    without = langprune_cli.prune(**options, workspace=tmp_path / "without")
+    before = _stay(without)
+    token = next(i for i in range(rows - 2, 0, -1) if i not in before)
+    names = json.dumps({"image_token": tokenizer.convert_ids_to_tokens(token)})
+    (folder / "processor_config.json").write_text(names)
+    made = langprune_cli.prune(**options, workspace=tmp_path / "with")
+    stay = _stay(made)
+    assert token in stay
+    assert rows - 1 in before
+    assert (made.folder / "processor_config.json").read_text() == names
+    config = json.loads((made.folder / "config.json").read_bytes())
+    assert (config["image_token_index"], config["text_config"]["vocab_size"]) == (len(stay) - 1, len(stay))
+    generator = torch.Generator().manual_seed(0)
+    new = torch.cat([torch.full((16,), len(stay) - 1), torch.randint(3, len(stay) - 1, (8,), generator=generator)])[
+        None
+    ]
+    image = torch.randn(1, 3, 16, 16, generator=generator)
+    old = torch.tensor(stay)[new]
+    dense, smaller = (
+        transformers.AutoModelForImageTextToText.from_pretrained(each, dtype=torch.float32).eval()
+        for each in (folder, made.folder)
+    )
+    with torch.no_grad():
+        expected = dense(input_ids=old, pixel_values=image).logits[..., stay]
+        torch.testing.assert_close(smaller(input_ids=new, pixel_values=image).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def _stay(made: PruneResult) -> list[int]:
+    mask = next(each for each in made.artifacts if each.manifest.kind == "masks")
+    found: list[int] = load_file(mask.folder / "vocabulary.safetensors")["stay"].tolist()
+    return found
+
+
+def test_ids_of_images_that_only_the_class_states_are_written_down() -> None:
+    """Llava's class says 32000: with fewer rows, that would be another token or none."""
+    raw: dict[str, object] = {"model_type": "llava", "text_config": {"model_type": "llama"}}
+    config = transformers.LlavaConfig()
+    assert 32000 in image_ids(raw, config)
+    assert with_default_ids(raw, config, {32000})["image_token_index"] == 32000
+    stated = raw | {"image_token_id": 5}
+    assert "image_token_index" not in with_default_ids(stated, config, {32000})
+
+
+def test_parts_of_images_that_are_tokens_are_refused_for_vocabularies(tmp_path: Path) -> None:
+    save("llava", tmp_path)
+    streamed = StreamedModel(tmp_path)
+    streamed.config.vocabulary_map = {"IMGIMGA": 5}  # type: ignore[attr-defined] # of chameleon and emu3
+    with pytest.raises(LangpruneError, match="parts of images are tokens"):
+        VocabularyRows(streamed, ()).names  # noqa: B018 - raises

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from langprune_cli.models.model_files import CONFIG, tokenizer_digest
-from langprune_cli.models.vocabulary_rows import VocabularyRows
+from langprune_cli.models.vocabulary_rows import VocabularyRows, image_ids
 from langprune_cli.stages.statistics.counted_tokens import needed_token_counts, read_token_counts
 from langprune_cli.stages.statistics.parts import GENERATION_CONFIG
 from langprune_cli.stages.structured.choosing import Basis, Choosing
@@ -77,12 +77,15 @@ def vocabulary_of(
 ) -> VocabularyChoice:
     """Return which of a model's `rows` tokens stay; raises as `choose_vocabulary` does.
 
-    Keeps every id that the model's files or chat template use; the target decides on ids of chats, Markdown and code.
+    Keeps every id that the model's files, class or chat template use; the target decides on ids of chats, Markdown and code.
     """
     folder = model.location.folder
     always = set(ids_named_in(folder)) | frame_ids(model.tokenizer)
     for file in (CONFIG, GENERATION_CONFIG):
-        always |= ids_in(json.loads(_bytes_of(folder / file)))
+        record = json.loads(_bytes_of(folder / file))
+        always |= ids_in(record)
+        if file == CONFIG:
+            always |= {i for i in image_ids(record, model.config) if 0 <= i < rows}
     vocabulary = Vocabulary.opened(model.tokenizer)
     chat = kept_ids(model.tokenizer, vocabulary) if target.keep_chat else None
     return choose_vocabulary(vocabulary, read_token_counts(stats), target, always=always, chat=chat, rows=rows)
