@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from langprune_cli.stages.evaluate import evaluate
+from langprune_cli.stages.evaluate.earlier import read_rows
 from langprune_cli.stages.evaluate.subjects import Losses
 from langprune_cli.store.artifact import Artifact
 from tests.support.artifact_making import sign
@@ -133,7 +133,7 @@ def exported(workspace: Path, tmp_path: Path) -> Path:
 
 def test_card_says_what_was_done(exported: Path, workspace: Path, opened: Open) -> None:
     card = (exported / "README.md").read_text()
-    rows = evaluate.read_rows(opened("evals", "uk-wanda-2x4-uk-en"))
+    rows = read_rows(opened("evals", "uk-wanda-2x4-uk-en"))
     front = card.split("---\n")[1]
     assert yaml.safe_load(front)["language"] == ["en", "uk"]
     assert "base_model" not in front  # a folder of mine means nothing to others
@@ -210,7 +210,11 @@ def test_export_into_the_folder_one_stands_in(workspace: Path, tmp_path: Path, m
     monkeypatch.chdir(tmp_path / "here")
     did("export", "-w", workspace, "--out", ".")
     assert "# here\n" in Path("README.md").read_text()  # read from where the shell stands
-    assert "exists and is not an empty folder" in langprune("export", "-w", workspace, "--out", ".").err
+    before = snapshot(Path())
+    assert ". is an export of uk-wanda-2x4 already" in did("export", "-w", workspace, "--out", ".").out
+    assert snapshot(Path()) == before
+    done = langprune("export", "-w", workspace, "--out", ".", "--with-mask")
+    assert "exists and is not an empty folder" in done.err
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 

@@ -258,7 +258,7 @@ def test_a_dry_run_lists_files_and_sends_nothing(clerk: Clerk, workspace: Path, 
     assert done.code == 0, done.err
     told = {each["file"]: each["bytes"] for each in json.loads(done.out)["files"]}
     page = clerk.push(workspace, "--dry-run", token=None).out
-    assert "nothing was written or sent" in page
+    assert "nothing was written or uploaded" in page
     assert clerk.hub.requests == []
     assert tree(tmp_path) == before
     did("export", "-w", workspace, "--out", "shared", "--with-mask")
