@@ -88,3 +88,11 @@ def test_a_merged_checkpoint_of_a_family_that_is_published_apart(tmp_path: Path,
     assert rows[0] == pytest.approx(rows[1], abs=1e-6)
     narrower = langprune("prune", "-m", tmp_path / "merged", *words, "--pattern", "channels:0.34")
     one_sentence(narrower, 1, "in another layout than transformers saves: open the model with transformers, save it")
+
+
+@pytest.mark.parametrize("pattern", ["channels:0.5", "blocks:0.5"])
+def test_layers_that_are_no_blocks_cannot_be_counted_anew(tmp_path: Path, windows: Path, pattern: str) -> None:
+    save("longcat_flash", tmp_path / "model")
+    done = langprune("prune", "-m", tmp_path / "model", "--data", windows, "-w", tmp_path / "w", "--pattern", pattern)
+    one_sentence(done, 1, "layers and the model has")
+    assert not list((tmp_path / "w").glob("models/*"))
