@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.families import Axis, Kind
 from langprune_cli.models.model_files import CONFIG
-from langprune_cli.models.narrowing import Narrowing, blocks_prefix
+from langprune_cli.models.narrowing import Narrowing, blocks_prefix, opened_as
+from langprune_cli.models.skeleton import build_skeleton, find_blocks
 from langprune_cli.streaming.opened import OpenedModel
 
 
@@ -26,5 +27,25 @@ def narrowing_of(
         )
     prefix = "" if blocks is None else blocks_prefix(model.streamed.tensor_paths(0), 0)
     narrowing = Narrowing(tuple(axes), dict(kept), every if blocks is None else tuple(blocks), prefix)
-    narrowing.config(json.loads((model.location.folder / CONFIG).read_bytes()), config)
+    smaller = narrowing.config(json.loads((model.location.folder / CONFIG).read_bytes()), config)
+    if text is not config:
+        _check_outside(model, smaller)
     return narrowing
+
+
+def _check_outside(model: OpenedModel, smaller: dict[str, object]) -> None:
+    """Raise LangpruneError if a number of the text tower also sizes what lies outside of it, as in idefics2's connector."""
+    dense = model.streamed
+    narrow = build_skeleton(
+        opened_as(dense.config, smaller),
+        dense.dtype,
+        trust_remote_code=model.compute.trust_remote_code,
+        names=dense.checkpoint.entries,
+    )
+    before, inside = dict(dense.model.named_parameters()), f"{find_blocks(narrow)[0]}."
+    for name, parameter in narrow.named_parameters():
+        if not name.startswith(inside) and name in before and parameter.shape != before[name].shape:
+            raise LangpruneError(
+                f"config.json of this {dense.config.model_type} cannot state it: {name}, outside of the text model, would become "
+                f"{list(parameter.shape)} as well: use another pattern"
+            )
