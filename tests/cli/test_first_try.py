@@ -54,7 +54,7 @@ def test_the_demo_does_not_step_in_beside_another_model(workspace: Path, pico_mo
         "calibrate", "-w", workspace, "--data", pico_text / "en.jsonl", "--nsamples", "4", "--seqlen", "16", "--json"
     )
     assert done.json["about"]["model"]["name"] == str(pico_model)
-    assert "artifacts of" in done.err
+    assert "the model of this workspace's artifacts" in done.err
 
 
 def test_plan_refuses_the_length_that_calibrate_refuses(pico_model: Path, pico_text: Path) -> None:

@@ -245,7 +245,7 @@ def test_options_about_experts_are_refused_where_there_are_none(tmp_path: Path, 
     one_sentence(
         langprune("calibrate", *words, "--all-experts"), 2, "--all-experts has no effect on model, which has no experts"
     )
-    one_sentence(langprune("prune", *words, "--min-expert-tokens", 3), 2, "--min-expert-tokens has no use")
+    one_sentence(langprune("prune", *words, "--min-expert-tokens", 3), 2, "--min-expert-tokens has no effect")
 
 
 def test_a_fine_tuned_mixture_saved_by_transformers_is_read_alike(tmp_path: Path, windows: Path) -> None:

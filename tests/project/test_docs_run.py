@@ -282,7 +282,7 @@ def test_the_demo_prints_its_table() -> None:
 def test_blocks_are_found() -> None:
     names = [name for name, _ in blocks()]
     assert {name.partition(":")[0] for name in names} == {
-        "README", "coming-from", "commands", "evaluation", "languages", "patterns", "publishing", "smollm2",
+        "README", "coming-from", "commands", "evaluation", "languages", "patterns", "publishing", "recipes", "smollm2",
         "stages",
     }  # fmt: skip
     assert len(names) >= 6 + len(COMMANDS) - 2  # commands.md has an example of each command but the demo's

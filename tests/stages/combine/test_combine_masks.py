@@ -232,7 +232,7 @@ def test_what_cannot_be_combined_is_refused(masks: Path, pico_text: Path) -> Non
     refused(2, "--how 'and:2' is unknown", *NAMES, "--how", "and:2")
     refused(2, "--how vote:4 is impossible with 3 masks: give vote:1 to vote:3", *NAMES, "--how", "vote:4")
     refused(1, "--sparsity 1.5 is not a fraction", *NAMES, "-s", "1.5")
-    refused(1, "mask short is of whole blocks", "short", "size")
+    refused(1, "mask short removes whole blocks", "short", "size")
     refused(1, "of-small was made for another model", "size", "of-small")
     refused(1, "keep different numbers of units .*channels:0.* one --round-to", "uk-channels", "wide")
     refused(1, "keep different numbers of units", "uk-channels", "size")

@@ -202,7 +202,7 @@ def test_what_cannot_be_compared_is_refused(masks: Path, pico_text: Path, tmp_pa
     refused(2, "masks and stats have these names: choose one with --kind", "uk", "en")
     did("compare", "uk", "en", "-w", masks, "--kind", "masks")
     did("mask", "-w", masks, "--stats", "uk", "--pattern", "blocks:0.34", "--name", "short")
-    refused(1, "mask short is of whole blocks", "short", "uk-half")
+    refused(1, "mask short removes whole blocks", "short", "uk-half")
     did("calibrate", "-w", masks, "--lang", "uk", "--data", pico_text / "uk.jsonl", "--collect", "tokens")
     refused(1, "stats uk-tokens hold only token counts", "en", "uk-tokens", "--kind", "stats")
     save_pico("llama", tmp_path / "other", vocab_size=400, tie_word_embeddings=True)
