@@ -1,6 +1,7 @@
-"""Default numbers of the command line and the stages, without torch."""
+"""Default numbers of the command line and the stages, and the ways to draw windows, without torch."""
 
 NSAMPLES = 128  # windows of calibration text
+SAMPLINGS = ("document", "concat")
 SEQLEN = 2048  # tokens per window, if the model's context is as long
 BATCH_TOKENS = 2048  # per pass through a block
 DAMPING = 0.01  # share of a Hessian's mean diagonal, as published

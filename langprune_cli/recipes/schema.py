@@ -1,5 +1,6 @@
 """The JSON schema of recipes, made from the requests' fields and docstrings: what editors complete and check them by."""
 
+from langprune_cli import defaults
 from langprune_cli.recipes.commands import COMMANDS, Command, Key, explained
 from langprune_cli.recipes.reading import NO_DEFAULTS
 from langprune_cli.requests import calibrate, combine, compare, export, prune, report
@@ -10,7 +11,7 @@ Schema = dict[str, object]
 # The values that fields know, and of numbers the least; by command and field where commands differ. A test asks the requests.
 WORDS: dict[str, tuple[str, ...]] = {
     "dtype": options.DTYPES,
-    "sampling": options.SAMPLINGS,
+    "sampling": defaults.SAMPLINGS,
     "collect": calibrate.COLLECTS,
     "rounding": choice.ROUNDINGS,
     "group": choice.GROUPS,

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from langprune_cli.defaults import SAMPLINGS
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
 from langprune_cli.text.files import not_a_file
 from langprune_cli.text.hub import HUB_PREFIX, read_to_its_bound
@@ -18,7 +19,6 @@ from langprune_cli.tokens.encoding import encode
 from langprune_cli.tokens.tokenizer import Tokenizer
 from langprune_cli.types import TextSpec, Windows
 
-SAMPLINGS = ("concat", "document")
 _EVALUATION_BYTES = 32 * 2**20  # one text of 32 MiB takes half a minute and 4 GB to tokenise
 _BYTES_PER_TOKEN = 16  # a generous first guess of the text that evaluation windows need
 

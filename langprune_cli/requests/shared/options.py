@@ -13,7 +13,6 @@ from langprune_cli.store.building import Reporter
 from langprune_cli.store.target import Target
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
-SAMPLINGS = ("document", "concat")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +76,7 @@ class WindowOptions(Request):
         super().check()
         at_least("--nsamples", self.nsamples, 1)
         at_least("--seqlen", self.seqlen, 2)
-        one_or_none("--sampling", self.sampling, SAMPLINGS)
+        one_or_none("--sampling", self.sampling, defaults.SAMPLINGS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from langprune_cli.errors import LangpruneError
 from langprune_cli.models.families import Axis, Kind
 from langprune_cli.models.model_files import CONFIG
 from langprune_cli.models.narrowing import Narrowing, blocks_prefix, opened_as
-from langprune_cli.models.skeleton import build_skeleton, find_blocks
+from langprune_cli.models.skeleton import build_skeleton, parameter_shapes
 from langprune_cli.streaming.opened import OpenedModel
 
 
@@ -28,7 +28,7 @@ def narrowing_of(
     prefix = "" if blocks is None else blocks_prefix(model.streamed.tensor_paths(0), 0)
     narrowing = Narrowing(tuple(axes), dict(kept), every if blocks is None else tuple(blocks), prefix)
     smaller = narrowing.config(json.loads((model.location.folder / CONFIG).read_bytes()), config)
-    if text is not config:
+    if axes and text is not config:  # `check_without` compares the shapes of a model with fewer blocks
         _check_outside(model, smaller)
     return narrowing
 
@@ -42,10 +42,10 @@ def _check_outside(model: OpenedModel, smaller: dict[str, object]) -> None:
         trust_remote_code=model.compute.trust_remote_code,
         names=dense.checkpoint.entries,
     )
-    before, inside = dict(dense.model.named_parameters()), f"{find_blocks(narrow)[0]}."
-    for name, parameter in narrow.named_parameters():
-        if not name.startswith(inside) and name in before and parameter.shape != before[name].shape:
-            raise LangpruneError(
-                f"config.json of this {dense.config.model_type} cannot state it: {name}, outside of the text model, would become "
-                f"{list(parameter.shape)} as well: use another pattern"
-            )
+    before, after = (parameter_shapes(each)[-1] for each in (dense.model, narrow))
+    name = next((name for name in after if name in before and after[name] != before[name]), None)
+    if name:
+        raise LangpruneError(
+            f"config.json of this {dense.config.model_type} cannot state it: {name}, outside of the text model, would become "
+            f"{list(after[name])} as well: use another pattern"
+        )
