@@ -1,8 +1,7 @@
 """Prune large language models for the languages their users care about.
 
 Every command is also a function here, with the same name and options (docs/api.md). They load from `langprune_cli.api` on first
-use,
-and torch when the first one runs, so importing this package costs nothing.
+use, and torch when the first one runs, so importing this package costs nothing.
 """
 
 from typing import TYPE_CHECKING

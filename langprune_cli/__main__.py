@@ -80,8 +80,7 @@ def _ending_at_once(code: int) -> int:
     """End this process with `code` before the interpreter shuts down.
 
     Threads of torch.distributed may still hold tensors at shutdown. One that releases them through a finalizing interpreter
-    aborts the
-    process after all its work is done (seen once: exit code -6, "terminate called without an active exception").
+    aborts the process after all its work is done (seen once: exit code -6, "terminate called without an active exception").
     """
 
     def end() -> None:

@@ -1,8 +1,7 @@
 """The Python API: each command as a function, with the command's options as keyword arguments.
 
 Importing it does not import torch. Every function also takes `workspace`, a folder for artifacts, and `reporter`, an object
-that
-gets notes and progress (`store.building.Reporter`); without a reporter, nothing is shown.
+that gets notes and progress (`store.building.Reporter`); without a reporter, nothing is shown.
 """
 
 from collections.abc import Callable

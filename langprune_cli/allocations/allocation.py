@@ -62,8 +62,7 @@ def fit(
     The sum of sparsity x size is then total x sum of sizes up to rounding, a few parts in 2^53, and blocks keep their order.
     The
     number of removed weights is right to one weight per linear: `prune_count` rounds size x sparsity down, by less than one
-    weight
-    per linear (for masks that count by linear: `Pattern(exact=True)`, or groups of a layer).
+    weight per linear (for masks that count by linear: `Pattern(exact=True)`, or groups of a layer).
     Raises LangpruneError for a total outside of 0..1, or sparsities that are not finite.
     """
     if not 0 <= total <= 1:
@@ -80,13 +79,11 @@ def mix_of_n(
     """Round each block's sparsity to a whole number of weights of M, with a total as near as possible.
 
     The ideal is M times `fit` within 1/M..(M-1)/M, and each block gets it rounded up or down. Among blocks of one size, those
-    with
-    the largest remainders are rounded up (for equal remainders the later block, whose error travels through fewer others). How
-    many of each size is searched for the nearest total, then for the least sum of squared departures. With one size the total
-    is
-    exact if total x M x blocks is a whole number; with two sizes it is the nearest possible; with more, the search keeps only
-    the
-    most promising mixes. N is 1..M-1: N = 0 would remove a block, and a dense block is not N:M and gains nothing.
+    with the largest remainders are rounded up (for equal remainders the later block, whose error travels through fewer
+    others). How many of each size is searched for the nearest total, then for the least sum of squared departures. With one
+    size the total is exact if total x M x blocks is a whole number; with two sizes it is the nearest possible; with more, the
+    search keeps only the most promising mixes. N is 1..M-1: N = 0 would remove a block, and a dense block is not N:M and gains
+    nothing.
     Raises LangpruneError if every mix is too sparse or too dense for `total`.
     """
     least = 1 / m

@@ -35,8 +35,7 @@ def spread(measures: Sequence[Sequence[float]], sizes: Sequence[int], total: flo
     """Return eta x (1 - epsilon .. 1 + epsilon), linear in the exponent, with the eta for `total` (section 3.2).
 
     Lighter tails, with larger exponents, get more sparsity. Where eta x (1 + epsilon) would come too near to 1 (the published
-    code
-    would remove a whole block), other blocks lose more instead. Raises LangpruneError for exponents that are not finite.
+    code would remove a whole block), other blocks lose more instead. Raises LangpruneError for exponents that are not finite.
     """
     factors = [1 - _EPSILON + 2 * _EPSILON * each for each in unit_range(measures)]
     weighted = math.fsum(factor * size for factor, size in zip(factors, sizes, strict=True))
@@ -50,8 +49,7 @@ def eigenvalues(
     """Return the squared singular values of `w` in ascending order, without those that are zero up to rounding.
 
     They are the eigenvalues of the smaller of W Wᵀ and WᵀW, which is twice as fast as singular values; in float64, since
-    squaring
-    doubles the digits that small ones need. Raises LangpruneError for weights that are not finite.
+    squaring doubles the digits that small ones need. Raises LangpruneError for weights that are not finite.
     """
     wide = w.double()
     gram = wide @ wide.T if w.shape[0] <= w.shape[1] else wide.T @ wide
@@ -68,12 +66,10 @@ def tail_exponent(
     """Return the exponent alpha of the power law that best fits the spectrum's tail, None if nothing can be fitted.
 
     For a tail that begins at the eigenvalue e_i, Hill's estimator gives alpha = 1 + k / sum(ln(e_j / e_i)) over its k members.
-    The
-    chosen start has the least Kolmogorov-Smirnov distance between the members and that law (`alpha_peak`, the published code's
-    default), and is at most 1.5 times the peak of the histogram of log10 e. The published code also has a lower limit, but
-    compares
-    an eigenvalue with a logarithm: while the peak is below 1, it excludes nothing. It is left out here, so that alpha does not
-    depend on the weights' scale.
+    The chosen start has the least Kolmogorov-Smirnov distance between the members and that law (`alpha_peak`, the published
+    code's default), and is at most 1.5 times the peak of the histogram of log10 e. The published code also has a lower limit,
+    but compares an eigenvalue with a logarithm: while the peak is below 1, it excludes nothing. It is left out here, so
+    that alpha does not depend on the weights' scale.
     """
     logs = np.log(spectrum)
     if len(logs) < 2 or logs[-1] - logs[0] < _FLAT:

@@ -35,8 +35,7 @@ def spread(measures: Sequence[Sequence[float]], sizes: Sequence[int], total: flo
     """Return sparsities with keep-rates proportional to the shares of outliers, rescaled to a range of 2 lambda.
 
     The mean, weighted by size, is `total` (the published code does not weight, as its blocks have one size). Where a sparsity
-    would
-    fall outside of 0..1, the others change instead. Raises LangpruneError for shares that are not finite.
+    would fall outside of 0..1, the others change instead. Raises LangpruneError for shares that are not finite.
     """
     return fit([-2 * _LAMBDA * each for each in unit_range(measures)], sizes, total)
 

@@ -31,9 +31,8 @@ def measure(sites: Sequence[Site], prune: Prune) -> list[float]:
     """Return, for each sparsity of `_TRIALS`, the block's output error relative to its output.
 
     That is the sum over sites of tr(D H Dᵀ), with D = pruned minus dense weights, over the sum of tr(W H Wᵀ): the squared error
-    of
-    the linears' outputs on the calibration text, over their squared outputs. 0 if all outputs are zero. Raises ValueError for a
-    site without a Hessian.
+    of the linears' outputs on the calibration text, over their squared outputs. 0 if all outputs are zero. Raises ValueError
+    for a site without a Hessian.
     """
     outputs = math.fsum(output_energy(site.weight, site.hessian) for site in sites)
     if outputs == 0:
@@ -50,8 +49,7 @@ def spread(measures: Sequence[Sequence[float]], sizes: Sequence[int], total: flo
 
     All blocks begin at the lower limit; then the cheapest step, by error per removed weight, is taken until `total` is reached.
     The greedy choice is optimal because the curves are made convex first: a block's steps never get cheaper. Raises
-    LangpruneError
-    for errors that are not finite.
+    LangpruneError for errors that are not finite.
     """
     require_finite(measures)
     low, high = max(0.0, total - _FARTHEST), min(most_sparsity(total), total + _FARTHEST)
@@ -82,8 +80,7 @@ def error_curve(
     """Return a block's relative error at other sparsities: power laws through the trials, rising to 1 at 1.
 
     Below the first trial, the law of the first two continues to 0 at 0. Errors that fall with sparsity, through noise, are
-    first
-    raised to the error before.
+    first raised to the error before.
     """
     trials = np.log([*_TRIALS, 1.0])
     rising = np.log(np.maximum.accumulate(np.clip([*errors, 1.0], _LEAST_ERROR, 1.0)))

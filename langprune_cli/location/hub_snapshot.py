@@ -60,9 +60,8 @@ def fetch_snapshot(
     """Return the model's folder in the cache, named after its commit, and notes for the user.
 
     only: fetch config.json alone, or for "tokenizer" all small files (`with_code`: also the Python files), even if the model
-    has
-    no weights. If the hub does not answer, a complete copy in the cache is used. Raises LangpruneError if there is none, or if
-    the model is not readable.
+    has no weights. If the hub does not answer, a complete copy in the cache is used. Raises LangpruneError if there is none,
+    or if the model is not readable.
     """
     if cache_dir is not None:
         cache_dir = cache_dir.expanduser().resolve()

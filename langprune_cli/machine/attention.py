@@ -23,8 +23,7 @@ def causal_attention(
     """Return softmax(scale Q Kᵀ) V; each token attends to itself and earlier ones.
 
     Scores and softmax are float32, from the unrounded inputs; probabilities are rounded to bfloat16 for the product with V, as
-    in
-    torch's kernel.
+    in torch's kernel.
     """
     batch, heads, tokens, width = query.shape
     repeats = heads // key.shape[1]

@@ -21,8 +21,7 @@ def low_precision_inputs(dtype: torch.dtype, device: torch.device) -> Iterator[N
     """Let float32 products read inputs in their original low precision, and still accumulate and return float32.
 
     Inputs that came as bfloat16 are exact in bfloat16, and bfloat16 and float16 are exact in TF32: nothing is lost, and
-    products
-    are two to four times as fast. Restores the previous setting afterwards.
+    products are two to four times as fast. Restores the previous setting afterwards.
     """
     backend, precision = {
         ("cpu", torch.bfloat16): (_onednn(), "bf16"),
@@ -38,9 +37,8 @@ def whole_inputs(device: torch.device) -> Iterator[None]:
     """Use oneDNN for large float32 products on a CPU, if it reads their inputs unrounded as MKL does.
 
     MKL uses AVX-512 only on processors of its own maker; on others oneDNN takes half the time. torch calls oneDNN only if it
-    may
-    round inputs to bfloat16, and it does so only on CPUs with units for bfloat16 matrices. Small products, and products with
-    vectors, are slower in oneDNN.
+    may round inputs to bfloat16, and it does so only on CPUs with units for bfloat16 matrices. Small products, and products
+    with vectors, are slower in oneDNN.
     """
     with _set(_onednn(), "bf16") if device.type == "cpu" and _reads_whole() else nullcontext():
         yield

@@ -87,8 +87,7 @@ class Team:
         """Run `call` in the first process only and broadcast its result.
 
         For decisions that depend on the disk, and for work that is not shared; the first process has size 1 meanwhile. If it
-        raises
-        an exception, the others raise PeerLostError.
+        raises an exception, the others raise PeerLostError.
         """
         if self.size == 1:
             return call()

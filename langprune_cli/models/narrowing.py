@@ -102,8 +102,7 @@ class Narrowing:
         """Return the smaller model's config.json. raw: the present one, as in the file; config: the same, opened.
 
         Raises LangpruneError if transformers could not open the smaller model. Call it before any work: the answer hardly
-        depends
-        on which blocks are removed. Whether the model computes the same is for `check_without` to measure.
+        depends on which blocks are removed. Whether the model computes the same is for `check_without` to measure.
         """
         text = config.get_text_config()
         smaller = self._written(raw, config)

@@ -16,8 +16,7 @@ def refine(
     """Return a mask that no swap in a row, or for N:M in a group, improves, with the weights unchanged.
 
     A later update starts from the better mask. The Hessian is not damped, as nothing is inverted. Raises ValueError if the site
-    has
-    no Hessian.
+    has no Hessian.
     """
     return swap(site.weight, site.hessian.to(site.weight.dtype), keep, pattern.m)
 

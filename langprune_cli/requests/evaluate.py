@@ -180,8 +180,7 @@ def _lineup(run: Run, request: EvaluateRequest) -> Lineup:
     """Find the named models and masks, else the newest model or mask.
 
     Raises UsageError if more than one of several models is not a pruned model of the workspace, or if pruned models come from
-    different
-    ones.
+    different ones.
     """
     from langprune_cli.stages.export.lineage import check_own_base, lineage  # noqa: PLC0415
     from langprune_cli.streaming.opened import model_artifact  # noqa: PLC0415

@@ -91,8 +91,7 @@ class HiddenStates:
         """Yield (micro-batch, first position, logits [b, p, vocabulary]) for pieces of p positions, in order.
 
         The hidden states must be the last block's output. Norm and head treat each token separately, so a piece of a window
-        gives
-        the same logits as the whole.
+        gives the same logits as the whole.
         """
         vocabulary = self.model.config.get_text_config().vocab_size
         with self.model.outside(), self._own_code():

@@ -41,8 +41,7 @@ def print_table(
     Every cell is printed in full. In a pipe a row is one line of any length. In a narrow terminal the first of these that fits
     is used:
     wrap the last column, if it is text; split into several tables that repeat the first column, if all others are figures; else
-    print
-    each row on several lines. The last two say so.
+    print each row on several lines. The last two say so.
     """
     heads, *lines = [[printable(cell) for cell in row] for row in (columns, *rows)]
     found = [Column(head, tuple(line[number] for line in lines)) for number, head in enumerate(heads)]

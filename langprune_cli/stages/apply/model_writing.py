@@ -148,10 +148,8 @@ class ModelWriter:
         """Read the written folder back and compare it with its source; return counts.
 
         Every tensor must have the bytes that were written (resuming checks those of an interrupted run). Unpruned tensors must
-        equal the
-        dense model's, except for removed parts, and pruned weights must be +0.0, in the pattern's numbers. A smaller model must
-        have
-        exactly the tensors of its configuration. Raises LangpruneError for a tensor that fails this.
+        equal the dense model's, except for removed parts, and pruned weights must be +0.0, in the pattern's numbers. A smaller
+        model must have exactly the tensors of its configuration. Raises LangpruneError for a tensor that fails this.
         """
         written = Checkpoint(self.writer.folder).in_parts(self.places)
         counts = Counts()

@@ -164,11 +164,9 @@ def reapply(
     """Write `model`, trained from a mask's model, with the pruned weights at +0.0 again.
 
     All other values keep their bytes. `about.reapplied` counts, by block and in total, the pruned weights (`masked`) and those
-    of them
-    that training made nonzero (`returned`).
+    of them that training made nonzero (`returned`).
     Raises UsageError for the model's own folder and for the mask's own model, LangpruneError for a model whose linears have
-    other names
-    or shapes, a full disk, or a folder that holds other things.
+    other names or shapes, a full disk, or a folder that holds other things.
     """
     check_target(workspace, model, to)
     if saved.made_for == model.digest:

@@ -86,11 +86,9 @@ def combine_masks(
 
     The order of `parents` does not matter. A linear that a mask leaves dense counts as kept whole.
     To meet a count, weights kept by --how come first, then more important ones: by the mean over the masks of each weight's
-    normalised
-    rank within the mask's group, if the workspace has the masks' scores or statistics, else by votes and then by size. Votes of
-    masks
-    with the same N:M keep N of every M, and of masks of channels the same number of units; --how and, or of N:M give no
-    pattern.
+    normalised rank within the mask's group, if the workspace has the masks' scores or statistics, else by votes and then by
+    size. Votes of masks with the same N:M keep N of every M, and of masks of channels the same number of units; --how and, or
+    of N:M give no pattern.
     Raises UsageError for options that do not go together, LangpruneError for masks of another model, of blocks or of tokens.
     """
     vote = Vote.parse(how, len(parents))

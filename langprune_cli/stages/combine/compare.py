@@ -92,8 +92,7 @@ def compare_artifacts(artifacts: Sequence[Artifact], model: OpenedModel | None, 
 
     model: the masks' model, for the widths of its matrices; None for statistics and scores.
     Raises UsageError for fewer than two artifacts, LangpruneError for artifacts of several models, token counts, masks of
-    blocks or
-    of tokens, and artifacts without a common linear.
+    blocks or of tokens, and artifacts without a common linear.
     """
     if len(artifacts) < 2:
         raise UsageError("compare needs two or more artifacts: name another")

@@ -32,8 +32,7 @@ def compared(
     """Return the rows with their change against the first, and a row for each pair of the others.
 
     Changes are in nats per predicted token. A model with another vocabulary is compared only if its windows hold the same
-    bytes,
-    and then per token of the original; else its fields are null.
+    bytes, and then per token of the original; else its fields are null.
     """
     differences = _differences(measured)
     nothing = _fields(None)

@@ -82,8 +82,7 @@ def per_original_token(text: EvaluationText, model: OpenedModel, row: CellRow) -
     """Return {"ppl_per_original_token"} for a model with another vocabulary than the original's; {} for others.
 
     This is exp(nats per byte x bytes per original token), which is comparable across vocabularies. None if the bytes of tokens
-    are
-    unknown.
+    are unknown.
     """
     windows = text.of(model)
     if windows is text.reference:

@@ -189,8 +189,7 @@ def size_rows(rows: Sequence[Row], chains: Mapping[str, Sequence[Manifest]]) -> 
     """Return the change in size and perplexity of each smaller model, text by text.
 
     chains: by the name in the rows, a model, its source, and so on. The columns are those of AMD Quark's published tables.
-    Models of
-    unchanged size have no rows.
+    Models of unchanged size have no rows.
     """
     found: list[SizeRow] = []
     for row in rows:

@@ -1,8 +1,7 @@
 """Converts a model's 2:4 linears to torch's semi-structured tensors: `eval --semi-structured`.
 
 Tensor cores of compute capability 8.0 and later multiply packed 2:4 matrices (two of every four consecutive weights of an
-output
-are zero) at up to twice the rate. Checkpoints store no packed form; it is made here from the dense weights.
+output are zero) at up to twice the rate. Checkpoints store no packed form; it is made here from the dense weights.
 """
 
 import copy

@@ -80,20 +80,16 @@ def compare(
     """Measure models, all in memory and in turns, so that a machine that slows down slows all alike.
 
     folders: label -> folder. dtype: of computation, None for each checkpoint's own. Each repeat reads prompts of random tokens,
-    the
-    same for all models, and then generates new tokens greedily with the cache of keys and values; an end-of-text token does not
-    stop
-    it. The first repeat is a warm-up and does not count. Models load with `AutoModelForCausalLM.from_pretrained`, and a prompt
-    gives
-    only its last position's logits, as in `generate`.
+    the same for all models, and then generates new tokens greedily with the cache of keys and values; an end-of-text token
+    does not stop it. The first repeat is a warm-up and does not count. Models load with
+    `AutoModelForCausalLM.from_pretrained`, and a prompt gives only its last position's logits, as in `generate`.
 
     semi_structured: measure each model with 2:4 linears again, right after itself, with these as torch's semi-structured
     tensors; both
     share the other weights in memory.
 
     Raises LangpruneError as `Checkpoint` and `read_config` do, and for numbers below 1, more tokens than a model's context, a
-    model that
-    does not load, and models that do not fit into memory together.
+    model that does not load, and models that do not fit into memory together.
     """
     device = torch.device(device)
     configs = {label: read_config(each, trust_remote_code=trust_remote_code) for label, each in folders.items()}

@@ -53,8 +53,7 @@ def export(
 
     title: of the card, by default the folder's name. converter: llama.cpp's, to write the weights as one GGUF file.
     The folder appears whole: it is made beside and renamed. Raises LangpruneError for a folder that is not empty, a full disk,
-    a
-    damaged model, a failing converter, and with `with_mask` for a missing mask, or one of blocks or tokens.
+    a damaged model, a failing converter, and with `with_mask` for a missing mask, or one of blocks or tokens.
     """
     out = _destination(out, workspace)
     about = About.of(workspace, model, title or out.name, reporter, with_mask=with_mask, gguf=converter is not None)

@@ -27,8 +27,7 @@ def listed_files(folder: Path, model: Artifact) -> list[str]:
     """Return the files of an export of `model`: langprune.json, the files that it lists, and the card.
 
     Hashes are checked except for the card, which may be edited; files that are not listed are left out. Raises LangpruneError
-    for a
-    file that is missing, changed or not a plain file of the folder, and for a list that does not match this model.
+    for a file that is missing, changed or not a plain file of the folder, and for a list that does not match this model.
     """
     again = "export the model again to a new folder"
     parts, own = read_provenance(folder / PROVENANCE)["parts"], model.manifest.parts

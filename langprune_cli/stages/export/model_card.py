@@ -37,8 +37,7 @@ def model_card(
     """Return README.md of an exported model.
 
     mask_file: the path of the masks, if they go with the model. inherited: fields of the front matter from the base model,
-    licence
-    and id. Facts for people may be missing from the manifest: an older version wrote fewer.
+    licence and id. Facts for people may be missing from the manifest: an older version wrote fewer.
     """
     about = model.manifest.about
     source = about.get("model") or {}

@@ -48,10 +48,8 @@ def costs(dense: CausalModel, smaller: CausalModel, windows: int, seqlen: int) -
     """Count the cost of pruning `dense` to `smaller`, both without weights, on this many windows.
 
     Sites are those of `sites_of`. In a window of t tokens of width h, each token costs 2 r i operations in a linear of r rows
-    and i
-    inputs, 2 t h in attention, and i (i + 1) for half of x xᵀ. Factoring a site costs i^3, and each step of ADMM and of the
-    conjugate
-    gradient after it r i^2 twice.
+    and i inputs, 2 t h in attention, and i (i + 1) for half of x xᵀ. Factoring a site costs i^3, and each step of ADMM and of
+    the conjugate gradient after it r i^2 twice.
     """
     tokens = windows * seqlen
     text = dense.config.get_text_config()

@@ -43,22 +43,18 @@ def peaks(
     """Estimate the peaks for a skeleton in the dtype of the computation.
 
     With c bytes per number of that dtype, the largest block of B bytes, embeddings, final norm and head of O bytes, and hidden
-    states
-    S = windows x seqlen x hidden x c, for sites of i inputs and r rows:
+    states S = windows x seqlen x hidden x c, for sites of i inputs and r rows:
 
         cpu:    process + S + max(O + B, B + sum over sites 4 i^2 + T, 2 B + sum 2 i (i + 1) + R)
         device:           S + max(O + B, B + sum over sites 4 i^2 + T, B + R)
         T = b max(i) (c + 4)      R = max over sites 4 (3 i^2 + 11 r i)
 
     The three terms are: embedding the windows; collecting Hessians, all of a block at once, from b tokens at a time (2048, or
-    one
-    longer window); and solving a site. On a CPU, the last has packed Hessians and the others' new weights in memory; in float32
-    there are
-    the site's Hessian, `admm`'s matrices and eleven copies of its weights (fitted to measured peaks).
-    Linears of a module with the same number of inputs are assumed to share a site, except for the last, which reads the others'
-    outputs
-    (o_proj, down_proj). Other methods take less. The page cache is not counted, as it gives way. When blocks are pruned,
-    `check_without` holds embeddings and head in float32, so O + B is at least 4 O / c.
+    one longer window); and solving a site. On a CPU, the last has packed Hessians and the others' new weights in memory; in
+    float32 there are the site's Hessian, `admm`'s matrices and eleven copies of its weights (fitted to measured peaks).
+    Linears of a module with the same number of inputs are assumed to share a site, except for the last, which reads the
+    others' outputs (o_proj, down_proj). Other methods take less. The page cache is not counted, as it gives way. When blocks
+    are pruned, `check_without` holds embeddings and head in float32, so O + B is at least 4 O / c.
     """
     _, blocks = find_blocks(model)
     block = max(blocks, key=_bytes)

@@ -1,8 +1,7 @@
 """Trains the kept weights of one block to reproduce the output of the dense model's block.
 
 AMD Quark's blockwise tuning: AdamW, a cosine schedule down to a twentieth, clipped gradients, the mean squared error to the
-dense
-hidden states. Added here: held-out windows decide which epoch to keep, if any.
+dense hidden states. Added here: held-out windows decide which epoch to keep, if any.
 """
 
 import math
@@ -128,10 +127,9 @@ def tune_block(
     """Return a loaded block's parameters, trained on `train`: those of the epoch with the least error on `held`.
 
     Training ends with the first epoch that does not lower the previous epoch's error; the first epoch, at the full rate, may be
-    worse
-    than none. Errors are measured with weights rounded to the checkpoint's dtype, in the model's own computation. If no epoch
-    helps, the
-    parameters return unchanged, bit by bit. Zeros of the linears stay zero. The loaded block itself does not change.
+    worse than none. Errors are measured with weights rounded to the checkpoint's dtype, in the model's own computation. If no
+    epoch helps, the parameters return unchanged, bit by bit. Zeros of the linears stay zero. The loaded block itself does not
+    change.
     Raises LangpruneError if hidden states are not finite.
     """
     before = held.error(block.module, block.index)

@@ -1,8 +1,7 @@
 """Blockwise tuning: trains each pruned block to reproduce the output of the dense model's block.
 
 AMD Quark's recovery step. The dense hidden states walk through the dense model and the others through the tuned blocks, with
-one
-block of each in memory at a time, so each block also learns to correct the remaining errors of earlier blocks.
+one block of each in memory at a time, so each block also learns to correct the remaining errors of earlier blocks.
 """
 
 import json
@@ -53,8 +52,7 @@ def tune(
     Weights and biases of the blocks' linears are trained, and zero weights stay zero; norms, embeddings and head keep their
     bytes. A
     block's targets are the dense hidden states just before the next kept block, or at the end, so it also takes over the work
-    of the
-    removed blocks after it.
+    of the removed blocks after it.
     Raises LangpruneError for models that do not belong together, fewer than 2 windows, and hidden states that are not finite.
     """
     dense, pruned = pair.dense, pair.pruned

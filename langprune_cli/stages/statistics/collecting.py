@@ -64,8 +64,7 @@ class StatsCollector:
         """Collect while the block's forward passes run inside this context.
 
         With `inputs_only`, for when nobody needs the outputs: the first forward pass counts the calls of linears, and
-        EnoughSeen stops
-        the others at the last call, before its product.
+        EnoughSeen stops the others at the last call, before its product.
         """
         self._sums, self._calls_in_all = {}, None
         handles = [block.module.register_forward_pre_hook(self._new_forward)]

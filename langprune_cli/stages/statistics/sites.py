@@ -152,8 +152,7 @@ def block_sites(
     """Yield the sites of some linears of one block, one in memory at a time.
 
     A linear without statistics is a site by itself. So is each linear of an expert with too few tokens (`Solving`); its site
-    has no
-    statistics. Raises LangpruneError if the statistics lack a linear outside of experts.
+    has no statistics. Raises LangpruneError if the statistics lack a linear outside of experts.
     """
     wanted = {linear.name: linear for linear in linears}
     known = known_sites(stats, linears, solving.min_expert_tokens) if stats else {}
