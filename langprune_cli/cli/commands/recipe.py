@@ -109,7 +109,7 @@ def recipe(
 ) -> None:
     """Write the recipe behind an artifact: the stages from its inputs to it, which make it again in an empty workspace.
 
-    [bold]langprune recipe models/uk-wanda-2x4 --out recipe.yaml[/bold]
+    [bold]langprune recipe models/uk-wanda-2x4 --out uk.yaml[/bold]
     """
     if schema == (name is not None):
         raise UsageError("recipe writes one thing: name an artifact, or give --schema")
