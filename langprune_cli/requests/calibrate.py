@@ -95,7 +95,7 @@ def _gathered(run: Run, request: CalibrateRequest) -> list[Outcome]:
 
 def _counted(run: Run, request: CalibrateRequest) -> list[Outcome]:
     from langprune_cli.stages.calibrate.token_counts import count_tokens  # noqa: PLC0415
-    from langprune_cli.streaming.opened import open_tokenizer  # noqa: PLC0415
+    from langprune_cli.streaming.opened_tokenizer import open_tokenizer  # noqa: PLC0415
 
     choice = run.choose(request.model, request.revision)
     specs = run.texts_of(request, choice)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refus
     from langprune_cli.store.artifact import Artifact
     from langprune_cli.store.building import Outcome
     from langprune_cli.store.manifest import Manifest
-    from langprune_cli.streaming.opened import ModelChoice, OpenedModel
+    from langprune_cli.streaming.model_choice import ModelChoice
+    from langprune_cli.streaming.opened import OpenedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +184,7 @@ def _lineup(run: Run, request: EvaluateRequest) -> Lineup:
     different ones.
     """
     from langprune_cli.stages.export.lineage import check_own_base, lineage  # noqa: PLC0415
-    from langprune_cli.streaming.opened import model_artifact  # noqa: PLC0415
+    from langprune_cli.streaming.model_choice import model_artifact  # noqa: PLC0415
 
     model, workspace = several(request.model), run.workspace
     masks = [workspace.find("masks", each) for each in several(request.mask)]

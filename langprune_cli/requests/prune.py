@@ -104,7 +104,7 @@ class Chain:
     def make(self) -> list[Outcome]:
         """Run all steps, and return their artifacts, the last model first."""
         from langprune_cli.stages.structured.block_cut import blocks_that_stayed  # noqa: PLC0415
-        from langprune_cli.streaming.opened import ModelChoice  # noqa: PLC0415
+        from langprune_cli.streaming.model_choice import ModelChoice  # noqa: PLC0415
 
         given, last = self._open(), self.steps[-1]
         for step in self.steps:

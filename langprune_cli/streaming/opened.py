@@ -1,43 +1,28 @@
-"""Opens a model for a stage: finds it by name, and opens its streamed skeleton and its tokenizer."""
+"""Opens a model for a stage: its streamed skeleton, its tokenizer, and what the stages ask of both."""
 
 import platform
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
-import tokenizers
 import torch
 import transformers
 from torch import Tensor
 
 from langprune_cli.defaults import SEQLEN
-from langprune_cli.errors import LangpruneError, UsageError, first_line
-from langprune_cli.location.config_only import locate_config
+from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.location.location import ModelLocation, locate_model
-from langprune_cli.models.model_files import VOCABULARY, check_files, tokenizer_digest
-from langprune_cli.models.skeleton import read_config
+from langprune_cli.models.model_files import tokenizer_digest
 from langprune_cli.models.streamed import StreamedModel
-from langprune_cli.store.artifact import KINDS, Artifact
+from langprune_cli.store.artifact import Artifact
 from langprune_cli.store.building import Reporter
 from langprune_cli.store.files import need_space
-from langprune_cli.store.manifest import is_artifact
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.compute import Compute
+from langprune_cli.streaming.model_choice import ModelChoice, located
+from langprune_cli.streaming.opened_tokenizer import read_tokenizer
 from langprune_cli.streaming.walk import HiddenStates
 from langprune_cli.tokens.tokenizer import Tokenizer
 from langprune_cli.types import Windows
-
-DEMO = "demo"
-
-
-@dataclass(frozen=True)
-class ModelChoice:
-    """A model named by the user, or remembered by the workspace."""
-
-    name: str
-    revision: str | None = None
 
 
 class OpenedModel:
@@ -81,7 +66,7 @@ class OpenedModel:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Return the model's own tokenizer; raises LangpruneError if its files are missing or unreadable."""
-        return _read_tokenizer(self.location.folder, trust_remote_code=self.compute.trust_remote_code)
+        return read_tokenizer(self.location.folder, trust_remote_code=self.compute.trust_remote_code)
 
     @property
     def vocabulary(self) -> str:
@@ -138,28 +123,6 @@ class OpenedModel:
         }
 
 
-class OpenedTokenizer:
-    """A model's configuration and tokenizer; its weights may be missing."""
-
-    def __init__(self, location: ModelLocation, *, trust_remote_code: bool) -> None:
-        """Open both; raises LangpruneError for missing or unreadable files."""
-        self.location = location
-        self.digest = tokenizer_digest(location.folder)
-        self.tokenizer = _read_tokenizer(location.folder, trust_remote_code=trust_remote_code)
-        self.config = read_config(location.folder, trust_remote_code=trust_remote_code)
-        # A model may have more ids than its tokenizer (padding), and a tokenizer may have gaps between its ids.
-        highest = max(self.tokenizer.get_vocab().values(), default=-1)
-        self.vocab_size = max(self.config.get_text_config().vocab_size, len(self.tokenizer), highest + 1)
-
-    def environment(self) -> dict[str, str]:
-        """Return versions that may change the tokens of a text; they are not part of a key."""
-        return {
-            "tokenizers": tokenizers.__version__,
-            "transformers": transformers.__version__,
-            "machine": platform.machine(),
-        }
-
-
 def window_length(asked: int | None, context: int | None, label: str) -> int:
     """Return the requested number of tokens of a window, by default 2048 or the context if that is shorter.
 
@@ -174,54 +137,15 @@ def window_length(asked: int | None, context: int | None, label: str) -> int:
     return asked
 
 
-def _read_tokenizer(folder: Path, *, trust_remote_code: bool) -> Tokenizer:
-    check_files(folder)
-    try:
-        # For some families transformers silently makes a tokenizer with an empty vocabulary.
-        if not any(VOCABULARY.fullmatch(path.name) for path in folder.iterdir()):
-            raise ValueError("there is no vocabulary file")
-        found: Tokenizer = transformers.AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
-        raise LangpruneError(
-            f"{folder} has no readable tokenizer ({first_line(error)}): add tokenizer.json, or give token windows with "
-            "--data FILE.safetensors"
-        ) from error
-    return found
-
-
-def choose_model(workspace: Workspace, named: str | None, revision: str | None, reporter: Reporter) -> ModelChoice:
-    """Return the named model, else the workspace's (remembered, or of its artifacts), else the built-in demo model.
-
-    Raises LangpruneError if the workspace remembers none and has artifacts of several models.
-    """
-    if named:
-        return ModelChoice(named, revision)
-    remembered = workspace.model()
-    if remembered and remembered["name"]:
-        return ModelChoice(remembered["name"], revision or remembered["revision"])
-    known = {outline.model for kind in KINDS for outline in workspace.outlines(kind) if outline.model}
-    models = {model for model in known if not model_artifact(workspace, model[0])}
-    if len(models) > 1:
-        names = " and ".join(sorted(name for name, _ in models))
-        raise LangpruneError(f"the workspace {workspace.root} has artifacts of {names}: name one of them with --model")
-    for name, commit in models - {(DEMO, None)}:
-        reporter.note(f"Using {name}, the model of this workspace's artifacts (--model names another).")
-        return ModelChoice(name, revision or commit)
-    reporter.note("Using the built-in demo model (--model names another).")
-    return ModelChoice(DEMO, revision)
-
-
 def open_model(workspace: Workspace, choice: ModelChoice, compute: Compute, reporter: Reporter) -> OpenedModel:
     """Locate a model (an artifact's name, a folder, a hub id or `demo`) and open it, in all processes of the run.
 
     Raises LangpruneError as `locate_model`, `Checkpoint` and `read_config` do, and if processes find different models.
     """
     team = compute.team
-    location = team.first(lambda: _located(workspace, choice, compute, locate_model, reporter))
+    location = team.first(lambda: located(workspace, choice, compute, locate_model, reporter))
     if not location.folder.exists():  # this process is on another machine, with its own cache
-        location = _located(workspace, choice, compute, locate_model, reporter)
+        location = located(workspace, choice, compute, locate_model, reporter)
     model = OpenedModel(location, compute)
     if len(set(team.all_gather(model.digest if team.size > 1 else ""))) > 1:
         raise LangpruneError(f"{model.label} is not the same model on all machines: give them the same files")
@@ -231,51 +155,9 @@ def open_model(workspace: Workspace, choice: ModelChoice, compute: Compute, repo
     return model
 
 
-def open_tokenizer(workspace: Workspace, choice: ModelChoice, compute: Compute, reporter: Reporter) -> OpenedTokenizer:
-    """Locate a model as `open_model` does, and open its configuration and tokenizer without fetching or reading weights.
-
-    Raises LangpruneError as `locate_config`, `read_config` and `tokenizer_digest` do.
-    """
-    location = _located(workspace, choice, compute, partial(locate_config, only="tokenizer"), reporter)
-    return OpenedTokenizer(location, trust_remote_code=compute.trust_remote_code)
-
-
-def _located(
-    workspace: Workspace,
-    choice: ModelChoice,
-    compute: Compute,
-    locate: Callable[..., ModelLocation],
-    reporter: Reporter,
-) -> ModelLocation:
-    """Return a model's location: an artifact's folder, or the result of `locate`, whose notes are shown."""
-    artifact = model_artifact(workspace, choice.name)
-    if artifact:
-        # By name if it is in this workspace, which may move.
-        own = artifact.folder.absolute().parent == (workspace.root / "models").absolute()
-        return ModelLocation(artifact.folder, artifact.name, None, "artifact" if own else "folder")
-    location = locate(
-        choice.name,
-        revision=choice.revision,
-        cache_dir=compute.cache_dir,
-        with_code=compute.trust_remote_code,
-        fetch=compute.fetch,
-    )
-    for note in location.notes:
-        reporter.note(note)
-    return location
-
-
 def _lacks_bfloat16() -> bool:
     """Return whether this CPU emulates products of bfloat16 matrices, as x86 CPUs without AVX-512 do."""
     return torch.backends.cpu.get_cpu_capability() == "AVX2"
-
-
-def model_artifact(workspace: Workspace, name: str) -> Artifact | None:
-    """Return the model artifact with that name or folder, None if the name means something else."""
-    places = [Path(name)]
-    with suppress(UsageError):  # not a possible name of an artifact
-        places.append(workspace.folder("models", name))
-    return workspace.find("models", name) if name != DEMO and any(map(is_artifact, places)) else None
 
 
 def check_same_model(artifact: Artifact, model: OpenedModel, or_else: str = "") -> None:

@@ -8,7 +8,7 @@ from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.store.artifact import ArtifactWriter, Recipe
 from langprune_cli.store.building import Destination, run_stage
 from langprune_cli.store.workspace import Workspace
-from langprune_cli.streaming.opened import model_artifact
+from langprune_cli.streaming.model_choice import model_artifact
 from tests.support import workspace_making
 from tests.support.workspace_making import FUTURE, add, recipe, run
 

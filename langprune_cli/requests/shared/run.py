@@ -30,7 +30,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refus
     from langprune_cli.store.building import Outcome, Reporter
     from langprune_cli.store.workspace import Workspace
     from langprune_cli.streaming.compute import Compute
-    from langprune_cli.streaming.opened import ModelChoice, OpenedModel
+    from langprune_cli.streaming.model_choice import ModelChoice
+    from langprune_cli.streaming.opened import OpenedModel
     from langprune_cli.types import TextSpec
 
 _LOUD = ("datasets", "huggingface_hub", "fsspec", "bitsandbytes")  # their problems that matter arrive as exceptions
@@ -72,7 +73,7 @@ class Run:
 
     def remember(self, choice: ModelChoice, about: dict[str, str | None]) -> None:
         """Make a model the workspace's when the run starts, unless it is one of its artifacts."""
-        from langprune_cli.streaming.opened import model_artifact  # noqa: PLC0415
+        from langprune_cli.streaming.model_choice import model_artifact  # noqa: PLC0415
 
         def prepare() -> None:
             if not model_artifact(self.workspace, choice.name):
@@ -83,7 +84,7 @@ class Run:
 
     def choose(self, named: str | Path | None, revision: str | None, made_from: Artifact | None = None) -> ModelChoice:
         """Return the named model, else an artifact's source, else the workspace's."""
-        from langprune_cli.streaming.opened import ModelChoice, choose_model  # noqa: PLC0415
+        from langprune_cli.streaming.model_choice import ModelChoice, choose_model  # noqa: PLC0415
 
         if named is None and made_from is not None:
             about = made_from.manifest.about["model"]
@@ -110,7 +111,7 @@ class Run:
         self, lang: list[str], data: list[str], corpus: str | None, choice: ModelChoice, *, evaluation: bool
     ) -> list[TextSpec]:
         """Return the requested texts, with a note on each hub corpus that stands for a language."""
-        from langprune_cli.streaming.opened import DEMO  # noqa: PLC0415
+        from langprune_cli.streaming.model_choice import DEMO  # noqa: PLC0415
         from langprune_cli.text.corpora import hub_text_note, resolve_texts  # noqa: PLC0415
         from langprune_cli.text.languages import reading_note  # noqa: PLC0415
 

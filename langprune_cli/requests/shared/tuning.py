@@ -53,7 +53,7 @@ def tuned(
     from langprune_cli.stages.calibrate.calibrate import draw  # noqa: PLC0415
     from langprune_cli.stages.recover.block_tuning import TuneSettings  # noqa: PLC0415
     from langprune_cli.stages.recover.tuning import Pair, tune  # noqa: PLC0415
-    from langprune_cli.streaming.opened import ModelChoice  # noqa: PLC0415
+    from langprune_cli.streaming.model_choice import ModelChoice  # noqa: PLC0415
 
     settings = TuneSettings(
         epochs=options.epochs or TuneSettings.epochs,

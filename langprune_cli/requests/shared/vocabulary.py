@@ -15,7 +15,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refus
     from langprune_cli.store.artifact import Artifact
     from langprune_cli.store.building import Outcome
     from langprune_cli.store.target import Target
-    from langprune_cli.streaming.opened import ModelChoice, OpenedModel
+    from langprune_cli.streaming.model_choice import ModelChoice
+    from langprune_cli.streaming.opened import OpenedModel
     from langprune_cli.tokens.choice import VocabularyChoice, VocabularyTarget
     from langprune_cli.tokens.vocabulary import Kind
     from langprune_cli.types import TextSpec
@@ -52,7 +53,7 @@ def counted(run: Run, model: OpenedModel, specs: list[TextSpec], max_tokens: int
     """Count the tokens of each text; the last of what is returned has the counts of all of them."""
     from langprune_cli.stages.calibrate.token_counts import count_tokens  # noqa: PLC0415
     from langprune_cli.stages.combine.combine import combine_stats  # noqa: PLC0415
-    from langprune_cli.streaming.opened import OpenedTokenizer  # noqa: PLC0415
+    from langprune_cli.streaming.opened_tokenizer import OpenedTokenizer  # noqa: PLC0415
 
     most = max_tokens or MAX_TOKENS
     tokenizer = OpenedTokenizer(model.location, trust_remote_code=model.compute.trust_remote_code)
@@ -84,7 +85,7 @@ def planned_tokens(
     """Return how many tokens would stay, and which; with a size and no named counts, only how many."""
     from langprune_cli.stages.statistics.counted_tokens import needed_token_counts  # noqa: PLC0415
     from langprune_cli.stages.structured.vocabulary_choosing import vocabulary_of  # noqa: PLC0415
-    from langprune_cli.streaming.opened import open_tokenizer  # noqa: PLC0415
+    from langprune_cli.streaming.opened_tokenizer import open_tokenizer  # noqa: PLC0415
     from langprune_cli.tokens.vocabulary import Vocabulary  # noqa: PLC0415
 
     if target.size is not None and stats is None:

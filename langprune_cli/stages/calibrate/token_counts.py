@@ -13,7 +13,7 @@ from langprune_cli.store.building import Destination, Outcome, Reporter, run_sta
 from langprune_cli.store.files import need_space
 from langprune_cli.store.target import TARGET, Target
 from langprune_cli.store.workspace import Workspace
-from langprune_cli.streaming.opened import OpenedTokenizer
+from langprune_cli.streaming.opened_tokenizer import OpenedTokenizer
 from langprune_cli.text.corpora import source_name
 from langprune_cli.text.sources import read_documents, source_fingerprint, source_for
 from langprune_cli.text.windows import calibration_windows, hub_note, is_given

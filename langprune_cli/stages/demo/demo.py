@@ -20,7 +20,8 @@ from langprune_cli.stages.solving.choosing import MaskSettings, WeightChooser
 from langprune_cli.store.building import Reporter
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.compute import Compute
-from langprune_cli.streaming.opened import DEMO, ModelChoice, open_model
+from langprune_cli.streaming.model_choice import DEMO, ModelChoice
+from langprune_cli.streaming.opened import open_model
 from langprune_cli.text.corpora import BUILTIN, resolve_texts
 
 _PATTERN = Pattern(0.5)

@@ -15,7 +15,8 @@ from langprune_cli.store.artifact import PROVENANCE, Artifact
 from langprune_cli.store.building import Reporter
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.compute import Compute
-from langprune_cli.streaming.opened import ModelChoice, OpenedTokenizer, model_artifact, open_tokenizer
+from langprune_cli.streaming.model_choice import ModelChoice, model_artifact
+from langprune_cli.streaming.opened_tokenizer import OpenedTokenizer, open_tokenizer
 from langprune_cli.structured_patterns.pattern import patterns_of
 from langprune_cli.tokens.token_bytes import description
 from langprune_cli.tokens.vocabulary import Kind, Vocabulary

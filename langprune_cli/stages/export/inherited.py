@@ -11,7 +11,7 @@ from langprune_cli.stages.export.lineage import lineage
 from langprune_cli.store.artifact import Artifact
 from langprune_cli.store.plain import plain_file
 from langprune_cli.store.workspace import Workspace
-from langprune_cli.streaming.opened import DEMO
+from langprune_cli.streaming.model_choice import DEMO
 
 _LICENCE = ("license", "license_name", "license_link")
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from langprune_cli.errors import LangpruneError
 from langprune_cli.store.artifact import Artifact
 from langprune_cli.store.workspace import Workspace
-from langprune_cli.streaming.opened import DEMO, model_artifact
+from langprune_cli.streaming.model_choice import DEMO, model_artifact
 
 
 def lineage(workspace: Workspace, model: Artifact) -> list[Artifact]:

@@ -18,7 +18,8 @@ from langprune_cli.stages.structured.removals import DOWN, Removal, Rounding
 from langprune_cli.stages.structured.sketch import AxisPlan, Sketch
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.compute import Compute
-from langprune_cli.streaming.opened import ModelChoice, model_artifact, window_length
+from langprune_cli.streaming.model_choice import ModelChoice, model_artifact
+from langprune_cli.streaming.opened import window_length
 from langprune_cli.streaming.own_code import own_code
 from langprune_cli.structured_patterns.pattern import check_rounding, get_pattern, parse_removals, split_patterns
 

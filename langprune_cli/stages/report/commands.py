@@ -13,7 +13,7 @@ from langprune_cli.stages.evaluate.rows import Row
 from langprune_cli.stages.export.public import public_name
 from langprune_cli.stages.report.options import Words, option, words_of
 from langprune_cli.store.artifact import Artifact
-from langprune_cli.streaming.opened import DEMO
+from langprune_cli.streaming.model_choice import DEMO
 from langprune_cli.templates.markup import clean
 from langprune_cli.text.hub import HUB_PREFIX
 from langprune_cli.text.sources import BUILTIN_PREFIX

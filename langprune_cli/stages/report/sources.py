@@ -11,7 +11,7 @@ from langprune_cli.store.artifact import WEIGHTS, Artifact, open_artifact
 from langprune_cli.store.building import Reporter
 from langprune_cli.store.manifest import Manifest
 from langprune_cli.store.workspace import Workspace
-from langprune_cli.streaming.opened import model_artifact
+from langprune_cli.streaming.model_choice import model_artifact
 
 
 class PrunedModels:

@@ -15,7 +15,8 @@ from langprune_cli.stages.structured.removals import Removal
 from langprune_cli.stages.structured.vocabulary_cut import VOCABULARY_PART
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
 from langprune_cli.store.files import disk_errors
-from langprune_cli.streaming.opened import OpenedModel, OpenedTokenizer
+from langprune_cli.streaming.opened import OpenedModel
+from langprune_cli.streaming.opened_tokenizer import OpenedTokenizer
 from langprune_cli.tokens.choice import VocabularyChoice, VocabularyTarget, choose_vocabulary, ids_in
 from langprune_cli.tokens.kept_text import VERSION, frame_ids, kept_ids
 from langprune_cli.tokens.tokenizer_files import ids_named_in

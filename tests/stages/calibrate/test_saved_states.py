@@ -13,7 +13,8 @@ from langprune_cli.store.building import Silent
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming import resuming
 from langprune_cli.streaming.compute import Compute
-from langprune_cli.streaming.opened import ModelChoice, open_model
+from langprune_cli.streaming.model_choice import ModelChoice
+from langprune_cli.streaming.opened import open_model
 from langprune_cli.streaming.walk import HiddenStates
 from langprune_cli.types import TextSpec
 from tests.support.command import tree

@@ -20,7 +20,7 @@ from langprune_cli.stages.calibrate.token_counts import count_tokens
 from langprune_cli.stages.statistics.counted_tokens import needed_token_counts, read_token_counts
 from langprune_cli.store.artifact import open_artifact
 from langprune_cli.store.workspace import Workspace
-from langprune_cli.streaming.opened import OpenedTokenizer
+from langprune_cli.streaming.opened_tokenizer import OpenedTokenizer
 from langprune_cli.text.sources import read_documents
 from langprune_cli.tokens import counting
 from langprune_cli.types import TextSpec

@@ -17,7 +17,8 @@ from langprune_cli.stages.combine.combine_masks import Vote, combine_masks
 from langprune_cli.stages.structured.keep_masks import MaskReader
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.compute import Compute
-from langprune_cli.streaming.opened import ModelChoice, OpenedModel, open_model
+from langprune_cli.streaming.model_choice import ModelChoice
+from langprune_cli.streaming.opened import OpenedModel, open_model
 from tests.support.command import DRAW, did, langprune, one_sentence, tree
 from tests.support.interrupting import Interrupting
 

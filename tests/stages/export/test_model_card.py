@@ -20,7 +20,8 @@ from langprune_cli.store.target import Target
 from langprune_cli.store.temporary import TEMPORARY
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.compute import Compute
-from langprune_cli.streaming.opened import ModelChoice, open_model
+from langprune_cli.streaming.model_choice import ModelChoice
+from langprune_cli.streaming.opened import open_model
 from tests.support.artifact_making import sign
 from tests.support.command import SEQLEN, did, langprune, one_sentence
 
