@@ -24,7 +24,7 @@ from langprune_cli.store.files import canonical_json, disk_errors, weights_diges
 from langprune_cli.store.written import Written
 
 _MOST_HEADER_BYTES = 100_000_000  # the format's own limit
-_MOST_TENSORS = 300_000  # of a model; the largest published ones have half as many
+MOST_TENSORS = 300_000  # of a model; the largest published ones have half as many
 _PIECE = 1 << 24  # bytes compared at a time
 _SAMPLE = 4096  # bytes read at the start, middle and end of each tensor for the digest
 
@@ -59,7 +59,7 @@ class Checkpoint:
         self._finite: set[str] = set()  # tensors already checked; some are read more than once
         files = weight_map(folder)
         for file in weight_files(folder):
-            found = _read_header(folder, file, _MOST_TENSORS - len(self.entries))
+            found = read_header(folder, file, MOST_TENSORS - len(self.entries))
             for name in sorted(found.keys() & self.entries.keys()):
                 if not self._same_bytes(self.entries[name], found[name]):
                     raise LangpruneError(
@@ -236,7 +236,7 @@ def read_entry(folder: Path, entry: TensorEntry) -> Tensor:
     return data.view(DTYPES[entry.dtype]).view(entry.shape)
 
 
-def _read_header(folder: Path, file: str, most: int) -> dict[str, TensorEntry]:
+def read_header(folder: Path, file: str, most: int) -> dict[str, TensorEntry]:
     """Read and check one file's header: 8 bytes of length, JSON, then data up to the end of the file.
 
     most: how many tensors it may have.
@@ -281,7 +281,7 @@ def _header_bytes(path: Path, most: int) -> tuple[bytes, int]:
     # Checked before parsing, which takes seconds and a gigabyte for a million tensors.
     if raw.count(b'"data_offsets"') > most:
         raise LangpruneError(
-            f"{path} brings the checkpoint to more than {_MOST_TENSORS:,} tensors, more than any model has: get it again"
+            f"{path} brings the checkpoint to more than {MOST_TENSORS:,} tensors, more than any model has: get it again"
         )
     return raw, total
 

@@ -6,7 +6,7 @@ bytes, so that a run which was interrupted and resumed ends byte-identical to on
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
@@ -17,6 +17,7 @@ from langprune_cli.errors import LangpruneError
 from langprune_cli.records import About, BlockRecord
 from langprune_cli.store.files import (
     HashedFiles,
+    Part,
     canonical_json,
     disk_errors,
     document_digest,
@@ -132,6 +133,13 @@ class Artifact:
         return sum(part["size"] for part in self.manifest.parts.values())
 
 
+def tensor_sha256(tensor: "Tensor") -> str:
+    """Return the hex sha256 of a tensor's bytes as a safetensors file has them."""
+    import torch  # noqa: PLC0415 - see above
+
+    return hashlib.sha256(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
 def same_bytes(manifest: Manifest, about: Mapping[str, object]) -> bool:
     """Return whether an artifact was computed on exactly the weights that `about` names, if it names any.
 
@@ -215,8 +223,8 @@ class ArtifactWriter:
         return part in self.manifest.parts
 
     @contextmanager
-    def part(self, name: str) -> Iterator[Path]:
-        """Yield a temporary path to write to; then hash the part, put it in place and record it."""
+    def part(self, name: str, tensors: Mapping[str, str] | None = None) -> Iterator[Path]:
+        """Yield a temporary path to write to; then hash the part, put it in place and record it with sha256 of some tensors."""
         path = self.folder / name
         if path.parent != self.folder:
             with disk_errors(path):
@@ -224,24 +232,32 @@ class ArtifactWriter:
         with new_file(path) as temporary:
             yield temporary
         with disk_errors(path):
-            self.manifest.parts[name] = {"sha256": self._hashed.digest(path) or "", "size": path.stat().st_size}
+            entry: Part = {"sha256": self._hashed.digest(path) or "", "size": path.stat().st_size}
+            self.manifest.parts[name] = {**entry, "tensors": dict(tensors)} if tensors else entry
         self._save_manifest()
         self.wrote()
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes, tensors: Mapping[str, str] | None = None) -> None:
         """Write one part from memory."""
-        with self.part(name) as temporary:
+        with self.part(name, tensors) as temporary:
             temporary.write_bytes(data)
 
-    def write_tensors(self, name: str, tensors: "dict[str, Tensor]", record: BlockRecord | None = None) -> None:
-        """Write one safetensors part and its JSON record.
+    def write_tensors(
+        self,
+        name: str,
+        tensors: "dict[str, Tensor]",
+        record: BlockRecord | None = None,
+        single: Collection[str] = (),
+    ) -> None:
+        """Write one safetensors part and its JSON record. single: small tensors that are read without the rest, if there.
 
         The record is one metadata entry: safetensors writes several in an order that changes from run to run.
         """
         from safetensors.torch import save  # noqa: PLC0415 - with torch, see above
 
         metadata = {_RECORD: canonical_json(record)} if record else None
-        self.write(name, save({key: value.contiguous() for key, value in tensors.items()}, metadata))
+        digests = {each: tensor_sha256(tensors[each]) for each in single if each in tensors}
+        self.write(name, save({key: value.contiguous() for key, value in tensors.items()}, metadata), digests)
 
     def finish(self, **about: object) -> Artifact:
         """Add the last facts to `about`, mark the artifact complete and return it.

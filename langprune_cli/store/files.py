@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.store.temporary import sweep, temporary_beside
@@ -37,6 +37,9 @@ class Part(TypedDict):
 
     sha256: str
     size: int  # bytes
+    tensors: NotRequired[
+        dict[str, str]
+    ]  # sha256 of the bytes of small tensors, to be read without the rest of the file
 
 
 Parts = dict[str, Part]  # by the file's name
@@ -191,6 +194,8 @@ def check_parts(parts: Parts) -> None:
             raise ValueError(f"{name!r} is no name of a part")
         if not isinstance(part["sha256"], str) or type(part["size"]) is not int or part["size"] < 0:
             raise ValueError(f"{name!r} has no sha256 and size")
+        if not all(isinstance(digest, str) for digest in part.get("tensors", {}).values()):
+            raise ValueError(f"{name!r} has tensors without sha256")
 
 
 def weights_digest(hashes: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """What a process that does not write has in place of a writer, so that all processes of a run can run the same stage."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,12 +23,18 @@ class SilentWriter(ArtifactWriter):
         self.manifest = manifest
 
     @contextmanager
-    def part(self, name: str) -> Iterator[Path]:
+    def part(self, name: str, tensors: Mapping[str, str] | None = None) -> Iterator[Path]:  # noqa: ARG002 - as a writer has it
         """Yield where nothing is kept, and note that the first process has this part."""
         yield Path(os.devnull)
         self.manifest.parts[name] = {"sha256": "", "size": 0}
 
-    def write_tensors(self, name: str, tensors: "dict[str, Tensor]", record: BlockRecord | None = None) -> None:  # noqa: ARG002 - as a writer has it
+    def write_tensors(
+        self,
+        name: str,
+        tensors: "dict[str, Tensor]",  # noqa: ARG002 - as a writer has it
+        record: BlockRecord | None = None,  # noqa: ARG002
+        single: Collection[str] = (),  # noqa: ARG002
+    ) -> None:
         """Note that the first process has this part."""
         self.manifest.parts[name] = {"sha256": "", "size": 0}
 

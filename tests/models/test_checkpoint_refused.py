@@ -37,9 +37,9 @@ def test_more_tensors_than_any_model_has(tmp_path: Path, monkeypatch: pytest.Mon
     """The bound is of all files together."""
     tensors = {f"w.{number}": torch.zeros(0) for number in range(20)}
     folder = save_sharded(tmp_path / "m", tensors, 2)
-    monkeypatch.setattr("langprune_cli.models.checkpoint._MOST_TENSORS", 20)
+    monkeypatch.setattr("langprune_cli.models.checkpoint.MOST_TENSORS", 20)
     assert len(Checkpoint(folder).entries) == 20
-    monkeypatch.setattr("langprune_cli.models.checkpoint._MOST_TENSORS", 19)
+    monkeypatch.setattr("langprune_cli.models.checkpoint.MOST_TENSORS", 19)
     record = {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
     one = save_raw(tmp_path / "one", json.dumps(dict.fromkeys(tensors, record)).encode())
     for each in (one, folder):

@@ -17,6 +17,38 @@ _OPTIONS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-pipe",
 )  # fmt: skip
 
+# Contrasts of all texts of a report with what is behind them, the lowest first.
+CONTRAST = """(() => {
+  const parse = c => c.match(/[\\d.]+/g).map(Number);
+  const lum = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((s, v, i) => s + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = node => {
+    for (let e = node; e; e = e.parentElement) {
+      const c = parse(getComputedStyle(e).backgroundColor);
+      if (c.length < 4 || c[3] > 0) return c;
+    }
+    return [255, 255, 255];
+  };
+  document.querySelectorAll('details').forEach(d => d.open = true);
+  const seen = [];
+  for (const e of document.querySelectorAll('body *')) {
+    const own = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+    if (!own || !e.getClientRects().length) continue;
+    const svg = e instanceof SVGElement;
+    const rect = svg && e.classList.contains('on') ? e.parentElement.querySelector('rect.fill') : null;
+    const ink = parse(getComputedStyle(e)[svg ? 'fill' : 'color']);
+    const ground = rect ? parse(getComputedStyle(rect).fill) : behind(e);
+    const [a, b] = [lum(ink), lum(ground)].sort((x, y) => y - x);
+    seen.push([(a + 0.05) / (b + 0.05), e.textContent.slice(0, 40)]);
+  }
+  return seen.sort((x, y) => x[0] - y[0]);
+})()"""
+# Texts that lie outside of the figure that they belong to.
+OUTSIDE = """[...document.querySelectorAll('svg[role=img]')].flatMap(svg => { const box = svg.getBoundingClientRect();
+  return [...svg.querySelectorAll('text')].filter(t => { const r = t.getBoundingClientRect();
+    return r.width && (r.left < box.left - 1 || r.right > box.right + 1 || r.top < box.top - 1 || r.bottom > box.bottom + 1);
+  }).map(t => t.textContent); })"""
+
 
 class Page:
     """One tab: commands of the DevTools protocol are sent to it, and its events are kept."""

@@ -20,8 +20,6 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help must be fast
     from langprune_cli.stages.combine.compare import Pair
     from langprune_cli.stages.combine.experts_used import ExpertsUsed
 
-_MOST_EXPERTS = 4  # of a block, in a table
-
 # The columns of each kind's tables: figure -> heading, and whether it is a share.
 _COLUMNS = {
     "masks": {
@@ -102,12 +100,8 @@ def _print_pair(kind: str, pair: Pair) -> None:
 
 def _print_experts(blocks: Sequence[ExpertsUsed]) -> None:
     """Print the experts that each text uses most, with the shares of its tokens."""
-
-    def most(block: ExpertsUsed, text: str) -> str:
-        return ", ".join(f"{expert} ({share:.0%})" for expert, share in block.most(text, _MOST_EXPERTS) if share)
-
     texts = list(blocks[0].shares)
-    rows = [[str(each.block), f"{each.apart:.2%}", *(most(each, text) for text in texts)] for each in blocks]
+    rows = [[str(each.block), f"{each.apart:.2%}", *map(each.named, texts)] for each in blocks]
     print_table(["block", "routed apart", *(f"experts of {text}" for text in texts)], rows)
     print_line("")
 

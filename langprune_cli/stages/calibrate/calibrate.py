@@ -14,7 +14,7 @@ from langprune_cli.stages.statistics.collecting import StatsCollector
 from langprune_cli.stages.statistics.experts import finish_stats
 from langprune_cli.stages.statistics.parts import WINDOWS_PART, block_part
 from langprune_cli.stages.statistics.recipe import stats_recipe
-from langprune_cli.stages.statistics.routing import RoutingCollector, routing_tensors
+from langprune_cli.stages.statistics.routing import ROUTING, RoutingCollector, routing_tensors
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.files import need_space
@@ -223,7 +223,7 @@ def _collect(
         if block.index >= done:
             tensors, sites = collector.tensors(block)
             tensors |= routing_tensors(routing.of(block.index))
-            writer.write_tensors(block_part(block.index), tensors, {"sites": sites})
+            writer.write_tensors(block_part(block.index), tensors, {"sites": sites}, single=ROUTING)
         saved.keep(states, block.index)
     reporter.end()
     return team.first(lambda: finish_stats(writer, model, reporter))

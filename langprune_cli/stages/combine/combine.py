@@ -212,7 +212,7 @@ def _add(
     reporter.begin(f"combine {writer.folder.name}", len(blocks), 0)
     for index, part in enumerate(blocks):
         if part in todo:
-            writer.write_tensors(part, *_sum_of_block(parents, part, weights))
+            writer.write_tensors(part, *_sum_of_block(parents, part, weights), single=ROUTING)
         reporter.tick(index, 0)
     reporter.end()
     return writer.finish(**_sum_of_experts(parents))

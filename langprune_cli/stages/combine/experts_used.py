@@ -7,6 +7,8 @@ from itertools import combinations
 from langprune_cli.stages.statistics.routing import routing_in
 from langprune_cli.store.artifact import Artifact
 
+_MOST_NAMED = 4  # experts of a block and a text
+
 
 @dataclass(frozen=True)
 class ExpertsUsed:
@@ -24,10 +26,14 @@ class ExpertsUsed:
         pairs = combinations(self.shares.values(), 2)
         return max(sum(abs(x - y) for x, y in zip(one, other, strict=True)) / 2 for one, other in pairs)
 
-    def most(self, text: str, count: int) -> list[tuple[int, float]]:
-        """Return the experts that a text uses most, with their shares."""
-        shares = self.shares[text]
-        return sorted(enumerate(shares), key=lambda each: -each[1])[:count]
+    def most(self, text: str) -> list[tuple[int, float]]:
+        """Return the experts that a text uses, with their shares, the most used first."""
+        used = [(expert, share) for expert, share in enumerate(self.shares[text]) if share]
+        return sorted(used, key=lambda each: -each[1])
+
+    def named(self, text: str) -> str:
+        """Return the few experts that a text uses most, for a table: "5 (22%), 1 (20%)"."""
+        return ", ".join(f"{expert} ({share:.0%})" for expert, share in self.most(text)[:_MOST_NAMED])
 
     def record(self) -> dict[str, object]:
         """Return all shares for JSON."""

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.stages.evaluate.rows import MARKS, SizeRow
-from langprune_cli.stages.report import figures, style, tables
+from langprune_cli.stages.report import experts, figures, style, tables
 from langprune_cli.stages.report.commands import commands, hidden
 from langprune_cli.stages.report.recipe import recipe_of
 from langprune_cli.stages.report.report import Report
@@ -25,6 +25,7 @@ def page(report: Report, title: str, sizes: Sequence[SizeRow], form: str) -> str
         commands=[command for _, command in commands(report.sources) if command],
         tables=tables,
         figures=figures,
+        experts=experts,
         hatching=hatching(),
         colours=style.colours(),
         shades=SHADES,

@@ -1,13 +1,16 @@
 """Shared by stages: names of parts, checks of their tensors, and the identity of a text."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
+from langprune_cli.models.checkpoint import MOST_TENSORS, read_entry, read_header
 from langprune_cli.records import TextIdentity, TextRecord
-from langprune_cli.store.artifact import Artifact
+from langprune_cli.store.artifact import Artifact, tensor_sha256
+from langprune_cli.store.plain import plain_file
 from langprune_cli.types import Windows
 
 GENERATION_CONFIG = "generation_config.json"  # of a model
@@ -40,6 +43,24 @@ def fitting(
             f"make {artifact.manifest.kind}/{artifact.name} again with --force"
         )
     return found
+
+
+def single_tensors(artifact: Artifact, part: str, names: Collection[str]) -> dict[str, Tensor]:
+    """Return some tensors of a part, those that it has; without the rest of the file if the manifest has their sha256.
+
+    Raises LangpruneError as `Artifact.read` does.
+    """
+    entry = artifact.manifest.parts.get(part)
+    digests = entry.get("tensors", {}) if entry else {}
+    if digests.keys() >= set(names):
+        with suppress(LangpruneError, KeyError):
+            plain_file(artifact.folder / part, within=artifact.folder)
+            places = read_header(artifact.folder, part, MOST_TENSORS)
+            found = {name: read_entry(artifact.folder, places[name]) for name in names}
+            if all(tensor_sha256(tensor) == digests[name] for name, tensor in found.items()):
+                return found
+    # An earlier version or another program wrote the manifest, or the file is damaged: reading the whole of it tells.
+    return {name: tensor for name, tensor in artifact.tensors(part).items() if name in names}
 
 
 def text_identity(windows: Windows) -> TextIdentity:

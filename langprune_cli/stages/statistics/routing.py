@@ -11,7 +11,7 @@ from langprune_cli.errors import LangpruneError
 from langprune_cli.machine.team import ALONE, Team
 from langprune_cli.models.streamed import Block
 from langprune_cli.numerics.routing import Routing
-from langprune_cli.stages.statistics.parts import block_part, fitting
+from langprune_cli.stages.statistics.parts import block_part, fitting, single_tensors
 from langprune_cli.store.artifact import Artifact
 from langprune_cli.store.building import Reporter
 from langprune_cli.streaming.opened import OpenedModel
@@ -72,7 +72,7 @@ def routing_in(stats: Artifact, experts: int | None = None) -> dict[int, Routing
     """
     found = {}
     for index in map(int, stats.manifest.about.get("expert_tokens", {})):
-        tensors = stats.tensors(part := block_part(index))
+        tensors = single_tensors(stats, part := block_part(index), ROUTING)
         if _ROUTED not in tensors:
             return {}
         count = tensors[_ROUTED].numel() if experts is None else experts
