@@ -50,15 +50,15 @@ PARTS = {
     "channels 30%": ("--pattern", "channels:0.3"),
     "kv-groups 50%": ("--pattern", "kv-groups:0.5"),
 }
-OF_PARTS: dict[str, tuple[str, ...]] = {
+OF_UNITS: dict[str, tuple[str, ...]] = {
     "osscar": ("--method", "osscar"),
     "osscar, update none": ("--method", "osscar", "--update", "none"),
     "flap": ("--method", "flap"),
     "flap, update least-squares": ("--method", "flap", "--update", "least-squares"),
     "wanda-sp": ("--method", "wanda-sp"),
     "wanda-sp, update least-squares": ("--method", "wanda-sp", "--update", "least-squares"),
-    "magnitude of parts": ("--method", "magnitude"),
-    "magnitude of parts, update least-squares": ("--method", "magnitude", "--update", "least-squares"),
+    "magnitude of units": ("--method", "magnitude"),
+    "magnitude of units, update least-squares": ("--method", "magnitude", "--update", "least-squares"),
 }
 DEPTHS = {"blocks 12.5%": ("--pattern", "blocks:0.125"), "blocks 25%": ("--pattern", "blocks:0.25")}
 OF_DEPTHS: dict[str, tuple[str, ...]] = {"search": ("--method", "search"), "influence": ("--method", "influence")}
@@ -76,7 +76,7 @@ class Table:
 
 TABLES = {
     "weights": Table("Nats lost on held-out text: single weights", PATTERNS, WEIGHTS, "sparsegpt"),
-    "parts": Table("Nats lost on held-out text: channels and KV groups", PARTS, OF_PARTS, "flap"),
+    "parts": Table("Nats lost on held-out text: channels and KV groups", PARTS, OF_UNITS, "flap"),
     "depth": Table("Nats lost on held-out text: blocks", DEPTHS, OF_DEPTHS, "influence"),
 }
 
@@ -161,9 +161,9 @@ def document(cells: list[dict[str, Any]], about: str) -> str:
         "Made by `python tests/benchmarks/quality.py --model MODEL --text uk=WINDOWS,HELD_OUT --text en=WINDOWS,HELD_OUT`:",
         "`langprune prune` and `eval` with the default dtype, on files of token windows.",
         "",
-        "Each figure: log(ppl / dense ppl) x 1000, and the ppl; then, where it was measured, the same figure on the other",
-        "language, for which the model was not pruned. Last: the geometric mean of the ratios to one recipe, and the seconds of",
-        "pruning (mean of the cells).",
+        "A cell has the lost nats x 1000, log(ppl / dense ppl), and in brackets the ppl; then, where it was measured, the lost",
+        "nats on the other language, for which the model was not pruned. The last two columns: the geometric mean of the ratios",
+        "of lost nats to those of one recipe, and the seconds that pruning took, as a mean of the cells.",
     ]
     sections = []
     for table in TABLES.values():

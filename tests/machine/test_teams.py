@@ -181,6 +181,34 @@ def test_what_has_no_windows_to_share_is_done_once(tmp_path: Path) -> None:
     assert first.stderr == "ls does not share work between processes: the first one runs it alone.\n"
 
 
+def test_a_recipe_is_shared_stage_by_stage(tmp_path: Path, windows: Path) -> None:
+    """Stages that gather statistics share their windows; the others, in between, run in the first process."""
+    save_pico("llama", tmp_path / "model")
+    recipes = [tmp_path / "shared.yaml", tmp_path / "alone.yaml"]
+    for recipe in recipes:
+        recipe.write_text(
+            f"""\
+workspace: {recipe.with_suffix("")}
+model: {tmp_path / "model"}
+stages:
+  - calibrate: {{data: {windows}, name: sums}}
+  - mask: {{sparsity: 0.5}}
+  - apply
+  - prune: {{data: {windows}, pattern: "channels:0.25", name: narrow}}
+  - export: {{model: narrow, out: {recipe.with_suffix(".out")}}}
+""",
+            encoding="utf-8",
+        )
+    document = json.loads(ran("run", recipes[0], "--json"))  # one document, of the first process
+    assert [each["command"] for each in document["stages"]] == ["calibrate", "mask", "apply", "prune", "export"]
+    alone("run", recipes[1])
+    shared, one = (tree(recipe.with_suffix("")) for recipe in recipes)
+    assert shared.keys() == one.keys()
+    masks = {name for name in shared if name.startswith("masks") and name.endswith(".safetensors")}
+    assert masks
+    assert all(shared[name] == one[name] for name in masks)
+
+
 @pytest.mark.parametrize(("option", "largest_file", "sentence"), [
     (["--device", "cuda:99"], None, "this machine has no --device cuda:99: use cpu or auto"),
     (["--max-memory", "1KB"], 64, "File too large"),  # while the first process waits for its sums
