@@ -7,7 +7,7 @@ from contextlib import ExitStack, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 from langprune_cli.errors import LangpruneError, error_document, printable
-from langprune_cli.machine.memory import keep_freed
+from langprune_cli.machine.memory import keep_few_products, keep_freed
 
 JSON = "--json"
 DEBUG = "--debug"  # accepted anywhere on the line, so that users can append it to a failed command
@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Set before the first tensor: matrices then get pages of 2 MB, if the system has them, instead of 4 KB.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    keep_few_products()
     keep_freed()
     try:
         from langprune_cli.cli.app import run  # noqa: PLC0415 - after the flag and the policy

@@ -174,23 +174,26 @@ class Narrowing:
                 return f"it computes {key} from the number of blocks"
         return None
 
-    def _opens(self, raw: dict[str, object], config: Configuration) -> bool:
+    def opens(self, raw: dict[str, object], config: Configuration) -> bool:
+        """Return whether transformers opens the smaller model's config.json as intended."""
         return self._problem(self._written(raw, config), config) is None
 
     def _refuse_heads(self, raw: dict[str, object], config: Configuration) -> None:
         """Raise LangpruneError if the number of KV groups is the problem."""
         units = next(axis.units for axis in self.axes if axis.kind == KV_GROUPS)
-        every = tuple(range(config.get_text_config().num_hidden_layers))
-        axes = tuple(axis for axis in self.axes if axis.kind == KV_GROUPS)
-        fewer = [replace(self, axes=axes, kept={KV_GROUPS: groups}, blocks=every) for groups in range(1, units)]
-        possible = [each.kept[KV_GROUPS] for each in reversed(fewer) if each._opens(raw, config)]  # noqa: SLF001 - its own class
+        possible = possible_groups(self.axes, raw, config)
         if self.kept[KV_GROUPS] in possible:
             return
         # Rounded up to four places: a slightly smaller share would remove one group fewer.
         shares = [
             f"--pattern kv-groups:{-(-10_000 * (units - each) // units) / 10_000:g} ({each} stay)" for each in possible
         ]
-        what = f"give {' or '.join(shares)}, or prune channels or blocks" if shares else "prune channels or blocks"
+        nearest = ", or --round nearest for the nearest of these" if len(shares) > 1 else ""
+        what = (
+            f"give {' or '.join(shares)}{nearest}, or prune channels or blocks"
+            if shares
+            else "prune channels or blocks"
+        )
         raise LangpruneError(
             f"transformers does not open this {config.get_text_config().model_type} with {self.kept[KV_GROUPS]} of its "
             f"{units} KV groups{'' if shares else ', nor with any other number'}: {what}"
@@ -206,6 +209,17 @@ class Narrowing:
             for cut in axis.slices:
                 found.setdefault(cut.path, []).append((axis, cut))
         return found
+
+
+def possible_groups(axes: Sequence[Axis], raw: dict[str, object], config: Configuration) -> list[int]:
+    """Return the numbers of KV groups, largest first, that transformers opens a model with if all else stays.
+
+    axes: with those of KV groups among them. Some configurations want the heads to divide the hidden size.
+    """
+    groups = tuple(axis for axis in axes if axis.kind == KV_GROUPS)
+    every = tuple(range(config.get_text_config().num_hidden_layers))
+    fewer = range(groups[0].units - 1, 0, -1)
+    return [left for left in fewer if Narrowing(groups, {KV_GROUPS: left}, every, "").opens(raw, config)]
 
 
 def opened_as(config: Configuration, raw: dict[str, object]) -> Configuration:

@@ -53,7 +53,7 @@ class Units:
     axes: Callable[
         [Configuration], tuple[Axis, ...]
     ]  # configuration -> axes; raises LangpruneError for a family without such units
-    rounds: bool = False  # whether --round-to and --round apply: kernels want multiples
+    rounds: bool = False  # whether --round-to applies: kernels want multiples
 
 
 @dataclass(frozen=True)
@@ -215,11 +215,15 @@ def _removal(text: str, sparsity: float | None) -> Removal:
     return Removal(kind, value)
 
 
-def check_rounding(removals: Sequence[Removal], message: Callable[[str], str], *, given: bool) -> None:
-    """Raise UsageError if a rounding is given and no pattern rounds; message: made of the names of those that do."""
-    rounded = [each.name for each in structured_patterns().values() if each.units and each.units.rounds]
-    if given and not any(each.kind in rounded for each in removals):
-        raise UsageError(message(" or ".join(rounded)))
+def check_rounding(removals: Sequence[Removal], to: int | None, *, nearest: bool) -> None:
+    """Raise UsageError if a rounding is given, and no pattern that it is for."""
+    units = {name: each.units for name, each in structured_patterns().items() if each.units}
+    steps = [name for name, each in units.items() if each.rounds]
+    for given, option, known in ((to, f"--round-to {to}", steps), (nearest, "--round nearest", list(units))):
+        if given and not any(each.kind in known for each in removals):
+            raise UsageError(
+                f"{option} is for {' or '.join(known)}: add --pattern {' or '.join(known)}, or leave it out"
+            )
 
 
 def method_of(removals: Sequence[Removal], name: str | None) -> str:

@@ -45,7 +45,12 @@ WATCHED: tuple[tuple[Any, str, str], ...] = (
     (block_by_block.BlockByBlock, "_solved", SOLVING),
 )
 # What langprune's own entry sets before torch is loaded, which here it is already.
-ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "THP_MEM_ALLOC_ENABLE": "1"}
+ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "THP_MEM_ALLOC_ENABLE": "1",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+    "LRU_CACHE_CAPACITY": "64",
+}
 COMMANDS = {
     "calibrate": ("calibrate",),
     "wanda": ("prune", "--method", "wanda", "--update", "none"),

@@ -4,6 +4,8 @@ Makes a Llama of 40 blocks x 1536 (random bf16 weights, 2.4 GB), runs calibrate,
 would, each in a process of its own, and writes the peak resident memory of each to docs/benchmarks.md.
 
     python -m tests.benchmarks.peak_memory [--folder DIR]
+
+With --mixtures, prunes mixtures of 2 and of 8 blocks instead: the peak must not grow with the blocks.
 """
 
 import argparse
@@ -17,7 +19,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaConfig
+from transformers import LlamaConfig, MixtralConfig, PretrainedConfig
 
 from langprune_cli.models.model_files import INDEX
 from langprune_cli.models.shards import index_json, plan_shards, write_shard
@@ -27,6 +29,8 @@ from tests.benchmarks.results import HEADINGS, save
 BLOCKS, HIDDEN, FFN, VOCABULARY, HEADS = 40, 1536, 4096, 32000, 24
 WINDOWS, SEQLEN = 16, 512
 LIMIT_MB = 1200
+MIXTURES, EXPERTS, NARROW, EXPERT_FFN, FEW_TOKENS = (2, 8), 8, 512, 2048, 1024
+UNBOUNDED = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024", "LRU_CACHE_CAPACITY": "1024"}
 
 
 def groups() -> list[dict[str, TensorEntry]]:
@@ -52,9 +56,51 @@ def groups() -> list[dict[str, TensorEntry]]:
     return [outside, *inside]
 
 
+def mixture_groups(blocks: int) -> list[dict[str, TensorEntry]]:
+    """Return the tensors of a mixtral, as `groups` does of the Llama."""
+
+    def entry(*shape: int) -> TensorEntry:
+        return TensorEntry("", "BF16", shape, 0, 2 * torch.Size(shape).numel())
+
+    outside = {
+        "model.embed_tokens.weight": entry(FEW_TOKENS, NARROW),
+        "model.norm.weight": entry(NARROW),
+        "lm_head.weight": entry(FEW_TOKENS, NARROW),
+    }
+    shapes = {"w1": (EXPERT_FFN, NARROW), "w2": (NARROW, EXPERT_FFN), "w3": (EXPERT_FFN, NARROW)}
+    block = {
+        **{f"self_attn.{name}_proj.weight": entry(NARROW, NARROW) for name in "qkvo"},
+        "block_sparse_moe.gate.weight": entry(EXPERTS, NARROW),
+        **{
+            f"block_sparse_moe.experts.{number}.{name}.weight": entry(*shape)
+            for number in range(EXPERTS)
+            for name, shape in shapes.items()
+        },
+        "input_layernorm.weight": entry(NARROW),
+        "post_attention_layernorm.weight": entry(NARROW),
+    }
+    return [outside, *({f"model.layers.{i}.{name}": each for name, each in block.items()} for i in range(blocks))]
+
+
+def make_mixture(folder: Path, blocks: int) -> int:
+    """Write a mixtral, and return its size in bytes."""
+    config = MixtralConfig(
+        vocab_size=FEW_TOKENS,
+        hidden_size=NARROW,
+        intermediate_size=EXPERT_FFN,
+        num_hidden_layers=blocks,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        num_local_experts=EXPERTS,
+        num_experts_per_tok=2,
+        dtype="bfloat16",
+        architectures=["MixtralForCausalLM"],
+    )
+    return _write(folder, config, mixture_groups(blocks))
+
+
 def make_model(folder: Path) -> int:
     """Write the checkpoint shard by shard, and return its size in bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=HIDDEN,
@@ -65,9 +111,13 @@ def make_model(folder: Path) -> int:
         dtype="bfloat16",
         architectures=["LlamaForCausalLM"],
     )
+    return _write(folder, config, groups())
+
+
+def _write(folder: Path, config: PretrainedConfig, parts: list[dict[str, TensorEntry]]) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)
     generator = torch.Generator().manual_seed(0)
-    parts = groups()
     shards = plan_shards(parts, max_bytes=500_000_000)
 
     def values(group: int) -> Iterator[dict[str, torch.Tensor]]:
@@ -81,11 +131,14 @@ def make_model(folder: Path) -> int:
     return sum(shard.size for shard in shards)
 
 
-def measure(*words: str) -> tuple[float, float]:
+def measure(*words: str, **environment: str) -> tuple[float, float]:
     """Run one langprune command; return its wall time in seconds and its peak resident memory in MB."""
     begun = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "langprune_cli", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "langprune_cli", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | environment,
     )
     _, status, usage = os.wait4(process.pid, 0)
     if status:
@@ -120,6 +173,44 @@ def run(folder: Path) -> dict[str, object]:
     }
 
 
+def run_mixtures(folder: Path) -> dict[str, object]:
+    """Return the measurements of mixtures."""
+    ids = torch.randint(0, FEW_TOKENS, (WINDOWS, 256), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+    save_file({"windows": ids}, folder / "windows.safetensors")
+    rows = []
+    for blocks in MIXTURES:
+        size = make_mixture(folder / "mixture", blocks)
+        words = ["prune", "--force", "-w", str(folder / "workspace"), "--model", str(folder / "mixture"), "--data"]
+        words += [str(folder / "windows.safetensors"), "--pattern", "2:4", "--method", "sparsegpt"]
+        peaks = [measure(*words, **environment)[1] for environment in ({}, UNBOUNDED)]
+        rows.append({"blocks": blocks, "checkpoint_mb": size / 1e6, "peak_mb": peaks[0], "unbounded_mb": peaks[1]})
+    return {"windows": WINDOWS, "seqlen": 256, "threads": torch.get_num_threads(), "rows": rows}
+
+
+def mixtures_markdown(result: dict[str, object]) -> str:
+    """Return the section of mixtures for docs/benchmarks.md."""
+    lines = [
+        HEADINGS["mixtures"],
+        "",
+        f"A mixtral of {EXPERTS} experts, {NARROW} x {EXPERT_FFN}, random bf16 weights; `prune --pattern 2:4 --method sparsegpt`",
+        f"on {result['windows']} windows of {result['seqlen']} tokens. oneDNN keeps a compiled product of each shape that it has",
+        "seen, and each expert sees another number of tokens in every block. langprune lets it keep 64; the default is 1,024.",
+        "",
+        "Made by `python -m tests.benchmarks.peak_memory --mixtures`.",
+        "",
+        "| blocks | checkpoint, MB | peak memory, MB | with oneDNN's own default, MB |",
+        "|---|---|---|---|",
+    ]
+    rows = result["rows"]
+    if not isinstance(rows, list):
+        raise TypeError
+    lines += [
+        f"| {row['blocks']} | {row['checkpoint_mb']:.0f} | {row['peak_mb']:.0f} | {row['unbounded_mb']:.0f} |"
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def markdown(result: dict[str, object]) -> str:
     """Return the section for docs/benchmarks.md."""
     model = f"{result['blocks']} blocks x {HIDDEN} (random bf16 weights, {result['checkpoint_mb']:,.0f} MB"
@@ -149,8 +240,15 @@ def main() -> None:
     """Measure, and write docs/benchmarks.md and the JSON beside it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, help="where to put the model, 6 GB; a temporary folder if left out")
-    folder = parser.parse_args().folder
+    parser.add_argument("--mixtures", action="store_true", help="of mixtures, by the number of their blocks")
+    options = parser.parse_args()
+    folder = options.folder
     with tempfile.TemporaryDirectory() as temporary:
+        if options.mixtures:
+            mixtures = run_mixtures(folder or Path(temporary))
+            save("mixtures", mixtures, mixtures_markdown(mixtures))
+            sys.stdout.write(mixtures_markdown(mixtures))
+            return
         result = run(folder or Path(temporary))
     text = markdown(result)
     save("peak_memory", result, text)

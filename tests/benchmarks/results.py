@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 HEADINGS = {  # in the order in which they stand
     "peak_memory": "## Peak memory",
+    "mixtures": "## Peak memory of mixtures",
     "speed": "## Speed",
     "sizes": "## Sizes, windows, processes",
     "parts": "## Where the time goes",

@@ -79,8 +79,12 @@ def refused(tmp_path: Path, family: str, kept: dict[Kind, int], blocks: tuple[in
 def test_numbers_of_heads_that_transformers_refuses(family: str, tmp_path: Path) -> None:
     """Its check of a llama's configuration wants the heads to divide the hidden size, though its code does not need it."""
     shares = r"--pattern kv-groups:0.5 \(4 stay\) or --pattern kv-groups:0.75 \(2 stay\) or --pattern kv-groups:0.875 \(1 stay\)"
+    nearest = "or --round nearest for the nearest of these"
     eight = {"num_attention_heads": 8, "num_key_value_heads": 8}
-    with pytest.raises(LangpruneError, match=f"this {family} with 6 of its 8 KV groups: give {shares}, or prune"):
+    with pytest.raises(
+        LangpruneError,
+        match=f"this {family} with 6 of its 8 KV groups: give {shares}, {nearest}, or prune",
+    ):
         refused(tmp_path, family, CHANNELS | {"kv-groups": 6}, (0, 2), **eight)
 
 

@@ -48,7 +48,10 @@ RoundTo = Annotated[
 Round = Annotated[
     str,
     typer.Option(
-        "--round", help="down: remove no more than the fraction; nearest: as AMD Quark rounds.", rich_help_panel=CHOICE
+        "--round",
+        help="down: remove no more than the fraction; nearest: as AMD Quark rounds, and the nearest number of KV groups that the "
+        "model's configuration allows.",
+        rich_help_panel=CHOICE,
     ),
 ]
 Variant = Annotated[

@@ -75,15 +75,12 @@ def part_options(
             f"{structured[0]} first, then for {single} on that model, or all at once with langprune prune"
         )
     removals = parse_removals(structured, sparsity)
-    check_rounding(
-        removals,
-        lambda rounded: f"--round-to and --round go with --pattern {rounded} only: leave them out",
-        given=bool(round_to or request.rounding != "down"),
-    )
+    rounding = Rounding(round_to, request.rounding == "nearest")
+    check_rounding(removals, rounding.to, nearest=rounding.nearest)
     if not removals:
         return None
     for option, value in of_weights.items():
         if value:
             raise UsageError(f"{option} does not go with --pattern {spelled(removals)}: leave it out")
     solving = solving_of(request.damping, request.min_expert_tokens)
-    return PartOptions(removals, method, Rounding(round_to, request.rounding == "nearest"), solving)
+    return PartOptions(removals, method, rounding, solving)

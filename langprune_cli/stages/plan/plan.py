@@ -106,12 +106,7 @@ def read_patterns(texts: Sequence[str], sparsity: float | None, rounding: Roundi
     removals = parse_removals(structured, None if single else sparsity)
     if not texts and sparsity is not None:
         raise UsageError(f"--sparsity {sparsity:g} has no use when only tokens are pruned: leave it out")
-    option = "--round nearest" if rounding.to is None else f"--round-to {rounding.to}"
-    check_rounding(
-        removals,
-        lambda rounded: f"{option} is for {rounded}: add --pattern {rounded}, or leave it out",
-        given=rounding.given,
-    )
+    check_rounding(removals, rounding.to, nearest=rounding.nearest)
     return Asked(removals, parse_pattern(single, sparsity) if single else None, rounding)
 
 

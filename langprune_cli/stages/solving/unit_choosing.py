@@ -1,5 +1,6 @@
 """Chooses which channels and KV groups of a block to keep, as `WeightChooser` does for single weights."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,13 +9,14 @@ from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.families import Axis, Kind, Slice
+from langprune_cli.models.model_files import CONFIG
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.numerics.site import Needs, Solution
 from langprune_cli.numerics.units import UnitSite
 from langprune_cli.stages.solving.choosing import MaskSettings, WeightChooser
 from langprune_cli.stages.statistics.sites import SOLVING, BlockSite, Solving
-from langprune_cli.stages.structured.narrowed import narrowing_of
+from langprune_cli.stages.structured.narrowed import Widths, narrowing_of
 from langprune_cli.stages.structured.removals import DOWN, Removal, Rounding, check_distinct, spelled
 from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.structured_patterns.pattern import get_pattern, method_of
@@ -44,13 +46,14 @@ class UnitChooser:
         """Compute the widths; raises LangpruneError for unsupported families and widths."""
         kept: dict[Kind, int] = {}
         axes: list[Axis] = []
+        raw = json.loads((model.location.folder / CONFIG).read_bytes())
         for removal in removals:
             units = get_pattern(removal.kind).units
             if units is None:
                 raise ValueError(f"{removal.kind} are not units of a block")
             here = units.axes(model.streamed.config)
             check_distinct(removal, here, kept)
-            kept |= {axis.kind: rounding.kept(removal, axis, rounds=units.rounds) for axis in here}
+            kept |= Widths(removal, rounding, units.rounds).kept(here, raw, model.streamed.config)
             axes += here
         narrowing_of(model, axes, kept)  # raises before the work if transformers could not open the result
         return cls(

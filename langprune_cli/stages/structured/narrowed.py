@@ -2,13 +2,43 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.models.families import Axis, Kind
+from langprune_cli.models.families import KV_GROUPS, Axis, Kind
 from langprune_cli.models.model_files import CONFIG
-from langprune_cli.models.narrowing import Narrowing, blocks_prefix, opened_as
+from langprune_cli.models.narrowing import Narrowing, blocks_prefix, opened_as, possible_groups
+from langprune_cli.models.protocols import Configuration
 from langprune_cli.models.skeleton import build_skeleton, parameter_shapes
+from langprune_cli.stages.structured.removals import Removal, Rounding
 from langprune_cli.streaming.opened import OpenedModel
+
+
+@dataclass(frozen=True)
+class Widths:
+    """How many units of each kind stay: what a removal asks for, rounded."""
+
+    removal: Removal
+    rounding: Rounding
+    rounds: bool  # whether kernels want multiples
+
+    def kept(self, axes: Sequence[Axis], raw: dict[str, object], config: Configuration) -> dict[Kind, int]:
+        """Return the number that stays of each kind; raw, config: the model's config.json, as in the file and opened.
+
+        With --round nearest, of KV groups the nearest number that transformers opens the model with, the larger of two. Raises
+        UsageError as `Rounding.kept` does.
+        """
+        kept = {axis.kind: self.rounding.kept(self.removal, axis, rounds=self.rounds) for axis in axes}
+        units = next((axis.units for axis in axes if axis.kind == KV_GROUPS), 0)
+        if self.rounding.nearest and kept.get(KV_GROUPS, 0) < units:
+            possible, share = (
+                possible_groups(axes, raw, config),
+                Fraction(self.removal.sparsity).limit_denominator(10**9),
+            )
+            if kept[KV_GROUPS] not in possible and possible:
+                kept[KV_GROUPS] = min(possible, key=lambda left: (abs(left - units * (1 - share)), -left))
+        return kept
 
 
 def narrowing_of(

@@ -39,11 +39,6 @@ class Rounding:
         """Return the value of --round."""
         return "nearest" if self.nearest else "down"
 
-    @property
-    def given(self) -> bool:
-        """Return whether it differs from the default."""
-        return self != DOWN
-
     def kept(self, removal: Removal, axis: Axis, *, rounds: bool) -> int:
         """Return the number of units that a block keeps; rounds: whether kernels want multiples of them.
 

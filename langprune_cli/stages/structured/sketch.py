@@ -12,6 +12,7 @@ from langprune_cli.models.narrowing import Narrowing, opened_as
 from langprune_cli.models.protocols import CausalModel, Configuration
 from langprune_cli.models.skeleton import find_blocks
 from langprune_cli.models.vocabulary_rows import with_vocab_size
+from langprune_cli.stages.structured.narrowed import Widths
 from langprune_cli.stages.structured.removals import Removal, Rounding, check_distinct
 from langprune_cli.stages.structured.without_blocks import check_shapes
 from langprune_cli.tokens.choice import ids_in, replace_ids
@@ -90,7 +91,7 @@ def without_units(
     """Return the sketch without a share of the units of these axes."""
     check_distinct(removal, axes, sketch.kept)
     kinds = {axis.kind: axis for axis in axes}
-    kept = {kind: rounding.kept(removal, axis, rounds=rounds) for kind, axis in kinds.items()}
+    kept = Widths(removal, rounding, rounds).kept(axes, sketch.raw(), sketch.config)
     plans = [AxisPlan(removal.kind, _per(kind), axis.units, kept[kind]) for kind, axis in kinds.items()]
     return replace(
         sketch,

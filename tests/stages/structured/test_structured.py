@@ -1,6 +1,7 @@
 """Channels, KV groups and blocks leave from the command line: a smaller model that stock transformers opens and runs."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -250,3 +251,35 @@ def test_families_that_cannot(tmp_path: Path, windows: Path) -> None:
     words = ["-m", tmp_path / "one", "--data", windows, "--pattern", "kv-groups:0.5", "-w", tmp_path / "w"]
     one_sentence(langprune("prune", *words), 1, "a single KV group")
     assert set(FAMILIES) - set(CUTTABLE) == {"bloom"}
+
+
+@pytest.mark.parametrize(("share", "stay"), [(0.25, 4), (0.4, 4), (0.6, 4), (0.65, 2), (0.8, 2), (0.85, 1)])
+def test_the_nearest_number_of_kv_groups_on_request(share: float, stay: int, tmp_path: Path, windows: Path) -> None:
+    """A llama's heads must divide its hidden size, 32: of 8 groups 4, 2 or 1 can stay; `plan` says the same."""
+    dense = save_pico("llama", tmp_path / "dense", num_attention_heads=8, num_key_value_heads=8, head_dim=8)
+    pattern = ["-m", tmp_path / "dense", "--pattern", f"kv-groups:{share}"]
+    words = [*pattern, "--data", windows, "-w", tmp_path / "w", "--method", "magnitude", "--update", "none", "--json"]
+    if math.ceil(8 * (1 - share)) not in {4, 2, 1}:
+        one_sentence(langprune("prune", *words), 1, "or --round nearest for the nearest of these")
+    made = did("prune", *words, "--round", "nearest").json
+    assert json.loads((Path(made["path"]) / "config.json").read_text())["num_key_value_heads"] == stay
+    planned = did("plan", *pattern, "--round", "nearest", "--json").json
+    assert planned["axes"][0]["after"] == stay
+    assert planned["parameters_after"] == sum(each.numel() for each in opened(Path(made["path"])).parameters())
+    mask = tmp_path / "w" / "masks" / made["name"]
+    torch.testing.assert_close(
+        logits(opened(Path(made["path"]))), logits(without_columns(dense, masks_in(mask, dense)))
+    )
+    manifest = json.loads((mask / "manifest.json").read_text())
+    assert manifest["params"]["kept"] == {"kv-groups": stay}
+    assert manifest["about"]["rounding"] == {"round_to": None, "round": "nearest"}
+
+
+def test_rounding_to_the_nearest_where_nothing_is_in_the_way(tmp_path: Path, windows: Path) -> None:
+    """Both ways give the same model, and the same artifact, where they keep the same number."""
+    save_pico("llama", tmp_path / "dense")
+    words = ["prune", "-m", tmp_path / "dense", "--data", windows, "-w", tmp_path / "w", "--method", "magnitude"]
+    words += ["--update", "none", "--pattern", "kv-groups:0.5", "--json"]
+    made = did(*words).json
+    assert did(*words, "--round", "nearest").json["key"] == made["key"]
+    one_sentence(langprune(*words, "--round-to", "8"), 2, "--round-to 8 is for channels: add --pattern channels")

@@ -66,7 +66,7 @@ def test_what_mask_refuses(words: list[object], says: str, cut: Path) -> None:
         ("prune TEXT --pattern vocab --damping 0.1", 2, "--variant, --damping and --min-expert-tokens have no effect if only"),
         ("prune TEXT --pattern vocab --group row", 2, "--group has no effect if only tokens leave"),
         ("prune TEXT --pattern vocab --allocation owl", 2, "--allocation has no effect if only tokens leave"),
-        ("prune TEXT --pattern vocab --round nearest", 2, "--round-to and --round go with --pattern channels only"),
+        ("prune TEXT --pattern vocab --round nearest", 2, "--round nearest is for channels or kv-groups"),
         ("prune TEXT --pattern vocab --nsamples 5 --seqlen 9 --propagation dense", 2, "out --nsamples, --seqlen, --propagation$"),
         ("prune TEXT --pattern 2:4 --max-tokens 50", 2, "--max-tokens goes with --pattern vocab only"),
         ("prune TEXT --pattern 2:4 --coverage 0.5", 2, "--coverage goes with --pattern vocab only"),
