@@ -150,6 +150,7 @@ class Params(TypedDict, total=False):
     untied: bool
     update: str
     max_shard_bytes: int
+    text_only: bool
     epochs: int
     learning_rate: float | None  # None: by the model's width
     step_windows: int

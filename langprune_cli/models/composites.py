@@ -1,11 +1,14 @@
-"""Models that read images as well as text: the class that opens them, and the text tower inside of them."""
+"""Models that read images as well as text: the class that opens them, the text tower inside of them, and that tower alone."""
 
+import copy
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
+from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.models.protocols import CausalModel, Configuration
 
 
@@ -61,3 +64,35 @@ def text_paths(model: CausalModel, blocks: str) -> tuple[str, ...]:
         f"{tower}.",
         *(f"{path}." for path, module in model.named_modules() if any(module is each for each in ends)),
     )
+
+
+def config_alone(config: Configuration, label: str, *, tied: bool) -> Configuration:
+    """Return the configuration of the text tower of a model that reads images, as a causal language model.
+
+    label: the model, for messages; tied: whether the head has the values of the embeddings.
+    Raises UsageError for a model that reads no images, and LangpruneError where transformers has no class for the tower.
+    """
+    if not reads_images(config):
+        raise UsageError(f"--text-only has no effect on {label}, which reads no images: leave it out")
+    text = config.get_text_config()
+    classes = AutoModelForCausalLM._model_mapping  # noqa: SLF001 - no public list
+    if text is config or type(text) not in classes:
+        what = (
+            "no text model of its own" if text is config else f"no causal language model of the type {text.model_type}"
+        )
+        raise LangpruneError(
+            f"the text tower of {label} cannot be written alone, since transformers has {what}: leave out --text-only"
+        )
+    alone = copy.deepcopy(text)
+    alone.architectures = [classes[type(text)].__name__]
+    alone.tie_word_embeddings = tied
+    if getattr(config, "dtype", None) is not None:
+        alone.dtype = config.dtype
+    alone.name_or_path = config.name_or_path
+    return alone
+
+
+def unread(parameter: nn.Parameter, device: torch.device | str = "cpu") -> nn.Parameter:
+    """Return a parameter for one that text does not use: NaN, in a single value's memory, so that a use would show."""
+    nothing = torch.full((), torch.nan, dtype=parameter.dtype, device=device)
+    return nn.Parameter(nothing.expand(parameter.shape), requires_grad=False)

@@ -19,6 +19,7 @@ SMALL_FILES = re.compile(
     r"|special_tokens_map\.json|added_tokens\.json|spiece\.model|sentencepiece\.bpe\.model|[^/]+\.tiktoken"
     r"|chat_template[^/]*|model\.safetensors\.index\.json"
 )
+OF_IMAGES = re.compile(r"(processor|(video_)?preprocessor)_config\.json")
 VOCABULARY = re.compile(
     r"tokenizer\.(json|model)|vocab\.(json|txt)|spiece\.model|sentencepiece\.bpe\.model|.+\.tiktoken"
 )

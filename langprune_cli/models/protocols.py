@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol, Self
 
+import torch
 from torch import nn
 
 
@@ -12,6 +13,9 @@ class Configuration(Protocol):
     model_type: str
     name_or_path: str
     attribute_map: dict[str, str]  # the usual name of a setting -> the family's own
+    architectures: list[str] | None  # the name of the model's class
+    tie_word_embeddings: bool
+    dtype: torch.dtype | str | None
     vocab_size: int
     hidden_size: int
     num_hidden_layers: int
@@ -29,6 +33,9 @@ class Configuration(Protocol):
 
     def to_dict(self) -> dict[str, object]:
         """Return every value, as config.json would have it."""
+
+    def to_json_string(self) -> str:
+        """Return what config.json would have: every value but the class's own."""
 
     def _decode_special_floats(self, values: dict[str, object]) -> dict[str, object]: ...
 

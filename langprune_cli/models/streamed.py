@@ -16,7 +16,7 @@ from langprune_cli.layouts.linears import check_block, linears_in, uncalled_in
 from langprune_cli.layouts.separation import show_experts
 from langprune_cli.models.block_capture import BlockCapture
 from langprune_cli.models.checkpoint import Checkpoint
-from langprune_cli.models.composites import text_paths
+from langprune_cli.models.composites import text_paths, unread
 from langprune_cli.models.families import has_experts
 from langprune_cli.models.names import Slot, TensorNames, slots_of
 from langprune_cli.models.protocols import Configuration
@@ -100,10 +100,8 @@ class StreamedModel:
         text = text_paths(self.model, self._prefix)
         self._around = [slot for slot in self._slots[-1] if slot.path.startswith(text)]
         for slot in self._slots[-1]:
-            if not slot.path.startswith(text):  # never read: NaN in a single value's memory would show a use
-                shape = getattr(*slot.owners[0]).shape
-                nothing = torch.full((), torch.nan, dtype=self.dtype, device=self.device).expand(shape)
-                self._put(slot, nn.Parameter(nothing, requires_grad=False))
+            if not slot.path.startswith(text):
+                self._put(slot, unread(getattr(*slot.owners[0]), self.device))
         for index in range(len(self.blocks)):
             self._refuse_what_is_not_linear(index)
         self.has_experts = show_experts(self.model, every_token=all_experts)
@@ -195,6 +193,19 @@ class StreamedModel:
         """
         return {
             name: [owner for owner, _ in slot.owners] for slot in self._slots[-1] for name in (slot.name, *slot.copies)
+        }
+
+    def outside_paths(self) -> dict[str, str]:
+        """Return path in the model -> checkpoint tensor, for parameters outside of the blocks that are no computed ones.
+
+        A tied one has several paths, with one tensor.
+        """
+        places = {id(module): path for path, module in self.model.named_modules()}
+        return {
+            f"{places[id(owner)]}.{attr}": slot.name
+            for slot in self._slots[-1]
+            if not slot.made
+            for owner, attr in slot.owners
         }
 
     def expect(self, index: int) -> None:

@@ -34,6 +34,7 @@ class ApplyRequest(TuneOptions, ModelOptions, ModelTargetOptions, OpeningOptions
     tune, epochs, learning_rate: whether to train the kept weights, and for how long
     model, revision: the model, by default the mask's
     out, max_shard_size: the folder to write to, instead of one in the workspace, and its largest file of weights
+    text_only: of a model that reads images, write the text tower alone, as a causal language model
     device, cache_dir, trust_remote_code: how to open the model
     name, force, dry_run: the artifact's name, whether to make it again, and whether to make nothing
     """
@@ -62,7 +63,7 @@ class ApplyRequest(TuneOptions, ModelOptions, ModelTargetOptions, OpeningOptions
         if self.model is None:
             raise UsageError("--reapply needs the model that was trained after pruning: name it with --model")
         without = {"--update": self.update, "--stats": self.stats, "--damping": self.damping, "--tune": self.tune,
-                   "--epochs": self.epochs, "--learning-rate": self.learning_rate}  # fmt: skip
+                   "--epochs": self.epochs, "--learning-rate": self.learning_rate, "--text-only": self.text_only}  # fmt: skip
         if given := [option for option, value in without.items() if value]:
             raise UsageError(
                 f"{given[0]} does not go with --reapply, which does not change other weights: leave it out"
@@ -99,7 +100,9 @@ def _applied(run: Run, request: ApplyRequest) -> list[Outcome]:
     params = mask.manifest.params
     experts = params.get("min_expert_tokens")  # the same experts lack statistics as for the mask
     update = request.update or own_update(params)
-    settings = ApplySettings(update, solving_of(request.damping, experts), request.max_shard_bytes)
+    settings = ApplySettings(
+        update, solving_of(request.damping, experts), request.max_shard_bytes, text_only=request.text_only
+    )
     aside = [each.parts for each in patterns_of(params["pattern"]) if not each.touches_blocks]
     if aside and (request.tune or request.update or request.damping is not None):
         raise UsageError(f"--tune, --update and --damping have no effect when {aside[0]} are pruned: leave them out")

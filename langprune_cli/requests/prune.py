@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,7 @@ class PruneRequest(
     dtype, device, batch_tokens, max_memory, all_experts: how text runs through the model
     cache_dir, trust_remote_code: how to open models of the hub
     out, max_shard_size: a folder to write to outside of the workspace, and its largest file of weights
+    text_only: of a model that reads images, write the text tower alone, as a causal language model
     name, force, dry_run: the artifacts' name, whether to make existing ones again, and whether only to plan
     """
 
@@ -110,7 +111,7 @@ class Chain:
         for step in self.steps:
             # The requested name and folder are for the last model.
             to = self.request.target if step is last and not self.request.tune else self.request.target.between
-            made = step.make(given, self.model, to)
+            made = step.make(given if step is last else replace(given, text_only=False), self.model, to)
             self.made = [made.model, *made.parents, *self.made]
             self.seconds = made.seconds
             stayed = self.run.team.first(partial(blocks_that_stayed, made.parents[-1].artifact))
@@ -123,6 +124,7 @@ class Chain:
 
     def _open(self) -> Given:
         """Find texts and model; raises UsageError for unsuitable texts and options."""
+        from langprune_cli.stages.apply.text_only import TextTower  # noqa: PLC0415
         from langprune_cli.stages.calibrate.calibrate import CalibrationSettings  # noqa: PLC0415
 
         request = self.request
@@ -138,6 +140,8 @@ class Chain:
             without = (*WITHOUT_EFFECT, "--propagation")
             request.refuse_given(without, "counting tokens needs no windows and runs no model")
         self.model = self.dense = self.run.open(choice, remember=True)
+        if request.text_only:
+            TextTower.of(self.model)
         if request.min_expert_tokens is not None:
             self.model.require_experts("--min-expert-tokens")
         calibration = CalibrationSettings(
@@ -145,7 +149,9 @@ class Chain:
         )
         solving = solving_of(request.damping, request.min_expert_tokens)
         dense = request.propagation == "dense"
-        return Given(self.run, specs, calibration, request.max_tokens, solving, dense, request.max_shard_bytes)
+        return Given(
+            self.run, specs, calibration, request.max_tokens, solving, dense, request.max_shard_bytes, request.text_only
+        )
 
     def tuned(self, given: Given) -> list[Outcome]:
         """Tune the last model if requested, and return all artifacts."""

@@ -2,13 +2,14 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from langprune_cli.errors import LangpruneError, first_line
+from langprune_cli.models.composites import text_paths, unread
 from langprune_cli.models.families import Axis
 from langprune_cli.models.narrowing import Narrowing
 from langprune_cli.models.protocols import CausalModel, Configuration
@@ -16,7 +17,7 @@ from langprune_cli.models.skeleton import find_blocks
 from langprune_cli.units.changes import Skeleton
 
 _TOKENS = 24
-_ROUNDING = (
+ROUNDING = (
     1e-5  # largest difference over largest value: some steps of a model are in float32 whatever its weights are in
 )
 _FELT = 1e-3  # difference that other columns make, at least: else nothing was measured
@@ -35,15 +36,9 @@ class Measure:
     @classmethod
     def of(cls, dense: Skeleton) -> "Measure":
         """Draw the weights, and run the model."""
-        generator = torch.Generator().manual_seed(0)
-        drawn: dict[int, Tensor] = {}
-        weights = {}
-        for path, parameter in dense.model.named_parameters(remove_duplicate=False):
-            if id(parameter) not in drawn:
-                drawn[id(parameter)] = _random(tuple(parameter.shape), generator).to(parameter.dtype)
-            weights[path] = drawn[id(parameter)]
+        weights = drawn(dense.model)
         try:
-            return cls(dense, weights, _run(_filled(copy.deepcopy(dense.model), weights)))
+            return cls(dense, weights, run(filled(copy.deepcopy(dense.model), weights)))
         except Exception:  # noqa: BLE001 - whatever a family's code makes of weights in this dtype
             return cls(dense, weights, None)
 
@@ -67,19 +62,19 @@ class Measure:
         if self.logits is None:
             return "a small model of this kind, on which it would be tried, does not run"
         try:
-            small = _filled(self.dense.build(smaller), cut)
-            whole = _filled(copy.deepcopy(self.dense.model), zeroed)
+            small = filled(self.dense.build(smaller), cut)
+            whole = filled(copy.deepcopy(self.dense.model), zeroed)
             _norms_over_what_stays(whole, small, axes, keep)
-            found, wanted = _run(small), _run(whole)
+            found, wanted = run(small), run(whole)
         except Exception as error:  # noqa: BLE001 - whatever a family's code makes of the smaller model
             cause = error.__cause__ if isinstance(error, LangpruneError) and error.__cause__ else error
             return f"a small model of this kind does not run without some of them: {first_line(cause)}"
-        if _apart(wanted, self.logits) < _FELT:
+        if apart(wanted, self.logits) < _FELT:
             return "a small model of this kind computes the same with some of them and without, so that nothing can be told"
-        apart = _apart(found, wanted)
-        if apart <= _ROUNDING:
+        away = apart(found, wanted)
+        if away <= ROUNDING:
             return None
-        return f"a small model of this kind without some of them is {apart:.2g} of its largest logit away from one with zeros"
+        return f"a small model of this kind without some of them is {away:.2g} of its largest logit away from one with zeros"
 
 
 def _some(axes: Sequence[Axis], left: int, index: int) -> Keep:
@@ -92,6 +87,21 @@ def _some(axes: Sequence[Axis], left: int, index: int) -> Keep:
     return keep
 
 
+def drawn(model: CausalModel) -> dict[str, Tensor]:
+    """Return random weights by path, for every parameter that text needs; a tied one has its weights at each of its paths."""
+    generator = torch.Generator().manual_seed(0)
+    text = text_paths(model, find_blocks(model)[0])
+    of: dict[int, Tensor] = {}
+    weights = {}
+    for path, parameter in model.named_parameters(remove_duplicate=False):
+        if not path.startswith(text):  # a tower of images is not run, and may be larger than all else
+            continue
+        if id(parameter) not in of:
+            of[id(parameter)] = _random(tuple(parameter.shape), generator).to(parameter.dtype)
+        weights[path] = of[id(parameter)]
+    return weights
+
+
 def _random(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Return weights of a size that keeps what goes through them about as large as it is; norms and biases are about 1."""
     if len(shape) < 2:
@@ -99,13 +109,15 @@ def _random(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64).div_(math.sqrt(max(shape[-1], 1)))
 
 
-def _filled(model: CausalModel, weights: dict[str, Tensor]) -> CausalModel:
-    """Put weights into a skeleton; raises ValueError where one does not fit."""
+def filled(model: CausalModel, weights: Mapping[str, Tensor]) -> CausalModel:
+    """Put weights into a skeleton, by path, and NaN elsewhere; raises ValueError where one does not fit."""
     for path, parameter in list(model.named_parameters(remove_duplicate=False)):
         owner, _, name = path.rpartition(".")
-        if weights[path].shape != parameter.shape:
-            raise ValueError(f"{path} would be {list(parameter.shape)}, and is {list(weights[path].shape)}")
-        setattr(model.get_submodule(owner), name, nn.Parameter(weights[path], requires_grad=False))
+        given = weights.get(path)
+        if given is not None and given.shape != parameter.shape:
+            raise ValueError(f"{path} would be {list(parameter.shape)}, and is {list(given.shape)}")
+        new = unread(parameter) if given is None else nn.Parameter(given, requires_grad=False)
+        setattr(model.get_submodule(owner), name, new)
     return model
 
 
@@ -142,7 +154,8 @@ class _OverSome:
         return torch.zeros_like(output).index_copy(-1, self.at, norms)
 
 
-def _run(model: CausalModel) -> Tensor:
+def run(model: CausalModel) -> Tensor:  # float64 [1, t, vocabulary]
+    """Return the logits of a few tokens that are spread over the vocabulary."""
     size = model.config.get_text_config().vocab_size
     ids = ((torch.arange(1, _TOKENS + 1) * 7919) % size)[None]
     with torch.no_grad():
@@ -150,7 +163,7 @@ def _run(model: CausalModel) -> Tensor:
     return logits.double()
 
 
-def _apart(one: Tensor, other: Tensor) -> float:
+def apart(one: Tensor, other: Tensor) -> float:
     """Return the largest difference over the largest value; infinity where one is not a number."""
     if not (torch.isfinite(one).all() and torch.isfinite(other).all()):
         return float("inf")

@@ -28,11 +28,11 @@ _COUNTS = re.compile(
 )  # fmt: skip
 
 
-def build(config: Configuration, dtype: torch.dtype = torch.bfloat16) -> CausalModel:
+def build(config: Configuration, dtype: torch.dtype = torch.bfloat16, *, experts_apart: bool = True) -> CausalModel:
     """Return the modules of a configuration without weights; raises LangpruneError where there are none."""
     config = copy.deepcopy(config)
     config._attn_implementation = config._experts_implementation = "eager"  # noqa: SLF001 - transformers has no other name for it
-    return build_skeleton(config, dtype)
+    return build_skeleton(config, dtype, experts_apart=experts_apart)
 
 
 def few_blocks(config: Configuration) -> Configuration:
@@ -61,8 +61,8 @@ def few_blocks(config: Configuration) -> Configuration:
 def narrow_widths(config: Configuration) -> Configuration:
     """Return the configuration with few tokens and narrow heads; itself where no narrower model can be built."""
     text = config.get_text_config()
-    heads = getattr(text, "num_attention_heads", None)
-    width = getattr(text, "head_dim", None) or (text.hidden_size // heads if isinstance(heads, int) else 0)
+    heads = vars(text).get("num_attention_heads")  # gemma4 refuses to be asked for what its blocks may state otherwise
+    width = vars(text).get("head_dim") or (text.hidden_size // heads if isinstance(heads, int) else 0)
     by = 1
     while isinstance(width, int) and width % (2 * by) == 0 and width // (2 * by) >= _LEAST_HEAD:
         by *= 2

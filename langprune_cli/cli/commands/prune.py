@@ -59,6 +59,7 @@ def prune(
     max_memory: opt.MaxMemory = None,
     out: opt.Out = None,
     max_shard_size: opt.MaxShardSize = defaults.MAX_SHARD_SIZE,
+    text_only: opt.TextOnly = False,
     name: opt.Name = None,
     force: opt.Force = False,
     dry_run: opt.DryRun = False,
@@ -79,7 +80,7 @@ def prune(
         damping=damping, min_expert_tokens=min_expert_tokens, tune=tune, epochs=epochs, learning_rate=learning_rate,
         propagation=propagation, dtype=dtype, device=device, batch_tokens=batch_tokens, cache_dir=cache_dir,
         trust_remote_code=trust_remote_code, all_experts=all_experts, max_memory=max_memory, out=out,
-        max_shard_size=max_shard_size, name=name, force=force, dry_run=dry_run, workspace=workspace,
+        max_shard_size=max_shard_size, text_only=text_only, name=name, force=force, dry_run=dry_run, workspace=workspace,
         reporter=console(workspace, dry_run=dry_run), given=opt.given(context),
         team=context.obj,
     )  # fmt: skip

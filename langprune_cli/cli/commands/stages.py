@@ -184,6 +184,7 @@ def apply(
     revision: opt.Revision = None,
     out: opt.Out = None,
     max_shard_size: opt.MaxShardSize = defaults.MAX_SHARD_SIZE,
+    text_only: opt.TextOnly = False,
     device: opt.Device = "auto",
     cache_dir: opt.CacheDir = None,
     trust_remote_code: opt.TrustRemoteCode = False,
@@ -201,7 +202,8 @@ def apply(
 
     request = ApplyRequest(
         mask=mask, reapply=reapply, update=update, stats=stats, damping=damping, tune=tune, epochs=epochs,
-        learning_rate=learning_rate, model=model, revision=revision, out=out, max_shard_size=max_shard_size, device=device,
+        learning_rate=learning_rate, model=model, revision=revision, out=out, max_shard_size=max_shard_size,
+        text_only=text_only, device=device,
         cache_dir=cache_dir, trust_remote_code=trust_remote_code, name=name, force=force, dry_run=dry_run,
         workspace=workspace, reporter=console(workspace, dry_run=dry_run),
     )  # fmt: skip

@@ -169,3 +169,11 @@ Out = Annotated[
 MaxShardSize = Annotated[
     str, typer.Option("--max-shard-size", help="Largest file of weights, such as 500MB or 2GB.", rich_help_panel=OUTPUT)
 ]
+TextOnly = Annotated[
+    bool,
+    typer.Option(
+        "--text-only",
+        help="Of a model that reads images, write the text tower alone, as a causal language model.",
+        rich_help_panel=OUTPUT,
+    ),
+]

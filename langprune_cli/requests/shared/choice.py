@@ -106,6 +106,7 @@ class ModelTargetOptions(TargetOptions):
 
     out: str | Path | None = None
     max_shard_size: str = defaults.MAX_SHARD_SIZE
+    text_only: bool = False
 
     @property
     def target(self) -> Target:

@@ -39,6 +39,7 @@ class Given:
     solving: Solving
     dense: bool  # whether blocks are calibrated on the outputs of dense blocks
     max_shard_bytes: int
+    text_only: bool  # whether of a model that reads images the text tower is written alone
 
 
 class Step(Protocol):
@@ -79,7 +80,7 @@ class WholeStep:
         from langprune_cli.stages.mask.whole import mask_whole  # noqa: PLC0415
         from langprune_cli.stages.prune.making import PruneOutcome  # noqa: PLC0415
 
-        run, settings = given.run, ApplySettings(max_shard_bytes=given.max_shard_bytes)
+        run, settings = given.run, ApplySettings(max_shard_bytes=given.max_shard_bytes, text_only=given.text_only)
         choosing, statistics = self._choosing(given, model, to.between)
         mask = mask_whole(run.workspace, model, choosing, to.between)
         made = apply(run.workspace, model, mask.artifact, run.reporter, settings, to=to)
@@ -133,6 +134,6 @@ class BlockStep:
         update = self.update or chooser.method.update
         if isinstance(chooser, WeightChooser) and update == "none":
             note_cost(run, chooser.method.name, chooser.settings)
-        settings = ApplySettings(update, given.solving, given.max_shard_bytes)
+        settings = ApplySettings(update, given.solving, given.max_shard_bytes, given.text_only)
         how = PruneSettings(chooser, settings, given.calibration, "dense" if given.dense else "pruned")
         return prune(run.workspace, model, given.specs[0], how, run.reporter, to=to)

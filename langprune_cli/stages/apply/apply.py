@@ -14,6 +14,7 @@ from langprune_cli.numerics.patterns import Pattern, parse_pattern
 from langprune_cli.records import BaseRecord, Params
 from langprune_cli.stages.apply.cutting import cut_of
 from langprune_cli.stages.apply.model_writing import ModelWriter
+from langprune_cli.stages.apply.text_only import TextTower
 from langprune_cli.stages.solving.allocating import allocated_patterns
 from langprune_cli.stages.solving.updating import UpdatedLinear, updated_block
 from langprune_cli.stages.statistics.sites import SOLVING, Solving, block_stats, calibration_text, needed_stats
@@ -35,6 +36,11 @@ class ApplySettings:
     update: str = "none"
     solving: Solving = SOLVING
     max_shard_bytes: int = MAX_SHARD_BYTES
+    text_only: bool = False  # whether of a model that reads images the text tower is written alone
+
+    def tower(self, model: OpenedModel) -> TextTower | None:
+        """Return the text tower to write alone, if any; raises as `TextTower.of` does."""
+        return TextTower.of(model) if self.text_only else None
 
 
 def apply(
@@ -58,7 +64,7 @@ def apply(
     check_target(workspace, model, to)
     update = get_update(settings.update)
     masks = MaskReader(mask, model)
-    cut = cut_of(model, mask)
+    cut, tower = cut_of(model, mask), settings.tower(model)
     used = needed_stats(update.needs, f"--update {update.name}", stats, model)
     about = mask.manifest.about
     known = {
@@ -75,16 +81,16 @@ def apply(
     def make(writer: ArtifactWriter) -> Artifact:
         if cut:
             cut.check_dense()
-        target = ModelWriter(writer, model, settings.max_shard_bytes, cut)
+        target = ModelWriter(writer, model, settings.max_shard_bytes, cut, tower)
         target.need_space()
         reporter.begin(f"apply {writer.folder.name}", target.blocks, 0)
         target.write(new_weights, lambda index: reporter.tick(index, 0))
         reporter.end()
         return target.finish(masks, mask_patterns(mask, target.blocks), reporter)
 
-    own = model_name(mask.name, own_update(mask.manifest.params), update)
+    own = model_name(mask.name, own_update(mask.manifest.params), update, text_only=settings.text_only)
     place = Destination.of(workspace, own, to)
-    return run_stage(recipe, place, make, None if cut else model.streamed.checkpoint.size)
+    return run_stage(recipe, place, make, None if cut or tower else model.streamed.checkpoint.size)
 
 
 def own_update(params: Params) -> str:
@@ -93,9 +99,10 @@ def own_update(params: Params) -> str:
     return method.update if method else "none"
 
 
-def model_name(mask: str, own: str, update: Update) -> str:
+def model_name(mask: str, own: str, update: Update, *, text_only: bool = False) -> str:
     """Return the default name of a model; it leaves out the update that belongs to the method."""
-    return mask if update.name == own else f"{mask}-{update.name}"
+    name = mask if update.name == own else f"{mask}-{update.name}"
+    return f"{name}-text" if text_only else name
 
 
 def check_target(workspace: Workspace, model: OpenedModel, to: Target) -> None:
@@ -134,6 +141,7 @@ def model_recipe(
         params={
             "update": update.name,
             "max_shard_bytes": settings.max_shard_bytes,
+            **({"text_only": True} if settings.text_only else {}),
             **settings.solving.params(update.needs),
         },
         about={

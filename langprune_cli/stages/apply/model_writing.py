@@ -16,8 +16,9 @@ from langprune_cli.models.shards import Shard, index_json, plan_shards, write_sh
 from langprune_cli.models.tensor_entry import TensorEntry
 from langprune_cli.numerics.patterns import Pattern, follows
 from langprune_cli.numerics.values import count_true
+from langprune_cli.stages.apply.text_only import TextTower
 from langprune_cli.stages.solving.updating import PrunedLinear, UpdatedLinear
-from langprune_cli.stages.structured.cut import Cut
+from langprune_cli.stages.structured.cut import Cut, sizes_of_opened
 from langprune_cli.stages.structured.keep_masks import BlocksOfMasks
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
 from langprune_cli.store.building import Reporter
@@ -36,12 +37,18 @@ class ModelWriter:
     """Writes the shards of a pruned model in order, and gets new weights one block at a time."""
 
     def __init__(
-        self, writer: ArtifactWriter, model: OpenedModel, max_shard_bytes: int, cut: Cut | None = None
+        self,
+        writer: ArtifactWriter,
+        model: OpenedModel,
+        max_shard_bytes: int,
+        cut: Cut | None = None,
+        tower: TextTower | None = None,
     ) -> None:
-        """Plan the shards, with `cut` for a smaller model."""
+        """Plan the shards, with `cut` for a smaller model, and with `tower` for a text tower alone."""
         self.writer = writer
         self.model = model
         self.cut = cut
+        self.tower = tower
         self._groups = (-1, *(cut.blocks if cut else range(self.blocks)))  # by index in the dense model
         self.shards = plan_shards([self._entries(group) for group in self._groups], max_shard_bytes)
         self._checksums: dict[str, int] = {}  # of the tensors written by this run
@@ -82,6 +89,7 @@ class ModelWriter:
                 check_written(path)
                 data = plain_file(path, within=self.model.location.folder).read_bytes()
                 left = self.cut.file(path.name, data) if self.cut else data
+                left = self.tower.file(path.name, left) if self.tower and left is not None else left
                 if left is not None:
                     self.writer.write(path.name, left)
         if len(self.shards) > 1 and not self.writer.has(INDEX):
@@ -103,13 +111,16 @@ class ModelWriter:
             return []
         known = self._known()
         whole = {name for shard in self.shards if self.writer.has(shard.file) for name in shard.entries}
-        return [asdict(each) for each in known if each.linear in whole]
+        written = {name: each for group in self._groups for name, each in self._names(group).items()}
+        return [asdict(each) for each in known if written.get(each.linear) in whole]
 
     def _names(self, group: int) -> dict[str, str]:
         """Return dense name -> written name of a block's tensors, or with -1 of those outside of all blocks."""
         streamed = self.model.streamed
         names = streamed.outside_names() if group < 0 else streamed.tensor_names(group)
         new = {name: self.cut.name(group, name) if self.cut else name for name in names}
+        if self.tower:
+            new = {name: each and self.tower.name(group, name, each) for name, each in new.items()}
         return {name: written for name, written in new.items() if written is not None}
 
     def _entries(self, group: int) -> dict[str, TensorEntry]:
@@ -182,7 +193,9 @@ class ModelWriter:
         reporter.end()
         if self.cut:
             return asdict(counts) | {"sparsity": 0.0} | self.cut.check(self.writer.folder)
-        return asdict(counts) | {"sparsity": counts.zeros / counts.pruned_weights if counts.pruned_weights else 0.0}
+        opened = sizes_of_opened(self.model, self.writer.folder) if self.tower else {}
+        sparsity = counts.zeros / counts.pruned_weights if counts.pruned_weights else 0.0
+        return asdict(counts) | {"sparsity": sparsity} | opened
 
     def _known(self) -> list[PrunedLinear]:
         return read_pruned(Artifact(self.writer.folder, self.writer.manifest))

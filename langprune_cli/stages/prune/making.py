@@ -166,7 +166,8 @@ class Making:
         of = MaskOf(mask, self.masks.key, self.masks.params, {**self.masks.about, **known})
         recipe = model_recipe(run.model, of, run.update, run.settings.apply, self.model_stats)
         # With propagation `pruned` the mask depends on the update too, so its name contains the update.
-        default = mask if self.gathered else model_name(mask, run.chooser.method.update, run.update)
+        own = run.update.name if self.gathered else run.chooser.method.update
+        default = model_name(mask, own, run.update, text_only=run.settings.apply.text_only)
         return recipe, Destination.of(run.workspace, default, self.asked)
 
     def _make(
@@ -178,8 +179,9 @@ class Making:
     ) -> tuple[dict[str, Artifact], dict[int, float]]:
         """Return the finished artifacts by kind, and the seconds per block."""
         run, hessian = self.run_, self.run_.collect == "hessian"
-        cut = cut_of(run.model, masks or writers["masks"])
-        target = ModelWriter(writers["models"], run.model, run.settings.apply.max_shard_bytes, cut)
+        settings = run.settings.apply
+        cut, tower = cut_of(run.model, masks or writers["masks"]), settings.tower(run.model)
+        target = ModelWriter(writers["models"], run.model, settings.max_shard_bytes, cut, tower)
         run.team.first(target.need_space)
         patterns = run.team.first(
             lambda: (

@@ -30,8 +30,8 @@ OPTIONS: dict[str, dict[str, str | None]] = {
     },
     "models": {
         "update": "--update", "damping": "--damping", "epochs": "--epochs", "learning_rate": "--learning-rate",
-        "max_shard_bytes": "--max-shard-size", "min_expert_tokens": None, "step_windows": None, "seed": None, "blocks": None,
-        "dtype": None,
+        "max_shard_bytes": "--max-shard-size", "text_only": "--text-only", "min_expert_tokens": None, "step_windows": None,
+        "seed": None, "blocks": None, "dtype": None,
     },
     "evals": {"bpb": None, "intervals": None},
 }  # fmt: skip
@@ -66,7 +66,7 @@ def _collect(name: str, params: Params) -> Words:
     return option(name, next((each for each in params["collect"] if each != "norms"), None))
 
 
-def _all_experts(name: str, _params: Params) -> Words:
+def _switch(name: str, _params: Params) -> Words:
     return [name]
 
 
@@ -134,7 +134,7 @@ def _shards(name: str, params: Params) -> Words:
 
 _SPECIAL: dict[tuple[str, str], Callable[[str, Params], Words]] = {
     ("stats", "collect"): _collect,
-    ("stats", "experts"): _all_experts,
+    ("stats", "experts"): _switch,
     ("stats", "weights"): _weights,
     ("masks", "method"): _method,
     ("masks", "pattern"): _pattern,
@@ -144,4 +144,5 @@ _SPECIAL: dict[tuple[str, str], Callable[[str, Params], Words]] = {
     ("masks", "round_to"): _round_to,
     ("masks", "keep_chat"): _by_itself,
     ("models", "max_shard_bytes"): _shards,
+    ("models", "text_only"): _switch,
 }

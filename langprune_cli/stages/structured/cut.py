@@ -53,13 +53,21 @@ class Cut(ABC):
 
         Raises LangpruneError if its tensors do not match its configuration.
         """
-        smaller = StreamedModel(folder, trust_remote_code=self.model.compute.trust_remote_code)
-        for index in range(len(smaller.blocks)):
-            with smaller.block(index):
-                pass
-        with smaller.outside():
+        return sizes_of_opened(self.model, folder)
+
+
+def sizes_of_opened(dense: OpenedModel, folder: Path) -> dict[str, int]:
+    """Open the smaller model in `folder`, every tensor of it, and count the parameters of both checkpoints.
+
+    Raises LangpruneError if its tensors do not match its configuration.
+    """
+    smaller = StreamedModel(folder, trust_remote_code=dense.compute.trust_remote_code)
+    for index in range(len(smaller.blocks)):
+        with smaller.block(index):
             pass
-        return sizes(self.model.streamed, smaller)
+    with smaller.outside():
+        pass
+    return sizes(dense.streamed, smaller)
 
 
 def sizes(dense: StreamedModel, smaller: StreamedModel) -> dict[str, int]:
