@@ -73,7 +73,7 @@ REASONS = {
     "python -m tests.harnesses.kill_harness": f"{MINUTES}: tests/project/test_kills.py runs some of its kills",
     "python -m tests.harnesses.flips": f"{MINUTES}: tests/store/test_written.py flips some bits",
     "python -m tests.harnesses.fuzz": f"{MINUTES}: tests/project/test_hostile.py runs what it draws from",
-    "langprune prune --model google/gemma-3-4b-it": "needs a model that reads images: tests/stages/apply/test_text_only.py has some",
+    "langprune prune --model google/gemma-3-4b-it": "needs such a model: tests/stages/apply/test_text_only.py has tiny ones",
     "python -m tests.benchmarks": MINUTES,
     "python tests/benchmarks/quality.py": MINUTES,
     "python -m tests.survey": "writes docs/models.md: tests/project/test_models_page.py compares it",
