@@ -25,9 +25,19 @@ _MOST_COUNTED = 10_000
 _MOST_BLOCKS = 2_000
 _MOST_BUFFER_BYTES = 1 << 30
 _MOST_PARAMETERS = 100_000  # without a checkpoint to compare with
-# Functions that fill their result, so that it takes memory; torch.empty, which makes parameters, does not.
+# Functions that fill their result, so that it takes memory.
 _FILLING: tuple[Callable[..., Tensor], ...] = (
     torch.ones, torch.zeros, torch.full, torch.arange, torch.linspace, torch.eye, torch.rand, torch.randn,
+)  # fmt: skip
+# What makes parameters. All experts in one may be larger than the memory.
+_UNFILLED: tuple[Callable[..., Tensor], ...] = (torch.empty,)
+# Functions that give a parameter its first values, by name, since transformers puts its own in the place of torch's. On
+# meta each takes up to a millisecond, and does nothing.
+_FIRST_VALUES = frozenset(
+    f"{name}_"
+    for name in (
+        "uniform", "normal", "constant", "kaiming_uniform", "kaiming_normal", "zero", "fill", "erfinv", "mul", "add", "clamp",
+    )
 )  # fmt: skip
 Shapes = dict[str, tuple[int, ...]]
 # What the names of causal language models end with, those of code of their own included.
@@ -35,8 +45,8 @@ _ARCHITECTURES = ("CausalLM", "LMHeadModel", "ModelWithLMHead", "GenerationDecod
 _OWN_ATTENTION = (None, "eager", "sdpa")  # built into torch and transformers: nothing is fetched
 
 
-class _BoundedBuffers(TorchFunctionMode):
-    """Refuses buffers larger than any model has, before they take memory."""
+class _WithoutValues(TorchFunctionMode):
+    """Leaves out the first values of parameters on meta, and takes no memory for tensors larger than any buffer."""
 
     def __torch_function__(
         self,
@@ -50,6 +60,14 @@ class _BoundedBuffers(TorchFunctionMode):
             size = func(*args, **(kwargs | {"device": "meta"})).nbytes
             if size > _MOST_BUFFER_BYTES:
                 raise ValueError(f"a buffer of {size / 1e9:,.1f} GB")
+        elif func in _UNFILLED:
+            empty = func(*args, **(kwargs | {"device": "meta"}))
+            if empty.nbytes > _MOST_BUFFER_BYTES:
+                return empty
+        elif getattr(func, "__name__", "") in _FIRST_VALUES:
+            filled = args[0] if args else kwargs.get("tensor")
+            if isinstance(filled, Tensor) and filled.is_meta:
+                return filled
         return func(*args, **kwargs)
 
 
@@ -186,12 +204,13 @@ def build_skeleton(
     try:
         if not 0 < config.get_text_config().num_hidden_layers <= _MOST_BLOCKS:
             raise ValueError(f"num_hidden_layers = {config.get_text_config().num_hidden_layers}")
-        with _parameters_on_meta(most), _BoundedBuffers():
-            model: CausalModel = auto_class(config).from_config(
-                config, dtype=dtype, trust_remote_code=trust_remote_code
-            )
-        if experts_apart:
-            separate_experts(model, names)
+        with _WithoutValues():
+            with _parameters_on_meta(most):
+                model: CausalModel = auto_class(config).from_config(
+                    config, dtype=dtype, trust_remote_code=trust_remote_code
+                )
+            if experts_apart:
+                separate_experts(model, names)
     except Exception as error:
         where = Path(config.name_or_path or "", "config.json")
         raise LangpruneError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -54,7 +55,7 @@ class Skeleton:
     model: CausalModel
     build: Build
 
-    @property
+    @cached_property
     def shapes(self) -> list[Shapes]:
         """Return the shapes of the parameters of each block, by path."""
         return parameter_shapes(self.model)[:-1]

@@ -4,8 +4,8 @@ The number is the one that, changed, removes experts and rows of the router besi
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -51,12 +51,13 @@ class ExpertRows:
                 f"--sparsity {sparsity:g} removes none of {self.units} experts: give "
                 f"{math.ceil(1000 / self.units) / 1000:g} or more"
             )
-        if not self._fits(left):
-            possible = [each for each in range(1, self.units) if self._fits(each)]
+        if not self.fits(left):
+            possible = [each for each in range(1, self.units) if self.fits(each)]
             raise LangpruneError(f"{self._problem(left)}: {_advice(possible, self.units)}")
         return left
 
-    def _fits(self, left: int) -> bool:
+    def fits(self, left: int) -> bool:
+        """Return whether the router can choose as many experts as it does among `left`."""
         of_group = left // self.groups
         return (
             left % self.groups == 0
@@ -121,6 +122,38 @@ def expert_rows(config: Configuration) -> ExpertRows:
         f"no number in the configuration of this {text.model_type} was found that counts its {units} experts and nothing "
         "else: prune channels, blocks or single weights"
     )
+
+
+def few_experts(config: Configuration) -> tuple[Configuration, int]:
+    """Return the configuration with a few experts more than each token goes to, and how many it has itself.
+
+    The configuration as it is, and 0, where experts cannot leave.
+    """
+    try:
+        rows = expert_rows(config)
+    except LangpruneError:
+        return config, 0
+    left = next((each for each in range(rows.chosen + 1, rows.units) if rows.fits(each)), rows.units)
+    return Count(rows.units, rows.axis.numbers).stated(config, left), rows.units
+
+
+def for_each_expert(axes: Sequence[Axis], few: CausalModel, units: int) -> tuple[Axis, ...]:
+    """Return the axes of a model with `units` experts, of those of `few`: what its last expert has, each further one has."""
+    found = next((here for block in find_blocks(few)[1] if (here := experts_in(block))), None)
+    if found is None:
+        return tuple(axes)
+    count = len(found[1])
+    before = f"{found[0]}.{count - 1}."
+    last = [axis for axis in axes if axis.reader.startswith(before)]
+    at = max((number for number, axis in enumerate(axes) if axis in last), default=-1) + 1
+    more = [_of_expert(axis, before, f"{found[0]}.{each}.") for each in range(count, units) for axis in last]
+    return (*axes[:at], *more, *axes[at:])
+
+
+def _of_expert(axis: Axis, before: str, instead: str) -> Axis:
+    """Return the axis of another expert."""
+    slices = tuple(replace(each, path=each.path.replace(before, instead)) for each in axis.slices)
+    return replace(axis, reader=axis.reader.replace(before, instead), slices=slices)
 
 
 def experts_in(block: nn.Module) -> tuple[str, Experts] | None:

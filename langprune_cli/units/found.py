@@ -19,6 +19,7 @@ from langprune_cli.errors import LangpruneError
 from langprune_cli.models.families import Axis, Slice
 from langprune_cli.models.protocols import Configuration
 from langprune_cli.units.changes import Count, Skeleton
+from langprune_cli.units.experts import few_experts, for_each_expert
 from langprune_cli.units.measured import Measure
 from langprune_cli.units.small import build, few_blocks, narrow_widths
 
@@ -35,10 +36,11 @@ Sizes = tuple[int, ...]
 
 @dataclass(frozen=True)
 class _Pair:
-    """A model with its true widths, and a small one of the same kind."""
+    """A model with its true widths and a few of its experts, and a small one of the same kind."""
 
     true: Skeleton
     measure: Measure
+    experts: int  # of a block of the model; `true` has only a few of them
 
     @property
     def small(self) -> Skeleton:
@@ -87,7 +89,7 @@ class _Known:
 
 @lru_cache(maxsize=4)
 def _pair(known: _Known) -> _Pair:
-    few = few_blocks(known.config)
+    few, experts = few_experts(few_blocks(known.config))
     small = narrow_widths(few)
     measures = (Measure.of(Skeleton(small, build(small, dtype), partial(build, dtype=dtype))) for dtype in _DTYPES)
     measure = next((each for each in measures if each.logits is not None), None)
@@ -96,7 +98,7 @@ def _pair(known: _Known) -> _Pair:
             f"Channels and KV groups of {known.config.get_text_config().model_type} cannot be removed (a small model of this "
             "kind, on which it would be tried, does not run): prune it with an unstructured or N:M pattern"
         )
-    return _Pair(Skeleton(few, build(few), build), measure)
+    return _Pair(Skeleton(few, build(few), build), measure, experts)
 
 
 @lru_cache(maxsize=8)
@@ -109,6 +111,7 @@ def _channels(known: _Known) -> tuple[Axis, ...]:
             axes = _confirmed(pair, of_true, of_small, _feed_forward, problems)
             if axes:
                 kind = axes[0].kind if axes[0].kind not in found else f"{axes[0].kind}-of-{key}"
+                axes = for_each_expert(axes, pair.true.model, pair.experts)
                 found[kind] = tuple(replace(axis, kind=kind) for axis in axes)
                 break
     if not found:

@@ -11,6 +11,7 @@ import transformers
 from langprune_cli.models.families import FAMILIES, KV_GROUPS, Axis, Kind, axes_of, channel_kinds
 from langprune_cli.models.skeleton import build_skeleton, find_blocks
 from langprune_cli.units.axes import channel_axes, group_axes
+from langprune_cli.units.experts import few_experts
 from langprune_cli.units.found import found_channels, found_groups
 from langprune_cli.units.small import build, few_blocks, narrow_widths
 from tests.support import pico
@@ -60,10 +61,17 @@ def test_fewer_kv_groups(family: str, tmp_path: Path) -> None:
     assert config["head_dim"] == 8
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_what_is_found_is_what_the_table_says(family: str) -> None:
-    """The families of the table, looked at as if it were not there."""
-    config = config_of(family)
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        *((family, {}) for family in sorted(FAMILIES)),
+        ("mixtral", {"num_local_experts": 9}),
+        ("qwen2_moe", {"num_experts": 9}),
+    ],
+)
+def test_what_is_found_is_what_the_table_says(family: str, settings: dict[str, Any]) -> None:
+    """The families of the table, looked at as if it were not there; of more than three experts only three are tried."""
+    config = config_of(family, **settings)
     for found, said in (
         (found_channels(config), axes_of(config, channel_kinds(config))),
         *([(found_groups(config), axes_of(config, [KV_GROUPS]))] if FAMILIES[family].attention else []),
@@ -72,16 +80,16 @@ def test_what_is_found_is_what_the_table_says(family: str) -> None:
         assert {as_found(axis, have) for axis in found} == {as_found(axis, have) for axis in said}
 
 
-@pytest.mark.parametrize(("family", "most"), [("llama", 8), ("glm4", 8)])
+@pytest.mark.parametrize(("family", "most"), [("llama", 8), ("glm4", 8), ("deepseek_v3", 100)])
 def test_what_is_measured_of_a_large_model_is_small(family: str, most: int) -> None:
-    """Its defaults, of billions of parameters: one block of each kind, narrow heads, few tokens."""
+    """Its defaults, of billions of parameters: one block of each kind, narrow heads, few tokens and experts."""
     config = getattr(transformers, (pico.EVERY_FAMILY | pico.FOUND)[family][0])()
-    small = narrow_widths(few_blocks(config))
+    small = narrow_widths(few_experts(few_blocks(config))[0])
     weights = sum(each.numel() for each in build(small).parameters())
     assert weights < most * 10**6
     assert len(blocks_of(small)) <= 4
-    kinds = [tuple(block.state_dict()) for block in blocks_of(config)]
-    assert {tuple(block.state_dict()) for block in blocks_of(small)} == set(kinds)
+    kinds = {tuple(path for path in block.state_dict() if "experts" not in path) for block in blocks_of(config)}
+    assert {tuple(path for path in block.state_dict() if "experts" not in path) for block in blocks_of(small)} == kinds
 
 
 def blocks_of(config: Any) -> Any:
