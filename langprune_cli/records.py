@@ -148,6 +148,7 @@ class Params(TypedDict, total=False):
     adaptive: bool
     ranked_by: str
     untied: bool
+    held: list[int]
     update: str
     max_shard_bytes: int
     text_only: bool

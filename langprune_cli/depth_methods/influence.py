@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from langprune_cli.depth_methods.method import Depth, DepthMethod, blocks_that_stay, without
+from langprune_cli.depth_methods.method import Depth, DepthMethod, blocks_that_stay, free_blocks, without
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.streamed import Block
 from langprune_cli.store.building import Reporter
@@ -26,8 +26,9 @@ def choose(
     """
     total = len(model.streamed.blocks)
     count = total - blocks_that_stay(total, sparsity)
+    free = free_blocks(model, count)
     influence = block_influence(model, windows, model.compute.batch_tokens, reporter)
-    removed = sorted(sorted(range(total), key=influence.__getitem__)[:count])
+    removed = sorted(sorted(free, key=influence.__getitem__)[:count])
     return without(total, removed, {"method": "influence", "influence": influence})
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 import langprune_cli.depth_methods as package
 from langprune_cli.errors import LangpruneError, near_matches
+from langprune_cli.models.composites import held_blocks
 from langprune_cli.numerics.patterns import prune_count
 from langprune_cli.registry import records
 from langprune_cli.store.building import Reporter
@@ -59,6 +60,21 @@ def blocks_that_stay(total: int, sparsity: float) -> int:
     if removed == total:
         raise LangpruneError(f"--sparsity {sparsity:g} removes all {total} blocks: at least one must stay, give less")
     return total - removed
+
+
+def free_blocks(model: OpenedModel, count: int) -> list[int]:
+    """Return the blocks that may leave: all but those that images need where they are (`held_blocks`).
+
+    Raises LangpruneError for fewer than `count`, the number that is to leave.
+    """
+    held = held_blocks(model.config)
+    free = [index for index in range(len(model.streamed.blocks)) if index not in held]
+    if len(free) < count:
+        raise LangpruneError(
+            f"{count} of the {len(model.streamed.blocks)} blocks of {model.label} are to leave and only {len(free)} can, since "
+            f"this {model.config.model_type} puts what it sees of images between the others by their numbers: remove fewer"
+        )
+    return free
 
 
 def without(total: int, removed: Sequence[int], figures: dict[str, object]) -> Depth:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from langprune_cli.depth_methods.method import Depth, DepthMethod, blocks_that_stay, without
+from langprune_cli.depth_methods.method import Depth, DepthMethod, blocks_that_stay, free_blocks, without
 from langprune_cli.errors import LangpruneError
 from langprune_cli.store.building import Reporter
 from langprune_cli.streaming.losses import window_losses
@@ -37,8 +37,16 @@ def choose(
     Raises LangpruneError as `blocks_that_stay` and `search_windows` do, and if the loss is infinite without any run.
     """
     total = len(model.streamed.blocks)
-    found = search_windows(model, windows, total - blocks_that_stay(total, sparsity), reporter)
-    first, best = found.runs[0]
+    count = total - blocks_that_stay(total, sparsity)
+    free = free_blocks(model, count)
+    allowed = [first for first in range(total - count + 1) if {*range(first, first + count)} <= {*free}]
+    if not allowed:
+        raise LangpruneError(
+            f"no run of {count} blocks of {model.label} can leave, since this {model.config.model_type} puts what it sees of "
+            "images between its blocks by their numbers: remove fewer, or use --method influence"
+        )
+    found = search_windows(model, windows, count, reporter)
+    first, best = next(run for run in found.runs if run[0] in allowed)
     if not math.isfinite(best):
         raise LangpruneError(
             f"the loss of {model.label} is infinite without any run of {found.count} blocks: compute in another dtype, such as "

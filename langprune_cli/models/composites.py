@@ -66,6 +66,20 @@ def text_paths(model: CausalModel, blocks: str) -> tuple[str, ...]:
     )
 
 
+def held_blocks(config: Configuration) -> frozenset[int]:
+    """Return the blocks that have to stay where they are, since code puts what it sees of images between them by number.
+
+    Those are qwen3_vl's first ones, after each of which it adds what one block of the vision tower put out, and in
+    granite4_vision all up to the last that it adds to.
+    """
+    if not reads_images(config):
+        return frozenset()
+    added = len(getattr(getattr(config, "vision_config", None), "deepstack_visual_indexes", None) or ())
+    named = [block for _, block in getattr(config, "deepstack_layer_map", None) or ()]
+    named += getattr(config, "spatial_target_layers", None) or ()
+    return frozenset(range(max([added, *(block + 1 for block in named)])))
+
+
 def config_alone(config: Configuration, label: str, *, tied: bool) -> Configuration:
     """Return the configuration of the text tower of a model that reads images, as a causal language model.
 

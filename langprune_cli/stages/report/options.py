@@ -26,7 +26,7 @@ OPTIONS: dict[str, dict[str, str | None]] = {
         "method": "--method", "pattern": "--pattern", "sparsity": "--sparsity", "coverage": "--coverage",
         "vocab_size": "--vocab-size", "group": "--group", "ties": "--ties", "allocation": "--allocation", "refine": "--refine",
         "damping": "--damping", "min_expert_tokens": "--min-expert-tokens", "exclude": "--exclude", "round_to": "--round-to",
-        "round": "--round", "keep_chat": "--keep-chat", "kept": None, "adaptive": None, "ranked_by": None,
+        "round": "--round", "keep_chat": "--keep-chat", "kept": None, "held": None, "adaptive": None, "ranked_by": None,
     },
     "models": {
         "update": "--update", "damping": "--damping", "epochs": "--epochs", "learning_rate": "--learning-rate",

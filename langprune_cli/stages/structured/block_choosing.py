@@ -3,6 +3,7 @@
 from typing import cast
 
 from langprune_cli.depth_methods.method import blocks_that_stay, get_depth_method
+from langprune_cli.models.composites import held_blocks
 from langprune_cli.stages.structured.block_cut import BLOCKS_PART
 from langprune_cli.stages.structured.choosing import Choosing
 from langprune_cli.stages.structured.judged_on import JudgedOn
@@ -41,6 +42,7 @@ def choosing_blocks(
     return Choosing(
         judged_on,
         params={"method": method, "pattern": str(removal), "sparsity": removal.sparsity}
+        | ({"held": sorted(held)} if (held := held_blocks(model.config)) else {})
         | ({"untied": True} if found.by_losses and model.streamed.untied else {}),  # see Subject.identity
         label=f"{method}-{removal.kind}-{removal.sparsity:g}",
         write=write,

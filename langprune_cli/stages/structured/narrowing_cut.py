@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from langprune_cli.errors import LangpruneError
+from langprune_cli.models.composites import held_blocks
 from langprune_cli.models.model_files import CONFIG
 from langprune_cli.models.narrowing import Narrowing
 from langprune_cli.models.tensor_entry import TensorEntry
@@ -31,6 +33,12 @@ class NarrowingCut(Cut):
     def check_dense(self) -> None:
         """Measure it if blocks leave: the computation of the others may depend on their number."""
         if len(self.blocks) < len(self.model.streamed.blocks):
+            if left := held_blocks(self.model.config) - {*self.blocks}:
+                kind = self.model.config.model_type
+                raise LangpruneError(
+                    f"block {min(left)} of {self.model.label} cannot leave, since this {kind} puts what it sees of images "
+                    "between its blocks by their numbers: make the mask again"
+                )
             check_without(self.model, self.blocks)
 
     def name(self, group: int, name: str) -> str | None:

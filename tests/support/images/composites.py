@@ -41,6 +41,8 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
             "vision_config": {"model_type": "siglip_vision_model", **_VISION},
             "image_token_id": ROWS - 1,
             "mm_tokens_per_image": 16,
+            "boi_token_index": ROWS - 2,
+            "eoi_token_index": ROWS - 3,
         },
     ),
     "mistral3": (
@@ -85,7 +87,9 @@ def save(family: str, folder: Path, *, rows: int = ROWS) -> None:
     """Save a tiny model with random weights, and a file of its processor; the last of its rows is that of images."""
     kind, settings = copy.deepcopy(CONFIGS[family])
     settings["text_config"]["vocab_size"] = rows
-    settings |= {name: value + rows - ROWS for name, value in settings.items() if name.endswith("_token_id")}
+    settings |= {
+        name: value + rows - ROWS for name, value in settings.items() if name.endswith(("_token_id", "_token_index"))
+    }
     torch.manual_seed(0)
     model = transformers.AutoModelForImageTextToText.from_config(getattr(transformers, kind)(**settings))
     with torch.no_grad():
