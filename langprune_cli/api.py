@@ -19,6 +19,7 @@ from langprune_cli.requests import export as _export
 from langprune_cli.requests import mask as _mask
 from langprune_cli.requests import plan as _plan
 from langprune_cli.requests import prune as _prune
+from langprune_cli.requests import recover as _recover
 from langprune_cli.requests import report as _report
 from langprune_cli.requests import score as _score
 from langprune_cli.requests.shared.options import Request, with_given
@@ -57,6 +58,7 @@ score = _function(_score.ScoreRequest, _score.score)
 mask = _function(_mask.MaskRequest, _mask.mask)
 apply = _function(_apply.ApplyRequest, _apply.apply)
 prune = _function(_prune.PruneRequest, _prune.prune)
+recover = _function(_recover.RecoverRequest, _recover.recover)
 evaluate = _function(_evaluate.EvaluateRequest, _evaluate.evaluate)
 export = _function(_export.ExportRequest, _export.export)
 plan = _function(_plan.PlanRequest, _plan.plan)

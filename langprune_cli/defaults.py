@@ -1,9 +1,15 @@
-"""Default numbers of the command line and the stages, and the ways to draw windows, without torch."""
+"""Default numbers of the command line and the stages, the ways to draw windows and to train, without torch."""
+
+from typing import Literal
 
 NSAMPLES = 128  # windows of calibration text
+Train = Literal["all", "lora", "norms"]  # what `recover` trains
+TRAINS: tuple[Train, ...] = ("all", "lora", "norms")
 SAMPLINGS = ("document", "concat")
 SEQLEN = 2048  # tokens per window, if the model's context is as long
 BATCH_TOKENS = 2048  # per pass through a block
+STEP_TOKENS = 2048  # per step of the optimizer in `recover`
+TRAINING_SEQLEN = 512  # tokens per window in `recover`
 DAMPING = 0.01  # share of a Hessian's mean diagonal, as published
 MIN_EXPERT_TOKENS = 32
 COVERAGE = 0.9999  # of a language's running text, by the kept tokens

@@ -99,6 +99,7 @@ class Inputs(TypedDict, total=False):
     masks: list[str]
     mask: str
     pruned: str
+    teacher: str
     cells: list[CellRecord]
     tasks: TasksRecord
 
@@ -157,6 +158,9 @@ class Params(TypedDict, total=False):
     step_windows: int
     seed: int
     blocks: list[int]
+    tokens: int
+    train: str
+    batch_tokens: int
     bpb: bool
     intervals: IntervalsRecord
     allocation_stats: str | None  # with `pruned_with`: the key of the allocation's statistics
@@ -201,6 +205,21 @@ class TunedRecord(TypedDict, total=False):
     learning_rate: float | None  # None: by the model's width
     step_windows: int
     seed: int
+
+
+class RecoveredRecord(TypedDict, total=False):
+    """The settings of training a pruned model end to end."""
+
+    model: ModelRecord
+    teacher: ModelRecord
+    text: TextRecord
+    shares: list[int]  # of each text, if asked for
+    tokens: int
+    train: str
+    batch_tokens: int
+    learning_rate: float
+    seed: int
+    dtype: str
 
 
 class LanguageTokens(TypedDict):
@@ -265,6 +284,7 @@ class About(TypedDict, total=False):
     base: BaseRecord
     checked: CheckedRecord
     tuned: TunedRecord
+    recovered: RecoveredRecord
     reapplied: ReturnedRecord
     more_damping: dict[str, float]
     paper: str

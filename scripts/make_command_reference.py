@@ -22,7 +22,7 @@ the same on the terminal.
 Results go to stdout, progress and notes to stderr. Exit codes: 0 done, 1 an error in one sentence, 2 wrong usage, 130
 interrupted. `--debug` works anywhere on the line and shows the traceback of an error.
 """
-_PANELS = ["Pruning", "Input", "Computation", "Output", None]
+_PANELS = ["Pruning", "Training", "Input", "Computation", "Output", None]
 
 
 def reference() -> str:

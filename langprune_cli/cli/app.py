@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="langprune",
     help="Prune large language models, after training, for the languages their users care about.\n\n"
-    "calibrate -> score -> mask -> apply -> eval -> export: each stage stores its result in the workspace and "
+    "calibrate -> score -> mask -> apply -> recover -> eval -> export: each stage stores its result in the workspace and "
     "takes the newest result of the stage before. Try [bold]langprune demo[/bold].",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -54,6 +54,7 @@ app.command(rich_help_panel=STAGES)(stages.calibrate)
 app.command(rich_help_panel=STAGES)(stages.score)
 app.command(rich_help_panel=STAGES)(stages.mask)
 app.command(rich_help_panel=STAGES)(stages.apply)
+app.command(rich_help_panel=STAGES)(stages.recover)
 app.command("eval", rich_help_panel=STAGES)(evaluate.evaluate)
 app.command(rich_help_panel=STAGES)(export.export)
 app.command(rich_help_panel=STAGES)(prune.prune)

@@ -251,6 +251,14 @@ class StreamedModel:
             yield
 
     @contextmanager
+    def whole(self) -> Iterator[dict[str, nn.Parameter]]:
+        """Load all weights that text passes; yield the parameters that are checkpoint tensors as they are, by name."""
+        slots = [*self._around, *(slot for block in self._slots[:-1] for slot in block)]
+        as_they_are = [(name, slot.owners[0]) for slot in slots if not slot.made for name in (slot.name, *slot.copies)]
+        with self._loaded(slots):
+            yield {name: getattr(*owner) for name, owner in as_they_are}
+
+    @contextmanager
     def _loaded(self, slots: Iterable[Slot]) -> Iterator[None]:
         slots = list(slots)
         placeholders = [getattr(*slot.owners[0]) for slot in slots]

@@ -19,6 +19,7 @@ from langprune_cli.requests import (
     mask,
     plan,
     prune,
+    recover,
     report,
     score,
 )
@@ -102,6 +103,7 @@ COMMANDS: dict[str, Command] = {
         Command("mask", mask.MaskRequest, mask.mask),
         Command("apply", apply.ApplyRequest, apply.apply),
         Command("prune", prune.PruneRequest, prune.prune),
+        Command("recover", recover.RecoverRequest, recover.recover),
         Command("eval", evaluate.EvaluateRequest, evaluate.evaluate),
         Command("combine", combine.CombineRequest, combine.combine),
         Command("compare", compare.CompareRequest, compare.compare),

@@ -70,7 +70,7 @@ def promises(stage: Stage) -> Iterator[Promise]:
         yield Promise(str(getattr(request, "kind", "")), name)
     elif command in {"score", "mask", "eval"}:
         yield Promise({"score": "scores", "mask": "masks", "eval": "evals"}[command], name)
-    elif command in {"apply", "prune"}:
+    elif command in {"apply", "prune", "recover"}:
         tuned, patterns = getattr(request, "tune", False), several(getattr(request, "pattern", ()))
         out = getattr(request, "out", None)
         alone = not tuned and len(patterns) < 2

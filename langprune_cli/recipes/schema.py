@@ -12,6 +12,7 @@ Schema = dict[str, object]
 WORDS: dict[str, tuple[str, ...]] = {
     "dtype": options.DTYPES,
     "sampling": defaults.SAMPLINGS,
+    "train": defaults.TRAINS,
     "collect": calibrate.COLLECTS,
     "rounding": choice.ROUNDINGS,
     "group": choice.GROUPS,

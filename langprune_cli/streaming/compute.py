@@ -46,3 +46,10 @@ class Compute:
         if self.dtype not in _DTYPES:
             raise UsageError(f"--dtype {self.dtype!r} is unknown: {near_matches(self.dtype, [*_DTYPES, 'auto'])}")
         return _DTYPES[self.dtype]
+
+
+def lacks_bfloat16(device: torch.device) -> bool:
+    """Return whether a device emulates products of bfloat16 matrices, as x86 CPUs without AVX-512 do."""
+    if device.type == "cuda":
+        return not torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"

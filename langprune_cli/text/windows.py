@@ -1,4 +1,4 @@
-"""Make token windows of a text: random ones for calibration, consecutive ones for evaluation, or given ones."""
+"""Make token windows of a text: random ones for calibration, consecutive ones for evaluation and training, or given ones."""
 
 import hashlib
 import struct
@@ -20,7 +20,8 @@ from langprune_cli.tokens.tokenizer import Tokenizer
 from langprune_cli.types import TextSpec, Windows
 
 _EVALUATION_BYTES = 32 * 2**20  # one text of 32 MiB takes half a minute and 4 GB to tokenise
-_BYTES_PER_TOKEN = 16  # a generous first guess of the text that evaluation windows need
+_TRAINING_BYTES = 256 * 2**20  # of a text to train on, unless more tokens are asked for
+_BYTES_PER_TOKEN = 16  # a generous first guess of the text that windows need
 
 
 def fingerprint(ids: Tensor) -> str:  # ids: integers [n, t]
@@ -135,6 +136,49 @@ def evaluation_windows(
         count = min(count, max_windows)
     ids = ids[: count * seqlen].view(count, seqlen).clone()
     return _windows(ids, spec, _vocabulary_size(tokenizer, vocab_size), "contiguous", None, documents, notes)
+
+
+def training_windows(
+    spec: TextSpec,
+    tokenizer: Tokenizer | None,  # may be None if the source is a file of token ids
+    *,
+    tokens: int,
+    seqlen: int,  # t
+    seed: int,
+    vocab_size: int | None = None,  # ids must be below; the tokenizer's size if None
+) -> Windows:
+    """Cut a text into windows of `seqlen` tokens to train on, enough for `tokens` tokens, or all if it has fewer.
+
+    Documents are joined by blank lines in the order of their ranks, which depends on them and the seed alone, so the
+    beginning of a large text is a random part of it. Windows do not overlap: nothing is read twice before all is
+    read once. A .safetensors source is taken as it is.
+
+    Raises UsageError for values out of range, LangpruneError if the text cannot be read or is shorter than a window.
+    """
+    if (given := _given_windows(spec, tokenizer, vocab_size)) is not None:
+        return given
+    if tokens < 1 or seqlen < 2:
+        raise UsageError(f"at least 1 token and windows of 2 are needed, not {tokens} and {seqlen}: raise the smaller")
+    tokenizer = _required(tokenizer, spec)
+    source = source_for(spec.source, evaluation=False)
+    ranked = RankedDocuments(lambda: read_documents(source), seed)
+    most = max(_TRAINING_BYTES, tokens * _BYTES_PER_TOKEN // 2)
+    budget = min(most, tokens * _BYTES_PER_TOKEN)
+    while True:
+        text, documents, whole = _beginning((raw.decode() for _, raw in ranked), budget)
+        ids = encode(tokenizer, text)
+        if whole or budget >= most or len(ids) >= tokens:
+            break
+        budget = min(2 * budget, most)
+    count = min(len(ids) // seqlen, -(-tokens // seqlen))
+    if not count:
+        raise LangpruneError(
+            f"{source} has {len(ids)} tokens in {documents} documents, too few for one window of {seqlen}: "
+            f"give more text, or a --seqlen of at most {len(ids)}"
+        )
+    ids = ids[: count * seqlen].view(count, seqlen).clone()
+    notes = hub_note(source, ranked.documents, ranked.size)
+    return _windows(ids, spec, _vocabulary_size(tokenizer, vocab_size), "contiguous", seed, documents, notes)
 
 
 def retokenized(windows: Windows, tokenizer: Tokenizer, other: Tokenizer) -> Windows:

@@ -48,7 +48,8 @@ def _described(manifest: Manifest) -> str:
             what = f"{before:,} -> {after:,} parameters ({1 - after / before:.4%} removed)"
         else:
             what = f"{checked['sparsity']:.2%} zeros"
-        return f"{base} with mask {about['mask']['name']}, {what}, checked"
+        trained = f", trained on {about['recovered']['tokens']:,} tokens" if "recovered" in about else ""
+        return f"{base} with mask {about['mask']['name']}{trained}, {what}, checked"
     cells, tasks = inputs["cells"], len(inputs.get("tasks", {}).get("names", []))
     rows = with_bits(f"{len(cells)} rows", cells[0].get("bits") if cells else None)
     return ", ".join([rows] * (bool(cells) or not tasks) + [f"{tasks} tasks"] * (tasks > 0))

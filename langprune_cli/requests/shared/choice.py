@@ -94,10 +94,7 @@ class TuneOptions(Request):
         if not self.tune and (self.epochs is not None or self.learning_rate is not None):
             raise UsageError("--epochs and --learning-rate go with --tune: add it, or leave them out")
         at_least("--epochs", self.epochs, 1)
-        if self.learning_rate is not None and not 0 < self.learning_rate < 1:
-            raise UsageError(
-                f"--learning-rate {self.learning_rate:g} is not between 0 and 1: give a number such as 0.001"
-            )
+        check_rate(self.learning_rate)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,3 +127,9 @@ def check_damping(damping: float | None) -> None:
         raise UsageError(
             f"--damping {damping:g} is not a share of the Hessian's mean diagonal: give a number above 0, up to 1"
         )
+
+
+def check_rate(learning_rate: float | None) -> None:
+    """Raise UsageError for a learning rate that is not between 0 and 1."""
+    if learning_rate is not None and not 0 < learning_rate < 1:
+        raise UsageError(f"--learning-rate {learning_rate:g} is not between 0 and 1: give a number such as 0.001")

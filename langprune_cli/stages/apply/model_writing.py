@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -73,15 +73,19 @@ class ModelWriter:
         """Raise LangpruneError if the disk has no room for the remaining shards."""
         need_space(self.writer.folder, sum(shard.size for shard in self.todo()) + _SPARE_BYTES)
 
-    def write(self, new_weights: NewWeights, done: Callable[[int], None]) -> None:
+    def write(
+        self, new_weights: NewWeights, done: Callable[[int], None], outside: Mapping[str, Tensor] | None = None
+    ) -> None:
         """Write the missing shards, then the small files, then the index, without which the folder is no model.
 
-        Calls new_weights for the blocks of those shards, in order, and `done` after each.
+        Calls new_weights for the blocks of those shards, in order, and `done` after each. outside: new tensors outside of the
+        blocks, by name.
         """
         for shard in self.todo():
             pruned: list[dict[str, object]] = []
             with self.writer.part(shard.file) as temporary:
-                write_shard(temporary, shard, self._tensors(shard, new_weights, pruned, done))
+                tensors = self._tensors(shard, new_weights, pruned, done, outside or {})
+                write_shard(temporary, shard, tensors)
                 self.writer.write(PRUNING_PART, readable_json({"linears": self._recorded() + pruned}))
         for path in sorted(self.model.location.folder.iterdir()):
             wanted = SMALL_FILES.fullmatch(path.name) or (self.model.compute.trust_remote_code and path.suffix == ".py")
@@ -137,22 +141,25 @@ class ModelWriter:
         new_weights: NewWeights,
         pruned: list[dict[str, object]],
         done: Callable[[int], None],
+        outside: Mapping[str, Tensor],
     ) -> Iterator[dict[str, Tensor]]:
         for group in (self._groups[place] for place in shard.groups):
             updated = new_weights(group) if group >= 0 else {}
+            new = {name: each.tensor for name, each in updated.items()} if group >= 0 else outside
             for name, written in self._names(group).items():
-                tensor = self._left(group, name, updated.get(name))
+                tensor = self._left(group, name, new.get(name))
                 self._checksums[written] = _checksum(tensor)
                 yield {written: tensor}
             if group >= 0:
                 linears = [linear.name for linear in self.model.streamed.linears(group)]
                 pruned += [asdict(updated[name].pruned) for name in linears if name in updated]
                 done(group)
+            new = {}
             updated.clear()  # frees them before the next block
 
-    def _left(self, group: int, name: str, updated: UpdatedLinear | None = None) -> Tensor:
-        """Return the written form of a tensor of the dense model."""
-        tensor = updated.tensor if updated else self.model.streamed.checkpoint.read_finite([name])[name]
+    def _left(self, group: int, name: str, new: Tensor | None = None) -> Tensor:
+        """Return the written form of a tensor of the dense model, or of a new one in its place."""
+        tensor = self.model.streamed.checkpoint.read_finite([name])[name] if new is None else new
         return self.cut.tensor(group, name, tensor) if self.cut else tensor
 
     def check(self, masks: BlocksOfMasks, patterns: Sequence[Pattern], reporter: Reporter) -> dict[str, int | float]:

@@ -66,8 +66,8 @@ def _what_helps(manifest: Manifest) -> list[str]:
             f"langprune prune, whose default method (admm, update pcg) loses far less than {mask.get('method')} with "
             + ("no update" if update == "none" else f"update {update}")
         )
-    if "tuned" not in about:
-        found.append("--tune of prune or apply")
+    if "recovered" not in about:
+        found.append("langprune recover, which trains what is left")
     if ":" in pattern and not structured:
         found.append(
             f"--pattern channels:0.1 instead of {pattern}, which makes the model smaller and faster everywhere"

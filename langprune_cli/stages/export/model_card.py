@@ -84,6 +84,14 @@ def _facts(model: Artifact, base: str) -> list[tuple[str, str]]:
         facts += [
             ("blocks tuned to the base model's", f"{trained['epochs']} epochs at most, on {_text(trained.get('text'))}")
         ]
+    if recovered := about.get("recovered"):
+        how = "" if recovered["train"] == "all" else f" ({recovered['train']})"
+        facts += [
+            (
+                "trained to predict as the base model",
+                f"{recovered['tokens']:,} tokens{how}, on {_text(recovered['text'])}",
+            )
+        ]
     needless = "stats" in about and about["stats"] is None
     return [*facts, ("calibration text", _text(about.get("text"), needless=needless))]
 
@@ -113,7 +121,15 @@ def _unchanged(about: About) -> str:
 
 def _datasets(about: About) -> set[str]:
     """Return the ids of the hub datasets that the model was calibrated or tuned on."""
-    texts = [text for text in (about.get("text"), (about.get("tuned") or {}).get("text")) if text]
+    texts = [
+        text
+        for text in (
+            about.get("text"),
+            (about.get("tuned") or {}).get("text"),
+            (about.get("recovered") or {}).get("text"),
+        )
+        if text
+    ]
     sources = [each.get("source") or "" for text in texts for each in texts_of(text)]
     return {parse_hub_source(each).dataset for each in sources if each.startswith(HUB_PREFIX)}
 

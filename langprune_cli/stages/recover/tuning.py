@@ -90,7 +90,7 @@ def tune_recipe(
 
     As for any pruned model, the input `model` is the dense model, and `mask` the key of its mask, empty if unknown.
     """
-    before = _record(pruned.location.folder)
+    before = record_of(pruned.location.folder)
     inputs: Inputs = before.get("inputs", {})
     params: Params = before.get("params", {})
     about: About = before.get("about", {})
@@ -120,7 +120,7 @@ def tune_recipe(
     )
 
 
-def _record(folder: Path) -> Before:
+def record_of(folder: Path) -> Before:
     """Return the manifest of a pruned model, as written or exported; {} if `folder` holds a model from elsewhere."""
     for name in (MANIFEST, PROVENANCE):
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -4,11 +4,9 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TypedDict
 
-import torch
 from torch import Tensor
 
-from langprune_cli.errors import LangpruneError
-from langprune_cli.models.checkpoint import Checkpoint, read_entry
+from langprune_cli.models.checkpoint import read_entry
 from langprune_cli.models.streamed import Block
 from langprune_cli.records import CheckedRecord
 from langprune_cli.stages.apply.model_writing import ModelWriter
@@ -20,8 +18,8 @@ from langprune_cli.stages.recover.block_tuning import (
     held_out,
     tune_block,
 )
+from langprune_cli.stages.recover.checking import check_trained, damaged, same_bits
 from langprune_cli.stages.solving.updating import PrunedLinear, UpdatedLinear
-from langprune_cli.stages.structured.cut import sizes
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
 from langprune_cli.store.building import Reporter
 from langprune_cli.store.files import disk_errors, need_space, readable_json
@@ -110,8 +108,8 @@ class Tuning:
             if self._writer.has(part) and self._writer.has(self._shard(index)):
                 written = self._written(index)
                 for name, tensor in self._tensors(index).items():
-                    if not _same(tensor, written[name]):
-                        raise self._damaged(name)
+                    if not same_bits(tensor, written[name]):
+                        raise damaged(self._writer.folder, name)
                 with disk_errors(self._writer.folder / part):
                     (self._writer.folder / part).unlink()
                 del self._writer.manifest.parts[part]
@@ -157,56 +155,15 @@ class Tuning:
         self._writer.write(TUNING_PART, readable_json({"blocks": blocks}))
 
     def _check(self) -> CheckedRecord:
-        """Read the written model back, and return counts.
-
-        Raises LangpruneError if anything outside of the blocks, or a zero of their linears, has changed.
-        """
-        written, before = Checkpoint(self._writer.folder).in_parts(self._places), self._pruned.checkpoint
-        weights = zeros = unchanged = 0
-        for name in self._pruned.outside_names():
-            if not _same(written.read([name])[name], before.read([name])[name]):
-                raise self._damaged(name)
-            unchanged += 1
-        for index in range(self._target.blocks):
-            linears = {linear.name for linear in self._pruned.linears(index)}
-            for name in self._pruned.tensor_names(index):
-                found, was = written.read([name])[name], before.read([name])[name]
-                unchanged += _same(found, was)
-                if name in linears:
-                    if not _same(found[was == 0], was[was == 0]):
-                        raise self._damaged(name)
-                    weights += found.numel()
-                    zeros += int((found == 0).sum())
+        """Read the written model back; raises LangpruneError if anything but kept weights of the blocks has changed."""
+        names = {name for index in range(self._target.blocks) for name in self._pruned.tensor_names(index)}
         known: CheckedRecord = self._writer.manifest.about.get("checked") or {}
-        counted = known.get("pruned_weights") or weights  # without unpruned linears
-        checked: CheckedRecord = {
-            **known,
-            "linear_weights": weights,
-            "zeros": zeros,
-            "untouched_tensors": unchanged,
-            "pruned_weights": counted,
-            "sparsity": zeros / counted if counted else 0.0,
-        }
-        now = sizes(self._dense, self._pruned)
-        if now["parameters_before"] == now["parameters_after"]:
-            return checked
-        return {**checked, "parameters_before": now["parameters_before"], "parameters_after": now["parameters_after"]}
-
-    def _damaged(self, name: str) -> LangpruneError:
-        return LangpruneError(
-            f"{self._writer.folder}: {name} reads back differently from how it was written: check the disk, then run the command "
-            "again with --force"
-        )
+        return check_trained(self._writer.folder, self._places, self._pruned, self._dense, names, known)
 
 
 def _tuned_part(index: int) -> str:
     """Return the part of block `index`, kept until its shard is written."""
     return f"tuned-{index:03d}.safetensors"
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    """Return whether two tensors have the same bits."""
-    return torch.equal(*(each.contiguous().reshape(-1).view(torch.uint8) for each in (a, b)))
 
 
 class BlockTuning(TypedDict):

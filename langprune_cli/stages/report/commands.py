@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from langprune_cli.defaults import HUB_WINDOWS
-from langprune_cli.records import MaskRecord, ModelRecord, Params, TextRecord
+from langprune_cli.defaults import HUB_WINDOWS, TRAINING_SEQLEN
+from langprune_cli.records import MaskRecord, ModelRecord, Params, RecoveredRecord, TextRecord
 from langprune_cli.stages.evaluate.earlier import read_result
 from langprune_cli.stages.evaluate.rows import Row
 from langprune_cli.stages.export.public import public_name
@@ -80,6 +80,7 @@ class Commands:
         return (
             model.manifest.kind == "models"
             and "tuned" in model.manifest.about
+            and "recovered" not in model.manifest.about
             and mask is not None
             and mask.manifest.inputs["model"] != inputs["model"]
         )
@@ -98,6 +99,8 @@ class Commands:
 
         None if another command made it, as when it was tuned on another text than the choice of blocks used.
         """
+        if "recovered" in model.manifest.about:
+            return None
         if gathered := self._gathered_for(model):
             return _Read({**gathered.manifest.inputs["text"], **gathered.manifest.text}, gathered.manifest.params)
         mask = self._mask_of(model)
@@ -161,6 +164,8 @@ class Commands:
         """Return a model's command: `prune` if it read the text itself, else `apply`."""
         params, about = model.manifest.params, model.manifest.about
         mask, read = self._mask_of(model), self._read_for(model)
+        if "recovered" in about:
+            return [self._recovered(params, about["recovered"], about["model"])]
         if "reapplied" in about:
             named = mask.name if mask else f"{HIDDEN}/keep_masks.safetensors"
             words = words_of("models", params, without=("--update", "--damping"))
@@ -180,6 +185,17 @@ class Commands:
         named = mask.name if mask else about["mask"]["name"]
         own = words_of("models", settings, without=untrained, of_mask=of_mask)
         return [["apply", "--mask", named, *option("--stats", *self._named([used])), *tune, *own]]
+
+    def _recovered(self, params: Params, recovered: RecoveredRecord, base: ModelRecord) -> Words:
+        """Return the command that trained a pruned model. base: the model that it was pruned from."""
+        text, teacher = recovered["text"], recovered["teacher"]["name"]
+        texts: list[TextRecord] = text.get("texts") or [text]
+        shares = recovered.get("shares") or [0] * len(texts)
+        tags: list[TextRecord] = [{**each, "windows": share} for each, share in zip(texts, shares, strict=True)]
+        words = self._of_model(recovered["model"]) + self._text(tags, windows="shares" in recovered)
+        words += option("--teacher", None if teacher == base["name"] else teacher)
+        words += option("--seqlen", None if text["seqlen"] == TRAINING_SEQLEN else text["seqlen"])
+        return ["recover", *words, *words_of("models", params, without=("--update", "--damping", "--epochs"))]
 
     def _before_tuning(self, model: Artifact) -> Artifact | None:
         """Return the model before tuning, None if it is missing or the model was not tuned."""

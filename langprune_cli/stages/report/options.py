@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from langprune_cli.defaults import COVERAGE, DAMPING, MAX_TOKENS, MIN_EXPERT_TOKENS
+from langprune_cli.defaults import COVERAGE, DAMPING, MAX_TOKENS, MIN_EXPERT_TOKENS, STEP_TOKENS, TRAINS
 from langprune_cli.methods.method import methods
 from langprune_cli.models.shards import MAX_SHARD_BYTES
 from langprune_cli.records import Params
@@ -31,7 +31,8 @@ OPTIONS: dict[str, dict[str, str | None]] = {
     "models": {
         "update": "--update", "damping": "--damping", "epochs": "--epochs", "learning_rate": "--learning-rate",
         "max_shard_bytes": "--max-shard-size", "text_only": "--text-only", "min_expert_tokens": None, "step_windows": None,
-        "seed": None, "blocks": None, "dtype": None,
+        "blocks": None, "tokens": "--tokens", "train": "--train", "batch_tokens": "--batch-tokens", "seed": "--seed",
+        "dtype": "--dtype",
     },
     "evals": {"bpb": None, "intervals": None},
 }  # fmt: skip
@@ -39,7 +40,8 @@ OPTIONS: dict[str, dict[str, str | None]] = {
 # Defaults of options.
 _DEFAULTS = {
     "--damping": DAMPING, "--min-expert-tokens": MIN_EXPERT_TOKENS, "--coverage": COVERAGE, "--max-tokens": MAX_TOKENS,
-    "--round": "down", "--epochs": TuneSettings.epochs, "--allocation": "uniform",
+    "--round": "down", "--epochs": TuneSettings.epochs, "--allocation": "uniform", "--train": TRAINS[0],
+    "--batch-tokens": STEP_TOKENS, "--seed": 0,
 }  # fmt: skip
 
 
@@ -117,6 +119,12 @@ def _update(name: str, params: Params, of_mask: Params | None) -> Words:
     return [] if update == own else [name, update]
 
 
+def _of_recovery(name: str, params: Params) -> Words:
+    """Return an option that `recover` has, and tuning has not."""
+    value: object = params.get(name.removeprefix("--"))
+    return option(name, None if "train" not in params or _DEFAULTS.get(name) == value else value)
+
+
 def _by_itself(_name: str, _params: Params) -> Words:
     """Return nothing: it is on by default, and the pattern's own options turn it off."""
     return []
@@ -145,4 +153,6 @@ _SPECIAL: dict[tuple[str, str], Callable[[str, Params], Words]] = {
     ("masks", "keep_chat"): _by_itself,
     ("models", "max_shard_bytes"): _shards,
     ("models", "text_only"): _switch,
+    ("models", "seed"): _of_recovery,
+    ("models", "dtype"): _of_recovery,
 }

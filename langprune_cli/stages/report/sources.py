@@ -6,7 +6,7 @@ from pathlib import Path
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import Checkpoint
-from langprune_cli.records import ModelRecord, TextRecord, TunedRecord
+from langprune_cli.records import ModelRecord, RecoveredRecord, TextRecord, TunedRecord
 from langprune_cli.store.artifact import WEIGHTS, Artifact, open_artifact
 from langprune_cli.store.building import Reporter
 from langprune_cli.store.manifest import Manifest
@@ -72,10 +72,12 @@ def sources_behind(
                 artifact.key
             )  # before its parents: a mask that removes nothing gives the same model, which is its own parent
             inputs, about = artifact.manifest.inputs, artifact.manifest.about
-            tuned: TunedRecord = about.get("tuned", {})
+            trained: TunedRecord | RecoveredRecord = about.get("recovered") or about.get("tuned", {})
+            teacher = about.get("recovered", {}).get("teacher")
             parents = [workspace.by_key(kind, key) for kind, key in _parents(artifact.manifest)]
             parents += [workspace.by_key("stats", key) for key in _trained_on(artifact, workspace)]
-            before = [(inputs.get("model"), about.get("model")), (inputs.get("pruned"), tuned.get("model"))]
+            before = [(inputs.get("model"), about.get("model")), (inputs.get("pruned"), trained.get("model"))]
+            before += [(inputs.get("teacher"), teacher)]
             models = [pruned.get(digest, named) for digest, named in before if digest is not None]
             for each in [*models, *parents]:
                 if each:

@@ -1,0 +1,144 @@
+"""The request behind `recover`: the pruned model, its teacher, the text, and how to train."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from langprune_cli import defaults
+from langprune_cli.errors import LangpruneError, UsageError
+from langprune_cli.requests.shared.choice import ModelTargetOptions, check_rate
+from langprune_cli.requests.shared.options import DTYPES, OpeningOptions, TextOptions
+from langprune_cli.requests.shared.run import running
+from langprune_cli.requests.shared.values import at_least, one_of, several
+
+if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
+    import torch
+
+    from langprune_cli.requests.shared.results import Made
+    from langprune_cli.requests.shared.run import Run
+    from langprune_cli.store.artifact import Artifact
+    from langprune_cli.store.building import Outcome
+    from langprune_cli.streaming.model_choice import ModelChoice
+    from langprune_cli.streaming.opened import OpenedModel
+
+_COUNT = re.compile(r"(\d+(?:\.\d+)?)([kKmMbB]?)")
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoverRequest(TextOptions, OpeningOptions, ModelTargetOptions):
+    """Train a pruned model end to end to predict what the dense model predicts; its zeros stay zero.
+
+    lang, data, corpus: the text to train on, as for `calibrate`; several languages get equal shares, "uk:3" and "en:1" others
+    model: the pruned model, an artifact or a folder; by default the newest
+    teacher: the model to learn from, by default the dense model that the pruned one was made from
+    tokens: how many to train on, such as "300k" or "2M"; a shorter text is read several times
+    train: "all" weights, "lora" (matrices of low rank, merged under the mask), or "norms" (norms and biases)
+    batch_tokens, learning_rate: tokens per step of the optimizer, and its rate; by default as suits the model's width
+    seqlen, seed: tokens per window, and the random seed of their order
+    dtype: of the products, by default "bfloat16" for models in 16 bits where the device has units for it
+    device, cache_dir, trust_remote_code: how to open the models
+    out, max_shard_size: the folder to write to, instead of one in the workspace, and its largest file of weights
+    name, force, dry_run: the artifact's name, whether to make it again, and whether to make nothing
+    """
+
+    model: str | Path | None = None
+    teacher: str | Path | None = None
+    tokens: str = "1M"
+    train: str = "all"
+    batch_tokens: int = defaults.STEP_TOKENS
+    learning_rate: float | None = None
+    seqlen: int = defaults.TRAINING_SEQLEN
+    seed: int = 0
+    dtype: str = "auto"
+
+    @property
+    def token_count(self) -> int:
+        """The number of tokens; raises UsageError for anything that is no number of them."""
+        found = _COUNT.fullmatch(self.tokens)
+        count = int(float(found[1]) * _UNITS[found[2].lower()]) if found else 0
+        if count < 1:
+            raise UsageError(f"--tokens {self.tokens!r} is no number of tokens: write it as 300k or 2M")
+        return count
+
+    def check(self) -> None:
+        """Raise UsageError for unknown names, and numbers out of range."""
+        super().check()
+        one_of("--train", self.train, defaults.TRAINS)
+        one_of("--dtype", self.dtype, DTYPES)
+        at_least("--batch-tokens", self.batch_tokens, 1)
+        at_least("--seqlen", self.seqlen, 2)
+        check_rate(self.learning_rate)
+        _ = self.token_count
+
+
+def recover(request: RecoverRequest) -> Made:
+    """Train one model."""
+    with running(request) as run:
+        return run.made(lambda: [_recovered(run, request)])
+
+
+def _recovered(run: Run, request: RecoverRequest) -> Outcome:
+    from langprune_cli.stages.recover.recover import RecoverSettings, recover  # noqa: PLC0415
+    from langprune_cli.stages.recover.text import training_text  # noqa: PLC0415
+    from langprune_cli.streaming.model_choice import ModelChoice, model_artifact  # noqa: PLC0415
+    from langprune_cli.text.budgets import split_budgets  # noqa: PLC0415
+
+    named = str(request.model) if request.model else run.pick("models", None, "model", "prune").name
+    artifact = model_artifact(run.workspace, named)
+    if artifact is None and request.teacher is None:
+        raise LangpruneError(
+            f"{named} is no model that langprune pruned, so its dense model is not known: name that with --teacher"
+        )
+    teacher = ModelChoice(str(request.teacher)) if request.teacher else _dense(run, artifact)
+    tags, shares = split_budgets(several(request.lang))
+    specs = run.resolve(tags, several(request.data), request.corpus, teacher, evaluation=False)
+    compute = run.compute
+    run.compute = replace(compute, dtype="float32")
+    pruned = run.open(ModelChoice(named))
+    dtype = _dtype(pruned, request.dtype)
+    run.compute = replace(compute, dtype="float32" if str(dtype) == "torch.float32" else "auto")
+    dense = run.open(teacher)
+    if artifact is not None and request.teacher is None:
+        _check_is_its_own(run, artifact, dense)
+    windows = training_text(
+        pruned, specs, shares, run.reporter, tokens=request.token_count, seqlen=request.seqlen, seed=request.seed
+    )
+    settings = RecoverSettings(
+        request.token_count, one_of("--train", request.train, defaults.TRAINS), request.batch_tokens, request.learning_rate,
+        request.seed, dtype, request.max_shard_bytes, tuple(shares),
+    )  # fmt: skip
+    return recover(run.workspace, dense, pruned, windows, settings, run.reporter, to=request.target)
+
+
+def _dense(run: Run, artifact: Artifact | None) -> ModelChoice:
+    """Return the dense model at the end of a pruned model's lineage."""
+    from langprune_cli.stages.export.lineage import check_own_base, lineage  # noqa: PLC0415
+
+    chain = lineage(run.workspace, artifact) if artifact else []
+    check_own_base(run.workspace, chain)
+    return run.choose(None, None, chain[-1])
+
+
+def _check_is_its_own(run: Run, artifact: Artifact, dense: OpenedModel) -> None:
+    from langprune_cli.stages.export.lineage import lineage  # noqa: PLC0415
+    from langprune_cli.streaming.opened import check_same_model  # noqa: PLC0415
+
+    check_same_model(lineage(run.workspace, artifact)[-1], dense)
+
+
+def _dtype(pruned: OpenedModel, asked: str) -> torch.dtype:
+    """Return the dtype of the products: the asked one, else bfloat16 for 16-bit models where that is not emulated."""
+    import torch  # noqa: PLC0415
+
+    from langprune_cli.models.skeleton import stated_dtype  # noqa: PLC0415
+    from langprune_cli.streaming.compute import lacks_bfloat16  # noqa: PLC0415
+
+    if asked != "auto":
+        found: torch.dtype = getattr(torch, asked)
+        return found
+    own = stated_dtype(pruned.config) or pruned.streamed.checkpoint.float_dtype()
+    return torch.float32 if own.itemsize > 2 or lacks_bfloat16(pruned.streamed.device) else torch.bfloat16

@@ -1,0 +1,206 @@
+"""Trains a pruned model end to end to give the dense model's next-token distribution.
+
+Distillation (arXiv 1503.02531) with AdamW, a warm-up and a cosine schedule. Windows that are held out decide which step is
+kept: training on a small text goes on to get better on that text alone.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from langprune_cli.stages.recover.divergence import distillation_loss
+from langprune_cli.stages.recover.student import Student
+from langprune_cli.store.files import new_file
+from langprune_cli.streaming.resuming import SAVE_AFTER_SECONDS
+
+_WARM_UP = 0.05  # of the steps
+_LAST_RATE = 1 / 20  # of the learning rate, at the end of the cosine
+_MOST_GRADIENT = 1.0  # clips the norm of a step's gradient
+_LOOKS = 16  # how often held-out windows are looked at
+_PATIENCE = 6  # looks without a better one, after which training ends
+
+
+class Look(TypedDict):
+    """What a look at the held-out windows found."""
+
+    tokens: int  # trained on so far
+    loss: float | None  # nats per token on these tokens since the look before
+    held_out: float  # nats per token on held-out windows
+
+
+@dataclass
+class Course:
+    """How far training has come: what a killed run goes on from."""
+
+    step: int = 0
+    looks: list[Look] = field(default_factory=list)
+    best: int = 0  # the look that is kept
+    kept: dict[str, Tensor] = field(default_factory=dict)  # its weights; none at the first look, before training
+    losses: list[float] = field(default_factory=list)  # of the steps since the last look
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """The windows, and the dense model's logits for them."""
+
+    train: Tensor  # [n, t]
+    held_out: Tensor  # [m, t]
+    teacher: Callable[[Tensor], Tensor]  # [b, t] -> [b, t, w]
+    rows: Tensor | None  # see `distillation_loss`
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How training goes."""
+
+    steps: int
+    step_windows: int
+    micro_windows: int  # in memory at once
+    rate: float  # the highest
+    seed: int  # of the order of the windows
+
+    def share(self, step: int) -> float:
+        """Return the share of the learning rate: a line up, then half a cosine down."""
+        warm = max(1, round(_WARM_UP * self.steps))
+        if step < warm:
+            return (step + 1) / warm
+        done = (step - warm) / max(1, self.steps - warm)
+        return _LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * done)) / 2
+
+
+class Distillation:
+    """Trains, step by step; `course` and the optimizer's state are all that a step depends on."""
+
+    def __init__(
+        self,
+        student: Student,
+        lessons: Lessons,
+        schedule: Schedule,
+        autocast: Callable[[], AbstractContextManager[object]],
+    ) -> None:
+        self.course = Course()
+        self._student, self._lessons, self._schedule, self._autocast = student, lessons, schedule, autocast
+        self._trained = list(student.trained.values())
+        self._optimizer = torch.optim.AdamW(
+            self._trained, lr=schedule.rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+        )
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0))  # the turn, and its order of the windows
+
+    def run(self, save: Callable[[], None], tick: Callable[[int], None]) -> Iterator[Look]:
+        """Train to the end, and yield each look. save: is called now and then; tick: with the tokens that were read."""
+        saved = time.monotonic()
+        if not self.course.looks:
+            yield self._look()
+        every = max(1, self._schedule.steps // _LOOKS)
+        while self.course.step < self._schedule.steps and not self._is_over():
+            self._take_step(tick)
+            if self.course.step % every == 0 or self.course.step == self._schedule.steps:
+                yield self._look()
+            if time.monotonic() - saved > SAVE_AFTER_SECONDS:
+                save()
+                saved = time.monotonic()
+
+    def _is_over(self) -> bool:
+        return len(self.course.looks) - 1 - self.course.best >= _PATIENCE
+
+    def _take_step(self, tick: Callable[[int], None]) -> None:
+        course, schedule, seqlen = self.course, self._schedule, self._lessons.train.shape[1]
+        for group in self._optimizer.param_groups:
+            group["lr"] = schedule.rate * schedule.share(course.step)
+        windows = self._windows(course.step)
+        total = torch.zeros((), dtype=torch.float64)
+        for part in torch.split(windows, schedule.micro_windows):
+            loss = self._loss(part)
+            torch.autograd.backward(loss / (len(windows) * seqlen))
+            total += loss.detach().double().cpu()
+            tick(part.numel())
+        torch.nn.utils.clip_grad_norm_(self._trained, _MOST_GRADIENT)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        course.losses.append(float(total) / (len(windows) * seqlen))
+        course.step += 1
+
+    def _windows(self, step: int) -> Tensor:
+        """Return the windows of a step [b, t]: all in random order, then again in another."""
+        train, each = self._lessons.train, self._schedule.step_windows
+        return torch.stack([train[self._place(place)] for place in range(step * each, (step + 1) * each)])
+
+    def _place(self, place: int) -> Tensor:
+        turn, within = divmod(place, len(self._lessons.train))
+        if self._order[0] != turn:
+            generator = torch.Generator().manual_seed(self._schedule.seed * 1_000_003 + turn)
+            self._order = turn, torch.randperm(len(self._lessons.train), generator=generator)
+        return self._order[1][within]
+
+    def _loss(self, ids: Tensor) -> Tensor:
+        ids = ids.long().to(self._trained[0].device)
+        with self._autocast():
+            target = self._lessons.teacher(ids)
+            logits = self._student.logits(ids)
+        return distillation_loss(logits, target, self._lessons.rows)
+
+    def _look(self) -> Look:
+        """Measure the loss on held-out windows with the weights as they would be stored, and keep the best."""
+        course, held = self.course, self._lessons.held_out
+        tensors = self._student.rounded() if course.step else {}
+        with torch.no_grad(), self._student.as_stored(tensors):
+            total = math.fsum(float(self._loss(part)) for part in torch.split(held, self._schedule.micro_windows))
+        loss = sum(course.losses) / len(course.losses) if course.losses else None
+        tokens = course.step * self._schedule.step_windows * held.shape[1]
+        look: Look = {"tokens": tokens, "loss": loss, "held_out": total / held.numel()}
+        course.looks.append(look)
+        course.losses = []
+        if look["held_out"] < course.looks[course.best]["held_out"]:
+            course.best, course.kept = len(course.looks) - 1, tensors
+        return look
+
+    def save(self, path: Path) -> None:
+        """Write the course, the weights and the optimizer's state."""
+        course = self.course
+        found = {f"kept.{name}": tensor for name, tensor in course.kept.items()}
+        for name, parameter in self._student.trained.items():
+            found[f"weight.{name}"] = parameter.detach()
+            for key, value in self._optimizer.state[parameter].items():
+                found[f"{key}.{name}"] = value
+        looks = [
+            [each["tokens"], math.nan if each["loss"] is None else each["loss"], each["held_out"]]
+            for each in course.looks
+        ]
+        found["looks"] = torch.tensor(looks, dtype=torch.float64)
+        found["losses"] = torch.tensor(course.losses, dtype=torch.float64)
+        found["place"] = torch.tensor([course.step, course.best])
+        with new_file(path) as temporary:
+            save_file({name: each.cpu().contiguous().clone() for name, each in found.items()}, temporary)
+
+    def restore(self, path: Path) -> bool:
+        """Go on from what `save` wrote; return False for no file, or one of no use."""
+        with suppress(SafetensorError, OSError, KeyError, ValueError, RuntimeError), safe_open(path, "pt") as saved:
+            names = set(saved.keys())
+            step, best = saved.get_tensor("place").tolist()
+            looks: list[Look] = [
+                {"tokens": int(tokens), "loss": None if math.isnan(loss) else loss, "held_out": held}
+                for tokens, loss, held in saved.get_tensor("looks").tolist()
+            ]
+            kept = {name[5:]: saved.get_tensor(name) for name in names if name.startswith("kept.")}
+            state = {
+                name: {key: saved.get_tensor(f"{key}.{name}") for key in ("weight", "step", "exp_avg", "exp_avg_sq")}
+                for name in self._student.trained
+            }
+            for name, parameter in self._student.trained.items():
+                with torch.no_grad():
+                    parameter.copy_(state[name].pop("weight"))
+                self._optimizer.state[parameter] = {
+                    key: value if key == "step" else value.to(parameter.device) for key, value in state[name].items()
+                }
+            self.course = Course(step, looks, best, kept, saved.get_tensor("losses").tolist())
+            return True
+        return False

@@ -1,0 +1,59 @@
+"""The loss of distillation: how far a model's next-token distribution is from its teacher's."""
+
+import torch
+from torch import Tensor
+
+_LEAST = torch.finfo(torch.float32).min
+_PIECE_BYTES = 64 << 20  # of float32 logits looked at together
+
+
+def distillation_loss(
+    logits: Tensor,  # [.., v]
+    teacher: Tensor,  # [.., w]
+    rows: Tensor | None = None,  # int64 [v], the teacher's number of each token, -1 for none; None: the same tokens
+) -> Tensor:
+    """Return the Kullback-Leibler divergence KL(teacher || model) in nats, summed over positions, in float32.
+
+    All of the vocabulary counts (Hinton et al. 2015, arXiv 1503.02531, at temperature 1). For a model with fewer tokens, the
+    teacher's distribution is that over the tokens they share, renormalised; what the model gives to other tokens is lost.
+    """
+    loss: Tensor = _Divergence.apply(logits, teacher, rows)  # type: ignore[no-untyped-call] # torch's own
+    return loss
+
+
+class _Divergence(torch.autograd.Function):
+    """Computes the loss and its gradient in one pass over pieces, so that no float32 copy of all logits is made."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, teacher: Tensor, rows: Tensor | None) -> Tensor:  # type: ignore[no-untyped-def] # noqa: ANN001
+        wanted = logits.requires_grad
+        own, theirs = logits.flatten(0, -2), teacher.flatten(0, -2)
+        gradient = torch.empty_like(own) if wanted else None
+        total = torch.zeros((), dtype=torch.float64, device=own.device)
+        shared = None if rows is None else (rows >= 0).nonzero().flatten()
+        step = max(1, _PIECE_BYTES // (4 * max(own.shape[1], theirs.shape[1])))
+        for start in range(0, len(own), step):
+            piece = slice(start, start + step)
+            here = own[piece].float().log_softmax(-1).clamp_(min=_LEAST)  # some models mask tokens with -inf
+            target = theirs[piece].float()
+            if rows is not None and shared is not None:
+                target = target[:, rows[shared]]
+            target = target.log_softmax(-1).clamp_(min=_LEAST)
+            likely = target.exp()
+            of_shared = here if shared is None else here[:, shared]
+            total += (likely * (target - of_shared)).sum(dtype=torch.float64)
+            if gradient is not None:
+                slope = here.exp_()  # the model's distribution less the teacher's
+                if shared is None:
+                    slope -= likely
+                else:
+                    slope[:, shared] -= likely
+                gradient[piece] = slope.to(gradient.dtype)
+        if gradient is not None:
+            ctx.save_for_backward(gradient.view_as(logits))
+        return total.float()
+
+    @staticmethod
+    def backward(ctx, scale: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def] # noqa: ANN001
+        (gradient,) = ctx.saved_tensors
+        return gradient * scale.to(gradient.dtype), None, None

@@ -1,0 +1,248 @@
+"""`recover`: trains a pruned model end to end on text, so that it predicts what the dense model predicts."""
+
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from langprune_cli.defaults import Train
+from langprune_cli.errors import LangpruneError
+from langprune_cli.models.checkpoint import Checkpoint
+from langprune_cli.models.shards import MAX_SHARD_BYTES
+from langprune_cli.records import CheckedRecord
+from langprune_cli.stages.apply.apply import check_target
+from langprune_cli.stages.apply.model_writing import ModelWriter
+from langprune_cli.stages.recover.checking import check_trained, damaged, same_bits
+from langprune_cli.stages.recover.distilling import Distillation, Lessons, Look, Schedule
+from langprune_cli.stages.recover.student import Student
+from langprune_cli.stages.recover.teacher import shared_tokens
+from langprune_cli.stages.recover.tuning import record_of
+from langprune_cli.stages.solving.updating import PrunedLinear, UpdatedLinear
+from langprune_cli.stages.statistics.parts import text_about, text_identity
+from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
+from langprune_cli.store.files import readable_json
+from langprune_cli.store.target import TARGET, Target
+from langprune_cli.store.workspace import Workspace
+from langprune_cli.streaming.opened import OpenedModel
+from langprune_cli.types import Windows
+
+RECOVERY_PART = "recovery.json"  # the looks at held-out windows
+_HELD_OUT, _MOST_HELD_OUT = 16, 64  # one window of so many is held out, and no more than that
+_MICRO_TOKENS = 2048  # in memory at once
+_RATES: dict[Train, float] = {"all": 2e-4, "lora": 2e-3, "norms": 2e-3}  # for a width of 576, see `rate`
+_WIDTH = 576
+
+
+@dataclass(frozen=True)
+class RecoverSettings:
+    """How to train."""
+
+    tokens: int
+    train: Train = "all"
+    batch_tokens: int = 2048  # of a step of the optimizer
+    learning_rate: float | None = None  # None: by what is trained, and the model's width
+    seed: int = 0  # of the order of the windows
+    dtype: torch.dtype = torch.bfloat16  # of the products
+    max_shard_bytes: int = MAX_SHARD_BYTES
+    shares: tuple[int, ...] = ()  # of each text, for the record: what they gave are the windows
+
+    def rate(self, hidden_size: int) -> float:
+        """Return the given learning rate, else one that is inverse to the width (arXiv 2203.03466, table 3)."""
+        return self.learning_rate or _RATES[self.train] * _WIDTH / hidden_size
+
+
+def recover(
+    workspace: Workspace,
+    teacher: OpenedModel,
+    pruned: OpenedModel,  # in float32
+    windows: Windows,
+    settings: RecoverSettings,
+    reporter: Reporter,
+    *,
+    to: Target = TARGET,
+) -> Outcome:
+    """Write the pruned model with weights trained to give the teacher's next-token distribution on `windows`.
+
+    Both models are in memory as a whole. Zeros of the blocks' linears stay, and what is not trained keeps its bits. The step
+    with the least loss on held-out windows is kept, with weights rounded to the checkpoint's dtype; if none is better than
+    before, all weights stay as they were.
+    Raises LangpruneError for a teacher of another family or with other tokens, fewer than 2 windows, fewer tokens than a step
+    has, and losses that are not finite.
+    """
+    for model in (pruned, teacher):
+        check_target(workspace, model, to)
+        model.check_windows(windows)
+    if windows.count < 2:
+        raise LangpruneError(
+            f"{windows.spec.source} gave {windows.count} window, and recovery needs one to train on and one to hold out: give "
+            "more text, or a smaller --seqlen"
+        )
+    if settings.tokens < settings.batch_tokens:
+        raise LangpruneError(
+            f"--tokens {settings.tokens} is less than one step of --batch-tokens {settings.batch_tokens}: raise --tokens"
+        )
+    rows = shared_tokens(pruned, teacher)
+    recipe = _recipe(teacher, pruned, windows, settings)
+
+    def make(writer: ArtifactWriter) -> Artifact:
+        return Recovery(writer, teacher, pruned, windows, settings, rows, reporter).run()
+
+    return run_stage(recipe, Destination.of(workspace, f"{pruned.label}-recovered", to), make)
+
+
+def held_out(windows: Windows) -> Tensor:  # bool [n]
+    """Return which windows to hold out of each text, see `held_out_places`."""
+    return torch.cat([held_out_places(count) for count in [part.count for part in windows.parts] or [windows.count]])
+
+
+def held_out_places(count: int) -> Tensor:  # bool [n]
+    """Return which of `count` windows to hold out: one in sixteen, at least one and at most 64, spread evenly."""
+    many = min(max(1, count // _HELD_OUT), _MOST_HELD_OUT, count // 2)
+    held = torch.zeros(count, dtype=torch.bool)
+    held[[(2 * number + 1) * count // (2 * many) for number in range(many)]] = True
+    return held
+
+
+class Recovery:
+    """One run; goes on from the last state of training that was saved."""
+
+    def __init__(
+        self,
+        writer: ArtifactWriter,
+        teacher: OpenedModel,
+        pruned: OpenedModel,
+        windows: Windows,
+        settings: RecoverSettings,
+        rows: Tensor | None,
+        reporter: Reporter,
+    ) -> None:
+        self._writer = writer
+        self._teacher, self._pruned = teacher.streamed, pruned.streamed
+        self._windows, self._settings, self._reporter = windows, settings, reporter
+        self._rows = None if rows is None else rows.to(self._pruned.device)
+        self._target = ModelWriter(writer, pruned, settings.max_shard_bytes)
+        self._target.need_space()
+
+    def run(self) -> Artifact:
+        """Train, write what came of it, and read it back."""
+        kept = self._trained()
+        inside = [self._pruned.tensor_names(index) for index in range(self._target.blocks)]
+
+        def of_block(index: int) -> dict[str, UpdatedLinear]:
+            return {
+                name: UpdatedLinear(
+                    kept[name], PrunedLinear(index, name, kept[name].numel(), _zeros(kept[name]), None, None)
+                )
+                for name in inside[index]
+                if name in kept
+            }
+
+        outside = {name: kept[name] for name in self._pruned.outside_names() if name in kept}
+        self._target.write(of_block, lambda _: None, outside)
+        return self._writer.finish(checked=self._checked(kept))
+
+    def _trained(self) -> dict[str, Tensor]:
+        """Return the tensors of the best step, none if it is no better than before."""
+        settings, held = self._settings, held_out(self._windows)
+        seqlen = self._windows.seqlen
+        step_windows = max(1, settings.batch_tokens // seqlen)
+        steps = max(1, settings.tokens // (step_windows * seqlen))
+        with ExitStack() as loaded:
+            loaded.enter_context(self._teacher.whole())
+            parameters = loaded.enter_context(self._pruned.whole())
+            student = Student(self._pruned, parameters, settings.train, settings.seed)
+            loaded.callback(student.release)
+            lessons = Lessons(self._windows.ids[~held], self._windows.ids[held], self._taught, self._rows)
+            rate = settings.rate(self._pruned.config.get_text_config().hidden_size)
+            schedule = Schedule(steps, step_windows, max(1, _MICRO_TOKENS // seqlen), rate, settings.seed)
+            distillation = Distillation(student, lessons, schedule, self._autocast)
+            scratch = self._writer.scratch
+            if scratch.exists() and distillation.restore(scratch):
+                done = distillation.course.step
+                self._reporter.note(f"Resuming {self._writer.folder.name}: {done} of {steps} steps are done.")
+            self._reporter.begin(f"recover {self._writer.folder.name}", 1, steps * step_windows * seqlen)
+            self._reporter.tick(0, distillation.course.step * step_windows * seqlen)
+
+            def save() -> None:
+                distillation.save(scratch)
+                self._writer.write(RECOVERY_PART, readable_json({"looks": distillation.course.looks}))
+
+            for look in distillation.run(save, lambda tokens: self._reporter.tick(0, tokens)):
+                if not _finite(look):
+                    raise LangpruneError(
+                        f"the loss after {look['tokens']} tokens is not finite: give a smaller --learning-rate, or --dtype "
+                        "float32"
+                    )
+            self._reporter.end()
+            save()
+            course = distillation.course
+        before, after = course.looks[0]["held_out"], course.looks[course.best]["held_out"]
+        came = f"{before:.4f} -> {after:.4f} nats per token from the dense model on held-out windows"
+        same = "" if course.best else "; no step was better, so the weights are as they were"
+        self._reporter.note(f"{came}, after {course.looks[course.best]['tokens']:,} tokens{same}.")
+        return course.kept
+
+    def _taught(self, ids: Tensor) -> Tensor:
+        """Return the teacher's logits [b, t, w] for windows of the student's tokens."""
+        rows = self._rows
+        with torch.no_grad():
+            logits: Tensor = self._teacher.model(input_ids=ids if rows is None else rows[ids], use_cache=False).logits
+        return logits
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        device = self._pruned.device.type
+        if self._settings.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(device, self._settings.dtype)
+
+    def _checked(self, kept: dict[str, Tensor]) -> CheckedRecord:
+        """Read the written model back; raises LangpruneError for anything that is not as it should be."""
+        folder, places = self._writer.folder, self._target.places
+        written = Checkpoint(folder).in_parts(places)
+        for name, tensor in kept.items():
+            if not same_bits(tensor, written.read([name])[name]):
+                raise damaged(folder, name)
+        known: CheckedRecord = self._writer.manifest.about.get("checked") or {}
+        return check_trained(folder, places, self._pruned, self._teacher, kept.keys(), known)
+
+
+def _recipe(teacher: OpenedModel, pruned: OpenedModel, windows: Windows, settings: RecoverSettings) -> Recipe:
+    """Return the recipe of a recovered model: the pruned one's, with the recovery added."""
+    before = record_of(pruned.location.folder)
+    inputs, about = before.get("inputs", {}), before.get("about", {})
+    update = before.get("params", {}).get("update", "none")
+    rate = settings.rate(pruned.config.get_text_config().hidden_size)
+    how = {**asdict(settings), "learning_rate": rate, "dtype": str(settings.dtype).removeprefix("torch.")}
+    shard, shares = how.pop("max_shard_bytes"), list(how.pop("shares"))
+    return Recipe(
+        "models",
+        inputs={
+            "model": inputs.get("model", teacher.digest),
+            "teacher": teacher.digest,
+            "pruned": pruned.digest,
+            "mask": inputs.get("mask", ""),
+            "text": text_identity(windows),
+        },
+        params={**how, "max_shard_bytes": shard, "update": "recover" if update == "none" else f"{update}, recover"},
+        about={
+            "mask": {"name": pruned.label},
+            "model": teacher.about,
+            **about,
+            "recovered": {
+                "model": pruned.about, "teacher": teacher.about, **how,
+                "text": {**text_identity(windows), **text_about(windows)},
+                **({"shares": shares} if shares else {}),
+            },
+        },
+        environment=pruned.environment(),
+    )  # fmt: skip
+
+
+def _zeros(tensor: Tensor) -> int:
+    return int((tensor == 0).sum())
+
+
+def _finite(look: Look) -> bool:
+    return all(abs(each) < float("inf") for each in (look["held_out"], look["loss"] or 0.0))

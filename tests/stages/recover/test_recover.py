@@ -1,0 +1,238 @@
+"""`recover` on small random models: what it may change, what it must not, and that it ends the same every time."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+import langprune_cli
+from langprune_cli.errors import LangpruneError
+from langprune_cli.stages.recover import distilling
+from langprune_cli.stages.recover import recover as stage
+from langprune_cli.store.artifact import Artifact
+from tests.support.command import did, langprune, one_sentence, tree
+from tests.support.interrupting import Interrupting
+from tests.support.pico import save_pico
+
+LENGTH = 16
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Return a file of windows."""
+    ids = torch.randint(3, 97, (32, LENGTH), generator=torch.Generator().manual_seed(5), dtype=torch.int32)
+    save_file({"windows": ids}, tmp_path / "windows.safetensors")
+    return tmp_path / "windows.safetensors"
+
+
+def pruned(family: str, pattern: str, data: Path, *, dtype: torch.dtype = torch.float32) -> Artifact:
+    folder = data.parent / "model"
+    save_pico(family, folder, dtype=dtype)
+    return langprune_cli.prune(
+        model=folder, data=data, pattern=pattern, method="magnitude", update="none", name="cut"
+    ).artifact
+
+
+def recovered(data: Path, **options: object) -> Artifact:
+    settings: dict[str, object] = {
+        "model": "cut",
+        "data": data,
+        "tokens": "4k",
+        "batch_tokens": 64,
+        "learning_rate": 3e-3,
+    }
+    return langprune_cli.recover(**{**settings, **options}).artifact  # type: ignore[arg-type] # of several types
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    return {name: each for path in sorted(folder.glob("*.safetensors")) for name, each in load_file(path).items()}
+
+
+def looks(model: Artifact) -> list[dict[str, float]]:
+    found: list[dict[str, float]] = json.loads(model.read(stage.RECOVERY_PART))["looks"]
+    return found
+
+
+def divergence(folder: Path, dense: Path, ids: Tensor) -> float:
+    """Return KL(dense || model) in nats per token as stock transformers and float64 have it."""
+    own, theirs = (
+        AutoModelForCausalLM.from_pretrained(each, dtype=torch.float32)(ids.long())
+        .logits.detach()
+        .double()
+        .log_softmax(-1)
+        for each in (folder, dense)
+    )
+    return float((theirs.exp() * (theirs - own)).sum() / ids.numel())
+
+
+def bits(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+FAMILIES = [("llama", torch.bfloat16), ("gpt2", torch.float32), ("gemma2", torch.float32), ("opt", torch.float16),
+            ("mixtral", torch.float32), ("qwen2", torch.bfloat16)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "dtype"), FAMILIES)
+def test_zeros_stay_and_the_loss_is_what_stock_transformers_makes_of_the_files(
+    family: str, dtype: torch.dtype, data: Path
+) -> None:
+    cut = pruned(family, "2:4", data, dtype=dtype)
+    model = recovered(data, dtype="float32")
+    before, after = tensors(cut.folder), tensors(model.folder)
+    assert before.keys() == after.keys()
+    zeros = changed = 0
+    for name, was in before.items():
+        now = after[name]
+        assert (now.dtype, now.shape) == (was.dtype, was.shape)
+        if was.dim() == 2 and (was == 0).float().mean() > 0.4:
+            assert torch.equal(bits(now[was == 0]), bits(was[was == 0])), name
+            assert torch.equal(now == 0, was == 0), name  # nor are there more of them
+            zeros += int((was == 0).sum())
+        changed += not torch.equal(now, was)
+    assert zeros
+    assert changed
+    found = looks(model)
+    best = min(look["held_out"] for look in found)
+    assert best < 0.9 * found[0]["held_out"]
+    ids = load_file(data)["windows"]
+    held = ids[stage.held_out_places(len(ids))]
+    for folder, expected in ((cut.folder, found[0]["held_out"]), (model.folder, best)):
+        assert divergence(folder, data.parent / "model", held) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("train", "kinds"), [("all", {1, 2}), ("lora", {2}), ("norms", {1})])
+def test_what_is_trained(train: str, kinds: set[int], data: Path) -> None:
+    cut = pruned("llama", "2:4", data)
+    model = recovered(data, train=train, learning_rate=3e-3 if train == "all" else 1e-2)
+    before, after = tensors(cut.folder), tensors(model.folder)
+    changed = {name for name, was in before.items() if not torch.equal(bits(was), bits(after[name]))}
+    assert {before[name].dim() for name in changed} == kinds
+    if train == "lora":
+        assert all(".layers." in name for name in changed)
+    sparse = {name: was for name, was in before.items() if (was == 0).float().mean() > 0.4}
+    assert sparse
+    assert all(torch.equal(after[name] == 0, was == 0) for name, was in sparse.items())
+    assert looks(model)[-1]["held_out"] < looks(model)[0]["held_out"]
+    assert model.manifest.params["train"] == train
+
+
+@pytest.mark.parametrize("pattern", ["channels:0.25", "kv-groups:0.5", "blocks:0.34", "unstructured"])
+def test_smaller_models_learn_too(pattern: str, data: Path) -> None:
+    blocks = pattern.startswith("blocks")
+    options = {"method": "influence"} if blocks else {"method": "magnitude", "update": "none"}
+    save_pico("llama", data.parent / "model")
+    cut = langprune_cli.prune(model=data.parent / "model", data=data, pattern=pattern, name="cut", **options).artifact
+    model = recovered(data, tokens="8k", learning_rate=1e-3)
+    before, after = tensors(cut.folder), tensors(model.folder)
+    assert {name: each.shape for name, each in before.items()} == {name: each.shape for name, each in after.items()}
+    found = looks(model)
+    assert min(look["held_out"] for look in found) < found[0]["held_out"]
+    checked = model.manifest.about["checked"]
+    assert checked.get("parameters_after") == cut.manifest.about["checked"].get("parameters_after")
+
+
+def test_a_rate_that_ruins_changes_nothing(data: Path) -> None:
+    cut = pruned("llama", "2:4", data)
+    reporter = Interrupting()
+    model = recovered(data, learning_rate=0.9, reporter=reporter)
+    before, after = tensors(cut.folder), tensors(model.folder)
+    assert all(torch.equal(bits(was), bits(after[name])) for name, was in before.items())
+    assert any("no step was better" in note for note in reporter.notes)
+    assert len(looks(model)) == 7  # it ended early
+
+
+@pytest.mark.parametrize("train", ["all", "lora"])
+def test_an_interrupted_run_ends_with_the_same_bytes(train: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pruned("llama", "2:4", data)
+    whole = recovered(data, train=train, name="whole")
+    monkeypatch.setattr(distilling, "SAVE_AFTER_SECONDS", 0.0)
+    for at in (8, 10):
+        with pytest.raises(KeyboardInterrupt):
+            recovered(data, train=train, name="again", reporter=Interrupting(at))
+    reporter = Interrupting()
+    again = recovered(data, train=train, name="again", reporter=reporter)
+    assert any(note.startswith("Resuming again: ") for note in reporter.notes)
+    assert tree(whole.folder) == tree(again.folder)
+    assert not list(again.folder.glob("resume*"))
+    assert langprune_cli.recover(
+        model="cut", data=data, tokens="4k", batch_tokens=64, learning_rate=3e-3, train=train, name="again"
+    ).cached
+
+
+def test_state_that_is_damaged_is_not_used(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pruned("llama", "2:4", data)
+    whole = recovered(data, name="whole")
+    monkeypatch.setattr(distilling, "SAVE_AFTER_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        recovered(data, name="again", reporter=Interrupting(10))
+    (scratch,) = Path("langprune-workspace/models/again").glob("resume*")
+    scratch.write_bytes(scratch.read_bytes()[:1000])
+    assert tree(whole.folder) == tree(recovered(data, name="again").folder)
+
+
+def test_fewer_tokens_learn_from_the_teachers_own(workspace: Path, pico_model: Path, pico_text: Path) -> None:
+    """Of a smaller vocabulary: the teacher reads its own ids, and its distribution is that over the tokens that stayed."""
+    text = pico_text / "uk.jsonl"
+    cut = langprune_cli.prune(
+        model=pico_model, data=text, pattern=["vocab", "2:4"], method="magnitude", update="none", keep_chat=False, round_to=8,
+        seqlen=16, nsamples=8, name="small", workspace=workspace,
+    ).artifact  # fmt: skip
+    model = langprune_cli.recover(
+        model="small", data=text, tokens="4k", batch_tokens=64, seqlen=16, learning_rate=3e-3, workspace=workspace
+    ).artifact
+    found = looks(model)
+    assert min(look["held_out"] for look in found) < found[0]["held_out"]
+    assert tensors(model.folder).keys() == tensors(cut.folder).keys()
+
+
+def test_errors_are_one_sentence(data: Path, tmp_path: Path) -> None:
+    pruned("llama", "2:4", data)
+    asked = ["recover", "-m", "cut", "--data", data]
+    one_sentence(langprune(*asked, "--tokens", "lots"), 2, "--tokens 'lots' is no number of tokens")
+    one_sentence(langprune(*asked, "--train", "some"), 2, "--train 'some'")
+    one_sentence(langprune(*asked, "--learning-rate", "7"), 2, "--learning-rate 7 is not between 0 and 1")
+    one_sentence(langprune(*asked, "--tokens", "20"), 1, "--tokens 20 is less than one step")
+    save_pico("gpt2", tmp_path / "other")
+    one_sentence(langprune(*asked, "--tokens", "4k", "--teacher", tmp_path / "other"), 1, "is a gpt2 and")
+    one_sentence(
+        langprune("recover", "-m", data.parent / "model", "--data", data),
+        1,
+        "its dense model is not known: name that with",
+    )
+    one = tmp_path / "one.safetensors"
+    save_file({"windows": torch.full((1, LENGTH), 5, dtype=torch.int32)}, one)
+    one_sentence(langprune("recover", "-m", "cut", "--data", one), 1, "gave 1 window, and recovery needs")
+    assert not list(Path("langprune-workspace/models").glob("*recovered*"))
+
+
+def test_a_dense_model_that_changed_is_no_teacher(data: Path) -> None:
+    pruned("llama", "2:4", data)
+    save_pico("llama", data.parent / "model", intermediate_size=64)
+    with pytest.raises(LangpruneError, match="was made for another model"):
+        recovered(data)
+
+
+def test_languages_have_their_shares(workspace: Path, pico_text: Path) -> None:
+    langs = ["--lang", "uk:3", "--data", pico_text / "uk.jsonl", "--lang", "en:1", "--data", pico_text / "en.jsonl"]
+    asked = ["recover", "-w", workspace, *langs, "--tokens", "2k", "--batch-tokens", "64", "--seqlen", "16", "--json"]
+    (made,) = did(*asked).json["artifacts"]
+    record = json.loads((Path(made["path"]) / "manifest.json").read_bytes())["about"]["recovered"]
+    uk, en = (each["windows"] for each in record["text"]["texts"])
+    assert uk == 3 * en
+    assert record["shares"] == [3, 1]
+
+
+def test_its_command_and_its_recipe_make_it_again(workspace: Path, pico_text: Path) -> None:
+    langs = ["--lang", "uk:3", "--data", pico_text / "uk.jsonl", "--lang", "en:1", "--data", pico_text / "en.jsonl"]
+    (made,) = did("recover", "-w", workspace, *langs, "--tokens", "2k", "--batch-tokens", "64", "--seqlen", "16", "--train",
+                  "lora", "--seed", "3", "--json").json["artifacts"]  # fmt: skip
+    recipe = did("recipe", f"models/{made['name']}", "-w", workspace).out
+    Path("r.yaml").write_text(recipe, encoding="utf-8")
+    assert "  - recover:" in recipe
+    last = did("run", "r.yaml", "--workspace", "fresh", "--json").json["stages"][-1]
+    assert last["artifacts"][0]["key"] == made["key"]
