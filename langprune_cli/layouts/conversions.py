@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import Chunk, Concatenate, MergeModulelist, WeightConverter, WeightRenaming
+from transformers.core_model_loading import Chunk, Concatenate, MergeModulelist, Split, WeightConverter, WeightRenaming
 
 
 class Model(Protocol):
@@ -20,6 +20,10 @@ class Model(Protocol):
     @property
     def config(self) -> object:
         """Return its configuration."""
+
+    @property
+    def set_submodule(self) -> Callable[[str, nn.Module], None]:
+        """Return what puts a module in the place of another."""
 
     @property
     def named_modules(self) -> Callable[[], Iterator[tuple[str, nn.Module]]]:
@@ -48,14 +52,23 @@ class Target:
         )
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """Return the parameters that the rule makes of the tensor, with others or alone."""
+        patterns = self.rule.target_patterns if self.rule else [""]
+        return tuple(self.path.replace(patterns[0], pattern, 1) for pattern in patterns)
+
+    @property
     def chunks(self) -> tuple[str, ...]:
         """Return the parameters whose rows the tensor concatenates; none if it does not."""
         if self.rule is None or len(self.rule.operations) > 1:
             return ()
-        (operation,), patterns = self.rule.operations, self.rule.target_patterns
-        if not isinstance(operation, Chunk) or operation.dim != 0 or len(patterns) < 2:
-            return ()
-        return tuple(self.path.replace(patterns[0], pattern, 1) for pattern in patterns)
+        (operation,) = self.rule.operations
+        return self.paths if isinstance(operation, Chunk | Split) and operation.dim == 0 and len(self.paths) > 1 else ()
+
+    @property
+    def is_composed(self) -> bool:
+        """Return whether a rule makes something of the tensor that no other property names."""
+        return self.rule is not None and not self.is_merged and not self.chunks
 
     @property
     def is_stacked(self) -> bool:
@@ -118,6 +131,15 @@ class Conversions:
                 return len(rule.source_patterns)
         return 0
 
+    def composes(self, path: str) -> list[Target]:
+        """Return the targets of the tensors that transformers makes a parameter of, perhaps with others; none without such."""
+        for rule in self._converters:
+            merges = isinstance(rule.operations[0], MergeModulelist)
+            if not merges and path.endswith(rule.target_patterns[0]):
+                found = [Target(path, rule, source) for source in range(len(rule.source_patterns))]
+                return [] if found[0].chunks else found
+        return []
+
     def reorders(self, path: str) -> Target | None:
         """Return the target of the tensor that becomes the parameter at `path` in another form, None if there is none."""
         for rule in self._converters:
@@ -133,16 +155,45 @@ def converted(model: Model, path: str, sources: Sequence[tuple[str, Target]], te
 
     sources: the names and targets of these tensors. Raises KeyError if the conversion gives no such parameter.
     """
-    rule = sources[0][1].rule
+    return _all_converted(model, sources, tensors)[path]
+
+
+def _all_converted(
+    model: Model, sources: Sequence[tuple[str, Target]], tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return all parameters that transformers' own conversion computes from checkpoint tensors, by path."""
+    rule, first = sources[0][1].rule, sources[0][1].path
     if rule is None:
-        return tensors[sources[0][0]]
+        return {first: tensors[sources[0][0]]}
     rule = copy.deepcopy(rule)
-    first = sources[0][1].path
     for name, target in sources:
         rule.add_tensor(first, name, rule.source_patterns[target.source], tensors[name])
     found: Mapping[str, Tensor | list[Tensor]] = rule.convert(first, model=model, config=model.config)
-    made = found[path]
-    return made[0] if isinstance(made, list) else made
+    return {path: made[0] if isinstance(made, list) else made for path, made in found.items()}
+
+
+def rows_made(
+    model: Model,
+    targets: Sequence[Target],
+    rows: int,
+) -> list[Tensor] | None:  # int [rows of each parameter]
+    """Return the row of the tensors of `targets`, one after the other, that each row of each parameter is.
+
+    None if a row is anything else. rows: of all these tensors, each with equally many. Runs transformers' own conversion on small
+    tensors of row numbers.
+    """
+    columns = 2
+    numbers = torch.arange(rows * columns, device="cpu").view(rows, columns)
+    parts = dict(zip(map(str, range(len(targets))), numbers.chunk(len(targets)), strict=True))
+    try:
+        made = _all_converted(model, list(zip(parts, targets, strict=True)), parts)
+        found = [made[path] for path in targets[0].paths]
+    except (RuntimeError, ValueError, AttributeError, KeyError):  # a conversion that needs the parameters' own shapes
+        return None
+    orders = [each[:, 0] // columns for each in found if each.dim() == 2]
+    if len(orders) < len(found) or not torch.equal(torch.cat(orders).sort().values, torch.arange(rows, device="cpu")):
+        return None
+    return orders if all(torch.equal(each, numbers[order]) for each, order in zip(found, orders, strict=True)) else None
 
 
 def row_order(
@@ -155,7 +206,7 @@ def row_order(
     Runs transformers' own conversion on a small tensor of row numbers.
     """
     columns = 2
-    numbers = torch.arange(rows * columns).view(1, rows, columns)
+    numbers = torch.arange(rows * columns, device="cpu").view(1, rows, columns)
     try:
         made = converted(model, target.path, [("", target)], {"": numbers})
     except (RuntimeError, ValueError, AttributeError, KeyError):  # a conversion that needs the parameter's own shape

@@ -182,6 +182,44 @@ class ParallelExperts(nn.ModuleList):
         return torch.cat(made)
 
 
+class SharedExperts(nn.ModuleList):
+    """Replaces a module of experts that see every token (inkling): its linears are like any others."""
+
+    FIRST = ("gate_proj", "up_proj")
+
+    def __init__(self, merged: nn.Module) -> None:
+        """Take the place of `merged`, whose parameters [e, o, i] are on meta."""
+        held = dict(merged.named_parameters())
+        super().__init__(
+            Expert({name: _empty_linear(held[name].shape[1:], held[name].dtype) for name in (*self.FIRST, LAST)})
+            for _ in range(len(held[LAST]))
+        )
+        self._merged = (cast("_Merged", merged),)  # as in `Experts`
+
+    def paths(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield each parameter of all experts, and its path in each expert."""
+        for linear in (*self.FIRST, LAST):
+            yield linear, [f"{number}.{linear}.weight" for number in range(len(self))]
+
+    def forward(
+        self,
+        hidden_states: Tensor,  # [*, h]
+        gammas: Tensor,  # [*, e], the weight of each expert
+    ) -> Tensor:  # [*, h]
+        """Return the sum of all experts' outputs, in float32, weighted before their last linear."""
+        total = torch.zeros_like(hidden_states, dtype=torch.float32)
+        weights = gammas.reshape(*hidden_states.shape[:-1], len(self))
+        for number, expert in enumerate(self):
+            gate, up = (expert.get_submodule(name)(hidden_states) for name in self.FIRST)
+            activated = self._merged[0].act_fn(gate) * up * weights[..., number, None]
+            total += expert.get_submodule(LAST)(activated).float()
+        return total.to(hidden_states.dtype)
+
+
+def _empty_linear(shape: Sequence[int], dtype: torch.dtype) -> nn.Linear:
+    return nn.Linear(shape[1], shape[0], bias=False, device="meta", dtype=dtype)
+
+
 AnyExperts = Experts | ParallelExperts  # either has `paths`, `linears_of` and `every_token`
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.layouts.conversions import Conversions, Model, row_order
-from langprune_cli.layouts.experts import LAST, AnyExperts, Experts, Form, ParallelExperts
+from langprune_cli.layouts.experts import LAST, AnyExperts, Experts, Form, ParallelExperts, SharedExperts
 
 _APART = {
     "gate_up_proj": ("gate_proj", "up_proj")
@@ -16,7 +16,7 @@ _GATED, _UNGATED = "gate_up_proj", "up_proj"
 
 
 def separate_experts(model: Model, names: Iterable[str] | None = None) -> None:
-    """Replace every experts module of a known layout by `Experts` or `ParallelExperts`.
+    """Replace every experts module of a known layout by `Experts`, `ParallelExperts` or `SharedExperts`.
 
     names: the checkpoint's tensors. Without them, linears are separate tensors if transformers saves them so.
     """
@@ -42,6 +42,8 @@ def separate_experts(model: Model, names: Iterable[str] | None = None) -> None:
             setattr(parent, name, Experts(child, form, linears if apart else (form.first,), order))
         elif _is_parallel(child, parameters):
             setattr(parent, name, ParallelExperts(child))
+        elif _is_shared(child, parameters):
+            setattr(parent, name, SharedExperts(child))
 
 
 def _own_parameters(module: nn.Module) -> dict[str, Tensor]:
@@ -77,6 +79,12 @@ def _is_parallel(module: nn.Module, parameters: Mapping[str, Tensor]) -> bool:
     return (
         parameters.keys() == {"weight"} and takes == ["self", "inputs", "expert_size"] and _is_of_transformers(module)
     )
+
+
+def _is_shared(module: nn.Module, parameters: Mapping[str, Tensor]) -> bool:
+    takes = list(inspect.signature(type(module).forward).parameters)
+    named = parameters.keys() == {*SharedExperts.FIRST, LAST} and takes == ["self", "hidden_states", "gammas"]
+    return named and _is_of_transformers(module)
 
 
 def _is_of_transformers(module: nn.Module) -> bool:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from langprune_cli.errors import LangpruneError
+from langprune_cli.layouts.composed import Composed
 from langprune_cli.layouts.conversions import Conversions, Target, converted
-from langprune_cli.layouts.experts import AnyExperts, Experts
+from langprune_cli.layouts.experts import AnyExperts, Experts, SharedExperts
 from langprune_cli.models.checkpoint import Checkpoint
 from langprune_cli.models.protocols import CausalModel
 from langprune_cli.models.tensor_entry import TensorEntry
@@ -70,11 +71,14 @@ class TensorNames:
         self._tensors = tensors
         self._rules = Conversions(model)
         self._shapes = {path: tuple(each.shape) for path, each in model.named_parameters(remove_duplicate=False)}
-        self._experts = {path: each for path, each in model.named_modules() if isinstance(each, AnyExperts)}
+        separate = AnyExperts | SharedExperts
+        experts = {path: each for path, each in model.named_modules() if isinstance(each, separate)}
+        self._experts = {path: each for path, each in experts.items() if isinstance(each, AnyExperts)}
+        self._composed = {path for path, each in model.named_modules() if isinstance(each, Composed)}
         self._merged = {
             f"{path}.{parameter}": [f"{path}.{each}" for each in places]
-            for path, experts in self._experts.items()
-            for parameter, places in experts.paths()
+            for path, module in experts.items()
+            for parameter, places in module.paths()
         }
         self.parts: dict[str, TensorEntry] = {}  # in the place of their tensors
         self._by_path: dict[str, str] = {}
@@ -112,8 +116,15 @@ class TensorNames:
             self._by_path[path] = name
         elif target.chunks:
             self._chunk(name, target.chunks)
+        elif composed := [each for each in map(self._composed_at, target.paths) if each]:
+            self._by_path |= dict.fromkeys((f"{each}.sources.{target.source}.weight" for each in composed), name)
         else:
             self._sources.setdefault(path, []).append((name, target))
+
+    def _composed_at(self, path: str) -> str | None:
+        """Return the path of the `Composed` in the place of the linear whose weight is at `path`."""
+        spelled = (each.removesuffix(".weight") for each in self._rules.spellings(path))
+        return next((each for each in spelled if each in self._composed), None)
 
     def _is_reordered(self, path: str) -> bool:
         """Return whether the rows of a parameter of all experts are those of its tensor in another order."""

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from langprune_cli.errors import LangpruneError, first_line
+from langprune_cli.layouts.composed import compose_linears
 from langprune_cli.layouts.experts import AnyExperts
 from langprune_cli.layouts.separation import separate_experts
 from langprune_cli.models.composites import auto_class, reads_images, tower_path
@@ -211,6 +212,7 @@ def build_skeleton(
                 )
             if experts_apart:
                 separate_experts(model, names)
+                compose_linears(model, names)
     except Exception as error:
         where = Path(config.name_or_path or "", "config.json")
         raise LangpruneError(
@@ -241,6 +243,13 @@ def find_blocks(model: CausalModel) -> tuple[str, nn.ModuleList]:
     if not lists:  # longcat_flash counts the layers of attention, two in each block
         counts = {count // 2} & {getattr(text, "num_layers", 0)}
         lists = [(name, each) for name, each in named if len(each) in counts and not isinstance(each, AnyExperts)]
+    stack = getattr(text, "num_layers_per_stack", None)
+    if not lists and stack:  # hrm_text
+        stacks = {2: "two"}.get(number := sum(len(each) == stack for _, each in named), str(number))
+        raise LangpruneError(
+            f"{type(model).__name__} runs {stacks} stacks of {stack} blocks in turn, {count} steps in all, so that a block reads "
+            "what later blocks made, and none can be pruned before the next: this family is not supported"
+        )
     if not lists:
         raise LangpruneError(
             f"no list of {count} blocks was found in {type(model).__name__}: this family is not supported"

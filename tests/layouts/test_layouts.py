@@ -15,8 +15,8 @@ from tests.support.command import did, langprune, one_sentence
 from tests.support.pico import LAYOUTS, save_pico
 
 REFUSED = {
+    "hrm_text": "runs two stacks of 3 blocks in turn, 24 steps in all, so that a block reads what later blocks made",
     "zaya": "each ZayaDecoderLayer needs more of the block before than its hidden states",
-    "inkling_text": "keeps several matrices in one tensor of mlp.shared_experts, in a layout that is not known",
 }
 WORKING = sorted(LAYOUTS.keys() - REFUSED.keys())
 
@@ -53,7 +53,7 @@ def test_it_computes_what_stock_transformers_does(family: str, tmp_path: Path, w
     pruned = [name for name in before if not torch.equal(before[name], after[name])]
     assert len(pruned) >= 6 * len(StreamedModel(model).blocks)
     for name in pruned:
-        assert (after[name].unflatten(1, (-1, 4)) != 0).sum(-1).eq(2).all(), name
+        assert (after[name].unflatten(-1, (-1, 4)) != 0).sum(-1).eq(2).all(), name
         assert torch.equal(after[name][after[name] != 0], before[name][after[name] != 0])
     assert not any(part in name for name in pruned for part in ("conv", "router", ".gate.weight", "norm"))
     for each in (model, folder):

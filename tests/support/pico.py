@@ -198,6 +198,11 @@ _NEMOTRON = {
     "mamba_head_dim": 8, "ssm_state_size": 8, "n_groups": 1, "chunk_size": 16,
 }  # fmt: skip
 _LONGCAT = {"num_layers": 2, "zero_expert_num": 2, "moe_topk": 2, "expert_ffn_hidden_size": 24, "ffn_hidden_size": 48}
+_INKLING = {
+    "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "swa_num_attention_heads": 4,
+    "swa_num_key_value_heads": 2, "swa_head_dim": 8, "d_rel": 4, "rel_extent": 32,
+    "mlp_layer_types": ["dense", "sparse", "sparse"],
+}  # fmt: skip
 _WIDTHS = {
     key: _DEEPSEEK[key] for key in ("q_lora_rank", "kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim")
 }
@@ -230,7 +235,8 @@ LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {
     "recurrent_gemma": ("RecurrentGemmaConfig", _LLAMA | _HEADS | {"lru_width": 32, "attention_window_size": 16}),
     "rwkv": ("RwkvConfig", {"vocab_size": 97, "hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 3}),
     "zaya": ("ZayaConfig", _LLAMA | _HEADS | {"num_experts": 4, "moe_intermediate_size": 24}),
-    "inkling_text": ("InklingTextConfig", _LLAMA | _HEADS | {"n_routed_experts": 4, "num_experts_per_tok": 2}),
+    "inkling_text": ("InklingTextConfig", _LLAMA | _HEADS | _INKLING),
+    "hrm_text": ("HrmTextConfig", _LLAMA | _HEADS),
 }
 
 

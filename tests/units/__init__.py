@@ -1,0 +1,1 @@
+"""Tests of units/: where channels and KV groups lie."""
