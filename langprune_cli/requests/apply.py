@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from langprune_cli.errors import UsageError
-from langprune_cli.requests.shared.choice import ModelTargetOptions, TuneOptions, check_damping
+from langprune_cli.requests.recover import recovered_after
+from langprune_cli.requests.shared.choice import PrunedModelOptions, check_damping
 from langprune_cli.requests.shared.inputs import own_stats, stats_for
 from langprune_cli.requests.shared.names import UPDATES, check_name
-from langprune_cli.requests.shared.options import ModelOptions, OpeningOptions
+from langprune_cli.requests.shared.options import ModelOptions, OpeningOptions, TextOptions
 from langprune_cli.requests.shared.run import running
 from langprune_cli.requests.shared.tuning import Tuning, text_of, tuned
 from langprune_cli.requests.shared.values import MASK_FILES
@@ -23,7 +24,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refus
 
 
 @dataclass(frozen=True, kw_only=True)
-class ApplyRequest(TuneOptions, ModelOptions, ModelTargetOptions, OpeningOptions):
+class ApplyRequest(ModelOptions, PrunedModelOptions, OpeningOptions):
     """Update the kept weights, and write the pruned model as a folder that transformers opens.
 
     mask: the mask to apply, by default the newest; with `reapply` also an exported file
@@ -32,6 +33,7 @@ class ApplyRequest(TuneOptions, ModelOptions, ModelTargetOptions, OpeningOptions
     stats: statistics for the update, by default the mask's
     damping: a setting of solvers
     tune, epochs, learning_rate: whether to train the kept weights, and for how long
+    recover: then train the model end to end on this many tokens of the statistics' text, such as "2M", as `recover` does
     model, revision: the model, by default the mask's
     out, max_shard_size: the folder to write to, instead of one in the workspace, and its largest file of weights
     text_only: of a model that reads images, write the text tower alone, as a causal language model
@@ -63,7 +65,8 @@ class ApplyRequest(TuneOptions, ModelOptions, ModelTargetOptions, OpeningOptions
         if self.model is None:
             raise UsageError("--reapply needs the model that was trained after pruning: name it with --model")
         without = {"--update": self.update, "--stats": self.stats, "--damping": self.damping, "--tune": self.tune,
-                   "--epochs": self.epochs, "--learning-rate": self.learning_rate, "--text-only": self.text_only}  # fmt: skip
+                   "--epochs": self.epochs, "--learning-rate": self.learning_rate, "--text-only": self.text_only,
+                   "--recover": self.recover}  # fmt: skip
         if given := [option for option, value in without.items() if value]:
             raise UsageError(
                 f"{given[0]} does not go with --reapply, which does not change other weights: leave it out"
@@ -104,26 +107,36 @@ def _applied(run: Run, request: ApplyRequest) -> list[Outcome]:
         update, solving_of(request.damping, experts), request.max_shard_bytes, text_only=request.text_only
     )
     aside = [each.parts for each in patterns_of(params["pattern"]) if not each.touches_blocks]
-    if aside and (request.tune or request.update or request.damping is not None):
-        raise UsageError(f"--tune, --update and --damping have no effect when {aside[0]} are pruned: leave them out")
+    if aside and (request.is_trained or request.update or request.damping is not None):
+        raise UsageError(
+            f"--tune, --recover, --update and --damping have no effect when {aside[0]} are pruned: leave them out"
+        )
     needs = get_update(update).needs
-    if needs == "nothing" and stats and not request.tune:
+    if needs == "nothing" and stats and not request.is_trained:
         raise UsageError(f"--stats {stats} has no use for --update {update}: leave it out")
     made_from = None if stats else own_stats(run, mask, needs)
     if made_from is None and needs != "nothing":
         made_from = stats_for(run, needs, f"--update {update}", stats)
     spec = None
-    if request.tune:
-        spec = text_of(made_from or (run.workspace.find("stats", stats) if stats else own_stats(run, mask, "norms")))
-    opened, first = run.open_named(request, mask), to.between if request.tune else to
+    if request.is_trained:
+        read = made_from or (run.workspace.find("stats", stats) if stats else own_stats(run, mask, "norms"))
+        spec = text_of(read, "--tune" if request.tune else "--recover")
+    opened, first = run.open_named(request, mask), to.between if request.is_trained else to
     made = apply(
         run.workspace, opened, mask, run.reporter, settings,
         stats=made_from, to=first,
     )  # fmt: skip
     if spec is None:
         return [made]
-    how = Tuning(opened, spec, CalibrationSettings(), blocks_that_stayed(mask))
-    return [tuned(run, how, made.artifact, request, max_shard_bytes=request.max_shard_bytes, to=to), made]
+    models = [made]
+    if request.tune:
+        how = Tuning(opened, spec, CalibrationSettings(), blocks_that_stayed(mask))
+        most, then = request.max_shard_bytes, to.between if request.recover else to
+        models = [tuned(run, how, made.artifact, request, max_shard_bytes=most, to=then), *models]
+    if request.recover:
+        text = TextOptions(lang=spec.language or (), data=spec.source)
+        models = [recovered_after(run, models[0].artifact, text, request), *models]
+    return models
 
 
 def _name(request: ApplyRequest) -> str | None:

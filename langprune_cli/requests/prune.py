@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from langprune_cli.errors import UsageError
 from langprune_cli.requests.calibrate import WITHOUT_EFFECT
+from langprune_cli.requests.recover import recovered_after
 from langprune_cli.requests.shared import vocabulary
-from langprune_cli.requests.shared.choice import ChoiceOptions, ModelTargetOptions, TuneOptions
+from langprune_cli.requests.shared.choice import ChoiceOptions, PrunedModelOptions
 from langprune_cli.requests.shared.names import UPDATES, check_name
 from langprune_cli.requests.shared.options import GatheringOptions, ModelOptions, TextOptions, WindowOptions
 from langprune_cli.requests.shared.results import Made
@@ -32,9 +33,7 @@ PROPAGATIONS = ("pruned", "dense")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneRequest(
-    TextOptions, ModelOptions, WindowOptions, ChoiceOptions, TuneOptions, GatheringOptions, ModelTargetOptions
-):
+class PruneRequest(TextOptions, ModelOptions, WindowOptions, ChoiceOptions, GatheringOptions, PrunedModelOptions):
     """Run stages 1 to 4 block by block: calibrate, choose, update, write. The defaults measured best.
 
     lang, data, corpus: the text to prune for, as for `calibrate`
@@ -50,6 +49,7 @@ class PruneRequest(
     update: the update of kept weights, by default the method's own
     damping, min_expert_tokens: settings of the solvers
     tune, epochs, learning_rate: train the kept weights afterwards, for this many epochs
+    recover: then train the model end to end on this many tokens of the text, such as "2M", as `recover` does
     propagation: calibrate each block on the outputs of the "pruned" or the "dense" blocks before it
     dtype, device, batch_tokens, max_memory, all_experts: how text runs through the model
     cache_dir, trust_remote_code: how to open models of the hub
@@ -110,7 +110,7 @@ class Chain:
         given, last = self._open(), self.steps[-1]
         for step in self.steps:
             # The requested name and folder are for the last model.
-            to = self.request.target if step is last and not self.request.tune else self.request.target.between
+            to = self.request.target if step is last and not self.request.is_trained else self.request.target.between
             made = step.make(given if step is last else replace(given, text_only=False), self.model, to)
             self.made = [made.model, *made.parents, *self.made]
             self.seconds = made.seconds
@@ -120,7 +120,7 @@ class Chain:
                 self.model = self.run.open(ModelChoice(str(made.model.artifact.folder)))
             if not step.touches_blocks:  # it computes the same as before, and reads the same ids as later models
                 self.dense = self.model
-        return self.tuned(given)
+        return self._trained(given)
 
     def _open(self) -> Given:
         """Find texts and model; raises UsageError for unsuitable texts and options."""
@@ -135,8 +135,9 @@ class Chain:
         specs = self.run.texts_of(request, choice)
         _check_texts(specs, several(request.lang), tokens=tokens, tokens_alone=tokens_alone)
         if tokens_alone:
-            if request.tune:
-                raise UsageError("--tune has nothing to train if only tokens leave: leave it out")
+            if request.is_trained:
+                option = "--tune" if request.tune else "--recover"
+                raise UsageError(f"{option} has nothing to train if only tokens leave: leave it out")
             without = (*WITHOUT_EFFECT, "--propagation")
             request.refuse_given(without, "counting tokens needs no windows and runs no model")
         self.model = self.dense = self.run.open(choice, remember=True)
@@ -153,17 +154,18 @@ class Chain:
             self.run, specs, calibration, request.max_tokens, solving, dense, request.max_shard_bytes, request.text_only
         )
 
-    def tuned(self, given: Given) -> list[Outcome]:
-        """Tune the last model if requested, and return all artifacts."""
+    def _trained(self, given: Given) -> list[Outcome]:
+        """Tune the last model if requested, then recover it if requested, and return all artifacts."""
         request = self.request
-        if not request.tune:
-            return self.made
-        how = Tuning(self.dense, given.specs[0], given.calibration, self._stayed)
-        pruned, most = self.made[0].artifact, request.max_shard_bytes
-        last = self.run.team.first(
-            lambda: tuned(self.run, how, pruned, request, max_shard_bytes=most, to=request.target)
-        )
-        return [last, *self.made]
+        if request.tune:
+            how = Tuning(self.dense, given.specs[0], given.calibration, self._stayed)
+            pruned, most = self.made[0].artifact, request.max_shard_bytes
+            to = request.target.between if request.recover else request.target
+            tune = partial(tuned, self.run, how, pruned, request, max_shard_bytes=most, to=to)
+            self.made = [self.run.team.first(tune), *self.made]
+        if request.recover:
+            self.made = [recovered_after(self.run, self.made[0].artifact, request, request), *self.made]
+        return self.made
 
     def linears(self) -> tuple[PrunedLinear, ...]:
         """Return the result of each linear, if the last step pruned block by block."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from langprune_cli import defaults
-from langprune_cli.errors import LangpruneError, UsageError
-from langprune_cli.requests.shared.choice import ModelTargetOptions, check_rate
+from langprune_cli.errors import LangpruneError
+from langprune_cli.requests.shared.choice import ModelTargetOptions, PrunedModelOptions, check_rate
 from langprune_cli.requests.shared.options import DTYPES, OpeningOptions, TextOptions
 from langprune_cli.requests.shared.run import running
-from langprune_cli.requests.shared.values import at_least, one_of, several
+from langprune_cli.requests.shared.values import at_least, one_of, several, token_count
 
 if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
     import torch
@@ -23,9 +22,6 @@ if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refus
     from langprune_cli.store.building import Outcome
     from langprune_cli.streaming.model_choice import ModelChoice
     from langprune_cli.streaming.opened import OpenedModel
-
-_COUNT = re.compile(r"(\d+(?:\.\d+)?)([kKmMbB]?)")
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +53,8 @@ class RecoverRequest(TextOptions, OpeningOptions, ModelTargetOptions):
 
     @property
     def token_count(self) -> int:
-        """The number of tokens; raises UsageError for anything that is no number of them."""
-        found = _COUNT.fullmatch(self.tokens)
-        count = int(float(found[1]) * _UNITS[found[2].lower()]) if found else 0
-        if count < 1:
-            raise UsageError(f"--tokens {self.tokens!r} is no number of tokens: write it as 300k or 2M")
-        return count
+        """The number of tokens."""
+        return token_count("--tokens", self.tokens)
 
     def check(self) -> None:
         """Raise UsageError for unknown names, and numbers out of range."""
@@ -78,16 +70,18 @@ class RecoverRequest(TextOptions, OpeningOptions, ModelTargetOptions):
 def recover(request: RecoverRequest) -> Made:
     """Train one model."""
     with running(request) as run:
-        return run.made(lambda: [_recovered(run, request)])
+        return run.made(lambda: [recovered(run, request)])
 
 
-def _recovered(run: Run, request: RecoverRequest) -> Outcome:
+def recovered(run: Run, request: RecoverRequest) -> Outcome:
+    """Train the model of a request; raises OnlyPlannedError for one that an earlier step of a dry run would make."""
     from langprune_cli.stages.recover.recover import RecoverSettings, recover  # noqa: PLC0415
     from langprune_cli.stages.recover.text import training_text  # noqa: PLC0415
     from langprune_cli.streaming.model_choice import ModelChoice, model_artifact  # noqa: PLC0415
     from langprune_cli.text.budgets import split_budgets  # noqa: PLC0415
 
     named = str(request.model) if request.model else run.pick("models", None, "model", "prune").name
+    run.refuse_planned(named)
     artifact = model_artifact(run.workspace, named)
     if artifact is None and request.teacher is None:
         raise LangpruneError(
@@ -96,12 +90,9 @@ def _recovered(run: Run, request: RecoverRequest) -> Outcome:
     teacher = ModelChoice(str(request.teacher)) if request.teacher else _dense(run, artifact)
     tags, shares = split_budgets(several(request.lang))
     specs = run.resolve(tags, several(request.data), request.corpus, teacher, evaluation=False)
-    compute = run.compute
-    run.compute = replace(compute, dtype="float32")
-    pruned = run.open(ModelChoice(named))
+    pruned = run.in_dtype("float32").open(ModelChoice(named))
     dtype = _dtype(pruned, request.dtype)
-    run.compute = replace(compute, dtype="float32" if str(dtype) == "torch.float32" else "auto")
-    dense = run.open(teacher)
+    dense = run.in_dtype("float32" if str(dtype) == "torch.float32" else "auto").open(teacher)
     if artifact is not None and request.teacher is None:
         _check_is_its_own(run, artifact, dense)
     windows = training_text(
@@ -112,6 +103,17 @@ def _recovered(run: Run, request: RecoverRequest) -> Outcome:
         request.seed, dtype, request.max_shard_bytes, tuple(shares),
     )  # fmt: skip
     return recover(run.workspace, dense, pruned, windows, settings, run.reporter, to=request.target)
+
+
+def recovered_after(run: Run, pruned: Artifact, text: TextOptions, options: PrunedModelOptions) -> Outcome:
+    """Train a newly made model on a text, as --recover of `apply` and `prune` asks for."""
+    opening = options if isinstance(options, OpeningOptions) else OpeningOptions()
+    request = RecoverRequest(
+        lang=text.lang, data=text.data, corpus=text.corpus, model=pruned.folder, tokens=options.recover or "",
+        device=opening.device, cache_dir=opening.cache_dir, trust_remote_code=opening.trust_remote_code, out=options.out,
+        max_shard_size=options.max_shard_size, name=options.name, force=options.force, dry_run=options.dry_run,
+    )  # fmt: skip
+    return run.team.first(lambda: recovered(run, request))
 
 
 def _dense(run: Run, artifact: Artifact | None) -> ModelChoice:

@@ -43,6 +43,7 @@ def prune(
     tune: choice.Tune = False,
     epochs: choice.Epochs = None,
     learning_rate: choice.LearningRate = None,
+    recover: choice.Recover = None,
     propagation: Annotated[
         str,
         typer.Option(
@@ -78,7 +79,7 @@ def prune(
         rounding=rounding, coverage=coverage, vocab_size=vocab_size, keep_chat=keep_chat, max_tokens=max_tokens,
         variant=variant, group=group, ties=ties, exclude=exclude, refine=refine, allocation=allocation, update=update,
         damping=damping, min_expert_tokens=min_expert_tokens, tune=tune, epochs=epochs, learning_rate=learning_rate,
-        propagation=propagation, dtype=dtype, device=device, batch_tokens=batch_tokens, cache_dir=cache_dir,
+        recover=recover, propagation=propagation, dtype=dtype, device=device, batch_tokens=batch_tokens, cache_dir=cache_dir,
         trust_remote_code=trust_remote_code, all_experts=all_experts, max_memory=max_memory, out=out,
         max_shard_size=max_shard_size, text_only=text_only, name=name, force=force, dry_run=dry_run, workspace=workspace,
         reporter=console(workspace, dry_run=dry_run), given=opt.given(context),

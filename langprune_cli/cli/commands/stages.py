@@ -182,6 +182,7 @@ def apply(
     tune: choice.Tune = False,
     epochs: choice.Epochs = None,
     learning_rate: choice.LearningRate = None,
+    recover: choice.Recover = None,
     model: opt.Model = None,
     revision: opt.Revision = None,
     out: opt.Out = None,
@@ -204,7 +205,7 @@ def apply(
 
     request = ApplyRequest(
         mask=mask, reapply=reapply, update=update, stats=stats, damping=damping, tune=tune, epochs=epochs,
-        learning_rate=learning_rate, model=model, revision=revision, out=out, max_shard_size=max_shard_size,
+        learning_rate=learning_rate, recover=recover, model=model, revision=revision, out=out, max_shard_size=max_shard_size,
         text_only=text_only, device=device,
         cache_dir=cache_dir, trust_remote_code=trust_remote_code, name=name, force=force, dry_run=dry_run,
         workspace=workspace, reporter=console(workspace, dry_run=dry_run),

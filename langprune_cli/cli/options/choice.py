@@ -153,6 +153,14 @@ Tune = Annotated[
         rich_help_panel=CHOICE,
     ),
 ]
+Recover = Annotated[
+    str | None,
+    typer.Option(
+        "--recover",
+        help="Then train the pruned model end to end on so many tokens of the text (300k, 2M), as langprune recover does.",
+        rich_help_panel=CHOICE,
+    ),
+]
 Epochs = Annotated[
     int | None,
     typer.Option(

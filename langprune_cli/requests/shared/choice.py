@@ -9,7 +9,16 @@ from langprune_cli.errors import UsageError
 from langprune_cli.numerics.pattern_names import check_spelling
 from langprune_cli.requests.shared.names import ALLOCATIONS, METHODS, REFINEMENTS, check_name
 from langprune_cli.requests.shared.options import Request, TargetOptions
-from langprune_cli.requests.shared.values import Names, at_least, folder, one_of, one_or_none, several, size_in_bytes
+from langprune_cli.requests.shared.values import (
+    Names,
+    at_least,
+    folder,
+    one_of,
+    one_or_none,
+    several,
+    size_in_bytes,
+    token_count,
+)
 from langprune_cli.store.target import Target
 
 ROUNDINGS = ("down", "nearest")
@@ -103,7 +112,6 @@ class ModelTargetOptions(TargetOptions):
 
     out: str | Path | None = None
     max_shard_size: str = defaults.MAX_SHARD_SIZE
-    text_only: bool = False
 
     @property
     def target(self) -> Target:
@@ -119,6 +127,25 @@ class ModelTargetOptions(TargetOptions):
         """Raise UsageError for an invalid size."""
         super().check()
         size_in_bytes("--max-shard-size", self.max_shard_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunedModelOptions(TuneOptions, ModelTargetOptions):
+    """What becomes of a pruned model: whether it is trained, and what of it is written."""
+
+    recover: str | None = None
+    text_only: bool = False
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether another model is made of the pruned one."""
+        return self.tune or self.recover is not None
+
+    def check(self) -> None:
+        """Raise UsageError for what is no number of tokens."""
+        super().check()
+        if self.recover is not None:
+            token_count("--recover", self.recover)
 
 
 def check_damping(damping: float | None) -> None:

@@ -63,13 +63,21 @@ class Run:
         """
         from langprune_cli.streaming.opened import open_model  # noqa: PLC0415
 
-        planned = self.workspace.planned or []
-        if any(not each.there and str(each.folder) == choice.name for each in planned):
-            raise OnlyPlannedError(planned)
+        self.refuse_planned(choice.name)
         model = open_model(self.workspace, choice, self.compute, self.reporter)
         if remember:
             self.remember(choice, model.about)
         return model
+
+    def refuse_planned(self, name: str) -> None:
+        """Raise OnlyPlannedError for a model that an earlier step of a dry run would make."""
+        planned = self.workspace.planned or []
+        if any(not each.there and str(each.folder) == name for each in planned):
+            raise OnlyPlannedError(planned)
+
+    def in_dtype(self, dtype: str) -> Run:
+        """Return this run with models in another dtype."""
+        return Run(self.workspace, replace(self.compute, dtype=dtype), self.reporter)
 
     def remember(self, choice: ModelChoice, about: dict[str, str | None]) -> None:
         """Make a model the workspace's when the run starts, unless it is one of its artifacts."""

@@ -30,18 +30,18 @@ class Tuning:
     blocks: Sequence[int] | None = None  # the dense model's blocks that it kept, None if all
 
 
-def text_of(stats: Artifact | None) -> TextSpec:
-    """Return the windows behind statistics; raises UsageError without statistics."""
+def text_of(stats: Artifact | None, option: str) -> TextSpec:
+    """Return the windows behind statistics, for an option that trains on them; raises UsageError without statistics."""
     from langprune_cli.stages.statistics.collecting import need_norms  # noqa: PLC0415
     from langprune_cli.stages.statistics.parts import WINDOWS_PART  # noqa: PLC0415
     from langprune_cli.types import TextSpec  # noqa: PLC0415
 
     if stats is None:
         raise UsageError(
-            "--tune trains on the text of statistics, and the workspace has none of this mask: name some with --stats, which "
-            "langprune calibrate makes"
+            f"{option} trains on the text of statistics, and the workspace has none of this mask: name some with --stats, "
+            "which langprune calibrate makes"
         )
-    need_norms("--tune", stats)
+    need_norms(option, stats)
     text = stats.manifest.inputs["text"]
     return TextSpec(text["language"], str(stats.folder / WINDOWS_PART), stats.name)
 

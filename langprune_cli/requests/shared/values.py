@@ -1,6 +1,7 @@
 """Reads and checks values of options without torch: sizes, shards, numbers and words."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +16,8 @@ WORKSPACE_VARIABLE = "LANGPRUNE_WORKSPACE"
 Names = str | Sequence[str]
 Paths = str | Path | Sequence[str | Path]
 
+_COUNT = re.compile(r"(\d+(?:\.\d+)?)([kKmMbB]?)")
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 Word = TypeVar("Word", bound=str)
 
 
@@ -44,6 +47,15 @@ def size_in_bytes(option: str, text: str) -> int:
     if size < 1:
         raise UsageError(f"{option} {text!r} is not a size: write it as 500MB or 2GB")
     return size
+
+
+def token_count(option: str, text: str) -> int:
+    """Read a number of tokens such as 300k or 2M; raises UsageError for anything else."""
+    found = _COUNT.fullmatch(text)
+    count = int(float(found[1]) * _UNITS[found[2].lower()]) if found else 0
+    if count < 1:
+        raise UsageError(f"{option} {text!r} is no number of tokens: write it as 300k or 2M")
+    return count
 
 
 def shard_of(text: str | None) -> tuple[int, int] | None:

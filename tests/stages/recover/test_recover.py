@@ -17,6 +17,7 @@ from langprune_cli.store.artifact import Artifact
 from tests.support.command import did, langprune, one_sentence, tree
 from tests.support.interrupting import Interrupting
 from tests.support.pico import save_pico
+from tests.support.reporting import PRUNED
 
 LENGTH = 16
 
@@ -236,3 +237,35 @@ def test_its_command_and_its_recipe_make_it_again(workspace: Path, pico_text: Pa
     assert "  - recover:" in recipe
     last = did("run", "r.yaml", "--workspace", "fresh", "--json").json["stages"][-1]
     assert last["artifacts"][0]["key"] == made["key"]
+
+
+def test_prune_and_apply_train_at_once(workspace: Path, pico_text: Path) -> None:
+    """The same models as one by one: the last has the name, and finds what was made before."""
+    text = ["--lang", "uk", "--data", pico_text / "uk.jsonl"]
+    asked = [
+        "prune",
+        "-w",
+        workspace,
+        *text,
+        "--pattern",
+        "2:4",
+        "--method",
+        "wanda",
+        "--seqlen",
+        "16",
+        "--nsamples",
+        "8",
+    ]
+    made = did(*asked, "--tune", "--recover", "2100", "--name", "last", "--json").json["artifacts"]
+    assert [each["kind"] for each in made][:3] == ["models"] * 3
+    assert made[0]["name"] == "last"
+    tuned = did(*asked, "--tune", "--json").json["artifacts"][0]
+    assert (tuned["cached"], tuned["key"]) == (True, made[1]["key"])
+    alone = did("recover", "-w", workspace, "-m", tuned["name"], *text, "--tokens", "2100", "--json").json["artifacts"][
+        0
+    ]
+    assert (alone["cached"], alone["key"]) == (True, made[0]["key"])
+    applied = did("apply", "-w", workspace, "--mask", PRUNED, "--recover", "2100", "--name", "two", "--json").json
+    assert [each["name"] for each in applied["artifacts"]] == ["two", PRUNED]
+    plan = did(*asked, "--recover", "2100", "--seed", "5", "--dry-run", "--json").json
+    assert not plan["whole"]
