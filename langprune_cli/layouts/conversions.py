@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, get_model_conversion_mapping
 from transformers.core_model_loading import Chunk, Concatenate, MergeModulelist, Split, WeightConverter, WeightRenaming
 
 
@@ -148,6 +148,15 @@ class Conversions:
             if alone and not merges and path.endswith(rule.target_patterns[0]):
                 return Target(path, rule)
         return None
+
+
+def converts_as(kind: str, whole: str) -> bool:
+    """Return whether a type of models converts all that a type of models around it does, so that its layout is the same there."""
+    types = (get_checkpoint_conversion_mapping(each) or [] for each in (kind, whole))
+    own, around = (
+        {tuple(rule.target_patterns) for rule in rules if isinstance(rule, WeightConverter)} for rules in types
+    )
+    return own >= around
 
 
 def converted(model: Model, path: str, sources: Sequence[tuple[str, Target]], tensors: Mapping[str, Tensor]) -> Tensor:

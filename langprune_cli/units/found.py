@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from langprune_cli.errors import LangpruneError
+from langprune_cli.layouts.conversions import converts_as
 from langprune_cli.models.families import Axis, Slice
 from langprune_cli.models.protocols import Configuration
 from langprune_cli.units.changes import Count, Skeleton
@@ -77,7 +78,8 @@ class _Known:
 
     def __init__(self, config: Configuration) -> None:
         text = config.get_text_config()
-        self.config = text if type(text) in AutoModelForCausalLM._model_mapping else config  # noqa: SLF001 - no public list
+        alone = type(text) in AutoModelForCausalLM._model_mapping  # noqa: SLF001 - no public list
+        self.config = text if alone and converts_as(text.model_type, config.model_type) else config
         self._key = json.dumps([type(config).__name__, config.to_dict()], sort_keys=True, default=str)
 
     def __eq__(self, other: object) -> bool:

@@ -68,6 +68,29 @@ def test_what_cannot_be_streamed_is_refused(family: str, tmp_path: Path, windows
     one_sentence(langprune(*words), 1, REFUSED[family])
 
 
+def test_channels_of_inkling_and_its_shared_experts(tmp_path: Path, windows: Path) -> None:
+    """Stock transformers computes with fewer channels what it does with zeros in their columns."""
+    save_pico("inkling_text", tmp_path / "model")
+    words = ["--data", windows, "-w", tmp_path / "w", "--method", "magnitude", "--update", "none", "--json"]
+    made = did("prune", "-m", tmp_path / "model", "--pattern", "channels:0.5", "--round-to", "4", *words).json
+    zeroed, smaller = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        for folder in (tmp_path / "model", made["path"])
+    )
+    seen = set()
+    with torch.no_grad():
+        left = dict(smaller.named_parameters())
+        for name, weight in zeroed.named_parameters():
+            if "down_proj" in name:
+                same = (weight[..., :, None] == left[name][..., None, :]).all(-3)
+                weight.mul_(same.any(-1).unsqueeze(-2))
+                seen.add((name.split(".mlp.")[1], left[name].shape[-1] * 2 == weight.shape[-1]))
+        ids = load_file(windows)["windows"].long()
+        found, wanted = (model(input_ids=ids, use_cache=False).logits for model in (smaller, zeroed))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    assert seen == {(name, True) for name in ("down_proj.weight", "experts.down_proj", "shared_experts.down_proj")}
+
+
 def test_mxfp4_checkpoints_are_refused_with_what_to_do(tmp_path: Path) -> None:
     save_pico("gpt_oss", tmp_path)
     config = tmp_path / "config.json"

@@ -136,12 +136,6 @@ def readers_of(model: OpenedModel, index: int, axes: Sequence[Axis]) -> dict[str
     here = {axis: paths.get(f"{axis.reader}.weight") for axis in axes}
     for axis, name in here.items():
         if name and sum(cut.path in paths for cut in axis.slices) < 2:
-            config = model.streamed.config
-            if config.get_text_config() is not config:  # minimax_m3_vl: axes are found in its text model alone
-                raise LangpruneError(
-                    f"{model.label} stores what writes the {axis.kind} of {name} in another layout than its text model alone "
-                    "has: prune it with an unstructured or N:M pattern, KV groups or blocks"
-                )
             raise LangpruneError(
                 f"{model.label} stores what writes the {axis.kind} of {name} in another layout than transformers saves: open the "
                 "model with transformers, save it with save_pretrained(FOLDER), and name that FOLDER"
