@@ -222,7 +222,8 @@ class StreamedModel:
             self._expected = names, self._reader.submit(self._read_pinned, names)
 
     def _read_pinned(self, names: list[str]) -> dict[str, Tensor]:
-        return {name: _pinned(tensor) for name, tensor in self._read_checked(names).items()}
+        # A GPU copies from pinned memory by itself; torch keeps it until the copy is done.
+        return {name: tensor.pin_memory() for name, tensor in self._read_checked(names).items()}
 
     def _read_checked(self, names: list[str]) -> dict[str, Tensor]:
         """Read tensors, and check those for finite values that pruning only copies; whoever prunes linears checks them."""
@@ -249,6 +250,10 @@ class StreamedModel:
         """Load embeddings, final norm and head, and free them afterwards; a vision tower stays on disk."""
         with self._loaded(self._around):
             yield
+
+    def names_for_text(self) -> list[str]:
+        """Return the checkpoint tensors that text passes."""
+        return [name for slots in (self._around, *self._slots[:-1]) for slot in slots for name in slot.names]
 
     @contextmanager
     def whole(self) -> Iterator[dict[str, nn.Parameter]]:
@@ -291,8 +296,3 @@ class StreamedModel:
             name = self._names.find(path)
             if name is not None and path in kept and self.checkpoint.entries[name].shape == tuple(buffer.shape):
                 buffer.copy_(self.checkpoint.read([name])[name])
-
-
-def _pinned(tensor: Tensor) -> Tensor:
-    """Return a tensor in pinned memory, which a GPU copies from by itself; torch keeps it until the copy is done."""
-    return tensor.pin_memory()

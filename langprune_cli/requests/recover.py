@@ -11,7 +11,7 @@ from langprune_cli.errors import LangpruneError
 from langprune_cli.requests.shared.choice import ModelTargetOptions, PrunedModelOptions, check_rate
 from langprune_cli.requests.shared.options import DTYPES, OpeningOptions, TextOptions
 from langprune_cli.requests.shared.run import running
-from langprune_cli.requests.shared.values import at_least, one_of, several, token_count
+from langprune_cli.requests.shared.values import at_least, one_of, one_or_none, several, token_count
 
 if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
     import torch
@@ -32,7 +32,8 @@ class RecoverRequest(TextOptions, OpeningOptions, ModelTargetOptions):
     model: the pruned model, an artifact or a folder; by default the newest
     teacher: the model to learn from, by default the dense model that the pruned one was made from
     tokens: how many to train on, such as "300k" or "2M"; a shorter text is read several times
-    train: "all" weights, "lora" (matrices of low rank, merged under the mask), or "norms" (norms and biases)
+    train: "all" weights, "lora" (matrices of low rank, merged under the mask), or "norms" (norms and biases); by default the
+        first that fits into memory
     batch_tokens, learning_rate: tokens per step of the optimizer, and its rate; by default as suits the model's width
     seqlen, seed: tokens per window, and the random seed of their order
     dtype: of the products, by default "bfloat16" for models in 16 bits where the device has units for it
@@ -44,7 +45,7 @@ class RecoverRequest(TextOptions, OpeningOptions, ModelTargetOptions):
     model: str | Path | None = None
     teacher: str | Path | None = None
     tokens: str = "1M"
-    train: str = "all"
+    train: str | None = None
     batch_tokens: int = defaults.STEP_TOKENS
     learning_rate: float | None = None
     seqlen: int = defaults.TRAINING_SEQLEN
@@ -59,7 +60,7 @@ class RecoverRequest(TextOptions, OpeningOptions, ModelTargetOptions):
     def check(self) -> None:
         """Raise UsageError for unknown names, and numbers out of range."""
         super().check()
-        one_of("--train", self.train, defaults.TRAINS)
+        one_or_none("--train", self.train, defaults.TRAINS)
         one_of("--dtype", self.dtype, DTYPES)
         at_least("--batch-tokens", self.batch_tokens, 1)
         at_least("--seqlen", self.seqlen, 2)
@@ -75,7 +76,8 @@ def recover(request: RecoverRequest) -> Made:
 
 def recovered(run: Run, request: RecoverRequest) -> Outcome:
     """Train the model of a request; raises OnlyPlannedError for one that an earlier step of a dry run would make."""
-    from langprune_cli.stages.recover.recover import RecoverSettings, recover  # noqa: PLC0415
+    from langprune_cli.stages.recover.memory import what_fits  # noqa: PLC0415
+    from langprune_cli.stages.recover.recover import MICRO_TOKENS, RecoverSettings, recover  # noqa: PLC0415
     from langprune_cli.stages.recover.text import training_text  # noqa: PLC0415
     from langprune_cli.streaming.model_choice import ModelChoice, model_artifact  # noqa: PLC0415
     from langprune_cli.text.budgets import split_budgets  # noqa: PLC0415
@@ -98,8 +100,14 @@ def recovered(run: Run, request: RecoverRequest) -> Outcome:
     windows = training_text(
         pruned, specs, shares, run.reporter, tokens=request.token_count, seqlen=request.seqlen, seed=request.seed
     )
+    asked = one_or_none("--train", request.train, defaults.TRAINS)
+    train = what_fits(
+        pruned.streamed, dense.streamed, [asked] if asked else defaults.TRAINS, tokens=MICRO_TOKENS, dtype=dtype
+    )
+    if asked is None and train != defaults.TRAINS[0]:
+        run.reporter.note(f"Memory is short: training {train} alone (--train).")
     settings = RecoverSettings(
-        request.token_count, one_of("--train", request.train, defaults.TRAINS), request.batch_tokens, request.learning_rate,
+        request.token_count, train, request.batch_tokens, request.learning_rate,
         request.seed, dtype, request.max_shard_bytes, tuple(shares),
     )  # fmt: skip
     return recover(run.workspace, dense, pruned, windows, settings, run.reporter, to=request.target)

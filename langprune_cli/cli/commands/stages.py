@@ -243,12 +243,13 @@ def recover(
     ] = defaults.TRAINING_SEQLEN,
     seed: Annotated[int, typer.Option(help="Random seed of the order of windows.", rich_help_panel=_INPUT)] = 0,
     train: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="all weights, lora (matrices of low rank, merged under the mask), or norms (norms and biases).",
+            help="all weights, lora (matrices of low rank, merged under the mask), or norms (norms and biases); by default the "
+            "first that fits into memory.",
             rich_help_panel=_TRAINING,
         ),
-    ] = "all",
+    ] = None,
     batch_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens per step of the optimizer.", rich_help_panel=_TRAINING)
     ] = defaults.STEP_TOKENS,

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 _LEAST = torch.finfo(torch.float32).min
-_PIECE_BYTES = 64 << 20  # of float32 logits looked at together
+PIECE_BYTES = 64 << 20  # of float32 logits looked at together
 
 
 def distillation_loss(
@@ -31,7 +31,7 @@ class _Divergence(torch.autograd.Function):
         gradient = torch.empty_like(own) if wanted else None
         total = torch.zeros((), dtype=torch.float64, device=own.device)
         shared = None if rows is None else (rows >= 0).nonzero().flatten()
-        step = max(1, _PIECE_BYTES // (4 * max(own.shape[1], theirs.shape[1])))
+        step = max(1, PIECE_BYTES // (4 * max(own.shape[1], theirs.shape[1])))
         for start in range(0, len(own), step):
             piece = slice(start, start + step)
             here = own[piece].float().log_softmax(-1).clamp_(min=_LEAST)  # some models mask tokens with -inf

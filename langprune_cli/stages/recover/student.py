@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from langprune_cli.defaults import Train
 from langprune_cli.models.streamed import StreamedModel
 
-_RANK = 16
+RANK = 16
 
 
 class Student:
@@ -105,7 +105,7 @@ class Student:
         """Train B A beside a linear's weight (LoRA, arXiv 2106.09685), under its mask: W + M * (B A)."""
         weight = self._parameters[name]
         rows, columns = weight.shape
-        rank = min(_RANK, rows, columns)
+        rank = min(RANK, rows, columns)
         down = torch.randn(rank, columns, generator=generator) / columns**0.5
         self.trained[f"{name}.lora_A"] = nn.Parameter(down.to(weight.device))
         self.trained[f"{name}.lora_B"] = nn.Parameter(torch.zeros(rows, rank, device=weight.device))

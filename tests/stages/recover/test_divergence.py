@@ -24,7 +24,7 @@ ROWS = torch.tensor([4, 0, -1, 9, 2, -1])
 @pytest.mark.parametrize("rows", [None, ROWS], ids=["same tokens", "fewer tokens"])
 @pytest.mark.parametrize("piece", [1, 80, 1 << 20], ids=["position by position", "some at once", "all at once"])
 def test_loss_and_gradient(rows: Tensor | None, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(divergence, "_PIECE_BYTES", piece)
+    monkeypatch.setattr(divergence, "PIECE_BYTES", piece)
     torch.manual_seed(0)
     logits = (3 * torch.randn(2, 5, 11 if rows is None else 6)).requires_grad_()
     teacher = 3 * torch.randn(2, 5, 11)

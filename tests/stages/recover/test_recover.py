@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 import langprune_cli
 from langprune_cli.errors import LangpruneError
-from langprune_cli.stages.recover import distilling
+from langprune_cli.stages.recover import distilling, memory
 from langprune_cli.stages.recover import recover as stage
 from langprune_cli.store.artifact import Artifact
 from tests.support.command import did, langprune, one_sentence, tree
@@ -269,3 +269,27 @@ def test_prune_and_apply_train_at_once(workspace: Path, pico_text: Path) -> None
     assert [each["name"] for each in applied["artifacts"]] == ["two", PRUNED]
     plan = did(*asked, "--recover", "2100", "--seed", "5", "--dry-run", "--json").json
     assert not plan["whole"]
+
+
+def test_what_is_trained_follows_memory(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a device with less and less memory; that little cannot be had here, so what is free is told otherwise."""
+    pruned("llama", "2:4", data)
+    free = {"all": 10**9}
+    monkeypatch.setattr(memory, "free_bytes", lambda _device: free["all"])
+    assert recovered(data).manifest.params["train"] == "all"
+    sizes: dict[str, int] = {}
+    whole = memory.recovery_bytes
+    monkeypatch.setattr(
+        memory, "recovery_bytes", lambda *words, **more: sizes.setdefault(words[2], whole(*words, **more))
+    )
+    recovered(data)
+    assert sizes["norms"] < sizes["lora"]
+    assert sizes["norms"] < sizes["all"]
+    free["all"] = sizes["norms"]
+    reporter = Interrupting()
+    assert recovered(data, reporter=reporter).manifest.params["train"] == "norms"
+    assert "Memory is short: training norms alone (--train)." in reporter.notes
+    free["all"] = 1000
+    says = "cpu has 0.0 GB free, and recovery takes about: all .*, lora .*, norms "
+    with pytest.raises(LangpruneError, match=says):
+        recovered(data)
