@@ -19,8 +19,10 @@ from langprune_cli.models.model_files import SINGLE
 from langprune_cli.models.tensor_entry import DTYPES, TensorEntry
 
 MAX_SHARD_BYTES = 2_000_000_000
-# Bytes that may wait to be written while the next tensors are made: writing takes as long as pruning by norms.
+# Bytes that may wait to be written while the next tensors are made: writing takes as long as pruning by norms. A larger tensor
+# is written before the next is made: two embeddings beside each other may be larger than all else.
 _WAITING_BYTES = 64 << 20
+_MOST_BYTES = 128 << 20
 _DTYPE_ORDER = tuple(DTYPES)
 
 
@@ -113,7 +115,7 @@ def write_shard(path: Path, shard: Shard, tensors: Iterable[dict[str, Tensor]]) 
             file.seek(start)
             file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
-        for group in tensors:
+        def hand_over(group: dict[str, Tensor]) -> None:
             for name, tensor in group.items():
                 entry = shard.entries[name]
                 if DTYPES[entry.dtype] != tensor.dtype or entry.shape != tuple(tensor.shape):
@@ -122,6 +124,12 @@ def write_shard(path: Path, shard: Shard, tensors: Iterable[dict[str, Tensor]]) 
                     waiting.popleft()[1].result()
                 waiting.append((entry.size, writer.submit(write, entry.start, tensor)))
                 missing.discard(name)
+                while sum(size for size, _ in waiting) > _MOST_BYTES:
+                    waiting.popleft()[1].result()
+
+        for group in tensors:
+            hand_over(group)
+            del group  # frees it before the next is made
         for _, written in waiting:
             written.result()
         if missing:

@@ -196,24 +196,16 @@ class StreamedModel:
         }
 
     def outside_paths(self) -> dict[str, str]:
-        """Return path in the model -> checkpoint tensor, for parameters outside of the blocks that are no computed ones.
-
-        A tied one has several paths, with one tensor.
-        """
-        places = {id(module): path for path, module in self.model.named_modules()}
+        """Return path in the model -> checkpoint tensor, for parameters outside of the blocks that are not computed."""
+        places, slots = {id(module): path for path, module in self.model.named_modules()}, self._slots[-1]
         return {
-            f"{places[id(owner)]}.{attr}": slot.name
-            for slot in self._slots[-1]
-            if not slot.made
-            for owner, attr in slot.owners
+            f"{places[id(owner)]}.{attr}": each.name for each in slots if not each.made for owner, attr in each.owners
         }
 
     def expect(self, index: int) -> None:
         """Read block `index` ahead, while the block before it computes.
 
-        For a GPU, a thread reads it into pinned memory, for a copy without waiting. For a CPU, the system reads it into its
-        page
-        cache only: the time saved is not worth a second block of memory.
+        For a GPU, a thread reads it into pinned memory, to copy without waiting; for a CPU, the system into its page cache only.
         """
         names = self.tensor_names(index)
         if self._reader is None:
@@ -246,9 +238,11 @@ class StreamedModel:
             yield Block(index, self.blocks[index], self.linears(index))
 
     @contextmanager
-    def outside(self) -> Iterator[None]:
-        """Load embeddings, final norm and head, and free them afterwards; a vision tower stays on disk."""
-        with self._loaded(self._around):
+    def outside(self, *, head: bool = True) -> Iterator[None]:
+        """Load embeddings, final norm and a head of its own (`head`), and free them afterwards; a vision tower stays on disk."""
+        end = self.model.get_output_embeddings()
+        needed = [slot for slot in self._around if head or any(owner is not end for owner, _ in slot.owners)]
+        with self._loaded(needed):
             yield
 
     def names_for_text(self) -> list[str]:
@@ -262,6 +256,12 @@ class StreamedModel:
         as_they_are = [(name, slot.owners[0]) for slot in slots if not slot.made for name in (slot.name, *slot.copies)]
         with self._loaded(slots):
             yield {name: getattr(*owner) for name, owner in as_they_are}
+
+    def check_outside(self) -> None:
+        """Load what `outside` does, one parameter at a time; raises LangpruneError for one that does not fit."""
+        for slot in self._around:
+            with self._loaded([slot]):
+                pass
 
     @contextmanager
     def _loaded(self, slots: Iterable[Slot]) -> Iterator[None]:

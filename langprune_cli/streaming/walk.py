@@ -49,7 +49,8 @@ class HiddenStates:
         self.ids = torch.split(ids.long(), max(1, batch_tokens // ids.shape[1]))  # per micro-batch [b, t]
         self.hidden: list[Tensor] | TensorFile = TensorFile(spill) if spill else []  # per micro-batch [b, t, h]
         self._calls: list[list[Call]] = []  # per micro-batch, per block
-        with torch.no_grad(), model.outside(), self._own_code():
+        # No pass below reaches the head: each ends in a block.
+        with torch.no_grad(), model.outside(head=False), self._own_code():
             with model.block(0):
                 few = self.ids[0][:1, :_FEW].to(model.device)
                 model.capture.learn_output_form(few)

@@ -9,6 +9,7 @@ of each. docs/large-models.md has the figures.
 
 import argparse
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -39,15 +40,20 @@ def configuration() -> LlavaConfig:
     )  # fmt: skip
 
 
-def make_model(folder: Path) -> dict[str, TensorEntry]:
-    """Write the checkpoint tensor by tensor, and return the entries of its tensors."""
-    folder.mkdir(parents=True, exist_ok=True)
-    configuration().save_pretrained(folder)
+def entries_of_model() -> dict[str, TensorEntry]:
+    """Return the tensors of the model."""
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(configuration())
-    entries = {
+    return {
         name: TensorEntry("", "BF16", tuple(each.shape), 0, 2 * each.numel()) for name, each in model.named_parameters()
     }
+
+
+def make_model(folder: Path) -> None:
+    """Write the checkpoint tensor by tensor."""
+    folder.mkdir(parents=True, exist_ok=True)
+    configuration().save_pretrained(folder)
+    entries = entries_of_model()
     generator = torch.Generator().manual_seed(0)
     shards = plan_shards([{name: each} for name, each in entries.items()], max_bytes=500_000_000)
     names = list(entries)
@@ -59,12 +65,13 @@ def make_model(folder: Path) -> dict[str, TensorEntry]:
     for shard in shards:
         write_shard(folder / shard.file, shard, (each for group in shard.groups for each in values(names[group])))
     (folder / INDEX).write_bytes(index_json(shards))
-    return entries
 
 
-def run(folder: Path) -> str:
-    """Return the table of the measurements."""
-    entries = make_model(folder / "model")
+def run(folder: Path) -> Iterator[str]:
+    """Yield the lines of the measurements, each when it is known."""
+    # In a process of its own: the memory of this one counts for those that it starts.
+    subprocess.run([sys.executable, "-m", __spec__.name, "--make", folder / "model"], check=True)
+    entries = entries_of_model()
     ids = torch.randint(0, TOKENS, (WINDOWS, SEQLEN), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
     save_file({"windows": ids}, folder / "windows.safetensors")
     common = ("-w", str(folder / "workspace"))
@@ -78,28 +85,29 @@ def run(folder: Path) -> str:
     }
     block = sum(each.size for name, each in entries.items() if ".layers.0." in name and "language_model" in name)
     largest = max(entries.values(), key=lambda each: each.size)
-    ready = measure("ls", *common)[1]
     whole = sum(each.size for each in entries.values())
-    lines = [
-        f"A checkpoint of {whole / 1e6:,.0f} MB, a block {block / 1e6:.0f} MB, the largest tensor {largest.size / 1e6:.0f} MB.",
-        "",
-        "| stage | peak memory, MB |",
-        "|---|---|",
-    ]
+    yield f"A checkpoint of {whole / 1e6:,.0f} MB, a block {block / 1e6:.0f} MB, the largest tensor {largest.size / 1e6:.0f} MB."
+    yield "\n| stage | peak memory, MB |\n|---|---|"
     for name, words in steps.items():
-        lines.append(f"| {name} | {measure(*words)[1] * 1.048576:,.0f} |")
+        yield f"| {name} | {measure(*words)[1] * 1.048576:,.0f} |"
         for made in ("applied", "alone", "pruned"):
             shutil.rmtree(folder / made, ignore_errors=True)
-    return "\n".join([*lines, "", f"`langprune ls` alone: {ready * 1.048576:,.0f} MB."])
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, help="where to put the model, 5 GB; a temporary folder if left out")
-    folder = parser.parse_args().folder
+    parser.add_argument("--make", type=Path, help="only make the model, in this folder")
+    asked = parser.parse_args()
+    if asked.make:
+        make_model(asked.make)
+        return
+    folder = asked.folder
     with tempfile.TemporaryDirectory() as temporary:
-        sys.stdout.write(run(folder or Path(temporary)) + "\n")
+        for line in run(folder or Path(temporary)):
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -3,17 +3,18 @@
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.machine.threads import over_rows
-from langprune_cli.models.checkpoint import Checkpoint
+from langprune_cli.models.checkpoint import Checkpoint, read_entry
 from langprune_cli.models.model_files import INDEX, SMALL_FILES
 from langprune_cli.models.shards import Shard, index_json, plan_shards, write_shard
-from langprune_cli.models.tensor_entry import TensorEntry
+from langprune_cli.models.tensor_entry import TensorEntry, rows_of
 from langprune_cli.numerics.patterns import Pattern, follows
 from langprune_cli.numerics.values import count_true
 from langprune_cli.stages.apply.text_only import TextTower
@@ -29,6 +30,7 @@ from langprune_cli.streaming.opened import OpenedModel
 
 PRUNING_PART = "pruning.json"  # the result of each linear
 _SPARE_BYTES = 10_000_000  # for the small files
+_PIECE = 1 << 24  # bytes compared at a time
 
 NewWeights = Callable[[int], dict[str, UpdatedLinear]]  # block index -> its pruned linears by name
 
@@ -150,6 +152,7 @@ class ModelWriter:
                 tensor = self._left(group, name, new.get(name))
                 self._checksums[written] = _checksum(tensor)
                 yield {written: tensor}
+                del tensor  # frees it before the next one is read
             if group >= 0:
                 linears = [linear.name for linear in self.model.streamed.linears(group)]
                 pruned += [asdict(updated[name].pruned) for name in linears if name in updated]
@@ -177,6 +180,11 @@ class ModelWriter:
             kept = {} if self.cut else {linear.name: (linear, keep) for linear, keep in masks.block(group)}
             names = self._names(group)
             for dense_name, name in names.items():
+                if dense_name not in kept and (not self.cut or self.cut.copies(group, dense_name)):
+                    if not self._is_copy(dense_name, written, name):
+                        raise self._damaged(name)
+                    counts.untouched_tensors += 1
+                    continue
                 found = written.read([name])[name]
                 right = self._checksums.get(name) in {None, _checksum(found)}
                 if dense_name in kept:
@@ -189,10 +197,8 @@ class ModelWriter:
                     right &= torch.equal(_bits(found), _bits(self._left(group, dense_name)))
                     counts.untouched_tensors += 1
                 if not right:
-                    raise LangpruneError(
-                        f"{self.writer.folder}: {name} reads back differently from how it was written: check the disk, then "
-                        "run the command again with --force"
-                    )
+                    raise self._damaged(name)
+                del found
             if group >= 0:
                 linears = [linear.name for linear in self.model.streamed.linears(group)]
                 counts.linear_weights += sum(written.elements(names[name]) for name in linears if name in names)
@@ -203,6 +209,29 @@ class ModelWriter:
         opened = sizes_of_opened(self.model, self.writer.folder) if self.tower else {}
         sparsity = counts.zeros / counts.pruned_weights if counts.pruned_weights else 0.0
         return asdict(counts) | {"sparsity": sparsity} | opened
+
+    def _is_copy(self, dense_name: str, written: Checkpoint, name: str) -> bool:
+        """Return whether a tensor has the bytes of the dense model's and, if this run wrote it, those that it wrote.
+
+        Reads both in pieces: a tensor outside of the blocks may be larger than a block.
+        """
+        checkpoint, crcs = self.model.streamed.checkpoint, b""
+        entry, other = checkpoint.entries[dense_name], written.entries[name]
+        checkpoint.written.check(entry.file)
+        written.written.check(other.file)
+        if (entry.dtype, entry.shape) != (other.dtype, other.shape):
+            return False
+        for one, two in zip(_pieces(checkpoint.folder, entry), _pieces(written.folder, other), strict=True):
+            if not torch.equal(one, two):
+                return False
+            crcs += _crcs(two)
+        return self._checksums.get(name) in {None, zlib.crc32(crcs)}
+
+    def _damaged(self, name: str) -> LangpruneError:
+        return LangpruneError(
+            f"{self.writer.folder}: {name} reads back differently from how it was written: check the disk, then run the command "
+            "again with --force"
+        )
 
     def _known(self) -> list[PrunedLinear]:
         return read_pruned(Artifact(self.writer.folder, self.writer.manifest))
@@ -234,9 +263,20 @@ def _words(tensor: Tensor) -> Tensor:
 
 
 def _checksum(tensor: Tensor) -> int:
+    return zlib.crc32(_crcs(tensor))
+
+
+def _crcs(tensor: Tensor) -> bytes:
+    """Return the checksums of slices of a tensor's bytes, one after the other; `_PIECE` is a multiple of a slice."""
     data = _bits(tensor).numpy().data
-    pieces = over_rows(lambda part: zlib.crc32(data[part]).to_bytes(4, "big"), (len(data), 1), tensor.device)
-    return zlib.crc32(b"".join(pieces))
+    return b"".join(over_rows(lambda part: zlib.crc32(data[part]).to_bytes(4, "big"), (len(data), 1), tensor.device))
+
+
+def _pieces(folder: Path, entry: TensorEntry) -> Iterator[Tensor]:
+    """Yield the bytes of a tensor, or of a part of one."""
+    flat = replace(entry, dtype="U8", shape=(entry.size,), part=None)
+    for start in range(0, entry.size, _PIECE):
+        yield read_entry(folder, rows_of(flat, start, _PIECE))
 
 
 def _zeros(

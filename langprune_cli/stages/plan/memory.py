@@ -7,6 +7,7 @@ from transformers.pytorch_utils import Conv1D
 
 from langprune_cli.defaults import BATCH_TOKENS
 from langprune_cli.layouts.linears import linears_in
+from langprune_cli.models.composites import text_paths
 from langprune_cli.models.protocols import CausalModel
 from langprune_cli.models.skeleton import find_blocks
 
@@ -42,11 +43,11 @@ def peaks(
 ) -> Peaks:
     """Estimate the peaks for a skeleton in the dtype of the computation.
 
-    With c bytes per number of that dtype, the largest block of B bytes, embeddings, final norm and head of O bytes, and hidden
-    states S = windows x seqlen x hidden x c, for sites of i inputs and r rows:
+    With c bytes per number of that dtype, the largest block of B bytes, embeddings and final norm of E bytes, O with a head of
+    its own, and hidden states S = windows x seqlen x hidden x c, for sites of i inputs and r rows:
 
-        cpu:    process + S + max(O + B, B + sum over sites 4 i^2 + T, 2 B + sum 2 i (i + 1) + R)
-        device:           S + max(O + B, B + sum over sites 4 i^2 + T, B + R)
+        cpu:    process + S + max(E + B, B + sum over sites 4 i^2 + T, 2 B + sum 2 i (i + 1) + R)
+        device:           S + max(E + B, B + sum over sites 4 i^2 + T, B + R)
         T = b max(i) (c + 4)      R = max over sites 4 (3 i^2 + 11 r i)
 
     The three terms are: embedding the windows; collecting Hessians, all of a block at once, from b tokens at a time (2048, or
@@ -54,12 +55,19 @@ def peaks(
     float32 there are the site's Hessian, `admm`'s matrices and eleven copies of its weights (fitted to measured peaks).
     Linears of a module with the same number of inputs are assumed to share a site, except for the last, which reads the
     others' outputs (o_proj, down_proj). Other methods take less. The page cache is not counted, as it gives way. When blocks
-    are pruned, `check_without` holds embeddings and head in float32, so O + B is at least 4 O / c.
+    are pruned, `check_without` holds embeddings and head in float32, so E + B is at least 4 O / c. What only images use is copied
+    tensor by tensor, and does not count.
     """
-    _, blocks = find_blocks(model)
+    prefix, blocks = find_blocks(model)
     block = max(blocks, key=_bytes)
-    inside = {id(parameter) for each in blocks for parameter in each.parameters()}
-    outside: int = sum(each.numel() * each.itemsize for each in model.parameters() if id(each) not in inside)
+    text, head = text_paths(model, prefix), model.get_output_embeddings()
+    around = [
+        (each, head is not None and each is getattr(head, "weight", None))
+        for path, each in model.named_parameters()
+        if path.startswith(text) and not path.startswith(f"{prefix}.")
+    ]
+    outside: int = sum(each.numel() * each.itemsize for each, _ in around)
+    embeddings: int = sum(each.numel() * each.itemsize for each, ends in around if not ends or _is_tied(model, each))
     item: int = next(model.parameters()).itemsize
     states: int = windows * seqlen * model.config.get_text_config().hidden_size * item
     sites = [site for _, shapes in linear_shapes(block) for site in sites_of(shapes)]
@@ -69,11 +77,15 @@ def peaks(
     solving = max((4 * (3 * i * i + 11 * r * i) for r, i in sites), default=0)
     loaded = _bytes(block)
     compared = 4 * (outside // item) if blocks_leave else 0
-    before = max(outside + loaded, compared), loaded + collecting
+    before = max(embeddings + loaded, compared), loaded + collecting
     return Peaks(
         _PROCESS_BYTES + states + max(*before, 2 * loaded + packed + solving),
         states + max(*before, loaded + solving),
     )
+
+
+def _is_tied(model: CausalModel, parameter: nn.Parameter) -> bool:
+    return any(parameter is each for each in model.get_input_embeddings().parameters())
 
 
 def _bytes(module: nn.Module) -> int:

@@ -40,6 +40,10 @@ class Cut(ABC):
     def entry(self, group: int, name: str, entry: TensorEntry) -> TensorEntry:
         """Return the new entry, with shape and size, of a tensor of block `group` (-1: outside of blocks)."""
 
+    def copies(self, _group: int, _name: str) -> bool:
+        """Return whether a tensor is known to stay as it is: then it is compared in pieces."""
+        return False
+
     @abstractmethod
     def tensor(self, group: int, name: str, tensor: Tensor) -> Tensor:
         """Return the kept values of a tensor of block `group` (-1: outside of blocks)."""
@@ -65,8 +69,7 @@ def sizes_of_opened(dense: OpenedModel, folder: Path) -> dict[str, int]:
     for index in range(len(smaller.blocks)):
         with smaller.block(index):
             pass
-    with smaller.outside():
-        pass
+    smaller.check_outside()
     return sizes(dense.streamed, smaller)
 
 

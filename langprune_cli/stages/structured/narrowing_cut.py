@@ -51,6 +51,10 @@ class NarrowingCut(Cut):
         """Return the entry with the new number of units."""
         return entry if group < 0 else self.narrowing.entry(self._path(group, name), entry)
 
+    def copies(self, group: int, _name: str) -> bool:
+        """Return whether the tensor lies outside of the blocks."""
+        return group < 0
+
     def tensor(self, group: int, name: str, tensor: Tensor) -> Tensor:
         """Return the kept units."""
         if group < 0:

@@ -38,6 +38,10 @@ class VocabularyCut(Cut):
         """Return the entry with one row per kept token."""
         return self.rows.entry(name, entry) if group < 0 else entry
 
+    def copies(self, group: int, name: str) -> bool:
+        """Return whether the tensor has no row for each token."""
+        return group >= 0 or name not in self.rows.names
+
     def tensor(self, group: int, name: str, tensor: Tensor) -> Tensor:
         """Return the kept rows."""
         return self.rows.tensor(name, tensor) if group < 0 else tensor

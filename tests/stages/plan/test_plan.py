@@ -282,9 +282,10 @@ def test_memory_of_blocks_counts_the_comparison_in_float32(tmp_path: Path) -> No
         plan(location, read_patterns([pattern], None), windows=1, seqlen=8).peaks
         for pattern in ("blocks:0.5", "channels:0.5")
     )
-    outside = 2 * 200_000 * 64 + 64
+    embeddings = 200_000 * 64 + 64
+    outside = 200_000 * 64 + embeddings
     block = 4 * 64 * 64 + 3 * 64 * 128 + 2 * 64
-    assert blocks.device - channels.device == 4 * outside - 2 * (outside + block)
+    assert blocks.device - channels.device == 4 * outside - 2 * (embeddings + block)
     assert blocks.cpu - channels.cpu == blocks.device - channels.device
 
 
