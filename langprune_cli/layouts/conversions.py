@@ -135,7 +135,10 @@ class Conversions:
         """Return the targets of the tensors that transformers makes a parameter of, perhaps with others; none without such."""
         for rule in self._converters:
             merges = isinstance(rule.operations[0], MergeModulelist)
-            if not merges and path.endswith(rule.target_patterns[0]):
+            ends = path.endswith(rule.target_patterns[0]) or path.removesuffix(".weight").endswith(
+                rule.target_patterns[0]
+            )
+            if not merges and ends:
                 found = [Target(path, rule, source) for source in range(len(rule.source_patterns))]
                 return [] if found[0].chunks else found
         return []

@@ -119,7 +119,9 @@ class TensorNames:
         elif composed := [each for each in map(self._composed_at, target.paths) if each]:
             self._by_path |= dict.fromkeys((f"{each}.sources.{target.source}.weight" for each in composed), name)
         else:
-            self._sources.setdefault(path, []).append((name, target))
+            for each in target.paths:
+                known = (spelled for spelled in self._rules.spellings(each) if spelled in self._shapes)
+                self._sources.setdefault(path if each == target.path else next(known, each), []).append((name, target))
 
     def _composed_at(self, path: str) -> str | None:
         """Return the path of the `Composed` in the place of the linear whose weight is at `path`."""

@@ -1,5 +1,6 @@
 """Keeps a model's weights in memory one block at a time."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -267,10 +268,12 @@ class StreamedModel:
     def _loaded(self, slots: Iterable[Slot]) -> Iterator[None]:
         slots = list(slots)
         placeholders = [getattr(*slot.owners[0]) for slot in slots]
-        tensors = self._read([name for slot in slots for name in slot.names])
+        uses = Counter(name for slot in slots for name in slot.names)  # a tensor may be made into several parameters
+        tensors = self._read(list(uses))
         try:
             for slot, placeholder in zip(slots, placeholders, strict=True):
-                read = {name: tensors.pop(name) for name in slot.names}
+                uses.subtract(slot.names)
+                read = {name: tensors[name] if uses[name] else tensors.pop(name) for name in slot.names}
                 value = slot.made.value(self.model, read) if slot.made else read[slot.name]
                 value = value.to(self.device, self.dtype, non_blocking=True)
                 if value.shape != placeholder.shape:
