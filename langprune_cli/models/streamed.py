@@ -160,7 +160,7 @@ class StreamedModel:
 
     def tensor_names(self, index: int) -> list[str]:
         """Return the checkpoint tensors of block `index`."""
-        return [name for slot in self._slots[index] for name in slot.names]
+        return list(dict.fromkeys(name for slot in self._slots[index] for name in slot.names))
 
     def tensor_paths(self, index: int) -> dict[str, str]:
         """Return path inside the block -> checkpoint tensor, for the parameters of block `index`.
