@@ -1,7 +1,7 @@
 """Keeps a model's weights in memory one block at a time."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -265,15 +265,14 @@ class StreamedModel:
                 pass
 
     @contextmanager
-    def _loaded(self, slots: Iterable[Slot]) -> Iterator[None]:
-        slots = list(slots)
+    def _loaded(self, slots: Sequence[Slot]) -> Iterator[None]:
         placeholders = [getattr(*slot.owners[0]) for slot in slots]
-        uses = Counter(name for slot in slots for name in slot.names)  # a tensor may be made into several parameters
-        tensors = self._read(list(uses))
+        left = Counter(name for slot in slots for name in slot.names)  # a tensor may be made into several parameters
+        tensors = self._read(list(left))
         try:
             for slot, placeholder in zip(slots, placeholders, strict=True):
-                uses.subtract(slot.names)
-                read = {name: tensors[name] if uses[name] else tensors.pop(name) for name in slot.names}
+                left.subtract(slot.names)
+                read = {name: tensors[name] if left[name] else tensors.pop(name) for name in slot.names}
                 value = slot.made.value(self.model, read) if slot.made else read[slot.name]
                 value = value.to(self.device, self.dtype, non_blocking=True)
                 if value.shape != placeholder.shape:

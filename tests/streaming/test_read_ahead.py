@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.models import streamed
 from langprune_cli.models.streamed import StreamedModel
 from langprune_cli.streaming.walk import HiddenStates, walk
 
@@ -22,7 +21,7 @@ IDS = torch.arange(3, 35).view(2, 16)
 @pytest.fixture
 def ahead(pico_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StreamedModel:
     """Open a copy of a model on the CPU that reads ahead as it would for a GPU."""
-    monkeypatch.setattr(streamed, "_pinned", lambda tensor: tensor)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
     model = StreamedModel(shutil.copytree(pico_model, tmp_path / "model"))
     model._reader = ThreadPoolExecutor(1)
     return model
