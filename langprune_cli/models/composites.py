@@ -80,6 +80,13 @@ def held_blocks(config: Configuration) -> frozenset[int]:
     return frozenset(range(max([added, *(block + 1 for block in named)])))
 
 
+def blocks_of_images(config: Configuration) -> tuple[int, ...]:
+    """Return the blocks that see only images, by cross-attention, and that code passes over for text alone: mllama's."""
+    return (
+        tuple(getattr(config.get_text_config(), "cross_attention_layers", None) or ()) if reads_images(config) else ()
+    )
+
+
 def config_alone(config: Configuration, label: str, *, tied: bool) -> Configuration:
     """Return the configuration of the text tower of a model that reads images, as a causal language model.
 

@@ -15,7 +15,7 @@ from langprune_cli.errors import LangpruneError, first_line
 from langprune_cli.layouts.composed import compose_linears
 from langprune_cli.layouts.experts import AnyExperts
 from langprune_cli.layouts.separation import separate_experts
-from langprune_cli.models.composites import auto_class, reads_images, tower_path
+from langprune_cli.models.composites import auto_class, blocks_of_images, reads_images, tower_path
 from langprune_cli.models.model_files import check_files
 from langprune_cli.models.protocols import CausalModel, Configuration
 
@@ -232,8 +232,14 @@ def parameter_shapes(model: CausalModel) -> list[Shapes]:
 def find_blocks(model: CausalModel) -> tuple[str, nn.ModuleList]:
     """Return the outermost module list with one entry per decoder layer, and its name; inside the text tower, if there is one.
 
-    Raises LangpruneError without one, and for blocks whose parts lie in several lists beside each other (xlm).
+    Raises LangpruneError without one, for blocks whose parts lie in several lists beside each other (xlm), and for blocks that
+    text does not pass through (mllama).
     """
+    if skipped := blocks_of_images(model.config):
+        raise LangpruneError(
+            f"{type(model).__name__} has blocks that see only images ({', '.join(map(str, skipped))}) and that text alone does "
+            "not pass through, so that a text says nothing of them: this family is not supported"
+        )
     text = model.config.get_text_config()
     count = text.num_hidden_layers
     tower = tower_path(model)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import langprune_cli
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models import checkpoint
+from langprune_cli.models.skeleton import build_skeleton, find_blocks, read_config
 from langprune_cli.models.streamed import StreamedModel
 from langprune_cli.models.tensor_entry import TensorEntry
 from langprune_cli.models.vocabulary_rows import VocabularyRows, image_ids, with_default_ids
@@ -179,3 +180,16 @@ def test_parts_of_images_that_are_tokens_are_refused_for_vocabularies(tmp_path: 
     streamed.config.vocabulary_map = {"IMGIMGA": 5}  # type: ignore[attr-defined] # of chameleon and emu3
     with pytest.raises(LangpruneError, match="parts of images are tokens"):
         VocabularyRows(streamed, ()).names  # noqa: B018 - raises
+
+
+def test_blocks_that_see_only_images_are_refused_before_any_work(tmp_path: Path) -> None:
+    """Text alone passes over mllama's blocks of cross-attention."""
+    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 97,
+            "num_key_value_heads": 2, "cross_attention_layers": [1, 3], "pad_token_id": 0}  # fmt: skip
+    transformers.MllamaConfig(text_config=text, architectures=["MllamaForConditionalGeneration"]).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(
+        LangpruneError, match=r"has blocks that see only images \(1, 3\) and that text alone does not pass"
+    ):
+        find_blocks(build_skeleton(read_config(tmp_path), torch.float32))
