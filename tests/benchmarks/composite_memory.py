@@ -81,6 +81,18 @@ def run(folder: Path) -> Iterator[str]:
         "`mask --pattern 2:4`": ("mask", *common, *model, "--pattern", "2:4"),
         "`apply`": ("apply", *common, "--out", str(folder / "applied")),
         "`apply --text-only`": ("apply", *common, "--text-only", "--out", str(folder / "alone")),
+        "`prune --pattern 2:4 --method wanda`": (
+            "prune",
+            *common,
+            *model,
+            *text,
+            "--pattern",
+            "2:4",
+            "--method",
+            "wanda",
+            "--out",
+            str(folder / "pruned"),
+        ),
         "`prune --pattern 2:4`": ("prune", *common, *model, *text, "--pattern", "2:4", "--out", str(folder / "pruned")),
     }
     block = sum(each.size for name, each in entries.items() if ".layers.0." in name and "language_model" in name)
