@@ -146,7 +146,7 @@ def family_of(config: Configuration) -> Family:
     text = config.get_text_config()
     own_code = _has_own_code(text)
     if text.model_type not in FAMILIES or own_code or getattr(text, "is_heterogeneous", False):
-        what = f"{text.model_type} with its own code" if own_code else text.model_type
+        what = f"this {text.model_type} with its own code" if own_code else f"this {text.model_type}"
         what = f"{what} with blocks of different shapes" if getattr(text, "is_heterogeneous", False) else what
         raise LangpruneError(
             f"Channels and KV groups of {what} cannot be removed: prune it with an unstructured or N:M pattern"
@@ -199,8 +199,15 @@ def experts_in(text: Configuration) -> int:
 
 def has_experts(config: Configuration) -> bool:
     """Return whether a configuration counts experts, under whatever name."""
-    counts = ((key, value) for key, value in vars(config.get_text_config()).items() if "expert" in key)
-    return any(type(value) is int and value > 1 for _, value in counts)
+    return _counts_experts(vars(config.get_text_config()))
+
+
+def _counts_experts(values: dict[str, object]) -> bool:
+    return any(
+        ("expert" in key and type(value) is int and value > 1)
+        or (hasattr(value, "model_type") and _counts_experts(vars(value)))  # dbrx's ffn_config
+        for key, value in values.items()
+    )
 
 
 def axes_of(config: Configuration, kinds: Iterable[Kind]) -> tuple[Axis, ...]:
@@ -235,7 +242,8 @@ def _groups(config: Configuration) -> Axis:
     family, text = family_of(config), config.get_text_config()
     if family.attention is None:
         raise LangpruneError(
-            f"config.json of a {text.model_type} cannot state fewer heads: prune its channels or blocks, not KV groups"
+            f"The config.json of this {text.model_type} cannot state fewer heads of the same width: prune its channels or "
+            "blocks, not KV groups"
         )
     heads = heads_of(config)
     if heads.groups == 1:

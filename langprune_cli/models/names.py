@@ -107,6 +107,10 @@ class TensorNames:
         """Record the parameter of a tensor."""
         spelled = self._rules.spellings(target.path)
         path = next((each for each in spelled if each in self._shapes or each in self._merged), target.path)
+        if (
+            path not in self._shapes and target.rule is None
+        ):  # a renaming that was meant for others (deepseek_v4's .norm.)
+            path = next((each for each in self._rules.spellings(name) if each in self._shapes), path)
         if target.is_merged:
             for each in self._linear(path, target):
                 self._by_path[each] = name
@@ -227,6 +231,6 @@ def _lacks(
     if made := tensors.explanation(path):
         return LangpruneError(f"{folder} has {made}: this layout is not supported")
     return LangpruneError(
-        f"{folder} has no tensor for {path} of {type(model).__name__}: get the checkpoint again; if that is "
+        f"no tensor of {folder} was found to be {path} of {type(model).__name__}: get the checkpoint again; if that is "
         "whole, this family is not supported"
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.families import KV_GROUPS, Axis, Kind, Slice, sparse_blocks
-from langprune_cli.models.protocols import Configuration
+from langprune_cli.models.protocols import Configuration, block_count, block_key
 from langprune_cli.models.tensor_entry import TensorEntry
 
 # Configuration lists, of any family, with one entry per block.
@@ -127,7 +127,7 @@ class Narrowing:
                 _state(part, text, key, self.kept[axis.kind] * of_each)
             for key, value in axis.fixed:
                 _state(part, text, key, value)
-        if len(self.blocks) < text.num_hidden_layers:
+        if len(self.blocks) < block_count(text):
             self._without_blocks(part, text)
         return smaller
 
@@ -149,7 +149,7 @@ class Narrowing:
             sparse = sparse_blocks(text)
             part["mlp_only_layers"] = [new for new, index in enumerate(self.blocks) if not sparse[index]]
             part["decoder_sparse_step"] = 1
-        _state(part, text, "num_hidden_layers", len(self.blocks))
+        _state(part, text, block_key(text), len(self.blocks))
 
     def _problem(self, smaller: dict[str, object], config: Configuration) -> str | None:
         """Return why transformers could not open the smaller model as intended, None if it can."""
@@ -217,7 +217,7 @@ def possible_groups(axes: Sequence[Axis], raw: dict[str, object], config: Config
     axes: with those of KV groups among them. Some configurations want the heads to divide the hidden size.
     """
     groups = tuple(axis for axis in axes if axis.kind == KV_GROUPS)
-    every = tuple(range(config.get_text_config().num_hidden_layers))
+    every = tuple(range(block_count(config.get_text_config())))
     fewer = range(groups[0].units - 1, 0, -1)
     return [left for left in fewer if Narrowing(groups, {KV_GROUPS: left}, every, "").opens(raw, config)]
 
@@ -240,6 +240,10 @@ def blocks_prefix(paths: Mapping[str, str], index: int) -> str:
     for path, name in paths.items():
         if name.endswith(f".{index}.{path}"):
             return name.removesuffix(f".{index}.{path}")
+    number = f".{index}."  # the names after it may be others than the paths (deepseek_v4)
+    found = {name.partition(number)[0] for name in paths.values()}
+    if len(found) == 1 and all(number in name for name in paths.values()):
+        return found.pop()
     raise LangpruneError(
         f"The names of block {index}'s tensors, such as {next(iter(paths.values()), 'none')}, do not have its number: blocks "
         "of this checkpoint cannot be removed"
@@ -261,4 +265,4 @@ def attention_blocks(text: Configuration) -> list[int]:
 
 
 def _one_per_block(values: object, text: Configuration) -> TypeGuard[Sequence[object]]:
-    return isinstance(values, (list, tuple)) and len(values) == text.num_hidden_layers
+    return isinstance(values, (list, tuple)) and len(values) == block_count(text)

@@ -40,6 +40,25 @@ class Configuration(Protocol):
     def _decode_special_floats(self, values: dict[str, object]) -> dict[str, object]: ...
 
 
+# Of decoders whose configuration is an encoder's as well: num_hidden_layers is the encoder's number (bart, whisper). xlstm
+# builds by num_blocks.
+_OWN_COUNTS = ("decoder_layers", "num_decoder_layers", "num_blocks")
+
+
+def block_key(text: Configuration) -> str:
+    """Return the key by which a configuration of a text model counts its blocks."""
+    values = vars(text)
+    computed = isinstance(getattr(type(text), "num_hidden_layers", None), property)
+    keys = (*_OWN_COUNTS, *(["num_layers"] if computed else []))  # longcat_flash computes two layers for each block
+    return next((key for key in keys if isinstance(values.get(key), int)), "num_hidden_layers")
+
+
+def block_count(text: Configuration) -> int:
+    """Return how many blocks a configuration of a text model counts; raises AttributeError if it does not (blt)."""
+    count: int = getattr(text, block_key(text))
+    return count
+
+
 class CausalModel(nn.Module):
     """A causal language model of transformers. For type checks only: no object is of this class."""
 

@@ -17,7 +17,7 @@ from langprune_cli.layouts.experts import AnyExperts
 from langprune_cli.layouts.separation import separate_experts
 from langprune_cli.models.composites import auto_class, blocks_of_images, reads_images, tower_path
 from langprune_cli.models.model_files import check_files
-from langprune_cli.models.protocols import CausalModel, Configuration
+from langprune_cli.models.protocols import CausalModel, Configuration, block_count, block_key
 
 _MOST_CONFIG_BYTES = 16 << 20
 # A configuration controls how many modules are built: absurd counts would take minutes, or all memory.
@@ -132,7 +132,8 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Configurati
     known = reads_images(config) or type(config) in AutoModelForCausalLM._model_mapping or hasattr(config, "auto_map")  # noqa: SLF001 - no public list
     if not known or getattr(config, "is_encoder_decoder", False) or (kind and not kind.endswith(ends)):
         raise LangpruneError(
-            f"{folder} is not a causal language model ({kind or config.model_type}): name one that generates text"
+            f"{folder} is not a causal language model ({kind or config.model_type}): name one that "
+            "generates text from text, or from images too"
         )
     if config._attn_implementation not in _OWN_ATTENTION:  # noqa: SLF001 - transformers has no other name for it
         config._attn_implementation = None  # noqa: SLF001 - as above, and of inner configurations
@@ -202,9 +203,14 @@ def build_skeleton(
     Raises LangpruneError for a configuration that transformers cannot build.
     """
     most = _MOST_PARAMETERS if names is None else 4 * len(names) + 64  # a merged tensor becomes several parameters
+    text = config.get_text_config()
+    if not hasattr(text, block_key(text)):
+        raise LangpruneError(
+            f"config.json of this {config.model_type} does not count blocks: this family is not supported"
+        )
     try:
-        if not 0 < config.get_text_config().num_hidden_layers <= _MOST_BLOCKS:
-            raise ValueError(f"num_hidden_layers = {config.get_text_config().num_hidden_layers}")
+        if not 0 < (count := block_count(text)) <= _MOST_BLOCKS:
+            raise ValueError(f"num_hidden_layers = {count}")
         with _WithoutValues():
             with _parameters_on_meta(most):
                 model: CausalModel = auto_class(config).from_config(
@@ -241,14 +247,11 @@ def find_blocks(model: CausalModel) -> tuple[str, nn.ModuleList]:
             "not pass through, so that a text says nothing of them: this family is not supported"
         )
     text = model.config.get_text_config()
-    count = text.num_hidden_layers
+    count = block_count(text)
     tower = tower_path(model)
     held = model.get_submodule(tower).named_modules(prefix=tower)
     named = [(name, each) for name, each in held if isinstance(each, nn.ModuleList)]
     lists = [(name, each) for name, each in named if len(each) == count and not isinstance(each, AnyExperts)]
-    if not lists:  # longcat_flash counts the layers of attention, two in each block
-        counts = {count // 2} & {getattr(text, "num_layers", 0)}
-        lists = [(name, each) for name, each in named if len(each) in counts and not isinstance(each, AnyExperts)]
     stack = getattr(text, "num_layers_per_stack", None)
     if not lists and stack:  # hrm_text
         stacks = {2: "two"}.get(number := sum(len(each) == stack for _, each in named), str(number))

@@ -38,20 +38,25 @@ class VocabularyRows:
                 f"{self.model.folder / 'config.json'} has a vocabulary_map, by which parts of images are tokens: the vocabulary "
                 "of this family cannot be trimmed"
             )
-        ours = [self.model.model.get_input_embeddings(), self.model.model.get_output_embeddings()]
+        head = self.model.model.get_output_embeddings()
+        ours = [self.model.model.get_input_embeddings(), head]
+        # A head's bias may belong to the module around it (reformer).
+        around = [each for each in self.model.model.modules() if any(child is head for child in each.children())]
         # Embeddings beside the main one may have another size: gemma3n's vocab_size_per_layer_input.
         text = vars(self.model.config.get_text_config())
         sizes = [(size,) for key, size in text.items() if key.startswith("vocab_size")]
         found = set()
         for name, owners in self.model.outside_owners().items():
             rows = self.model.checkpoint.entries[name].shape[:1]
-            if rows == (self.rows,) and any(owner is each for owner in owners for each in ours):
+            holders = ours if len(self.model.checkpoint.entries[name].shape) > 1 else [*ours, *around]
+            if rows == (self.rows,) and any(owner is each for owner in owners for each in holders):
                 found.add(name)
             elif rows in sizes and any(isinstance(owner, nn.Embedding) for owner in owners):
                 raise LangpruneError(
                     f"{self.model.folder} holds {name} with one row per token, beside embeddings and head: the vocabulary of "
                     "this family cannot be trimmed"
                 )
+        self._check_blocks()
         if not found:
             raise LangpruneError(f"{self.model.folder} has no embedding of {self.rows} rows: get the checkpoint again")
         main = next(name for name, owners in self.model.outside_owners().items() if ours[0] in owners)
@@ -62,6 +67,17 @@ class VocabularyRows:
                 "so that the vocabulary of this family cannot be trimmed"
             )
         return frozenset(found)
+
+    def _check_blocks(self) -> None:
+        """Raise LangpruneError if blocks have numbers by token, as those of each token's experts (deepseek_v4)."""
+        for index, block in enumerate(self.model.blocks):
+            buffers = dict(block.named_buffers())
+            for path, name in self.model.buffer_paths(index).items():
+                if buffers[path].shape[:1] == (self.rows,) and not buffers[path].is_floating_point():
+                    raise LangpruneError(
+                        f"{self.model.folder} holds {name}, which numbers experts by token: the vocabulary of this family cannot "
+                        "be trimmed"
+                    )
 
     def entry(self, name: str, entry: TensorEntry) -> TensorEntry:
         """Return a tensor's entry with its new shape and size."""
@@ -120,9 +136,11 @@ def _text_key(config: Configuration) -> str:
 def with_vocab_size(raw: dict[str, object], config: Configuration, size: int) -> dict[str, object]:
     """Return a config.json for another number of tokens. raw: the present one, as in the file; config: the same, opened."""
     text = config.get_text_config()
+    of_decoder = [key for key in ("decoder_vocab_size",) if vars(text).get(key) == text.vocab_size]  # marian
+    sizes = dict.fromkeys(["vocab_size", *of_decoder], size)
     if text is config:
-        return raw | {"vocab_size": size}
+        return raw | sizes
     key = _text_key(config)
     inner = cast("Mapping[str, object]", raw.get(key) or {})
     outer = {"vocab_size": size} if "vocab_size" in raw else {}
-    return raw | outer | {key: {**inner, "vocab_size": size}}
+    return raw | outer | {key: {**inner, **sizes}}

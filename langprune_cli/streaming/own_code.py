@@ -23,6 +23,6 @@ def own_code(folder: Path, kind: str) -> Iterator[None]:
         if "allocate memory" in str(error):  # torch on a CPU raises a RuntimeError
             raise
         raise LangpruneError(
-            f"{kind} cannot run with the values of {folder / 'config.json'} ({first_line(error)}): check them, "
-            "or get the model again"
+            f"{kind} cannot run block by block with the values of {folder / 'config.json'} ({first_line(error)}): if "
+            "transformers runs it, this family is not supported; else get the model again"
         ) from error

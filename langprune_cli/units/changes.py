@@ -1,6 +1,6 @@
 """Finds the tensors that a number of the configuration counts: changes the number and builds the model again."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -140,7 +140,8 @@ def _by_reader(block: nn.Module, cuts: Mapping[str, Slice], count: Count) -> lis
         writers.append(cut)
     nearest: dict[str, list[Slice]] = {reader: [cut] for reader, cut in readers.items()}
     for cut in writers:
-        reader = _nearest(cut.path, readers)
+        expert = linears.get(id(modules[cut.path.rpartition(".")[0]]))
+        reader = _nearest(cut.path, [each for each in readers if expert in (None, linears[id(modules[each])])])
         if reader is None:
             return []
         nearest[reader].append(cut)
@@ -160,7 +161,7 @@ def _kind(expert: int | None, *, experts: bool, count: Count) -> Kind:
     return "expert-channels" if expert is not None else "shared-expert-channels" if experts else "channels"
 
 
-def _nearest(path: str, readers: Mapping[str, Slice]) -> str | None:
+def _nearest(path: str, readers: Sequence[str]) -> str | None:
     """Return the reader whose path has most in common with a parameter's; None where two have equally much."""
     parts = path.split(".")
     common = {reader: _common(parts, reader.split(".")) for reader in readers}

@@ -84,7 +84,7 @@ def _advice(possible: list[int], units: int) -> str:
 def expert_rows(config: Configuration) -> ExpertRows:
     """Return where a model of this configuration counts its experts; raises LangpruneError if none can leave."""
     text = config.get_text_config()
-    if getattr(text, "is_heterogeneous", False):
+    if getattr(text, "is_heterogeneous", False) and has_experts(config):
         raise LangpruneError(
             f"the blocks of this {text.model_type} have configurations of their own, and experts cannot leave: prune channels, "
             "blocks or single weights"
@@ -156,6 +156,11 @@ def _of_expert(axis: Axis, before: str, instead: str) -> Axis:
     return replace(axis, reader=axis.reader.replace(before, instead), slices=slices)
 
 
+def passing_on(model: CausalModel) -> bool:
+    """Return whether tokens may also go to experts that hand on what they are given."""
+    return any(isinstance(each, Experts) and each.form.passes_on for each in model.modules())
+
+
 def experts_in(block: nn.Module) -> tuple[str, Experts] | None:
     """Return the experts of a block with their path, None if it has none."""
     return next(((path, each) for path, each in block.named_modules() if isinstance(each, Experts)), None)
@@ -171,10 +176,16 @@ def _counts(model: CausalModel) -> list[int]:
         numbered = any(
             not each.is_floating_point() for each in block.state_dict().values()
         )  # experts by token (deepseek_v4)
-        if len(here) > 1 or not isinstance(here[0], Experts) or here[0].form.passes_on or numbered:
+        several = len(here) > 1 or not isinstance(here[0], Experts)  # jetmoe
+        if several or numbered:
+            what = (
+                "its attention has experts of its own"
+                if several
+                else "it numbers the experts of each token of the vocabulary"
+            )
             raise LangpruneError(
-                f"experts cannot leave this {model.config.get_text_config().model_type}: its router chooses more than whole "
-                "experts of one list in each block: prune channels, blocks or single weights"
+                f"experts cannot leave this {model.config.get_text_config().model_type}, since {what}: prune channels, blocks or "
+                "single weights"
             )
         found.append(len(here[0]))
     return found
@@ -221,7 +232,10 @@ def _outside(model: CausalModel) -> Shapes:
 
 
 def _cut(experts: str, before: Shapes, other: str, after: Shapes, units: int, left: int) -> dict[str, int] | None:
-    """Return the dimension of each tensor that has an entry for each expert; None if a block changes in another way."""
+    """Return the dimension of each tensor that has an entry for each expert; None if a block changes in another way.
+
+    Entries may follow for experts that hand on what they are given (longcat_flash).
+    """
     gone = tuple(f"{experts}.{number}." for number in range(left, units)) if experts else ()
     stay = {path: shape for path, shape in before.items() if not path.startswith(gone or ("\0",))}
     if experts != other or stay.keys() != after.keys() or (experts and len(stay) == len(before)):
@@ -231,7 +245,9 @@ def _cut(experts: str, before: Shapes, other: str, after: Shapes, units: int, le
         if shape == after[path]:
             continue
         dims = [dim for dim, (one, two) in enumerate(zip(shape, after[path], strict=False)) if one != two]
-        if len(shape) != len(after[path]) or len(dims) != 1 or (shape[dims[0]], after[path][dims[0]]) != (units, left):
+        if len(shape) != len(after[path]) or len(dims) != 1 or shape[dims[0]] - after[path][dims[0]] != units - left:
+            return None
+        if shape[dims[0]] < units:
             return None
         found[path] = dims[0]
     return found

@@ -20,7 +20,7 @@ from langprune_cli.layouts.conversions import converts_as
 from langprune_cli.models.families import Axis, Slice
 from langprune_cli.models.protocols import Configuration
 from langprune_cli.units.changes import Count, Skeleton
-from langprune_cli.units.experts import few_experts, for_each_expert
+from langprune_cli.units.experts import few_experts, for_each_expert, passing_on
 from langprune_cli.units.measured import Measure
 from langprune_cli.units.small import build, few_blocks, narrow_widths
 
@@ -97,8 +97,8 @@ def _pair(known: _Known) -> _Pair:
     measure = next((each for each in measures if each.logits is not None), None)
     if measure is None:
         raise LangpruneError(
-            f"Channels and KV groups of {known.config.get_text_config().model_type} cannot be removed (a small model of this "
-            "kind, on which it would be tried, does not run): prune it with an unstructured or N:M pattern"
+            f"Channels and KV groups of this {known.config.get_text_config().model_type} cannot be removed (a small model of "
+            "this kind, on which it would be tried, does not run): prune it with an unstructured or N:M pattern"
         )
     return _Pair(Skeleton(few, build(few), build), measure, experts)
 
@@ -111,7 +111,9 @@ def _channels(known: _Known) -> tuple[Axis, ...]:
     for key in _keys(pair.true.config):
         for of_true, of_small in _counts(pair, key):
             axes = _confirmed(pair, of_true, of_small, _feed_forward, problems)
-            if axes:
+            if axes and axes[0].kind == "expert-channels" and passing_on(pair.true.model):
+                problems.append("experts that hand on what they are given have matrices of the same width in its file")
+            elif axes:
                 kind = axes[0].kind if axes[0].kind not in found else f"{axes[0].kind}-of-{key}"
                 axes = for_each_expert(axes, pair.true.model, pair.experts)
                 found[kind] = tuple(replace(axis, kind=kind) for axis in axes)
@@ -119,7 +121,7 @@ def _channels(known: _Known) -> tuple[Axis, ...]:
     if not found:
         why = problems[0] if problems else "no number of its configuration counts them"
         raise LangpruneError(
-            f"Channels of {pair.name} cannot be removed ({why}): prune it with an unstructured or N:M pattern"
+            f"Channels of this {pair.name} cannot be removed ({why}): prune it with an unstructured or N:M pattern"
         )
     return tuple(axis for axes in found.values() for axis in axes)
 
@@ -254,12 +256,16 @@ def _groups(known: _Known) -> tuple[Axis, ...]:
     name, heads = text.model_type, getattr(text, "num_attention_heads", None)
     if not isinstance(heads, int):
         raise LangpruneError(
-            f"{name} states no number of attention heads for all of its blocks: prune it with an unstructured or N:M pattern"
+            f"This {name} states no number of attention heads for all blocks: prune with another pattern"
+        )
+    if "lsh" in (getattr(text, "attn_layers", None) or ()):
+        raise LangpruneError(
+            f"KV groups of this {name} cannot leave, since fewer heads are hashed otherwise: prune channels"
         )
     if getattr(text, "kv_lora_rank", None):
         raise LangpruneError(
-            f"All heads of {name} compute keys and values from one latent vector, so it has no KV groups: prune its channels or "
-            "blocks"
+            f"All heads of this {name} compute keys and values from one latent vector, so it has no KV groups: prune its "
+            "channels or blocks"
         )
     keys = [key for key in ("num_key_value_heads", "num_kv_heads") if isinstance(getattr(text, key, None), int)]
     groups = getattr(text, keys[0]) if keys else heads
@@ -281,9 +287,11 @@ def _groups(known: _Known) -> tuple[Axis, ...]:
         if axes := _confirmed(pair, of_true, of_small, lambda _, axes: bool(axes), problems):
             return axes
     if problems:
-        raise LangpruneError(f"KV groups of {name} cannot be removed ({problems[0]}): prune its channels or blocks")
+        raise LangpruneError(
+            f"KV groups of this {name} cannot be removed ({problems[0]}): prune its channels or blocks"
+        )
     raise LangpruneError(
-        f"config.json of a {name} cannot state fewer heads: prune its channels or blocks, not KV groups"
+        f"The config.json of this {name} cannot state fewer heads of the same width: prune its channels or blocks, not KV groups"
     )
 
 

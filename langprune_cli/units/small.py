@@ -13,7 +13,7 @@ import torch
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.narrowing import Narrowing, opened_as
-from langprune_cli.models.protocols import CausalModel, Configuration
+from langprune_cli.models.protocols import CausalModel, Configuration, block_count
 from langprune_cli.models.skeleton import build_skeleton, find_blocks, parameter_shapes
 from langprune_cli.models.vocabulary_rows import with_vocab_size
 from langprune_cli.tokens.choice import ids_in, replace_ids
@@ -73,7 +73,7 @@ def narrow_widths(config: Configuration) -> Configuration:
         except (LangpruneError, ValueError, TypeError, KeyError, AttributeError):
             by //= 2
             continue
-        if len(find_blocks(model)[1]) == text.num_hidden_layers and _same_paths(config, model):
+        if len(find_blocks(model)[1]) == block_count(text) and _same_paths(config, model):
             return smaller
         by //= 2
     return config

@@ -1,5 +1,6 @@
 """Families whose checkpoints transformers converts on loading: they are pruned as stored, and compute what stock models do."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -114,8 +115,13 @@ def test_a_merged_checkpoint_of_a_family_that_is_published_apart(tmp_path: Path,
 
 
 @pytest.mark.parametrize("pattern", ["channels:0.5", "blocks:0.5"])
-def test_layers_that_are_no_blocks_cannot_be_counted_anew(tmp_path: Path, windows: Path, pattern: str) -> None:
+def test_a_model_that_counts_two_layers_in_each_block(tmp_path: Path, windows: Path, pattern: str) -> None:
+    """Fewer blocks are stated by their own number; experts keep their channels, whose width those without channels share."""
     save("longcat_flash", tmp_path / "model")
-    done = langprune("prune", "-m", tmp_path / "model", "--data", windows, "-w", tmp_path / "w", "--pattern", pattern)
-    one_sentence(done, 1, "layers and the model has")
-    assert not list((tmp_path / "w").glob("models/*"))
+    words = ["--data", windows, "-w", tmp_path / "w", "--json"]
+    made = Path(did("prune", "-m", tmp_path / "model", *words, "--pattern", pattern).json["path"])
+    before, after = (json.loads((each / "config.json").read_text()) for each in (tmp_path / "model", made))
+    changed = {key for key in before if before[key] != after[key]}
+    assert changed == ({"ffn_hidden_size"} if pattern.startswith("channels") else {"num_layers"})
+    found = did("eval", "-m", made, *words).json["rows"][-1]["nats"]
+    assert found == pytest.approx(stock_loss(made, load_file(windows)["windows"].long()), abs=1e-6)

@@ -25,7 +25,7 @@ BOTH = [  # whose KV groups leave as well
 
 
 def config_of(family: str, **settings: Any) -> Any:
-    kind, base = (pico.EVERY_FAMILY | pico.FOUND | pico.OTHERS)[family]
+    kind, base = (pico.EVERY_FAMILY | pico.FOUND | pico.OTHERS | pico.MERGED)[family]
     return getattr(transformers, kind)(**base | settings)
 
 
@@ -51,6 +51,16 @@ def test_fewer_channels(family: str, tmp_path: Path) -> None:
     config = check(family, kept, tmp_path)
     for kind, (_, ((key, each),)) in summary(axes).items():
         assert config[key] == kept[kind] * each
+
+
+def test_each_reader_of_experts_has_the_writer_of_its_own_expert() -> None:
+    """Jetmoe's experts are two lists, of a gate beside its up projection, and of what reads them."""
+    axes = channel_axes(config_of("jetmoe"))
+    assert [axis.reader for axis in axes] == [f"mlp.output_linear.{expert}.linear" for expert in range(len(axes))]
+    for expert, axis in enumerate(axes):
+        (reader, writer) = axis.slices
+        assert (reader.path, reader.sizes) == (f"mlp.output_linear.{expert}.linear.weight", (1,))
+        assert (writer.path, writer.sizes) == (f"mlp.input_linear.{expert}.linear.weight", (1, 1))
 
 
 @pytest.mark.parametrize("family", BOTH)

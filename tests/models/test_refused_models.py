@@ -147,7 +147,7 @@ def test_attention_code_that_a_configuration_names_is_not_fetched(wanted: object
         ("llama", {"num_attention_heads": 0}, "transformers cannot open .*config.json"),
         ("llama", {"hidden_act": "none such"}, "cannot build the llama model of .* [(].*none such"),
         ("bloom", {"n_head": 0}, "cannot build the bloom model"),
-        ("mixtral", {"num_experts_per_tok": 5}, "MixtralForCausalLM cannot run with the values of .*config.json"),
+        ("mixtral", {"num_experts_per_tok": 5}, "MixtralForCausalLM cannot run block by block with the values of .*config.json"),
     ],
 )  # fmt: skip
 def test_a_configuration_that_describes_no_model(

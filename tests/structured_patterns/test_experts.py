@@ -4,10 +4,9 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -15,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+from langprune_cli.units.experts import expert_rows
+from tests.reference.routing import Unpicked, never_picked
 from tests.support.command import did, langprune, one_sentence
 from tests.support.pico import save_pico
 
@@ -33,6 +34,7 @@ EIGHT: dict[str, dict[str, Any]] = {
     "gpt_oss": {"num_local_experts": 8},
     "granitemoe": {"num_local_experts": 8},
     "llama4_text": {"num_local_experts": 8},
+    "longcat_flash": {"n_routed_experts": 8, "zero_expert_num": 4, "moe_topk": 3},
 }
 OPENS = """
 import sys
@@ -65,34 +67,14 @@ def stayed(mask: Path) -> dict[int, list[int]]:
     return {int(index): each["stay"] for index, each in blocks.items()}
 
 
-def routers(model: Any, blocks: dict[int, list[int]], experts: int) -> dict[int, tuple[nn.Parameter, Tensor]]:
-    """Return the router's weight of each block, by its id, with a mask of the experts that left."""
-    found = {}
-    for index, stay in blocks.items():
-        gone = torch.ones(experts, dtype=torch.bool).index_fill(0, torch.tensor(stay), value=False)
-        named = model.model.layers[index].named_parameters()
-        weights = [each for name, each in named if name.endswith(("mlp.gate.weight", "router.weight"))]
-        assert len(weights) == 1
-        found[id(weights[0])] = weights[0], gone
-    return found
-
-
 @contextmanager
-def never_picked(model: Any, blocks: dict[int, list[int]], experts: int) -> Iterator[None]:
-    """Mask the router's logits of the experts that left, and what is added to them."""
-    found, linear = routers(model, blocks, experts), nn.functional.linear
-
-    def masked(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        made = linear(x, weight, bias)
-        return made.masked_fill(found[id(weight)][1], float("-inf")) if id(weight) in found else made
-
-    with torch.no_grad():
+def none_picks(model: Any, blocks: dict[int, list[int]], experts: int) -> Iterator[None]:
+    """Let no token go to the experts that left."""
+    rows = expert_rows(model.config).rows
+    with ExitStack() as stack:
         for index, stay in blocks.items():
-            for name, each in model.model.layers[index].state_dict().items():
-                if name.endswith("e_score_correction_bias"):
-                    gone = [expert for expert in range(experts) if expert not in stay]
-                    each[..., gone] = float("-inf")
-    with patch("torch.nn.functional.linear", masked):
+            gone = tuple(expert for expert in range(experts) if expert not in stay)
+            stack.enter_context(never_picked(model.model.layers[index], Unpicked(index, gone, rows)))
         yield
 
 
@@ -116,7 +98,7 @@ def test_the_model_is_the_dense_one_that_never_picks_them(
     ids = some_windows(seed=2).long()
     dense = AutoModelForCausalLM.from_pretrained(tmp_path / "dense", dtype=torch.float32).eval()
     before = nats(dense, ids)
-    with never_picked(dense, blocks, 8):
+    with none_picks(dense, blocks, 8):
         wanted = nats(dense, ids)
     found = nats(AutoModelForCausalLM.from_pretrained(small, dtype=torch.float32).eval(), ids)
     assert (found - wanted).abs().mean() < 1e-6
@@ -214,7 +196,8 @@ def test_prune_makes_what_the_stages_make_and_plan_says_its_size(tmp_path: Path,
         ),
         ("mixtral", {}, 0.1, "removes none of 4 experts: give 0.25 or more"),
         ("deepseek_v3", GROUPED, 0.125, r"from 1 of 2 groups of equal size, and with 7 experts it could not"),
-        ("longcat_flash", {}, 0.25, "experts cannot leave this longcat_flash"),
+        ("jetmoe", {}, 0.25, "experts cannot leave this jetmoe, since its attention has experts of its own"),
+        ("deepseek_v4", {}, 0.25, "experts cannot leave this deepseek_v4, since it numbers the experts of each token"),
     ],
 )
 def test_what_cannot_leave(

@@ -34,11 +34,11 @@ def main() -> int:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
-    preload()
     number, shards = map(int, asked.shard.split("/"))
-    kinds = [each for each in every_kind() if not asked.types or each.name in asked.types]
+    kinds = [each for each in every_kind() if not asked.types or each.name in asked.types][number - 1 :: shards]
+    preload(kinds)
     rows = []
-    for row in survey(kinds[number - 1 :: shards], asked.processes):
+    for row in survey(kinds, asked.processes):
         rows.append(row)
         cells = {column: "yes" if text == WORKS else text for column, text in row.cells.items()}
         print(f"{row.kind.auto} {row.kind.name} {row.seconds:.1f} s", row.not_built or cells, flush=True)  # noqa: T201

@@ -84,6 +84,10 @@ def _settings(cls: type[PreTrainedConfig], default: PreTrainedConfig, kind: str)
         before = found.get(name)
         if name != "default":
             found[name] = before | value if isinstance(value, dict) and isinstance(before, dict) else value
+    if (
+        type(found.get("n_group")) is int and found["n_group"] > 1
+    ):  # of each group two experts stay, where a quarter leaves
+        found |= {name: 8 for name in ("n_routed_experts", "num_experts") if name in found}
     return found
 
 

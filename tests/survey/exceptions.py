@@ -42,6 +42,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "glm4v_moe_text": {"head_dim": 16, **_MROPE},
     "glm46v_text": _MROPE,
     "glm_ocr_text": _MROPE,
+    "hunyuan_v1_moe": {"num_experts": 4, "moe_topk": 2},
     "hunyuan_vl_text": _MROPE,
     "jamba": {"attn_layer_period": 4, "attn_layer_offset": 1},
     "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention", "conv"]},

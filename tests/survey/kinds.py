@@ -2,11 +2,18 @@
 
 import copy
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.models.auto import modeling_auto
 
 from tests.support.text.text_corpora import byte_level
@@ -40,10 +47,10 @@ def every_kind() -> list[Kind]:
     return [Kind(name, "causal") for name in sorted(alone)] + [Kind(name, "image-text") for name in sorted(images)]
 
 
-def preload() -> None:
-    """Import the code of every type, so that processes forked from this one need not."""
-    for auto in AUTO.values():
-        list(auto._model_mapping.values())
+def preload(kinds: Iterable[Kind]) -> None:
+    """Import the code of types, so that processes forked from this one need not."""
+    for kind in kinds:
+        AUTO[kind.auto]._model_mapping[CONFIG_MAPPING[kind.name]]
 
 
 def opened(kind: Kind, folder: Path) -> tuple[PreTrainedModel, dict[str, object]]:

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from transformers import CONFIG_MAPPING
+
 from tests.support.paths import REPOSITORY
 from tests.survey.kinds import Kind
 from tests.survey.survey import WORKS, Row
@@ -28,9 +30,9 @@ transformers {version} has {types} model types that generate text, {images} of t
 
 **yes** says that all of this holds. `eval` has the loss that stock transformers computes, of the dense and of the pruned model,
 to a millionth. Weights are zero where the mask says so, and all else is there byte by byte. A smaller model computes what the
-dense one does with the same parts zero, or with blocks that hand on what they are given. Where langprune is not installed,
-stock transformers opens the result and generates with it. A number stands for the [reason](#why-not) that langprune gives,
-before any work.
+dense one does with the same parts zero, with experts that no token goes to, or with blocks that hand on what they are given.
+Where langprune is not installed, stock transformers opens the result and generates with it. A number stands for the
+[reason](#why-not) that langprune gives, mostly before any work.
 
 `stream` is whether the model can be read block by block, which all stages need; `weights` are single weights, unstructured.
 The type of your model is the `model_type` of its `config.json`. This page and `models.json` beside it are made by
@@ -141,10 +143,12 @@ def _short(row: Row, column: str) -> str:
     text = row.cells.get(column, WRONG).replace("\n", " ").replace("workspace/models/", "")
     if text in (WORKS, WRONG):
         return text
-    text = re.sub(rf"(?:\bthis )?(?<![\w-]){re.escape(row.kind.name)}(?:_text)?(?![\w-])", "it", text)
+    text = re.sub(rf"(?:\b[Tt]his )?(?<![\w-]){re.escape(row.kind.name)}(?:_text)?(?![\w-])", "it", text)
+    text = re.sub(r"\b[Tt]his ([\w-]+)", lambda found: "it" if found[1] in CONFIG_MAPPING else found[0], text)
     for found, instead in _DIFFERS:
         text = found.sub(instead, text)
-    return text.partition(": ")[0].strip()
+    text = text.partition(": ")[0].strip()
+    return f"It{text[2:]}" if text.startswith("it ") else text
 
 
 def _text(cell: str | int, reasons: Sequence[str]) -> str:

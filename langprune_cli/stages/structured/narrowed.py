@@ -9,7 +9,7 @@ from langprune_cli.errors import LangpruneError
 from langprune_cli.models.families import KV_GROUPS, Axis, Kind
 from langprune_cli.models.model_files import CONFIG
 from langprune_cli.models.narrowing import Narrowing, blocks_prefix, opened_as, possible_groups
-from langprune_cli.models.protocols import Configuration
+from langprune_cli.models.protocols import Configuration, block_count
 from langprune_cli.models.skeleton import build_skeleton, parameter_shapes
 from langprune_cli.stages.structured.removals import Removal, Rounding
 from langprune_cli.streaming.opened import OpenedModel
@@ -50,9 +50,9 @@ def narrowing_of(
     """
     config, every = model.streamed.config, tuple(range(len(model.streamed.blocks)))
     text = config.get_text_config()
-    if len(every) != text.num_hidden_layers:  # longcat_flash counts two layers a block
+    if len(every) != block_count(text):
         raise LangpruneError(
-            f"config.json of a {text.model_type} counts {text.num_hidden_layers} layers and the model has {len(every)} blocks, "
+            f"config.json of this {text.model_type} counts {block_count(text)} layers and the model has {len(every)} blocks, "
             "so that it cannot describe a smaller one: use an unstructured or N:M pattern"
         )
     prefix = "" if blocks is None else blocks_prefix(model.streamed.tensor_paths(0), 0)

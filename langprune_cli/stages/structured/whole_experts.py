@@ -121,17 +121,17 @@ class ExpertCut(Cut):
         if router is None:
             return entry
         block, dim = router
-        left = len(self.stay[block])
-        return replace(
-            entry,
-            shape=(*entry.shape[:dim], left, *entry.shape[dim + 1 :]),
-            size=entry.size // self.rows.units * left,
-        )
+        left = entry.shape[dim] - self.rows.units + len(self.stay[block])
+        shape = (*entry.shape[:dim], left, *entry.shape[dim + 1 :])
+        return replace(entry, shape=shape, size=entry.size // entry.shape[dim] * left)
 
     def tensor(self, _group: int, name: str, tensor: Tensor) -> Tensor:
-        """Return the router's rows of the kept experts."""
+        """Return the router's rows of the kept experts, and of those that only hand on what they are given."""
         router = self._router(name)
-        return tensor if router is None else tensor.index_select(router[1], torch.tensor(self.stay[router[0]]))
+        if router is None:
+            return tensor
+        block, dim = router
+        return tensor.index_select(dim, torch.tensor([*self.stay[block], *range(self.rows.units, tensor.shape[dim])]))
 
     def file(self, name: str, data: bytes) -> bytes | None:
         """Return config.json with the new number of experts, other files unchanged."""

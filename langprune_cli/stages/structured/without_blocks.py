@@ -12,7 +12,7 @@ from langprune_cli.errors import LangpruneError, first_line
 from langprune_cli.models.model_files import CONFIG
 from langprune_cli.models.narrowing import attention_blocks, opened_as
 from langprune_cli.models.protocols import CausalModel, Configuration
-from langprune_cli.models.skeleton import parameter_shapes
+from langprune_cli.models.skeleton import build_skeleton, parameter_shapes
 from langprune_cli.models.streamed import StreamedModel
 from langprune_cli.stages.structured.narrowed import narrowing_of
 from langprune_cli.streaming.opened import OpenedModel
@@ -53,13 +53,14 @@ def check_without(model: OpenedModel, stay: Sequence[int]) -> None:
     names = {name: narrowing.leftover(name) for name in dense.outside_names()}
     names |= {name: narrowing.name(name, index) for index in stay for name in dense.tensor_names(index)}
     checkpoint = dense.checkpoint.renamed({old: new for old, new in names.items() if new})
-    build = partial(
-        StreamedModel, dtype=torch.float32, device=dense.device, trust_remote_code=model.compute.trust_remote_code
-    )
+    trusted = model.compute.trust_remote_code
+    build = partial(StreamedModel, dtype=torch.float32, device=dense.device, trust_remote_code=trusted)
     try:
         whole = build(folder, config=_looking_back_less(dense.config), checkpoint=dense.checkpoint)
-        smaller = build(folder, config=_looking_back_less(config), checkpoint=checkpoint)
-        check_shapes(whole.model, smaller.model, stay)
+        config = _looking_back_less(config)
+        skeleton = build_skeleton(config, torch.float32, trust_remote_code=trusted, names=checkpoint.tensors.keys())
+        check_shapes(whole.model, skeleton, stay)  # before its tensors are looked for
+        smaller = build(folder, config=config, checkpoint=checkpoint)
         _compare(whole, smaller, stay)
     except Exception as error:
         cause = error.__cause__ if isinstance(error, LangpruneError) else error

@@ -14,7 +14,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from langprune_cli.models.vocabulary_rows import with_default_ids, with_vocab_size
+from langprune_cli.models.streamed import StreamedModel
+from langprune_cli.models.vocabulary_rows import VocabularyRows, with_default_ids, with_vocab_size
 from tests.support import pico
 from tests.support.command import did, langprune, one_sentence
 from tests.support.text.tokenizer_training import gpt2_like, llama2_like, llama3_like, xlmr_like
@@ -138,6 +139,24 @@ def test_chats_are_written_in_the_new_ids(tmp_path: Path, text: Path) -> None:
         i: str(token) for i, token in tokenizer.added_tokens_decoder.items()
     }
     assert stay[small.convert_tokens_to_ids(USER)] == tokenizer.convert_tokens_to_ids(USER)
+
+
+def test_a_decoder_that_counts_its_tokens_itself() -> None:
+    """Marian's embeddings have decoder_vocab_size rows."""
+    config = transformers.MarianConfig(vocab_size=97, d_model=32, decoder_layers=2, decoder_ffn_dim=48)
+    fewer = with_vocab_size(config.to_dict(), config, 40)
+    assert fewer["vocab_size"] == fewer["decoder_vocab_size"] == 40
+
+
+def test_a_heads_bias_beside_the_head(tmp_path: Path) -> None:
+    """Reformer's is the parameter of the module around it."""
+    config = transformers.ReformerConfig(
+        vocab_size=97, hidden_size=32, attn_layers=["local"] * 2, num_attention_heads=2, attention_head_size=16,
+        feed_forward_size=48, axial_pos_shape=(8, 8), axial_pos_embds_dim=(16, 16), is_decoder=True, max_position_embeddings=64,
+    )  # fmt: skip
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    names = VocabularyRows(StreamedModel(tmp_path), range(96)).names
+    assert names == {"lm_head.bias", "lm_head.decoder.weight", "reformer.embeddings.word_embeddings.weight"}
 
 
 FRESH = """

@@ -10,7 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from langprune_cli.errors import LangpruneError
+from langprune_cli.models.streamed import StreamedModel
+from langprune_cli.models.vocabulary_rows import VocabularyRows
 from tests.support.command import DRAW, did, langprune, one_sentence, tree
+from tests.support.pico import save_pico
 from tests.support.text import vocabulary_trimming
 from tests.support.text.text_corpora import word_piece
 from tests.support.text.vocabulary_trimming import english
@@ -173,3 +177,9 @@ def test_a_configuration_that_changed_since_the_mask(here: Path, dense: Path, tm
     (tmp_path / "other/generation_config.json").write_text(json.dumps(record | {"eos_token_id": gone}))
     refused = langprune("apply", "--mask", "en-tokens-vocab", "-m", tmp_path / "other", "-w", here, "--name", "x")
     one_sentence(refused, 1, f"generation_config.json names the token id {gone}, which the mask does not keep")
+
+
+def test_numbers_of_each_tokens_experts_are_not_trimmed(tmp_path: Path) -> None:
+    save_pico("deepseek_v4", tmp_path)
+    with pytest.raises(LangpruneError, match=r"holds model\..*tid2eid, which numbers experts by token"):
+        VocabularyRows(StreamedModel(tmp_path), range(96)).names  # noqa: B018 - it is computed when it is read

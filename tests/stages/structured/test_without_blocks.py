@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
 
 from langprune_cli.depth_methods.method import depth_methods, get_depth_method
 from langprune_cli.errors import LangpruneError
+from langprune_cli.models.narrowing import Narrowing, opened_as
+from langprune_cli.models.protocols import block_count
+from langprune_cli.models.skeleton import build_skeleton, find_blocks
 from langprune_cli.stages.structured.without_blocks import check_first_run, check_without
 from tests.methods.test_depth_methods import opened, some_ids
 from tests.support.command import langprune, one_sentence
@@ -23,6 +27,20 @@ BY_NUMBER: dict[str, dict[str, Any]] = {
     "beam": {},
     "diffllama": {},
     "gpt2": {"scale_attn_by_inverse_layer_idx": True},
+}
+LONGCAT = {
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "n_routed_experts": 4,
+    "zero_expert_num": 2,
+    "moe_topk": 2,
+    "ffn_hidden_size": 48,
+    "expert_ffn_hidden_size": 16,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
 }
 FREE = [*EVERY_FAMILY, "mamba", "mamba2", "bamba"]
 
@@ -58,6 +76,39 @@ def test_blocks_that_compute_by_their_number(family: str, tmp_path: Path) -> Non
         LangpruneError, match=rf"this {family} .* \(the output of block 1 as block 0 differs by .* of its"
     ):
         check_first_run(opened(tmp_path), 1)
+
+
+@pytest.mark.parametrize(
+    ("family", "says"),
+    [
+        ("rwkv", r"expects pre_ln.weight of block 1 as \[32\], and it is none"),
+        ("ernie4_5_moe", r"expects mlp.gate.weight of block 1 as none, and it is \["),
+    ],
+)
+def test_blocks_whose_parts_depend_on_their_number(family: str, says: str, tmp_path: Path) -> None:
+    """The checkpoint is whole, and is not said to lack a tensor."""
+    save_pico(family, tmp_path)
+    with pytest.raises(
+        LangpruneError, match=rf"Blocks of this {family} cannot be removed.* \(the smaller model {says}"
+    ):
+        check_first_run(opened(tmp_path), 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "key"),
+    [
+        ("Bart", {"d_model": 32, "encoder_layers": 2, "decoder_layers": 4, "decoder_ffn_dim": 48}, "decoder_layers"),
+        ("ProphetNet", {"hidden_size": 32, "num_encoder_layers": 2, "num_decoder_layers": 4}, "num_decoder_layers"),
+        ("LongcatFlash", {"num_layers": 4} | LONGCAT, "num_layers"),
+    ],
+)
+def test_blocks_that_a_configuration_counts_otherwise(kind: str, sizes: dict[str, Any], key: str) -> None:
+    """num_hidden_layers is the number of an encoder's blocks, or of layers of attention."""
+    config = getattr(transformers, f"{kind}Config")(vocab_size=97, **sizes)
+    assert len(find_blocks(build_skeleton(config, torch.float32))[1]) == 4 == block_count(config)
+    fewer = opened_as(config, Narrowing((), {}, (1, 3), "").config(config.to_dict(), config))
+    assert getattr(fewer, key) == 2
+    assert len(find_blocks(build_skeleton(fewer, torch.float32))[1]) == 2
 
 
 def test_windows_of_attention_that_leave_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
