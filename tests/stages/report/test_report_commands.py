@@ -187,13 +187,18 @@ def _found(word: str, places: dict[str, Path]) -> str:
     return str(places[word.removeprefix(f"{HIDDEN}/")]) if word.startswith(f"{HIDDEN}/") else word
 
 
-COMMANDS = {"stats": ("calibrate", "combine"), "scores": ("score",), "masks": ("mask", "prune"), "models": ("apply",)}
+COMMANDS = {
+    "stats": ("calibrate", "combine"),
+    "scores": ("score",),
+    "masks": ("mask", "prune"),
+    "models": ("apply", "recover"),
+}
 # What changes no key, or is no parameter but an input.
 OTHERS = {
     "--lang", "--corpus", "--data", "--model", "--revision", "--nsamples", "--seqlen", "--seed", "--sampling", "--shard",
     "--device", "--batch-tokens", "--cache-dir", "--trust-remote-code", "--max-memory", "--name", "--force", "--dry-run",
-    "--workspace", "--json", "--stats", "--scores", "--mask", "--out", "--variant", "--tune", "--reapply", "--how",
-    "--propagation", "--help",
+    "--workspace", "--json", "--stats", "--scores", "--mask", "--out", "--variant", "--tune", "--recover", "--reapply",
+    "--how", "--propagation", "--teacher", "--help",
 }  # fmt: skip
 
 
