@@ -4,7 +4,7 @@ The llama becomes a mixtral: each of its experts begins as a random part of the 
 differ. A batch has the same number of windows of each text; the loss has the balance loss of each block's router (Fedus et al.,
 arXiv 2101.03961, section 2.2). The result is one folder, with the tokenizer, that transformers opens.
 
-    python -m tests.benchmarks.mixture_training --model DIR --text uk=calib.jsonl --text en=calib.jsonl --out DIR
+    python -m tests.benchmarks.mixture.training --model DIR --text uk=calib.jsonl --text en=calib.jsonl --out DIR
 """
 
 import argparse

@@ -1,10 +1,10 @@
 """What whole experts cost a mixture of two languages, beside channels of the same bytes: nats lost on held-out text of both.
 
-Each way prunes the model of `tests.benchmarks.mixture_training` with `langprune prune`, for each text and for half of both. A
+Each way prunes the model of `tests.benchmarks.mixture.training` with `langprune prune`, for each text and for half of both. A
 share of channels removes the weights that the same share of experts does, but for the router's rows. Writes docs/experts.json,
 and the tables of docs/experts.md.
 
-    python -m tests.benchmarks.mixture --model DIR --text uk=calib.safetensors,test.safetensors --text en=...,...
+    python -m tests.benchmarks.mixture.measuring --model DIR --text uk=calib.safetensors,test.safetensors --text en=...,...
 """
 
 import argparse
@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.benchmarks.quality import Text, run
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SHARES = (0.25, 0.5)
 # Channels are rounded to 8, so that they are exactly the share; least squares on the channels' inputs follows by default.
 WAYS: dict[str, tuple[str, ...]] = {

@@ -1,0 +1,1 @@
+"""A small mixture of experts: trained on two languages, and pruned by whole experts and by channels."""
