@@ -92,7 +92,7 @@ def test_text_has_the_nats_of_stock_transformers(family: str, tmp_path: Path, wi
 
 
 @pytest.mark.parametrize("family", ["llava", "gemma3"])
-def test_no_tensor_of_the_vision_tower_is_read_for_statistics(
+def test_no_tensor_of_the_vision_tower_nor_a_head_is_read_for_statistics(
     family: str, tmp_path: Path, windows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / family
@@ -107,7 +107,7 @@ def test_no_tensor_of_the_vision_tower_is_read_for_statistics(
     monkeypatch.setattr(checkpoint, "read_entry", note)
     langprune_cli.calibrate(model=folder, data=windows, workspace=tmp_path / "w")
     entries = checkpoint.Checkpoint(folder).entries
-    text = {name for name in entries if "vision" not in name and "projector" not in name}
+    text = {name for name in entries if not any(part in name for part in ("vision", "projector", "lm_head"))}
     assert {entry.start for entry in read} == {entries[name].start for name in text}
     assert len(text) < len(entries)
 
