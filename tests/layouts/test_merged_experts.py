@@ -64,7 +64,10 @@ def ids_of(windows: Path) -> Tensor:
     return load_file(windows)["windows"]
 
 
-@pytest.mark.parametrize("family", MERGED)
+# inkling2_text takes as long as all others together.
+@pytest.mark.parametrize(
+    "family", [pytest.param(each, marks=pytest.mark.slow if each == "inkling2_text" else ()) for each in MERGED]
+)
 def test_pruned_in_the_layout_of_the_checkpoint(family: str, tmp_path: Path, windows: Path) -> None:
     """2:4 runs along the inputs however a tensor is stored; all else is as it was; stock transformers computes the same."""
     model = tmp_path / "model"

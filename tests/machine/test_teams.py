@@ -104,7 +104,7 @@ def test_statistics_are_those_of_one_process(family: str, processes: int, tmp_pa
 @pytest.mark.parametrize("words", [
     ["--method", "wanda", "--pattern", "2:4"],
     ["--method", "sparsegpt", "--sparsity", "0.5"],
-    ["--pattern", "channels:0.34", "--pattern", "kv-groups:0.5"],
+    pytest.param(["--pattern", "channels:0.34", "--pattern", "kv-groups:0.5"], marks=pytest.mark.slow),
     ["--pattern", "blocks:0.34", "--pattern", "2:4", "--method", "wanda", "--tune", "--epochs", "1"],
 ])  # fmt: skip
 def test_models_are_those_of_one_process_but_for_rounding(words: list[str], tmp_path: Path, windows: Path) -> None:

@@ -8,6 +8,7 @@ from tests.harnesses.kill_harness import COMMANDS, Harness, Made, is_swept, run_
 from tests.harnesses.kill_server import POWER, Kill
 
 
+@pytest.mark.slow
 def test_twenty_kills(tmp_path: Path) -> None:
     tally = run_kills(tmp_path, 20, seed=1)
     assert tally.failures == []

@@ -90,7 +90,9 @@ def test_channels_that_are_not_what_their_shapes_say_are_refused(
 ) -> None:
     config = type_of(module, **(SQUARE if module is fooling.Added else settings))
     name = module.__name__.lower()
-    with pytest.raises(LangpruneError, match=rf"Channels of fooling_{name} cannot be removed \(.*{REFUSED[module]}"):
+    with pytest.raises(
+        LangpruneError, match=rf"Channels of this fooling_{name} cannot be removed \(.*{REFUSED[module]}"
+    ):
         found_channels(config)
 
 
@@ -122,7 +124,7 @@ def test_packed_in_another_order(settings: dict[str, int]) -> None:
     if config.num_attention_heads == config.num_key_value_heads:
         check(config, found_groups(config))
         return
-    with pytest.raises(LangpruneError, match=f"KV groups of fooling_backwards cannot be removed .*{MEASURED}"):
+    with pytest.raises(LangpruneError, match=f"KV groups of this fooling_backwards cannot be removed .*{MEASURED}"):
         found_groups(config)
 
 
@@ -139,7 +141,7 @@ def test_kv_groups_that_are_not_what_their_shapes_say_are_refused(
     if module is fooling.Strided and settings["num_key_value_heads"] == settings["num_attention_heads"]:
         check(config := type_of(module, **settings), found_groups(config))  # each head is a group, in its own place
         return
-    with pytest.raises(LangpruneError, match=f"KV groups of fooling_{module.__name__.lower()} .*{MEASURED}"):
+    with pytest.raises(LangpruneError, match=f"KV groups of this fooling_{module.__name__.lower()} .*{MEASURED}"):
         found_groups(type_of(module, **settings))
 
 

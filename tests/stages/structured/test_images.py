@@ -62,6 +62,11 @@ print(json.dumps({"units": units, "idle": idle}))
 _FAMILIES = ("llava", "gemma3", "mistral3", "qwen2_5_vl", "qwen3_vl")
 
 
+def _each(*families: str) -> list[Any]:
+    """Return families as parameters; each takes a process of stock transformers, and two of them show the mechanism."""
+    return [pytest.param(each, marks=() if each in {"llava", "gemma3"} else pytest.mark.slow) for each in families]
+
+
 def _compared(dense: Path, pruned: Path, family: str, tmp_path: Path) -> dict[str, Any]:
     """Compare two models in stock transformers on two images; return what left."""
     paths = [tmp_path / f"image-{seed}.safetensors" for seed in (1, 2)]
@@ -84,20 +89,20 @@ def _pruned(family: str, tmp_path: Path, **options: object) -> tuple[Path, Path]
     return folder, made.folder
 
 
-@pytest.mark.parametrize("family", _FAMILIES)
+@pytest.mark.parametrize("family", _each(*_FAMILIES))
 def test_without_channels(family: str, tmp_path: Path) -> None:
     dense, pruned = _pruned(family, tmp_path, pattern="channels:0.25", method="wanda-sp", update="none", round_to=1)
     assert _compared(dense, pruned, family, tmp_path) == {"units": 3 * 12, "idle": []}
 
 
-@pytest.mark.parametrize("family", ["llava", "gemma3", "mistral3", "qwen3_vl"])
+@pytest.mark.parametrize("family", _each("llava", "gemma3", "mistral3", "qwen3_vl"))
 def test_without_kv_groups(family: str, tmp_path: Path) -> None:
     dense, pruned = _pruned(family, tmp_path, pattern="kv-groups:0.5", method="wanda-sp", update="none")
     assert _compared(dense, pruned, family, tmp_path) == {"units": 3 * 16, "idle": []}
 
 
 @pytest.mark.parametrize("method", ["influence", "search"])
-@pytest.mark.parametrize("family", _FAMILIES)
+@pytest.mark.parametrize("family", _each(*_FAMILIES))
 def test_without_blocks(family: str, method: str, tmp_path: Path) -> None:
     dense, pruned = _pruned(family, tmp_path, pattern="blocks:0.34", method=method)
     found = _compared(dense, pruned, family, tmp_path)
@@ -119,7 +124,7 @@ def test_blocks_that_images_are_added_between_have_to_stay(tmp_path: Path) -> No
             langprune_cli.prune(pattern="blocks:0.67", method=method, **asked)
 
 
-@pytest.mark.parametrize("family", ["gemma3", "mistral3", "qwen2_5_vl"])
+@pytest.mark.parametrize("family", _each("gemma3", "mistral3", "qwen2_5_vl"))
 def test_with_fewer_tokens(family: str, tmp_path: Path) -> None:
     """Those that stay have the logits that they had; tests/models/test_composites.py has llava."""
     folder, tokenizer = tmp_path / family, byte_level()
