@@ -21,7 +21,7 @@ def row(text: str, ppl: float, mask: str | None = None, *, significant: bool = T
 
 
 @pytest.mark.parametrize(("method", "pattern", "about", "says", "not_said"), [
-    ("wanda", "2:4", {}, ["langprune prune, whose default", "langprune recover", "--pattern channels:0.1 instead of 2:4"], "removed"),
+    ("wanda", "2:4", {}, ["whose default", "langprune recover", "--pattern channels:0.1 instead of 2:4"], "removed"),
     ("ria", "unstructured", {"recovered": {}}, ["far less than ria", "less than 70% removed"], "langprune recover"),
     ("flap", "channels:0.7", {}, ["--update least-squares", "langprune recover", "less than 70% removed"], "langprune prune"),
     ("frequency", "vocab", {}, ["--coverage"], "langprune recover"),
