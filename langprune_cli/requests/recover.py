@@ -87,7 +87,7 @@ def recovered(run: Run, request: RecoverRequest) -> Outcome:
     artifact = model_artifact(run.workspace, named)
     if artifact is None and request.teacher is None:
         raise LangpruneError(
-            f"{named} is no model that langprune pruned, so its dense model is not known: name that with --teacher"
+            f"{named} is no model of the workspace, so its dense model is not known: name that with --teacher"
         )
     teacher = ModelChoice(str(request.teacher)) if request.teacher else _dense(run, artifact)
     tags, shares = split_budgets(several(request.lang))
