@@ -49,7 +49,7 @@ STANDS_FOR = {
     "kv-groups:0.125": "blocks:0.2",
     **dict.fromkeys(TEXTS, "own.jsonl"),
 }
-SIZES = {"--seqlen": "64", "--nsamples": "8", "--max-windows": "3"}
+SIZES = {"--seqlen": "64", "--nsamples": "8", "--max-windows": "3", "--tokens": "2100", "--recover": "2100"}
 
 # Commands that are not run here, by how they begin. Each is at least read: its command, options, module or session exist.
 ENVIRONMENT = "makes an environment from the package index; CI runs it"
@@ -240,9 +240,9 @@ def run(line: str) -> None:
         given[0] in {"calibrate", "prune"} and "tokens" not in given,
         given[0] == "eval" and "--speed" not in given,
     )
-    if (drawn or read or given[0] == "calibrate") and not {"--lang", "--data", "--help"} & set(given):
+    if (drawn or read or given[0] in {"calibrate", "recover"}) and not {"--lang", "--data", "--help"} & set(given):
         given += ["--lang", "uk", "--data", "own.jsonl"]  # what is shown is about another option
-    short = {"--nsamples": drawn, "--max-windows": read, "--seqlen": drawn or read}
+    short = {"--nsamples": drawn, "--max-windows": read, "--seqlen": drawn or read or given[0] == "recover"}
     given += [word for option, of in short.items() if of and option not in given for word in (option, SIZES[option])]
     done = langprune(*given)
     assert done.code == 0, f"{line}: {done.err}"
