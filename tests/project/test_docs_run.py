@@ -242,7 +242,8 @@ def run(line: str) -> None:
     )
     if (drawn or read or given[0] in {"calibrate", "recover"}) and not {"--lang", "--data", "--help"} & set(given):
         given += ["--lang", "uk", "--data", "own.jsonl"]  # what is shown is about another option
-    short = {"--nsamples": drawn, "--max-windows": read, "--seqlen": drawn or read or given[0] == "recover"}
+    trained = given[0] == "recover"
+    short = {"--nsamples": drawn, "--max-windows": read, "--seqlen": drawn or read or trained, "--tokens": trained}
     given += [word for option, of in short.items() if of and option not in given for word in (option, SIZES[option])]
     done = langprune(*given)
     assert done.code == 0, f"{line}: {done.err}"
