@@ -100,6 +100,7 @@ class StreamedModel:
             self._slots[int(slot.path[len(self._prefix) + 1 :].split(".")[0]) if inside else -1].append(slot)
         text = text_paths(self.model, self._prefix)
         self._around = [slot for slot in self._slots[-1] if slot.path.startswith(text)]
+        self._for_text = [slot for slots in (self._around, *self._slots[:-1]) for slot in slots]
         for slot in self._slots[-1]:
             if not slot.path.startswith(text):
                 self._put(slot, unread(getattr(*slot.owners[0]), self.device))
@@ -248,15 +249,14 @@ class StreamedModel:
 
     def names_for_text(self) -> list[str]:
         """Return the checkpoint tensors that text passes."""
-        return [name for slots in (self._around, *self._slots[:-1]) for slot in slots for name in slot.names]
+        return [name for slot in self._for_text for name in slot.names]
 
     @contextmanager
     def whole(self) -> Iterator[dict[str, nn.Parameter]]:
         """Load all weights that text passes; yield the parameters that are checkpoint tensors as they are, by name."""
-        slots = [*self._around, *(slot for block in self._slots[:-1] for slot in block)]
-        as_they_are = [(name, slot.owners[0]) for slot in slots if not slot.made for name in (slot.name, *slot.copies)]
-        with self._loaded(slots):
-            yield {name: getattr(*owner) for name, owner in as_they_are}
+        as_they_are = [slot for slot in self._for_text if not slot.made]
+        with self._loaded(self._for_text):
+            yield {name: getattr(*slot.owners[0]) for slot in as_they_are for name in (slot.name, *slot.copies)}
 
     def check_outside(self) -> None:
         """Load what `outside` does, one parameter at a time; raises LangpruneError for one that does not fit."""

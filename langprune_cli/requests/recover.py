@@ -20,7 +20,6 @@ if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refus
     from langprune_cli.requests.shared.run import Run
     from langprune_cli.store.artifact import Artifact
     from langprune_cli.store.building import Outcome
-    from langprune_cli.streaming.model_choice import ModelChoice
     from langprune_cli.streaming.opened import OpenedModel
 
 
@@ -76,10 +75,12 @@ def recover(request: RecoverRequest) -> Made:
 
 def recovered(run: Run, request: RecoverRequest) -> Outcome:
     """Train the model of a request; raises OnlyPlannedError for one that an earlier step of a dry run would make."""
+    from langprune_cli.stages.export.lineage import check_own_base, lineage  # noqa: PLC0415
     from langprune_cli.stages.recover.memory import what_fits  # noqa: PLC0415
     from langprune_cli.stages.recover.recover import MICRO_TOKENS, RecoverSettings, recover  # noqa: PLC0415
     from langprune_cli.stages.recover.text import training_text  # noqa: PLC0415
     from langprune_cli.streaming.model_choice import ModelChoice, model_artifact  # noqa: PLC0415
+    from langprune_cli.streaming.opened import check_same_model  # noqa: PLC0415
     from langprune_cli.text.budgets import split_budgets  # noqa: PLC0415
 
     named = str(request.model) if request.model else run.pick("models", None, "model", "prune").name
@@ -89,14 +90,17 @@ def recovered(run: Run, request: RecoverRequest) -> Outcome:
         raise LangpruneError(
             f"{named} is no model of the workspace, so its dense model is not known: name that with --teacher"
         )
-    teacher = ModelChoice(str(request.teacher)) if request.teacher else _dense(run, artifact)
+    chain = [] if artifact is None or request.teacher else lineage(run.workspace, artifact)
+    if chain:
+        check_own_base(run.workspace, chain)
+    teacher = ModelChoice(str(request.teacher)) if request.teacher else run.choose(None, None, chain[-1])
     tags, shares = split_budgets(several(request.lang))
     specs = run.resolve(tags, several(request.data), request.corpus, teacher, evaluation=False)
     pruned = run.in_dtype("float32").open(ModelChoice(named))
-    dtype = _dtype(pruned, request.dtype)
+    dtype = run.in_dtype(request.dtype).compute.torch_dtype() or _dtype_for(pruned)
     dense = run.in_dtype("float32" if str(dtype) == "torch.float32" else "auto").open(teacher)
-    if artifact is not None and request.teacher is None:
-        _check_is_its_own(run, artifact, dense)
+    if chain:
+        check_same_model(chain[-1], dense)
     windows = training_text(
         pruned, specs, shares, run.reporter, tokens=request.token_count, seqlen=request.seqlen, seed=request.seed
     )
@@ -124,31 +128,12 @@ def recovered_after(run: Run, pruned: Artifact, text: TextOptions, options: Prun
     return run.team.first(lambda: recovered(run, request))
 
 
-def _dense(run: Run, artifact: Artifact | None) -> ModelChoice:
-    """Return the dense model at the end of a pruned model's lineage."""
-    from langprune_cli.stages.export.lineage import check_own_base, lineage  # noqa: PLC0415
-
-    chain = lineage(run.workspace, artifact) if artifact else []
-    check_own_base(run.workspace, chain)
-    return run.choose(None, None, chain[-1])
-
-
-def _check_is_its_own(run: Run, artifact: Artifact, dense: OpenedModel) -> None:
-    from langprune_cli.stages.export.lineage import lineage  # noqa: PLC0415
-    from langprune_cli.streaming.opened import check_same_model  # noqa: PLC0415
-
-    check_same_model(lineage(run.workspace, artifact)[-1], dense)
-
-
-def _dtype(pruned: OpenedModel, asked: str) -> torch.dtype:
-    """Return the dtype of the products: the asked one, else bfloat16 for 16-bit models where that is not emulated."""
+def _dtype_for(pruned: OpenedModel) -> torch.dtype:
+    """Return the dtype of the products: bfloat16 for models in 16 bits where that is not emulated."""
     import torch  # noqa: PLC0415
 
     from langprune_cli.models.skeleton import stated_dtype  # noqa: PLC0415
     from langprune_cli.streaming.compute import lacks_bfloat16  # noqa: PLC0415
 
-    if asked != "auto":
-        found: torch.dtype = getattr(torch, asked)
-        return found
     own = stated_dtype(pruned.config) or pruned.streamed.checkpoint.float_dtype()
     return torch.float32 if own.itemsize > 2 or lacks_bfloat16(pruned.streamed.device) else torch.bfloat16

@@ -2,7 +2,6 @@
 
 import hashlib
 import struct
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +10,10 @@ from torch import Tensor
 
 from langprune_cli.defaults import SAMPLINGS
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
+from langprune_cli.text.beginnings import read_beginning
 from langprune_cli.text.files import not_a_file
 from langprune_cli.text.hub import HUB_PREFIX, read_to_its_bound
-from langprune_cli.text.sampling import JOIN, RankedDocuments, TooFewDocumentsError, concat_windows, document_windows
+from langprune_cli.text.sampling import RankedDocuments, TooFewDocumentsError, concat_windows, document_windows
 from langprune_cli.text.sources import read_documents, source_for
 from langprune_cli.tokens.encoding import encode
 from langprune_cli.tokens.tokenizer import Tokenizer
@@ -116,26 +116,17 @@ def evaluation_windows(
     budget = _EVALUATION_BYTES
     if max_windows is not None:
         budget = min(budget, max_windows * seqlen * _BYTES_PER_TOKEN)
-    while True:
-        text, documents, whole = _beginning(read_documents(source, keep_blank=True), budget)
-        ids = encode(tokenizer, text)
-        count = len(ids) // seqlen
-        # If a prefix has too few tokens for the windows, take twice as much text.
-        if whole or budget >= _EVALUATION_BYTES or (max_windows is not None and count > max_windows):
-            break
-        budget = min(2 * budget, _EVALUATION_BYTES)
-    if not count:
-        raise LangpruneError(
-            f"{source} has {len(ids)} tokens in {documents} documents, too few for one window of {seqlen}: "
-            f"give more text, or a --seqlen of at most {len(ids)}"
+    enough = None if max_windows is None else (max_windows + 1) * seqlen
+    read = read_beginning(
+        lambda: read_documents(source, keep_blank=True), tokenizer, (budget, _EVALUATION_BYTES), enough
+    )
+    ids = read.cut(seqlen, max_windows, source)
+    notes = hub_note(source, read.documents, read.size)
+    if not read.whole and (max_windows is None or len(ids) < max_windows):
+        notes.append(
+            f"only the first {read.documents} documents ({read.budget // 2**20} MiB) of {source} are evaluated on"
         )
-    notes = hub_note(source, documents, len(text.encode()))
-    if not whole and (max_windows is None or count < max_windows):
-        notes.append(f"only the first {documents} documents ({budget // 2**20} MiB) of {source} are evaluated on")
-    if max_windows is not None:
-        count = min(count, max_windows)
-    ids = ids[: count * seqlen].view(count, seqlen).clone()
-    return _windows(ids, spec, _vocabulary_size(tokenizer, vocab_size), "contiguous", None, documents, notes)
+    return _windows(ids, spec, _vocabulary_size(tokenizer, vocab_size), "contiguous", None, read.documents, notes)
 
 
 def training_windows(
@@ -164,21 +155,10 @@ def training_windows(
     ranked = RankedDocuments(lambda: read_documents(source), seed)
     most = max(_TRAINING_BYTES, tokens * _BYTES_PER_TOKEN // 2)
     budget = min(most, tokens * _BYTES_PER_TOKEN)
-    while True:
-        text, documents, whole = _beginning((raw.decode() for _, raw in ranked), budget)
-        ids = encode(tokenizer, text)
-        if whole or budget >= most or len(ids) >= tokens:
-            break
-        budget = min(2 * budget, most)
-    count = min(len(ids) // seqlen, -(-tokens // seqlen))
-    if not count:
-        raise LangpruneError(
-            f"{source} has {len(ids)} tokens in {documents} documents, too few for one window of {seqlen}: "
-            f"give more text, or a --seqlen of at most {len(ids)}"
-        )
-    ids = ids[: count * seqlen].view(count, seqlen).clone()
+    read = read_beginning(lambda: (raw.decode() for _, raw in ranked), tokenizer, (budget, most), tokens)
+    ids = read.cut(seqlen, -(-tokens // seqlen), source)
     notes = hub_note(source, ranked.documents, ranked.size)
-    return _windows(ids, spec, _vocabulary_size(tokenizer, vocab_size), "contiguous", seed, documents, notes)
+    return _windows(ids, spec, _vocabulary_size(tokenizer, vocab_size), "contiguous", seed, read.documents, notes)
 
 
 def retokenized(windows: Windows, tokenizer: Tokenizer, other: Tokenizer) -> Windows:
@@ -198,22 +178,6 @@ def retokenized(windows: Windows, tokenizer: Tokenizer, other: Tokenizer) -> Win
         )
     ids = ids[: count * seqlen].view(count, seqlen).clone()
     return replace(windows, ids=ids, fingerprint=fingerprint(ids))
-
-
-def _beginning(documents: Iterator[str], most: int) -> tuple[str, int, bool]:
-    """Join documents up to `most` bytes; return the text, the number of documents, and whether it is the whole text."""
-    parts: list[str] = []
-    size = 0
-    for document in documents:
-        if size >= most:
-            return JOIN.join(parts), len(parts), False
-        raw = document.encode()
-        if len(raw) > most - size:
-            parts.append(raw[: most - size].decode(errors="ignore"))
-            return JOIN.join(parts), len(parts), False
-        parts.append(document)
-        size += len(raw) + len(JOIN)
-    return JOIN.join(parts), len(parts), True
 
 
 def _given_windows(spec: TextSpec, tokenizer: Tokenizer | None, vocab_size: int | None) -> Windows | None:

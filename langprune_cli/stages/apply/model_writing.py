@@ -16,7 +16,7 @@ from langprune_cli.models.model_files import INDEX, SMALL_FILES
 from langprune_cli.models.shards import Shard, index_json, plan_shards, write_shard
 from langprune_cli.models.tensor_entry import TensorEntry, rows_of
 from langprune_cli.numerics.patterns import Pattern, follows
-from langprune_cli.numerics.values import count_true
+from langprune_cli.numerics.values import bytes_of, count_true, same_bits
 from langprune_cli.stages.apply.text_only import TextTower
 from langprune_cli.stages.solving.updating import PrunedLinear, UpdatedLinear
 from langprune_cli.stages.structured.cut import Cut, sizes_of_opened
@@ -182,7 +182,7 @@ class ModelWriter:
             for dense_name, name in names.items():
                 if dense_name not in kept and (not self.cut or self.cut.copies(group, dense_name)):
                     if not self._is_copy(dense_name, written, name):
-                        raise self._damaged(name)
+                        raise damaged(self.writer.folder, name)
                     counts.untouched_tensors += 1
                     continue
                 found = written.read([name])[name]
@@ -194,10 +194,10 @@ class ModelWriter:
                     counts.zeros += zeros
                     counts.pruned_weights += found.numel()
                 elif dense_name not in readers:
-                    right &= torch.equal(_bits(found), _bits(self._left(group, dense_name)))
+                    right &= same_bits(found, self._left(group, dense_name))
                     counts.untouched_tensors += 1
                 if not right:
-                    raise self._damaged(name)
+                    raise damaged(self.writer.folder, name)
                 del found
             if group >= 0:
                 linears = [linear.name for linear in self.model.streamed.linears(group)]
@@ -227,12 +227,6 @@ class ModelWriter:
             crcs += _crcs(two)
         return self._checksums.get(name) in {None, zlib.crc32(crcs)}
 
-    def _damaged(self, name: str) -> LangpruneError:
-        return LangpruneError(
-            f"{self.writer.folder}: {name} reads back differently from how it was written: check the disk, then run the command "
-            "again with --force"
-        )
-
     def _known(self) -> list[PrunedLinear]:
         return read_pruned(Artifact(self.writer.folder, self.writer.manifest))
 
@@ -252,9 +246,12 @@ def read_pruned(artifact: Artifact) -> list[PrunedLinear]:
     return [PrunedLinear(**each) for each in json.loads(artifact.read(PRUNING_PART))["linears"]]
 
 
-def _bits(tensor: Tensor) -> Tensor:
-    """Return the bytes of a tensor, in which -0.0 differs from 0.0 and NaN equals itself."""
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
+def damaged(folder: Path, name: str) -> LangpruneError:
+    """Return the error for a tensor that reads back differently from how it was written."""
+    return LangpruneError(
+        f"{folder}: {name} reads back differently from how it was written: check the disk, then run the command again with "
+        "--force"
+    )
 
 
 def _words(tensor: Tensor) -> Tensor:
@@ -268,7 +265,7 @@ def _checksum(tensor: Tensor) -> int:
 
 def _crcs(tensor: Tensor) -> bytes:
     """Return the checksums of slices of a tensor's bytes, one after the other; `_PIECE` is a multiple of a slice."""
-    data = _bits(tensor).numpy().data
+    data = bytes_of(tensor).numpy().data
     return b"".join(over_rows(lambda part: zlib.crc32(data[part]).to_bytes(4, "big"), (len(data), 1), tensor.device))
 
 

@@ -109,10 +109,10 @@ class Lesson:
         return sum(target.numel() for target in self.targets)
 
 
-def held_out(count: int) -> Tensor:  # bool [n]
-    """Return which of `count` windows to hold out: one in eight, at least one, spread evenly."""
+def held_out(count: int, one_in: int = _HELD_OUT, most: int | None = None) -> Tensor:  # bool [n]
+    """Return which of `count` windows to hold out: one in `one_in`, at least one and at most `most`, spread evenly."""
     held = torch.zeros(count, dtype=torch.bool)
-    many = max(1, count // _HELD_OUT)
+    many = min(max(1, count // one_in), count if most is None else most)
     held[[(2 * number + 1) * count // (2 * many) for number in range(many)]] = True
     return held
 

@@ -1,16 +1,17 @@
 """Reads a trained model back from disk, and compares it with the pruned one that it was trained from."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from langprune_cli.errors import LangpruneError
 from langprune_cli.models.checkpoint import Checkpoint
 from langprune_cli.models.streamed import StreamedModel
 from langprune_cli.models.tensor_entry import TensorEntry
+from langprune_cli.numerics.values import same_bits
 from langprune_cli.records import CheckedRecord
+from langprune_cli.stages.apply.model_writing import damaged
+from langprune_cli.stages.solving.updating import PrunedLinear, UpdatedLinear
 from langprune_cli.stages.structured.cut import sizes
 
 
@@ -19,13 +20,14 @@ def check_trained(
     places: Mapping[str, TensorEntry],
     pruned: StreamedModel,
     dense: StreamedModel,
-    trained: Collection[str],
+    trained: Mapping[str, Tensor | None],
     known: CheckedRecord,
 ) -> CheckedRecord:
     """Read a written model back, and return its counts, added to those that are known of the pruned model.
 
-    trained: the checkpoint tensors that may differ from the pruned model's, except where a linear of a block is zero.
-    Raises LangpruneError if anything else has changed.
+    trained: the checkpoint tensors that may differ from the pruned model's, except where a linear of a block is zero, with what
+    was written of each where that is still known.
+    Raises LangpruneError if anything else has changed, or reads back differently.
     """
     written, before = Checkpoint(folder).in_parts(places), pruned.checkpoint
     weights = zeros = unchanged = 0
@@ -33,10 +35,9 @@ def check_trained(
         linears = {linear.name for linear in pruned.linears(index)} if index >= 0 else set()
         for name in pruned.tensor_names(index) if index >= 0 else pruned.outside_names():
             found, was = written.read([name])[name], before.read([name])[name]
-            same = same_bits(found, was)
-            if not same and (
-                name not in trained or (name in linears and not same_bits(found[was == 0], was[was == 0]))
-            ):
+            same, expected = same_bits(found, was), trained.get(name)
+            right = same if name not in trained else expected is None or same_bits(found, expected)
+            if not right or (name in linears and not same_bits(found[was == 0], was[was == 0])):
                 raise damaged(folder, name)
             unchanged += same
             if name in linears:
@@ -57,14 +58,9 @@ def check_trained(
     return {**checked, "parameters_before": now["parameters_before"], "parameters_after": now["parameters_after"]}
 
 
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Return whether two tensors have the same bits."""
-    return torch.equal(*(each.contiguous().reshape(-1).view(torch.uint8) for each in (a, b)))
-
-
-def damaged(folder: Path, name: str) -> LangpruneError:
-    """Return the error for a tensor that reads back differently from how it was written."""
-    return LangpruneError(
-        f"{folder}: {name} reads back differently from how it was written: check the disk, then run the command again with "
-        "--force"
-    )
+def as_updated(index: int, tensors: Mapping[str, Tensor]) -> dict[str, UpdatedLinear]:
+    """Return trained tensors of block `index` as they are written, with their zeros as what was removed."""
+    return {
+        name: UpdatedLinear(tensor, PrunedLinear(index, name, tensor.numel(), int((tensor == 0).sum()), None, None))
+        for name, tensor in tensors.items()
+    }

@@ -1,6 +1,6 @@
 """`recover`: trains a pruned model end to end on text, so that it predicts what the dense model predicts."""
 
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 
 import torch
@@ -8,17 +8,17 @@ from torch import Tensor
 
 from langprune_cli.defaults import Train
 from langprune_cli.errors import LangpruneError
-from langprune_cli.models.checkpoint import Checkpoint
 from langprune_cli.models.shards import MAX_SHARD_BYTES
 from langprune_cli.records import CheckedRecord
 from langprune_cli.stages.apply.apply import check_target
 from langprune_cli.stages.apply.model_writing import ModelWriter
-from langprune_cli.stages.recover.checking import check_trained, damaged, same_bits
+from langprune_cli.stages.recover.block_tuning import held_out
+from langprune_cli.stages.recover.checking import as_updated, check_trained
 from langprune_cli.stages.recover.distilling import Distillation, Lessons, Look, Schedule
 from langprune_cli.stages.recover.student import Student
 from langprune_cli.stages.recover.teacher import shared_tokens
 from langprune_cli.stages.recover.tuning import record_of
-from langprune_cli.stages.solving.updating import PrunedLinear, UpdatedLinear
+from langprune_cli.stages.solving.updating import UpdatedLinear
 from langprune_cli.stages.statistics.parts import text_about, text_identity
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
@@ -92,17 +92,9 @@ def recover(
     return run_stage(recipe, Destination.of(workspace, f"{pruned.label}-recovered", to), make)
 
 
-def held_out(windows: Windows) -> Tensor:  # bool [n]
-    """Return which windows to hold out of each text, see `held_out_places`."""
-    return torch.cat([held_out_places(count) for count in [part.count for part in windows.parts] or [windows.count]])
-
-
 def held_out_places(count: int) -> Tensor:  # bool [n]
-    """Return which of `count` windows to hold out: one in sixteen, at least one and at most 64, spread evenly."""
-    many = min(max(1, count // _HELD_OUT), _MOST_HELD_OUT, count // 2)
-    held = torch.zeros(count, dtype=torch.bool)
-    held[[(2 * number + 1) * count // (2 * many) for number in range(many)]] = True
-    return held
+    """Return which of the windows of a text to hold out: never more than half, so that some are left to train on."""
+    return held_out(count, _HELD_OUT, min(_MOST_HELD_OUT, count // 2))
 
 
 class Recovery:
@@ -128,16 +120,9 @@ class Recovery:
     def run(self) -> Artifact:
         """Train, write what came of it, and read it back."""
         kept = self._trained()
-        inside = [self._pruned.tensor_names(index) for index in range(self._target.blocks)]
 
         def of_block(index: int) -> dict[str, UpdatedLinear]:
-            return {
-                name: UpdatedLinear(
-                    kept[name], PrunedLinear(index, name, kept[name].numel(), _zeros(kept[name]), None, None)
-                )
-                for name in inside[index]
-                if name in kept
-            }
+            return as_updated(index, {name: kept[name] for name in self._pruned.tensor_names(index) if name in kept})
 
         outside = {name: kept[name] for name in self._pruned.outside_names() if name in kept}
         self._target.write(of_block, lambda _: None, outside)
@@ -145,7 +130,8 @@ class Recovery:
 
     def _trained(self) -> dict[str, Tensor]:
         """Return the tensors of the best step, none if it is no better than before."""
-        settings, held = self._settings, held_out(self._windows)
+        settings, parts = self._settings, self._windows.parts or (self._windows,)
+        held = torch.cat([held_out_places(part.count) for part in parts])
         seqlen = self._windows.seqlen
         step_windows = max(1, settings.batch_tokens // seqlen)
         steps = max(1, settings.tokens // (step_windows * seqlen))
@@ -192,20 +178,13 @@ class Recovery:
         return logits
 
     def _autocast(self) -> AbstractContextManager[object]:
-        device = self._pruned.device.type
-        if self._settings.dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(device, self._settings.dtype)
+        dtype = self._settings.dtype
+        return torch.autocast(self._pruned.device.type, dtype, enabled=dtype != torch.float32)
 
     def _checked(self, kept: dict[str, Tensor]) -> CheckedRecord:
         """Read the written model back; raises LangpruneError for anything that is not as it should be."""
-        folder, places = self._writer.folder, self._target.places
-        written = Checkpoint(folder).in_parts(places)
-        for name, tensor in kept.items():
-            if not same_bits(tensor, written.read([name])[name]):
-                raise damaged(folder, name)
         known: CheckedRecord = self._writer.manifest.about.get("checked") or {}
-        return check_trained(folder, places, self._pruned, self._teacher, kept.keys(), known)
+        return check_trained(self._writer.folder, self._target.places, self._pruned, self._teacher, kept, known)
 
 
 def _recipe(teacher: OpenedModel, pruned: OpenedModel, windows: Windows, settings: RecoverSettings) -> Recipe:
@@ -238,10 +217,6 @@ def _recipe(teacher: OpenedModel, pruned: OpenedModel, windows: Windows, setting
         },
         environment=pruned.environment(),
     )  # fmt: skip
-
-
-def _zeros(tensor: Tensor) -> int:
-    return int((tensor == 0).sum())
 
 
 def _finite(look: Look) -> bool:

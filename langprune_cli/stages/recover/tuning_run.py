@@ -8,8 +8,9 @@ from torch import Tensor
 
 from langprune_cli.models.checkpoint import read_entry
 from langprune_cli.models.streamed import Block
+from langprune_cli.numerics.values import same_bits
 from langprune_cli.records import CheckedRecord
-from langprune_cli.stages.apply.model_writing import ModelWriter
+from langprune_cli.stages.apply.model_writing import ModelWriter, damaged
 from langprune_cli.stages.recover.block_tuning import (
     Lesson,
     TunableStates,
@@ -18,8 +19,8 @@ from langprune_cli.stages.recover.block_tuning import (
     held_out,
     tune_block,
 )
-from langprune_cli.stages.recover.checking import check_trained, damaged, same_bits
-from langprune_cli.stages.solving.updating import PrunedLinear, UpdatedLinear
+from langprune_cli.stages.recover.checking import as_updated, check_trained
+from langprune_cli.stages.solving.updating import UpdatedLinear
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
 from langprune_cli.store.building import Reporter
 from langprune_cli.store.files import disk_errors, need_space, readable_json
@@ -96,10 +97,7 @@ class Tuning:
         self._drop_parts()
         while not self._is_done(index):
             next(self._walk)
-        return {
-            name: UpdatedLinear(tensor, PrunedLinear(index, name, tensor.numel(), int((tensor == 0).sum()), None, None))
-            for name, tensor in self._tensors(index).items()
-        }
+        return as_updated(index, self._tensors(index))
 
     def _drop_parts(self) -> None:
         """Remove the parts of blocks whose shard is written and reads back; raises LangpruneError if the shard differs."""
@@ -156,7 +154,7 @@ class Tuning:
 
     def _check(self) -> CheckedRecord:
         """Read the written model back; raises LangpruneError if anything but kept weights of the blocks has changed."""
-        names = {name for index in range(self._target.blocks) for name in self._pruned.tensor_names(index)}
+        names = dict.fromkeys(name for index in range(self._target.blocks) for name in self._pruned.tensor_names(index))
         known: CheckedRecord = self._writer.manifest.about.get("checked") or {}
         return check_trained(self._writer.folder, self._places, self._pruned, self._dense, names, known)
 
