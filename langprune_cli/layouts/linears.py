@@ -31,6 +31,18 @@ def linears_in(block: nn.Module) -> Iterator[tuple[nn.Module, int | None]]:
             yield module, experts.get(id(module))
 
 
+def linear_shapes(block: nn.Module) -> list[tuple[nn.Module, list[tuple[int, int]]]]:
+    """Return the modules with prunable linears of a block, loaded or not, with (out, in) of each linear."""
+    found = []
+    prunable = {id(linear) for linear, _ in linears_in(block)}
+    for parent in block.modules():
+        linears = [child for child in parent.children() if isinstance(child, (nn.Linear, Conv1D))]
+        stored = [(child, tuple(child.weight.shape)) for child in linears if id(child) in prunable]
+        shapes = [(i, o) if isinstance(linear, Conv1D) else (o, i) for linear, (o, i) in stored]
+        found += [(parent, shapes)] if shapes else []
+    return found
+
+
 def check_block(block: nn.Module, kind: str, own: Container[int], *, mixture: bool) -> None:
     """Raise LangpruneError for a block with linears of other blocks, or with stacked matrices that no linear holds.
 

@@ -77,7 +77,7 @@ def recovered(run: Run, request: RecoverRequest) -> Outcome:
     """Train the model of a request; raises OnlyPlannedError for one that an earlier step of a dry run would make."""
     from langprune_cli.stages.export.lineage import check_own_base, lineage  # noqa: PLC0415
     from langprune_cli.stages.recover.memory import what_fits  # noqa: PLC0415
-    from langprune_cli.stages.recover.recover import MICRO_TOKENS, RecoverSettings, recover  # noqa: PLC0415
+    from langprune_cli.stages.recover.recover import RecoverSettings, recover  # noqa: PLC0415
     from langprune_cli.stages.recover.text import training_text  # noqa: PLC0415
     from langprune_cli.streaming.model_choice import ModelChoice, model_artifact  # noqa: PLC0415
     from langprune_cli.streaming.opened import check_same_model  # noqa: PLC0415
@@ -106,7 +106,7 @@ def recovered(run: Run, request: RecoverRequest) -> Outcome:
     )
     asked = one_or_none("--train", request.train, defaults.TRAINS)
     train = what_fits(
-        pruned.streamed, dense.streamed, [asked] if asked else defaults.TRAINS, tokens=MICRO_TOKENS, dtype=dtype
+        pruned.streamed, dense.streamed, [asked] if asked else defaults.TRAINS, seqlen=windows.seqlen, dtype=dtype
     )
     if asked is None and train != defaults.TRAINS[0]:
         run.reporter.note(f"Memory is short: training {train} alone (--train).")

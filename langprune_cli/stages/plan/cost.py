@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from langprune_cli.layouts.experts import Expert
+from langprune_cli.layouts.linears import linear_shapes
 from langprune_cli.models.families import experts_in
 from langprune_cli.models.protocols import CausalModel, Configuration
 from langprune_cli.models.skeleton import find_blocks
 from langprune_cli.solvers import admm, conjugate_gradient
-from langprune_cli.stages.plan.memory import linear_shapes, sites_of
+from langprune_cli.stages.plan.memory import sites_of
 
 _ENTRY_BYTES = 130  # per tensor in a file's header: its name, about sixty characters, and its place
 # Rows and columns of the products that measure a machine's rate: smaller ones do not keep a GPU busy.

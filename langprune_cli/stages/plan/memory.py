@@ -3,27 +3,14 @@
 from dataclasses import dataclass
 
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from langprune_cli.defaults import BATCH_TOKENS
-from langprune_cli.layouts.linears import linears_in
+from langprune_cli.layouts.linears import linear_shapes
 from langprune_cli.models.composites import text_paths
 from langprune_cli.models.protocols import CausalModel
 from langprune_cli.models.skeleton import find_blocks
 
 _PROCESS_BYTES = 580_000_000  # Python and torch after loading, and the matrix library's buffers
-
-
-def linear_shapes(block: nn.Module) -> list[tuple[nn.Module, list[tuple[int, int]]]]:
-    """Return the modules with prunable linears of a block, loaded or not, with (out, in) of each linear."""
-    found = []
-    prunable = {id(linear) for linear, _ in linears_in(block)}
-    for parent in block.modules():
-        linears = [child for child in parent.children() if isinstance(child, (nn.Linear, Conv1D))]
-        stored = [(child, tuple(child.weight.shape)) for child in linears if id(child) in prunable]
-        shapes = [(i, o) if isinstance(linear, Conv1D) else (o, i) for linear, (o, i) in stored]
-        found += [(parent, shapes)] if shapes else []
-    return found
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ import torch
 
 from langprune_cli.defaults import NSAMPLES
 from langprune_cli.errors import UsageError
+from langprune_cli.layouts.linears import linear_shapes
 from langprune_cli.location.config_only import locate_config
 from langprune_cli.location.location import ModelLocation
 from langprune_cli.models.protocols import CausalModel, Configuration
 from langprune_cli.models.skeleton import build_skeleton, context_of, find_blocks, read_config, stated_dtype
 from langprune_cli.numerics.patterns import Pattern, parse_pattern, prune_count
 from langprune_cli.stages.plan.cost import Costs, costs, token_costs
-from langprune_cli.stages.plan.memory import Peaks, linear_shapes, peaks
+from langprune_cli.stages.plan.memory import Peaks, peaks
 from langprune_cli.stages.structured.removals import DOWN, Removal, Rounding
 from langprune_cli.stages.structured.sketch import AxisPlan, Sketch
 from langprune_cli.store.workspace import Workspace

@@ -1,16 +1,22 @@
 """What recovery takes in memory, by what is trained, and what is trained if nobody says so."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from langprune_cli.defaults import TRAINS, Train
 from langprune_cli.errors import LangpruneError
+from langprune_cli.layouts.linears import linear_shapes
+from langprune_cli.models.composites import text_paths
+from langprune_cli.models.protocols import CausalModel
+from langprune_cli.models.skeleton import find_blocks
 from langprune_cli.models.streamed import StreamedModel
 from langprune_cli.stages.evaluate.loaded import free_bytes
 from langprune_cli.stages.recover.divergence import PIECE_BYTES
 from langprune_cli.stages.recover.student import RANK
 
+_MICRO_TOKENS = 1024  # in memory at once
 _MASTER = 4  # bytes of a weight, its gradient, and each of AdamW's two averages, in float32
 _LOGITS = 2  # tensors as large as each model's logits of a micro-batch
 _PIECES = 5  # of float32 logits, in the loss
@@ -20,44 +26,78 @@ _FLOATS = (
 _PRODUCTS = 2  # times the inputs and outputs of a block's linears
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """What memory depends on, of a model whose weights need not be there: its configuration says all of it."""
+
+    weights: int  # numbers of all tensors that text passes
+    vectors: int  # of those that norms and biases have
+    linears: tuple[tuple[int, int], ...]  # (out, in) of the blocks' linears
+    blocks: int
+    hidden: int
+    vocabulary: int
+    itemsize: int  # bytes of a number: as the checkpoint stores it for a student, as it computes for a teacher
+
+    @classmethod
+    def of(cls, model: CausalModel, dtype: torch.dtype, *, untied: bool = False) -> "Sizes":
+        """Return the sizes of a model's modules. untied: whether it has a head of its own that its configuration ties."""
+        prefix, blocks = find_blocks(model)
+        paths = text_paths(model, prefix)
+        held = [each for path, each in model.named_parameters() if path.startswith(paths)]
+        config = model.config.get_text_config()
+        head = config.vocab_size * config.hidden_size if untied else 0
+        return cls(
+            sum(each.numel() for each in held) + head,
+            sum(each.numel() for each in held if each.dim() < 2),
+            tuple(shape for block in blocks for _, shapes in linear_shapes(block) for shape in shapes),
+            len(blocks), config.hidden_size, config.vocab_size, dtype.itemsize,
+        )  # fmt: skip
+
+
+def micro_windows(seqlen: int) -> int:
+    """Return how many windows of `seqlen` tokens go through both models at once."""
+    return max(1, _MICRO_TOKENS // seqlen)
+
+
+def trained_numbers(student: Sizes, train: Train) -> int:
+    """Return how many numbers the optimizer changes."""
+    if train == "lora":
+        return sum(min(RANK, *shape) * sum(shape) for shape in student.linears)
+    return student.weights if train == "all" else student.vectors
+
+
 def recovery_bytes(
-    student: StreamedModel,
-    teacher: StreamedModel,
+    student: Sizes,
+    teacher: Sizes,
     train: Train,
     *,
-    tokens: int,  # of a micro-batch
+    seqlen: int,
     dtype: torch.dtype,  # of the products
 ) -> int:
     """Return about how many bytes both models, the optimizer's state, activations and logits take at once."""
-    weights = _weights(student)
-    shapes = [student.shape(linear) for index in range(len(student.blocks)) for linear in student.linears(index)]
-    if train == "all":
-        trained = sum(weights.values())
-    elif train == "norms":
-        trained = sum(many for name, many in weights.items() if len(student.checkpoint.entries[name].shape) < 2)
-    else:
-        trained = sum(min(RANK, *shape) * sum(shape) for shape in shapes)
-    merged = sum(rows * columns for rows, columns in shapes) if train == "lora" else 0
-    state = _MASTER * (sum(weights.values()) + 3 * trained + merged)
-    state += 2 * student.checkpoint.float_dtype().itemsize * (merged or trained)  # the best so far, and the next
-    config = student.config.get_text_config()
-    passing = _MASTER * _FLOATS * config.hidden_size * len(student.blocks) + _PRODUCTS * dtype.itemsize * sum(
-        map(sum, shapes)
-    )
-    vocabulary = config.vocab_size + teacher.config.get_text_config().vocab_size
-    logits = _LOGITS * dtype.itemsize * tokens * vocabulary + _PIECES * min(PIECE_BYTES, 4 * tokens * config.vocab_size)
-    return state + teacher.dtype.itemsize * sum(_weights(teacher).values()) + tokens * passing + logits
+    tokens = micro_windows(seqlen) * seqlen
+    trained = trained_numbers(student, train)
+    merged = sum(rows * columns for rows, columns in student.linears) if train == "lora" else 0
+    state = _MASTER * (student.weights + 3 * trained + merged)
+    state += 2 * student.itemsize * (merged or trained)  # the best so far, and the next
+    passing = _MASTER * _FLOATS * student.hidden * student.blocks
+    passing += _PRODUCTS * dtype.itemsize * sum(map(sum, student.linears))
+    logits = _LOGITS * dtype.itemsize * tokens * (student.vocabulary + teacher.vocabulary)
+    logits += _PIECES * min(PIECE_BYTES, 4 * tokens * student.vocabulary)
+    return state + teacher.itemsize * teacher.weights + tokens * passing + logits
 
 
 def what_fits(
-    student: StreamedModel, teacher: StreamedModel, asked: Sequence[Train], *, tokens: int, dtype: torch.dtype
+    student: StreamedModel, teacher: StreamedModel, asked: Sequence[Train], *, seqlen: int, dtype: torch.dtype
 ) -> Train:
     """Return the first of `asked` that the device has memory for.
 
     Raises LangpruneError with what each would take if it has none.
     """
     free = free_bytes(student.device)
-    need = {each: recovery_bytes(student, teacher, each, tokens=tokens, dtype=dtype) for each in TRAINS}
+    ours = Sizes.of(student.model, student.checkpoint.float_dtype(), untied=student.untied)
+    theirs = Sizes.of(teacher.model, teacher.dtype, untied=teacher.untied)
+    need = {each: recovery_bytes(ours, theirs, each, seqlen=seqlen, dtype=dtype) for each in TRAINS}
     for each in asked:
         if free is None or need[each] <= free:
             return each
@@ -66,8 +106,3 @@ def what_fits(
         f"{student.device.type} has {(free or 0) / 1e9:,.1f} GB free, and recovery takes about: {takes}; choose a --train that "
         "fits, or another machine"
     )
-
-
-def _weights(model: StreamedModel) -> dict[str, int]:
-    """Return the numbers of each tensor that text passes."""
-    return {name: model.checkpoint.elements(name) for name in model.names_for_text()}

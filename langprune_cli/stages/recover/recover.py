@@ -15,6 +15,7 @@ from langprune_cli.stages.apply.model_writing import ModelWriter
 from langprune_cli.stages.recover.block_tuning import held_out
 from langprune_cli.stages.recover.checking import as_updated, check_trained
 from langprune_cli.stages.recover.distilling import Distillation, Lessons, Look, Schedule
+from langprune_cli.stages.recover.memory import micro_windows
 from langprune_cli.stages.recover.student import Student
 from langprune_cli.stages.recover.teacher import shared_tokens
 from langprune_cli.stages.recover.tuning import record_of
@@ -30,7 +31,6 @@ from langprune_cli.types import Windows
 
 RECOVERY_PART = "recovery.json"  # the looks at held-out windows
 _HELD_OUT, _MOST_HELD_OUT = 16, 64  # one window of so many is held out, and no more than that
-MICRO_TOKENS = 1024  # in memory at once
 _RATES: dict[Train, float] = {"all": 2e-4, "lora": 2e-3, "norms": 2e-3}  # for a width of 576, see `rate`
 _WIDTH = 576
 
@@ -142,7 +142,7 @@ class Recovery:
             loaded.callback(student.release)
             lessons = Lessons(self._windows.ids[~held], self._windows.ids[held], self._taught, self._rows)
             rate = settings.rate(self._pruned.config.get_text_config().hidden_size)
-            schedule = Schedule(steps, step_windows, max(1, MICRO_TOKENS // seqlen), rate, settings.seed)
+            schedule = Schedule(steps, step_windows, micro_windows(seqlen), rate, settings.seed)
             distillation = Distillation(student, lessons, schedule, self._autocast)
             scratch = self._writer.scratch
             if scratch.exists() and distillation.restore(scratch):
