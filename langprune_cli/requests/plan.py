@@ -10,7 +10,7 @@ from langprune_cli.errors import UsageError
 from langprune_cli.requests.shared.choice import PatternOptions
 from langprune_cli.requests.shared.options import HubOptions, ModelOptions
 from langprune_cli.requests.shared.run import running
-from langprune_cli.requests.shared.values import at_least, several
+from langprune_cli.requests.shared.values import at_least, several, token_count
 from langprune_cli.requests.shared.vocabulary import planned_tokens, vocabulary_target
 
 if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
@@ -28,18 +28,22 @@ class PlanRequest(PatternOptions, ModelOptions, HubOptions):
     round_to, rounding: round kept channels to multiples of this, "down" or to the "nearest" (the option --round)
     coverage, vocab_size, keep_chat, stats: for "vocab", which tokens to keep, and the token counts
     nsamples, seqlen: the windows for the estimate of memory and time
+    recover: tokens to train the pruned model on, such as "2M": what each way of `recover` takes is predicted too
     cache_dir, trust_remote_code: how to open a hub model
     """
 
     stats: str | None = None
     nsamples: int = defaults.NSAMPLES
     seqlen: int | None = None
+    recover: str | None = None
 
     def check(self) -> None:
         """Raise UsageError for windows that cannot be drawn."""
         super().check()
         at_least("--nsamples", self.nsamples, 1)
         at_least("--seqlen", self.seqlen, 2)
+        if self.recover is not None:
+            token_count("--recover", self.recover)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class PlanResult:
     vocabulary: VocabularyChoice | None  # the tokens to keep, if counts are known
     device: str
     flops_per_second: float  # the device's rate in a large product
+    training_flops_per_second: float  # the same in the dtype that recovery computes in
 
     @property
     def seconds(self) -> float:
@@ -59,7 +64,9 @@ class PlanResult:
     def document(self) -> dict[str, object]:
         """Return the plan for --json."""
         timed = {"flops_per_second": self.flops_per_second, "seconds": self.seconds, "device": self.device}
-        return self.plan.document() | timed
+        recovery = self.plan.recovery
+        trained = {"recovery": recovery.document(self.training_flops_per_second)} if recovery else {}
+        return self.plan.document() | timed | trained
 
 
 def plan(request: PlanRequest) -> PlanResult:
@@ -67,6 +74,7 @@ def plan(request: PlanRequest) -> PlanResult:
     with running(request) as run:
         from langprune_cli.stages.plan.cost import measured_rate  # noqa: PLC0415
         from langprune_cli.stages.plan.plan import find_config, plan, read_patterns  # noqa: PLC0415
+        from langprune_cli.stages.plan.recovery import RecoveryAsked  # noqa: PLC0415
         from langprune_cli.stages.structured.removals import Removal, Rounding  # noqa: PLC0415
         from langprune_cli.structured_patterns.vocab import PATTERN  # noqa: PLC0415
         from langprune_cli.tokens.choice import VocabularyTarget  # noqa: PLC0415
@@ -81,11 +89,16 @@ def plan(request: PlanRequest) -> PlanResult:
             tokens, chosen = planned_tokens(run, choice, target, request.stats)
             leaving = Removal(PATTERN.name, 0.0, VocabularyTarget(size=tokens))
             asked = replace(asked, removals=(*asked.removals, leaving), chat=chosen.chat if chosen else None)
+        device = run.compute.torch_device()
+        if request.recover:
+            asked = replace(asked, recovery=RecoveryAsked(token_count("--recover", request.recover), device))
         found = find_config(run.workspace, choice, run.compute)
         for note in found.notes:
             run.reporter.note(note)
         made = plan(
             found, asked, windows=request.nsamples, seqlen=request.seqlen, trust_remote_code=request.trust_remote_code
         )
-        device = run.compute.torch_device()
-        return PlanResult(made, chosen, str(device), measured_rate(made.dtype, device))
+        rate = training = measured_rate(made.dtype, device)
+        if made.recovery and made.recovery.dtype != made.dtype:
+            training = measured_rate(made.recovery.dtype, device)
+        return PlanResult(made, chosen, str(device), rate, training)

@@ -14,13 +14,10 @@ from langprune_cli.requests.shared.run import running
 from langprune_cli.requests.shared.values import at_least, one_of, one_or_none, several, token_count
 
 if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
-    import torch
-
     from langprune_cli.requests.shared.results import Made
     from langprune_cli.requests.shared.run import Run
     from langprune_cli.store.artifact import Artifact
     from langprune_cli.store.building import Outcome
-    from langprune_cli.streaming.opened import OpenedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +72,12 @@ def recover(request: RecoverRequest) -> Made:
 
 def recovered(run: Run, request: RecoverRequest) -> Outcome:
     """Train the model of a request; raises OnlyPlannedError for one that an earlier step of a dry run would make."""
+    from langprune_cli.models.skeleton import stated_dtype  # noqa: PLC0415
     from langprune_cli.stages.export.lineage import check_own_base, lineage  # noqa: PLC0415
     from langprune_cli.stages.recover.memory import what_fits  # noqa: PLC0415
     from langprune_cli.stages.recover.recover import RecoverSettings, recover  # noqa: PLC0415
     from langprune_cli.stages.recover.text import training_text  # noqa: PLC0415
+    from langprune_cli.streaming.compute import fast_dtype  # noqa: PLC0415
     from langprune_cli.streaming.model_choice import ModelChoice, model_artifact  # noqa: PLC0415
     from langprune_cli.streaming.opened import check_same_model  # noqa: PLC0415
     from langprune_cli.text.budgets import split_budgets  # noqa: PLC0415
@@ -97,7 +96,8 @@ def recovered(run: Run, request: RecoverRequest) -> Outcome:
     tags, shares = split_budgets(several(request.lang))
     specs = run.resolve(tags, several(request.data), request.corpus, teacher, evaluation=False)
     pruned = run.in_dtype("float32").open(ModelChoice(named))
-    dtype = run.in_dtype(request.dtype).compute.torch_dtype() or _dtype_for(pruned)
+    stored = stated_dtype(pruned.config) or pruned.streamed.checkpoint.float_dtype()
+    dtype = run.in_dtype(request.dtype).compute.torch_dtype() or fast_dtype(stored, pruned.streamed.device)
     dense = run.in_dtype("float32" if str(dtype) == "torch.float32" else "auto").open(teacher)
     if chain:
         check_same_model(chain[-1], dense)
@@ -126,14 +126,3 @@ def recovered_after(run: Run, pruned: Artifact, text: TextOptions, options: Prun
         max_shard_size=options.max_shard_size, name=options.name, force=options.force, dry_run=options.dry_run,
     )  # fmt: skip
     return run.team.first(lambda: recovered(run, request))
-
-
-def _dtype_for(pruned: OpenedModel) -> torch.dtype:
-    """Return the dtype of the products: bfloat16 for models in 16 bits where that is not emulated."""
-    import torch  # noqa: PLC0415
-
-    from langprune_cli.models.skeleton import stated_dtype  # noqa: PLC0415
-    from langprune_cli.streaming.compute import lacks_bfloat16  # noqa: PLC0415
-
-    own = stated_dtype(pruned.config) or pruned.streamed.checkpoint.float_dtype()
-    return torch.float32 if own.itemsize > 2 or lacks_bfloat16(pruned.streamed.device) else torch.bfloat16

@@ -48,6 +48,11 @@ class Compute:
         return _DTYPES[self.dtype]
 
 
+def fast_dtype(own: torch.dtype, device: torch.device) -> torch.dtype:
+    """Return the dtype of products of a model in `own`: bfloat16 for 16 bits where that is not emulated, else float32."""
+    return torch.float32 if own.itemsize > 2 or lacks_bfloat16(device) else torch.bfloat16
+
+
 def lacks_bfloat16(device: torch.device) -> bool:
     """Return whether a device emulates products of bfloat16 matrices, as x86 CPUs without AVX-512 do."""
     if device.type == "cuda":

@@ -16,6 +16,7 @@ from langprune_cli.cli.options import shared as opt
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must be fast
     from langprune_cli.requests.plan import PlanResult
     from langprune_cli.stages.plan.plan import Plan
+    from langprune_cli.stages.plan.recovery import RecoveryPlan
 
 
 def plan(
@@ -43,6 +44,13 @@ def plan(
     ] = None,
     nsamples: opt.Nsamples = defaults.NSAMPLES,
     seqlen: opt.Seqlen = None,
+    recover: Annotated[
+        str | None,
+        typer.Option(
+            help="Say what training the pruned model on so many tokens (300k, 2M) would take, as langprune recover does.",
+            rich_help_panel=choice.CHOICE,
+        ),
+    ] = None,
     cache_dir: opt.CacheDir = None,
     trust_remote_code: opt.TrustRemoteCode = False,
     workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
@@ -57,7 +65,8 @@ def plan(
     request = PlanRequest(
         model=model, revision=revision, pattern=pattern or (), sparsity=sparsity, round_to=round_to, rounding=rounding,
         coverage=coverage, vocab_size=vocab_size, keep_chat=keep_chat, stats=stats, nsamples=nsamples, seqlen=seqlen,
-        cache_dir=cache_dir, trust_remote_code=trust_remote_code, workspace=workspace, reporter=console(workspace),
+        recover=recover, cache_dir=cache_dir, trust_remote_code=trust_remote_code, workspace=workspace,
+        reporter=console(workspace),
     )  # fmt: skip
     show(plan(request), json=json)
 
@@ -72,6 +81,8 @@ def show(found: "PlanResult", *, json: bool) -> None:
         print_line("")
     print_plan(found.plan)
     print_costs(found.plan, found.flops_per_second, found.device)
+    if found.plan.recovery:
+        print_recovery(found.plan.recovery, found.training_flops_per_second)
 
 
 def print_plan(plan: "Plan") -> None:
@@ -130,6 +141,24 @@ def print_costs(plan: "Plan", rate: float, device: str) -> None:
         f"Operations of prune with its default method: {costs.flops / 1e12:,.3g} TFLOP ({shares}); at least "
         f"{_duration(costs.flops / rate)}, at the {rate / 1e12:,.3g} TFLOP/s of a large product on this {device}."
     )
+
+
+def print_recovery(recovery: "RecoveryPlan", rate: float) -> None:
+    """Print what each way to train takes, and which of them this machine has memory for."""
+    device = str(recovery.device)
+    print_line("")
+    print_line(f"To recover on {recovery.tokens:,} tokens, in windows of {recovery.seqlen}:")
+    rows = [
+        [each.train, parameters(each.trained), _gigabytes(each.cpu), _gigabytes(each.device), f"{each.flops / 1e12:,.3g}",
+         _duration(each.flops / rate)]
+        for each in recovery.trainings
+    ]  # fmt: skip
+    print_table(["--train", "trained", "memory on a CPU", "on a GPU", "TFLOP", "at least"], rows)
+    dtype = str(recovery.dtype).removeprefix("torch.")
+    print_line(f"The time is at the {rate / 1e12:,.3g} TFLOP/s of a large product in {dtype} on this {device}.")
+    if recovery.free_bytes is not None:
+        chosen = f"recover trains {recovery.chosen}" if recovery.chosen else "too little for any of them"
+        print_line(f"{_gigabytes(recovery.free_bytes)} are free on this {device}: {chosen}.")
 
 
 def _duration(seconds: float) -> str:

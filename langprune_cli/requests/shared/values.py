@@ -16,7 +16,7 @@ WORKSPACE_VARIABLE = "LANGPRUNE_WORKSPACE"
 Names = str | Sequence[str]
 Paths = str | Path | Sequence[str | Path]
 
-_COUNT = re.compile(r"(\d+(?:\.\d+)?)([kKmMbB]?)")
+_COUNT = re.compile(r"([0-9]{1,15}(?:\.[0-9]+)?)([kKmMbB]?)")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 Word = TypeVar("Word", bound=str)
 

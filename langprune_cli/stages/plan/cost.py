@@ -53,20 +53,42 @@ def costs(dense: CausalModel, smaller: CausalModel, windows: int, seqlen: int) -
     the conjugate gradient after it r i^2 twice.
     """
     tokens = windows * seqlen
-    text = dense.config.get_text_config()
-    hidden, routed = text.hidden_size, _share_of_an_expert(text)
+    routed = _share_of_an_expert(dense.config.get_text_config())
+    per_token = pass_flops(dense, seqlen)
     norms = hessians = masks = 0
-    forward = products = solving = 0.0
+    products = solving = 0.0
     for block in find_blocks(dense)[1]:
         for rows, inputs, share in _sites(block, routed):
             norms += 16 * inputs + 8 + 3 * _ENTRY_BYTES
             hessians += 2 * inputs * (inputs + 1) + _ENTRY_BYTES
             masks += rows * -(-inputs // 8) + _ENTRY_BYTES
-            forward += 2 * share * tokens * rows * inputs
             products += share * tokens * inputs * (inputs + 1)
             solving += inputs**3 + 2 * (admm.STEPS + conjugate_gradient.STEPS) * rows * inputs**2
-        forward += 2 * tokens * seqlen * hidden
+    forward = tokens * (per_token.linears + per_token.attention)
     return Costs(4 * tokens, norms, norms + hessians, masks, _bytes(smaller), 2 * forward, products, solving)
+
+
+@dataclass(frozen=True)
+class PassFlops:
+    """Floating-point operations of one token's pass through a model."""
+
+    linears: float  # of the blocks
+    attention: float
+    head: float
+
+    @property
+    def forward(self) -> float:
+        """Return the sum."""
+        return self.linears + self.attention + self.head
+
+
+def pass_flops(model: CausalModel, seqlen: int) -> PassFlops:
+    """Count the operations of a token's pass in a window of `seqlen` tokens, as `costs` does."""
+    text = model.config.get_text_config()
+    blocks, routed = find_blocks(model)[1], _share_of_an_expert(text)
+    sites = (site for block in blocks for site in _sites(block, routed))
+    linears = sum(2 * share * rows * inputs for rows, inputs, share in sites)
+    return PassFlops(linears, 2 * seqlen * text.hidden_size * len(blocks), 2 * text.hidden_size * text.vocab_size)
 
 
 def token_costs(smaller: nn.Module, rows: int, stay: int) -> Costs:

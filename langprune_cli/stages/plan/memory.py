@@ -10,7 +10,7 @@ from langprune_cli.models.composites import text_paths
 from langprune_cli.models.protocols import CausalModel
 from langprune_cli.models.skeleton import find_blocks
 
-_PROCESS_BYTES = 580_000_000  # Python and torch after loading, and the matrix library's buffers
+PROCESS_BYTES = 580_000_000  # Python and torch after loading, and the matrix library's buffers
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def peaks(
     compared = 4 * (outside // item) if blocks_leave else 0
     before = max(embeddings + loaded, compared), loaded + collecting
     return Peaks(
-        _PROCESS_BYTES + states + max(*before, 2 * loaded + packed + solving),
+        PROCESS_BYTES + states + max(*before, 2 * loaded + packed + solving),
         states + max(*before, loaded + solving),
     )
 

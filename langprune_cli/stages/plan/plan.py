@@ -15,6 +15,7 @@ from langprune_cli.models.skeleton import build_skeleton, context_of, find_block
 from langprune_cli.numerics.patterns import Pattern, parse_pattern, prune_count
 from langprune_cli.stages.plan.cost import Costs, costs, token_costs
 from langprune_cli.stages.plan.memory import Peaks, peaks
+from langprune_cli.stages.plan.recovery import RecoveryAsked, RecoveryPlan, plan_recovery
 from langprune_cli.stages.structured.removals import DOWN, Removal, Rounding
 from langprune_cli.stages.structured.sketch import AxisPlan, Sketch
 from langprune_cli.store.workspace import Workspace
@@ -33,6 +34,7 @@ class Asked:
     pattern: Pattern | None = None  # of single weights, if any
     rounding: Rounding = DOWN
     chat: int | None = None  # tokens kept only for chats, Markdown and code; None: unknown or not requested
+    recovery: RecoveryAsked | None = None  # whether to train afterwards
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Plan:
     logits_bytes: tuple[int, int]  # float32, per window: before, after
     costs: Costs
     chat: tuple[int, int] | None = None  # tokens kept only for chats, Markdown and code, and their bytes on disk
+    recovery: RecoveryPlan | None = None
 
     @property
     def pruning_rate(self) -> float:
@@ -162,6 +165,7 @@ def _planned(
         found.append(AxisPlan(str(asked.pattern), "weights of linears, not zero", weights, weights - zeros))
     if not asked.pattern and not any(get_pattern(each.kind).touches_blocks for each in asked.removals):
         windows = 0  # none run through the model: the tokenizer counts tokens
+    recovery = plan_recovery(model, smaller, dtype, asked.recovery) if asked.recovery else None
     context = context_of(config)
     length = window_length(seqlen, context, location.label)
     taken = costs(model, smaller, windows, length) if windows else token_costs(smaller, sketch.rows, sketch.tokens_left)
@@ -169,7 +173,7 @@ def _planned(
     return Plan(
         location.id, _count(model), _count(smaller), zeros, dtype, memory, windows,
         length, tuple(found), (4 * length * sketch.rows, 4 * length * sketch.tokens_left), taken,
-        None if asked.chat is None else (asked.chat, asked.chat * _row_bytes(model, sketch.rows, dtype)),
+        None if asked.chat is None else (asked.chat, asked.chat * _row_bytes(model, sketch.rows, dtype)), recovery,
     )  # fmt: skip
 
 

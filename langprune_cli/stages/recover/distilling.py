@@ -25,7 +25,7 @@ from langprune_cli.streaming.resuming import SAVE_AFTER_SECONDS
 _WARM_UP = 0.05  # of the steps
 _LAST_RATE = 1 / 20  # of the learning rate, at the end of the cosine
 _MOST_GRADIENT = 1.0  # clips the norm of a step's gradient
-_LOOKS = 16  # how often held-out windows are looked at
+LOOKS = 16  # how often held-out windows are looked at
 _PATIENCE = 6  # looks without a better one, after which training ends
 
 
@@ -100,7 +100,7 @@ class Distillation:
         saved = time.monotonic()
         if not self.course.looks:
             yield self._look()
-        every = max(1, self._schedule.steps // _LOOKS)
+        every = max(1, self._schedule.steps // LOOKS)
         while self.course.step < self._schedule.steps and not self._is_over():
             self._take_step(tick)
             if self.course.step % every == 0 or self.course.step == self._schedule.steps:
