@@ -8,6 +8,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from langprune_cli.cli.display import console as console_module
 from langprune_cli.cli.display.progress import Bar
 from langprune_cli.cli.display.tables import print_table
 from tests.support.command import langprune
@@ -72,3 +73,20 @@ def test_the_bar_has_whole_figures_and_names_its_times(width: int) -> None:
     assert "0:50:00 elapsed" in shown
     assert "…" not in shown
     assert all(cell_len(line) <= width for line in shown.splitlines())
+
+
+def test_a_pipe_gets_fewer_lines_as_time_passes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a pass without blocks, such as training: each line says tokens a second and the time that is left."""
+    now = [0.0]
+    monkeypatch.setattr(console_module.time, "monotonic", lambda: now[0])
+    reporter = console_module.ConsoleReporter()
+    reporter.begin("recover it", 0, 36_000_000)
+    for second in range(36_000):
+        now[0] = second + 1.0
+        reporter.tick(0, 1000)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "recover it, 1,000 tokens/s, 35997 s left"
+    assert 80 < len(lines) < 250
+    assert lines[-1].endswith(" s left")

@@ -121,9 +121,9 @@ def show(
     if json:
         print_json(asdict(manifest) | {"name": short, "path": str(folder)})
         return
-    print_line(f"{kind}/{short}: {describe(manifest)}")
-    size = Artifact(folder, manifest).size()
-    print_line(f"{len(manifest.parts)} files, {size / 1e6:,.2f} MB, in {folder}")
+    artifact = Artifact(folder, manifest)
+    print_line(f"{kind}/{short}: {describe(artifact)}")
+    print_line(f"{len(manifest.parts)} files, {artifact.size() / 1e6:,.2f} MB, in {folder}")
     sections = {
         "inputs": manifest.inputs,
         "params": manifest.params,

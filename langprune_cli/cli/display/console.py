@@ -14,7 +14,8 @@ from langprune_cli.cli.display.progress import Bar
 from langprune_cli.errors import printable, printable_json
 
 _PIPED_WIDTH = 160  # a pipe has no width; rich would cut names in narrower output
-_QUIET_SECONDS = 3.0  # between plain progress lines
+_QUIET_SECONDS = 3.0  # between plain progress lines, at least
+_QUIET_SHARE = 0.05  # of the time passed: a run of hours has a hundred lines, not thousands
 
 
 class ConsoleReporter:
@@ -59,13 +60,17 @@ class ConsoleReporter:
         speed = f"{rate:,.0f} tokens/s" if self._total else ""
         if self._bar:
             self._bar.show(self._done, block + 1, speed)
-        elif (block != self._block or not self._blocks) and now - self._said >= _QUIET_SECONDS:
+        elif (block != self._block or not self._blocks) and self._is_time(now):
             left = ((self._total or self._blocks) - self._done) / rate
             place = f"{self._what}: block {block} of {self._blocks}" if self._blocks else self._what
             parts = [place, speed, f"{left:.0f} s left"]
             self.note(", ".join(filter(None, parts)))
             self._said = now
         self._block = block
+
+    def _is_time(self, now: float) -> bool:
+        """Return whether to say how far the pass is, in a pipe."""
+        return now - self._said >= max(_QUIET_SECONDS, _QUIET_SHARE * (now - self._begun))
 
     def end(self) -> None:
         """End the progress, if any."""

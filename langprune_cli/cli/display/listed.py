@@ -25,14 +25,15 @@ class Shown(TypedDict):
 
 def _shown(folder: Path, manifest: Manifest) -> Shown:
     """Return what is shown of an artifact; of an evaluation its result is read."""
+    artifact = Artifact(folder, manifest)
     return {
         "key": manifest.key,
         "complete": manifest.complete,
-        "bytes": Artifact(folder, manifest).size(),
+        "bytes": artifact.size(),
         "model": model_of(manifest),
         "languages": languages_of(manifest),
         "evaluated": evaluated(folder, manifest),
-        "what": describe(manifest),
+        "what": describe(artifact),
     }
 
 

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from langprune_cli.cli.display.console import print_line
 from langprune_cli.cli.display.tables import print_table
+from langprune_cli.errors import LangpruneError
 from langprune_cli.stages.evaluate.rows import SizeRow, model_label, with_bits
+from langprune_cli.stages.recover.looks import kept_look, read_looks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from langprune_cli.stages.solving.updating import PrunedLinear
+    from langprune_cli.store.artifact import Artifact
     from langprune_cli.store.building import Outcome
     from langprune_cli.store.manifest import Manifest
 
 
-def describe(manifest: Manifest) -> str:
+def describe(artifact: Artifact) -> str:
     """Return a short description of an artifact, or a remark if another program's manifest lacks it."""
     try:
-        return _described(manifest)
+        return _described(artifact)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError):
         return "its manifest lacks a description: make it again"
 
 
-def _described(manifest: Manifest) -> str:
+def _described(artifact: Artifact) -> str:
+    manifest = artifact.manifest
     about, params, inputs = manifest.about, manifest.params, manifest.inputs
     if not manifest.complete:
         return "not complete: run its command again"
@@ -48,11 +53,21 @@ def _described(manifest: Manifest) -> str:
             what = f"{before:,} -> {after:,} parameters ({1 - after / before:.4%} removed)"
         else:
             what = f"{checked['sparsity']:.2%} zeros"
-        trained = f", trained on {about['recovered']['tokens']:,} tokens" if "recovered" in about else ""
-        return f"{base} with mask {about['mask']['name']}{trained}, {what}, checked"
+        return f"{base} with mask {about['mask']['name']}{_trained(artifact)}, {what}, checked"
     cells, tasks = inputs["cells"], len(inputs.get("tasks", {}).get("names", []))
     rows = with_bits(f"{len(cells)} rows", cells[0].get("bits") if cells else None)
     return ", ".join([rows] * (bool(cells) or not tasks) + [f"{tasks} tasks"] * (tasks > 0))
+
+
+def _trained(artifact: Artifact) -> str:
+    """Return what recovery trained, on how many tokens, and what it brought, after a comma; nothing for other models."""
+    if "recovered" not in (about := artifact.manifest.about):
+        return ""
+    brought = ""
+    with suppress(LangpruneError):  # a part that is damaged: verify says so
+        looks = read_looks(artifact)
+        brought = f", {looks[0]['held_out']:.4f} -> {looks[kept_look(looks)]['held_out']:.4f} nats from the dense model"
+    return f", trained on {about['recovered']['tokens']:,} tokens ({about['recovered']['train']}{brought})"
 
 
 def model_of(manifest: Manifest) -> str | None:
@@ -104,7 +119,7 @@ def print_outcomes(outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         artifact = outcome.artifact
         state = "already there, nothing to do" if outcome.cached else f"{outcome.seconds:.1f} s"
-        print_line(f"{artifact.manifest.kind}/{artifact.name}: {describe(artifact.manifest)} ({state})")
+        print_line(f"{artifact.manifest.kind}/{artifact.name}: {describe(artifact)} ({state})")
         tails = artifact.manifest.about.get("dense_tail_columns")
         if tails:
             print_line(

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import torch
 
-from langprune_cli.defaults import TRAINING_SEQLEN, TRAINS, Train
+from langprune_cli.defaults import STEP_TOKENS, TRAINING_SEQLEN, TRAINS, Train
 from langprune_cli.models.protocols import CausalModel
 from langprune_cli.models.skeleton import context_of
 from langprune_cli.stages.evaluate.loaded import free_bytes
 from langprune_cli.stages.plan.cost import PassFlops, pass_flops
 from langprune_cli.stages.plan.memory import PROCESS_BYTES
-from langprune_cli.stages.recover.distilling import LOOKS
+from langprune_cli.stages.recover.distilling import look_every, steps_of
 from langprune_cli.stages.recover.memory import Sizes, recovery_bytes, trained_numbers
 from langprune_cli.stages.recover.recover import held_out_places
 from langprune_cli.streaming.compute import fast_dtype
@@ -83,7 +83,9 @@ def plan_recovery(dense: CausalModel, smaller: CausalModel, dtype: torch.dtype, 
     seqlen = min(TRAINING_SEQLEN, context_of(dense.config) or TRAINING_SEQLEN)
     student, taught = pass_flops(smaller, seqlen), pass_flops(dense, seqlen)
     windows = max(2, asked.tokens // seqlen)
-    looked_at = (LOOKS + 1) * seqlen * int(held_out_places(windows).sum())
+    steps, _ = steps_of(asked.tokens, STEP_TOKENS, seqlen)
+    looks = 1 + -(-steps // look_every(steps))
+    looked_at = looks * seqlen * int(held_out_places(windows).sum())
     cpu = fast_dtype(dtype, torch.device("cpu"))
     gpu = torch.bfloat16 if dtype.itemsize <= 2 else torch.float32
     ours = Sizes.of(smaller, dtype)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from langprune_cli.stages.recover.divergence import distillation_loss
+from langprune_cli.stages.recover.looks import Look
 from langprune_cli.stages.recover.student import Student
 from langprune_cli.store.files import new_file
 from langprune_cli.streaming.resuming import SAVE_AFTER_SECONDS
@@ -25,16 +25,8 @@ from langprune_cli.streaming.resuming import SAVE_AFTER_SECONDS
 _WARM_UP = 0.05  # of the steps
 _LAST_RATE = 1 / 20  # of the learning rate, at the end of the cosine
 _MOST_GRADIENT = 1.0  # clips the norm of a step's gradient
-LOOKS = 16  # how often held-out windows are looked at
+_LOOKS = 16  # how often held-out windows are looked at, or a little more
 _PATIENCE = 6  # looks without a better one, after which training ends
-
-
-class Look(TypedDict):
-    """What a look at the held-out windows found."""
-
-    tokens: int  # trained on so far
-    loss: float | None  # nats per token on these tokens since the look before
-    held_out: float  # nats per token on held-out windows
 
 
 @dataclass
@@ -77,6 +69,17 @@ class Schedule:
         return _LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * done)) / 2
 
 
+def steps_of(tokens: int, batch_tokens: int, seqlen: int) -> tuple[int, int]:
+    """Return the number of steps that read `tokens` tokens, and the windows of each."""
+    windows = max(1, batch_tokens // seqlen)
+    return max(1, tokens // (windows * seqlen)), windows
+
+
+def look_every(steps: int) -> int:
+    """Return after how many steps held-out windows are looked at; they also are before the first and after the last."""
+    return max(1, steps // _LOOKS)
+
+
 class Distillation:
     """Trains, step by step; `course` and the optimizer's state are all that a step depends on."""
 
@@ -100,7 +103,7 @@ class Distillation:
         saved = time.monotonic()
         if not self.course.looks:
             yield self._look()
-        every = max(1, self._schedule.steps // LOOKS)
+        every = look_every(self._schedule.steps)
         while self.course.step < self._schedule.steps and not self._is_over():
             self._take_step(tick)
             if self.course.step % every == 0 or self.course.step == self._schedule.steps:

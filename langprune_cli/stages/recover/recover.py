@@ -14,7 +14,8 @@ from langprune_cli.stages.apply.apply import check_target
 from langprune_cli.stages.apply.model_writing import ModelWriter
 from langprune_cli.stages.recover.block_tuning import held_out
 from langprune_cli.stages.recover.checking import as_updated, check_trained
-from langprune_cli.stages.recover.distilling import Distillation, Lessons, Look, Schedule
+from langprune_cli.stages.recover.distilling import Distillation, Lessons, Schedule, steps_of
+from langprune_cli.stages.recover.looks import RECOVERY_PART, Look
 from langprune_cli.stages.recover.memory import micro_windows
 from langprune_cli.stages.recover.student import Student
 from langprune_cli.stages.recover.teacher import shared_tokens
@@ -29,7 +30,6 @@ from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.types import Windows
 
-RECOVERY_PART = "recovery.json"  # the looks at held-out windows
 _HELD_OUT, _MOST_HELD_OUT = 16, 64  # one window of so many is held out, and no more than that
 _RATES: dict[Train, float] = {"all": 2e-4, "lora": 2e-3, "norms": 2e-3}  # for a width of 576, see `rate`
 _WIDTH = 576
@@ -133,8 +133,7 @@ class Recovery:
         settings, parts = self._settings, self._windows.parts or (self._windows,)
         held = torch.cat([held_out_places(part.count) for part in parts])
         seqlen = self._windows.seqlen
-        step_windows = max(1, settings.batch_tokens // seqlen)
-        steps = max(1, settings.tokens // (step_windows * seqlen))
+        steps, step_windows = steps_of(settings.tokens, settings.batch_tokens, seqlen)
         with ExitStack() as loaded:
             loaded.enter_context(self._teacher.whole())
             parameters = loaded.enter_context(self._pruned.whole())
@@ -148,8 +147,8 @@ class Recovery:
             if scratch.exists() and distillation.restore(scratch):
                 done = distillation.course.step
                 self._reporter.note(f"Resuming {self._writer.folder.name}: {done} of {steps} steps are done.")
-            self._reporter.begin(f"recover {self._writer.folder.name}", 1, steps * step_windows * seqlen)
-            self._reporter.tick(0, distillation.course.step * step_windows * seqlen)
+            left = (steps - distillation.course.step) * step_windows * seqlen
+            self._reporter.begin(f"recover {self._writer.folder.name}", 0, left)
 
             def save() -> None:
                 distillation.save(scratch)
@@ -161,6 +160,7 @@ class Recovery:
                         f"the loss after {look['tokens']} tokens is not finite: give a smaller --learning-rate, or --dtype "
                         "float32"
                     )
+                self._reporter.note(_said(look, steps * step_windows * seqlen))
             self._reporter.end()
             save()
             course = distillation.course
@@ -217,6 +217,11 @@ def _recipe(teacher: OpenedModel, pruned: OpenedModel, windows: Windows, setting
         },
         environment=pruned.environment(),
     )  # fmt: skip
+
+
+def _said(look: Look, tokens: int) -> str:
+    read = "" if look["loss"] is None else f"loss {look['loss']:.4f}, "
+    return f"After {look['tokens']:,} of {tokens:,} tokens: {read}{look['held_out']:.4f} on held-out windows."
 
 
 def _finite(look: Look) -> bool:

@@ -16,7 +16,8 @@ from langprune_cli.stages.evaluate.rows import (
     marks,
     model_label,
 )
-from langprune_cli.stages.report.report import Figure, Matrix, Reconstruction, Report, ReportedModel
+from langprune_cli.stages.recover.looks import RECOVERY_PART, read_looks
+from langprune_cli.stages.report.report import Figure, Matrix, Reconstruction, Recovered, Report, ReportedModel
 from langprune_cli.stages.report.sources import PrunedModels, sources_behind
 from langprune_cli.stages.structured.keep_masks import of_linears
 from langprune_cli.store.artifact import Artifact
@@ -62,7 +63,9 @@ def collect(
     behind = tuple(
         (each, sources_behind(workspace, [each], pruned)) for each in sources if each.manifest.kind == "models"
     )
-    return Report(matrices, shown_linears, tuple(comparisons), sources, behind)
+    recovered = (each for each in sources if RECOVERY_PART in each.manifest.parts)
+    recoveries = tuple(Recovered(each, tuple(read_looks(each))) for each in recovered)
+    return Report(matrices, shown_linears, tuple(comparisons), sources, behind, recoveries)
 
 
 def sources_of(workspace: Workspace, artifact: Artifact, reporter: Reporter) -> tuple[Artifact, ...]:

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from langprune_cli.errors import LangpruneError
 from langprune_cli.stages.evaluate.rows import MARKS, SizeRow
-from langprune_cli.stages.report import experts, figures, style, tables
+from langprune_cli.stages.report import experts, figures, recoveries, style, tables
 from langprune_cli.stages.report.commands import commands, hidden
 from langprune_cli.stages.report.recipe import recipe_of
 from langprune_cli.stages.report.report import Report
@@ -26,6 +26,7 @@ def page(report: Report, title: str, sizes: Sequence[SizeRow], form: str) -> str
         tables=tables,
         figures=figures,
         experts=experts,
+        recoveries=recoveries,
         hatching=hatching(),
         colours=style.colours(),
         shades=SHADES,

@@ -9,6 +9,7 @@ from langprune_cli.stages.evaluate.rows import (
     Row,
     TaskRow,
 )
+from langprune_cli.stages.recover.looks import Look, kept_look
 from langprune_cli.stages.solving.updating import PrunedLinear
 from langprune_cli.store.artifact import Artifact
 
@@ -86,6 +87,19 @@ def error_of(linears: Sequence[PrunedLinear]) -> float | None:
 
 
 @dataclass(frozen=True)
+class Recovered:
+    """A model that was trained after pruning, and the looks at held-out windows."""
+
+    model: Artifact
+    looks: tuple[Look, ...]
+
+    @property
+    def kept(self) -> int:
+        """Return the number of the look whose weights were kept."""
+        return kept_look(self.looks)
+
+
+@dataclass(frozen=True)
 class Report:
     """All tables and figures of a report, before they are drawn."""
 
@@ -94,6 +108,7 @@ class Report:
     comparisons: tuple[Comparison, ...]
     sources: tuple[Artifact, ...]  # all artifacts behind the report: statistics, scores, masks, models, evaluations
     behind: tuple[tuple[Artifact, tuple[Artifact, ...]], ...] = ()  # each model with its sources and itself
+    recoveries: tuple[Recovered, ...] = ()
 
     def of_kind(self, kind: str) -> list[Artifact]:
         """Return the sources of one kind."""

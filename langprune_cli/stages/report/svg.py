@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from unicodedata import combining, east_asian_width
 
 from markupsafe import Markup
@@ -134,6 +135,75 @@ def bar_chart(bars: Bars) -> Markup:
             )
             body.append(element("g", element("title", f"block {block}: {value:.2%}"), rect))
     return _figure(bars.name, bars.title, bars.description, (width + 6, above + height + 22), body)
+
+
+class Point(NamedTuple):
+    """A point of a line."""
+
+    across: float
+    up: float
+    title: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One quantity, as a line through points."""
+
+    label: str
+    style: str  # class of the line and its points
+    points: Sequence[Point]
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """Several quantities over one other, all from 0 up."""
+
+    title: str
+    description: str
+    lines: Sequence[Line]
+    top: tuple[float, float]  # the ends of both axes
+    ticks: tuple[str, str]  # their labels
+    ringed: Point  # one that is marked
+    name: str
+
+
+def line_chart(chart: LineChart) -> Markup:
+    """Return a chart of lines, with a legend above them."""
+    left, above, width, height = 58.0, 34.0, 380.0, 150.0
+
+    def place(point: Point) -> tuple[float, float]:
+        ends = zip(point[:2], chart.top, strict=True)
+        across, up = (min(1.0, max(0.0, value / top)) if top > 0 else 0.0 for value, top in ends)
+        return round(left + width * across, 1), round(above + height * (1 - up), 1)
+
+    body = [
+        element("line", class_="axis" if share == 0 else "grid", x1=left, x2=left + width, y1=y, y2=y)
+        for share in (0.0, 0.5, 1.0)
+        for y in [above + height * (1 - share)]
+    ]
+    body += [
+        _text(chart.ticks[1], left - 8, above + 4, "small", anchor="end"),
+        _text("0", left - 8, above + height + 4, "small", anchor="end"),
+        _text("0", left, above + height + 18, "small", anchor="middle"),
+        _text(chart.ticks[0], left + width, above + height + 18, "small", anchor="end"),
+    ]
+    beside = left
+    for line in chart.lines:
+        drawn = [place(point) for point in line.points]
+        body.append(element("path", class_=f"line {line.style}", d="M" + " L".join(f"{x} {y}" for x, y in drawn)))
+        body += [
+            element(
+                "g", element("title", point.title), element("circle", class_=f"dot {line.style}", cx=x, cy=y, r=2.6)
+            )
+            for (x, y), point in zip(drawn, line.points, strict=True)
+        ]
+        body.append(element("line", class_=f"line {line.style}", x1=beside, x2=beside + 26, y1=12, y2=12))
+        body.append(_text(line.label, beside + 32, 16, "small", anchor="start"))
+        beside += 32 + _SMALL * _letters(line.label) + 22
+    for x, y in (place(chart.ringed), (beside + 6, 12.0)):
+        body.append(element("circle", class_="ring", cx=x, cy=y, r=6.0))
+    body.append(_text("kept", beside + 18, 16, "small", anchor="start"))
+    return _figure(chart.name, chart.title, chart.description, (left + width + 10, above + height + 24), body)
 
 
 def hatching() -> Markup:

@@ -17,8 +17,10 @@ from tests.support.pico import save_pico
 
 def test_operations_are_those_counted_by_hand(tmp_path: Path) -> None:
     save_pico("llama", tmp_path / "model")  # of 3 blocks, with a context of 64 tokens
-    plan = did("plan", "-m", tmp_path / "model", "-p", "channels:0.25", "--recover", "6400", "--json").json["recovery"]
-    assert (plan["tokens"], plan["seqlen"]) == (6400, 64)
+    plan = did("plan", "-m", tmp_path / "model", "-p", "channels:0.25", "--recover", "131072", "--json").json[
+        "recovery"
+    ]
+    assert (plan["tokens"], plan["seqlen"]) == (131072, 64)
 
     def one_pass(ffn: int) -> tuple[int, int, int]:
         linears = (32 + 16 + 16) * 32 + 32 * 32 + 2 * ffn * 32 + 32 * ffn
@@ -26,13 +28,13 @@ def test_operations_are_those_counted_by_hand(tmp_path: Path) -> None:
 
     linears, attention, head = one_pass(36)
     forward = linears + attention + head + sum(one_pass(48))
-    held_out = 17 * 64 * 6  # one of sixteen windows of 64 tokens, looked at before training and sixteen times after
-    norms = 6400 * (forward + linears + 2 * attention + head) + held_out * forward
-    whole = norms + 6400 * (linears + head)
+    held_out = 17 * 64 * 64  # 64 windows of 64 tokens, looked at before training and sixteen times of 64 steps
+    norms = 131072 * (forward + linears + 2 * attention + head) + held_out * forward
+    whole = norms + 131072 * (linears + head)
     found = {each["train"]: each for each in plan["trainings"]}
     assert list(found) == list(TRAINS)
     assert {name: each["flops"] for name, each in found.items()} == {
-        "all": whole, "lora": whole - 6400 * head, "norms": norms,
+        "all": whole, "lora": whole - 131072 * head, "norms": norms,
     }  # fmt: skip
     assert all(each["seconds"] == pytest.approx(each["flops"] / plan["flops_per_second"]) for each in found.values())
     block = (32 + 16 + 16) * 32 + 32 * 32 + 3 * 36 * 32
