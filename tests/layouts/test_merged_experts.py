@@ -64,10 +64,14 @@ def ids_of(windows: Path) -> Tensor:
     return load_file(windows)["windows"]
 
 
-# inkling2_text takes as long as all others together.
-@pytest.mark.parametrize(
-    "family", [pytest.param(each, marks=pytest.mark.slow if each == "inkling2_text" else ()) for each in MERGED]
-)
+# Two families take as long as all others together.
+FAMILIES = [
+    pytest.param(each, marks=pytest.mark.slow if each in ("inkling2_text", "minimax_m3_vl_text") else ())
+    for each in MERGED
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_pruned_in_the_layout_of_the_checkpoint(family: str, tmp_path: Path, windows: Path) -> None:
     """2:4 runs along the inputs however a tensor is stored; all else is as it was; stock transformers computes the same."""
     model = tmp_path / "model"
@@ -174,7 +178,7 @@ def test_statistics_of_experts_that_are_given_their_tokens_one_after_the_other(t
             torch.testing.assert_close(found, x.detach().square().sum(0), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("family", sorted(MERGED.keys() - {"jetmoe"}))
+@pytest.mark.parametrize("family", [each for each in FAMILIES if each.values != ("jetmoe",)])
 def test_channels_of_each_expert_leave(family: str, tmp_path: Path, windows: Path) -> None:
     """The smaller model computes what the dense one does without these channels, each expert having lost its own."""
     dense, stored = save_pico(family, tmp_path / "model"), STORED[family]

@@ -75,7 +75,7 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.mark.parametrize(("family", "processes"), [("llama", 2), ("qwen3_moe", 3)])
+@pytest.mark.parametrize(("family", "processes"), [("llama", 2), pytest.param("qwen3_moe", 3, marks=pytest.mark.slow)])
 def test_statistics_are_those_of_one_process(family: str, processes: int, tmp_path: Path, windows: Path) -> None:
     save_pico(family, tmp_path / "model")
     words = ["calibrate", "-m", tmp_path / "model", "--data", windows, "--collect", "hessian", "--batch-tokens", "24"]
@@ -105,7 +105,10 @@ def test_statistics_are_those_of_one_process(family: str, processes: int, tmp_pa
     ["--method", "wanda", "--pattern", "2:4"],
     ["--method", "sparsegpt", "--sparsity", "0.5"],
     pytest.param(["--pattern", "channels:0.34", "--pattern", "kv-groups:0.5"], marks=pytest.mark.slow),
-    ["--pattern", "blocks:0.34", "--pattern", "2:4", "--method", "wanda", "--tune", "--epochs", "1"],
+    pytest.param(
+        ["--pattern", "blocks:0.34", "--pattern", "2:4", "--method", "wanda", "--tune", "--epochs", "1"],
+        marks=pytest.mark.slow,
+    ),
 ])  # fmt: skip
 def test_models_are_those_of_one_process_but_for_rounding(words: list[str], tmp_path: Path, windows: Path) -> None:
     save_pico("llama", tmp_path / "model")
@@ -126,6 +129,7 @@ def test_models_are_those_of_one_process_but_for_rounding(words: list[str], tmp_
         assert close.float().mean() > 0.98, name
 
 
+@pytest.mark.slow
 def test_an_interrupted_team_is_gone_on_with_by_one_process_and_the_other_way_round(
     tmp_path: Path, windows: Path
 ) -> None:
@@ -143,6 +147,7 @@ def test_an_interrupted_team_is_gone_on_with_by_one_process_and_the_other_way_ro
         assert (after[name] - tensor).abs().max() <= 0.05 * tensor.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
 def test_what_two_processes_left_two_go_on_with_to_the_same_bytes(method: str, tmp_path: Path, windows: Path) -> None:
     save_pico("llama", tmp_path / "model")
@@ -159,6 +164,7 @@ def test_what_two_processes_left_two_go_on_with_to_the_same_bytes(method: str, t
     assert {name: made[name] for name in whole} == whole
 
 
+@pytest.mark.slow
 def test_one_document_is_printed_and_one_log_kept(tmp_path: Path, windows: Path) -> None:
     save_pico("llama", tmp_path / "model")
     words = ["prune", "-m", tmp_path / "model", "--data", windows, "--method", "wanda", "-w", tmp_path / "w", "--json"]
@@ -170,6 +176,7 @@ def test_one_document_is_printed_and_one_log_kept(tmp_path: Path, windows: Path)
     assert all(each["cached"] for each in again["artifacts"])
 
 
+@pytest.mark.slow
 def test_what_has_no_windows_to_share_is_done_once(tmp_path: Path) -> None:
     words = ["calibrate", "--lang", "uk", "--max-tokens", "2000", "--collect", "tokens", "-w", tmp_path / "w", "--json"]
     first, second = two(words, words)
@@ -181,6 +188,7 @@ def test_what_has_no_windows_to_share_is_done_once(tmp_path: Path) -> None:
     assert first.stderr == "ls does not share work between processes: the first one runs it alone.\n"
 
 
+@pytest.mark.slow
 def test_a_recipe_is_shared_stage_by_stage(tmp_path: Path, windows: Path) -> None:
     """Stages that gather statistics share their windows; the others, in between, run in the first process."""
     save_pico("llama", tmp_path / "model")
@@ -211,7 +219,8 @@ stages:
 
 @pytest.mark.parametrize(("option", "largest_file", "sentence"), [
     (["--device", "cuda:99"], None, "this machine has no --device cuda:99: use cpu or auto"),
-    (["--max-memory", "1KB"], 64, "File too large"),  # while the first process waits for its sums
+    # while the first process waits for its sums
+    pytest.param(["--max-memory", "1KB"], 64, "File too large", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_a_second_process_that_fails_says_so_and_ends_the_first(
     option: list[object], largest_file: int | None, sentence: str, tmp_path: Path, windows: Path
@@ -228,6 +237,7 @@ def test_a_second_process_that_fails_says_so_and_ends_the_first(
     assert not (tmp_path / "w" / "stats").exists() or not list((tmp_path / "w" / "stats").iterdir())
 
 
+@pytest.mark.slow
 def test_another_model_in_the_second_process_is_noticed(tmp_path: Path, windows: Path) -> None:
     for name, size in (("one", 32), ("two", 48)):
         save_pico("llama", tmp_path / name / "model", intermediate_size=size)

@@ -170,6 +170,7 @@ def test_no_pickle_is_read_or_written() -> None:
         assert found == [], path
 
 
+@pytest.mark.slow
 def test_the_tally_of_the_fuzz_script() -> None:
     command = [sys.executable, "-m", "tests.harnesses.fuzz", "--seconds", "2", "--only", "index"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)

@@ -15,6 +15,7 @@ def test_twenty_kills(tmp_path: Path) -> None:
     assert tally.kills.total() == 20
 
 
+@pytest.mark.slow
 def test_what_a_command_said_is_done_is_there_after_a_power_cut(tmp_path: Path) -> None:
     at_the_end = 1_000_000
     with Harness(tmp_path) as harness:

@@ -68,7 +68,10 @@ def _model(made: Made) -> Artifact:
     return next(each for each in made.artifacts if each.manifest.kind == "models")
 
 
-@pytest.mark.parametrize(("family", "pattern", "options"), _EACH)
+@pytest.mark.parametrize(
+    ("family", "pattern", "options"),
+    [pytest.param(*each, marks=pytest.mark.slow if number > 1 else ()) for number, each in enumerate(_EACH)],
+)
 def test_the_tower_alone_has_the_logits_of_the_model_that_reads_images(
     family: str, pattern: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -120,6 +123,7 @@ def test_fewer_tokens(tmp_path: Path) -> None:
     assert json.loads((alone / "config.json").read_bytes())["vocab_size"] < len(tokenizer)
 
 
+@pytest.mark.slow
 def test_several_patterns_at_once_leave_only_the_last_model_alone(tmp_path: Path) -> None:
     folder, windows, work = tmp_path / "llava", some_windows(tmp_path / "windows.safetensors"), tmp_path / "w"
     save("llava", folder)

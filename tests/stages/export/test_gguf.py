@@ -131,7 +131,7 @@ def naming_converter(folder: Path, known: Path, layout: str) -> Path:
     return folder / "convert_hf_to_gguf.py"
 
 
-@pytest.mark.parametrize("layout", ["file", "package"])
+@pytest.mark.parametrize("layout", ["file", pytest.param("package", marks=pytest.mark.slow)])
 def test_a_model_without_some_tokens_is_named_by_its_tokenizer_before(
     layout: str, here: Path, dense: Path, tmp_path: Path
 ) -> None:

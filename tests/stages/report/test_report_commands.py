@@ -155,6 +155,7 @@ def test_every_command_gives_the_same_key(places: dict[str, Path]) -> None:
     assert keys >= {each.key for each in made}
 
 
+@pytest.mark.slow
 def test_every_recipe_gives_the_same_key(places: dict[str, Path], tmp_path: Path) -> None:
     """All recipes share a workspace, so that nothing is made twice; each is first checked to stand on its own."""
     wrong, untold = {}, []
