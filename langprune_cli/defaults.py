@@ -5,6 +5,8 @@ from typing import Literal
 NSAMPLES = 128  # windows of calibration text
 Train = Literal["all", "lora", "norms"]  # what `recover` trains
 TRAINS: tuple[Train, ...] = ("all", "lora", "norms")
+Tracker = Literal["trackio", "wandb", "tensorboard"]  # where `recover` logs its course, each named as its library
+TRACKERS: tuple[Tracker, ...] = ("trackio", "wandb", "tensorboard")
 SAMPLINGS = ("document", "concat")
 SEQLEN = 2048  # tokens per window, if the model's context is as long
 BATCH_TOKENS = 2048  # per pass through a block

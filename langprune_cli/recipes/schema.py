@@ -13,6 +13,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "dtype": options.DTYPES,
     "sampling": defaults.SAMPLINGS,
     "train": defaults.TRAINS,
+    "log_to": defaults.TRACKERS,
     "collect": calibrate.COLLECTS,
     "rounding": choice.ROUNDINGS,
     "group": choice.GROUPS,

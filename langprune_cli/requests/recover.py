@@ -34,6 +34,7 @@ class RecoverRequest(TextOptions, OpeningOptions, ModelTargetOptions):
     seqlen, seed: tokens per window, and the random seed of their order
     dtype: of the products, by default "bfloat16" for models in 16 bits where the device has units for it
     device, cache_dir, trust_remote_code: how to open the models
+    log_to: "trackio", "wandb" or "tensorboard", where installed: loss, held-out loss, rate and tokens of each step go there too
     out, max_shard_size: the folder to write to, instead of one in the workspace, and its largest file of weights
     name, force, dry_run: the artifact's name, whether to make it again, and whether to make nothing
     """
@@ -47,6 +48,7 @@ class RecoverRequest(TextOptions, OpeningOptions, ModelTargetOptions):
     seqlen: int = defaults.TRAINING_SEQLEN
     seed: int = 0
     dtype: str = "auto"
+    log_to: str | None = None
 
     @property
     def token_count(self) -> int:
@@ -58,6 +60,7 @@ class RecoverRequest(TextOptions, OpeningOptions, ModelTargetOptions):
         super().check()
         one_or_none("--train", self.train, defaults.TRAINS)
         one_of("--dtype", self.dtype, DTYPES)
+        one_or_none("--log-to", self.log_to, defaults.TRACKERS)
         at_least("--batch-tokens", self.batch_tokens, 1)
         at_least("--seqlen", self.seqlen, 2)
         check_rate(self.learning_rate)
@@ -77,11 +80,14 @@ def recovered(run: Run, request: RecoverRequest) -> Outcome:
     from langprune_cli.stages.recover.memory import what_fits  # noqa: PLC0415
     from langprune_cli.stages.recover.recover import RecoverSettings, recover  # noqa: PLC0415
     from langprune_cli.stages.recover.text import training_text  # noqa: PLC0415
+    from langprune_cli.stages.recover.tracking import LogTo, check_tracker  # noqa: PLC0415
     from langprune_cli.streaming.compute import fast_dtype  # noqa: PLC0415
     from langprune_cli.streaming.model_choice import ModelChoice, model_artifact  # noqa: PLC0415
     from langprune_cli.streaming.opened import check_same_model  # noqa: PLC0415
     from langprune_cli.text.budgets import split_budgets  # noqa: PLC0415
 
+    tracker = one_or_none("--log-to", request.log_to, defaults.TRACKERS)
+    check_tracker(tracker)
     named = str(request.model) if request.model else run.pick("models", None, "model", "prune").name
     run.refuse_planned(named)
     artifact = model_artifact(run.workspace, named)
@@ -113,6 +119,7 @@ def recovered(run: Run, request: RecoverRequest) -> Outcome:
     settings = RecoverSettings(
         request.token_count, train, request.batch_tokens, request.learning_rate,
         request.seed, dtype, request.max_shard_bytes, tuple(shares),
+        LogTo(tracker, run.workspace.root / "runs") if tracker else None,
     )  # fmt: skip
     return recover(run.workspace, dense, pruned, windows, settings, run.reporter, to=request.target)
 

@@ -267,6 +267,13 @@ def recover(
             rich_help_panel=opt.COMPUTE,
         ),
     ] = "auto",
+    log_to: Annotated[
+        str | None,
+        typer.Option(
+            help="trackio, wandb or tensorboard, where installed: loss, held-out loss, rate and tokens go there too.",
+            rich_help_panel=opt.OUTPUT,
+        ),
+    ] = None,
     out: opt.Out = None,
     max_shard_size: opt.MaxShardSize = defaults.MAX_SHARD_SIZE,
     device: opt.Device = "auto",
@@ -286,7 +293,7 @@ def recover(
 
     request = RecoverRequest(
         model=model, teacher=teacher, lang=lang or (), corpus=corpus, data=data or (), tokens=tokens, seqlen=seqlen, seed=seed,
-        train=train, batch_tokens=batch_tokens, learning_rate=learning_rate, dtype=dtype, out=out,
+        train=train, batch_tokens=batch_tokens, learning_rate=learning_rate, dtype=dtype, log_to=log_to, out=out,
         max_shard_size=max_shard_size, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code, name=name,
         force=force, dry_run=dry_run, workspace=workspace, reporter=console(workspace, dry_run=dry_run),
     )  # fmt: skip

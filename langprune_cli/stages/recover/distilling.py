@@ -98,14 +98,21 @@ class Distillation:
         )
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))  # the turn, and its order of the windows
 
-    def run(self, save: Callable[[], None], tick: Callable[[int], None]) -> Iterator[Look]:
-        """Train to the end, and yield each look. save: is called now and then; tick: with the tokens that were read."""
+    def run(
+        self, save: Callable[[], None], tick: Callable[[int], None], stepped: Callable[[float, float], None]
+    ) -> Iterator[Look]:
+        """Train to the end, and yield each look.
+
+        save: is called now and then; tick: with the tokens that were read; stepped: with loss and learning rate of each step.
+        """
         saved = time.monotonic()
         if not self.course.looks:
             yield self._look()
         every = look_every(self._schedule.steps)
         while self.course.step < self._schedule.steps and not self._is_over():
-            self._take_step(tick)
+            rate = self._schedule.rate * self._schedule.share(self.course.step)
+            self._take_step(rate, tick)
+            stepped(self.course.losses[-1], rate)
             if self.course.step % every == 0 or self.course.step == self._schedule.steps:
                 yield self._look()
             if time.monotonic() - saved > SAVE_AFTER_SECONDS:
@@ -115,10 +122,10 @@ class Distillation:
     def _is_over(self) -> bool:
         return len(self.course.looks) - 1 - self.course.best >= _PATIENCE
 
-    def _take_step(self, tick: Callable[[int], None]) -> None:
+    def _take_step(self, rate: float, tick: Callable[[int], None]) -> None:
         course, schedule, seqlen = self.course, self._schedule, self._lessons.train.shape[1]
         for group in self._optimizer.param_groups:
-            group["lr"] = schedule.rate * schedule.share(course.step)
+            group["lr"] = rate
         windows = self._windows(course.step)
         total = torch.zeros((), dtype=torch.float64)
         for part in torch.split(windows, schedule.micro_windows):

@@ -19,6 +19,7 @@ from langprune_cli.stages.recover.looks import RECOVERY_PART, Look
 from langprune_cli.stages.recover.memory import micro_windows
 from langprune_cli.stages.recover.student import Student
 from langprune_cli.stages.recover.teacher import shared_tokens
+from langprune_cli.stages.recover.tracking import LogTo, Tracked, tracking
 from langprune_cli.stages.recover.tuning import record_of
 from langprune_cli.stages.solving.updating import UpdatedLinear
 from langprune_cli.stages.statistics.parts import text_about, text_identity
@@ -47,6 +48,7 @@ class RecoverSettings:
     dtype: torch.dtype = torch.bfloat16  # of the products
     max_shard_bytes: int = MAX_SHARD_BYTES
     shares: tuple[int, ...] = ()  # of each text, for the record: what they gave are the windows
+    log_to: LogTo | None = None  # is not on record, since nothing depends on it
 
     def rate(self, hidden_size: int) -> float:
         """Return the given learning rate, else one that is inverse to the width (arXiv 2203.03466, table 3)."""
@@ -147,6 +149,9 @@ class Recovery:
             if scratch.exists() and distillation.restore(scratch):
                 done = distillation.course.step
                 self._reporter.note(f"Resuming {self._writer.folder.name}: {done} of {steps} steps are done.")
+            manifest = self._writer.manifest
+            training = Tracked(self._writer.folder.name, manifest.key, manifest.params, distillation.course.step)
+            log = loaded.enter_context(tracking(settings.log_to, training, self._reporter))
             left = (steps - distillation.course.step) * step_windows * seqlen
             self._reporter.begin(f"recover {self._writer.folder.name}", 0, left)
 
@@ -154,13 +159,18 @@ class Recovery:
                 distillation.save(scratch)
                 self._writer.write(RECOVERY_PART, readable_json({"looks": distillation.course.looks}))
 
-            for look in distillation.run(save, lambda tokens: self._reporter.tick(0, tokens)):
+            def stepped(loss: float, rate: float) -> None:
+                step = distillation.course.step
+                log({"loss": loss, "learning_rate": rate, "tokens": step * step_windows * seqlen}, step)
+
+            for look in distillation.run(save, lambda tokens: self._reporter.tick(0, tokens), stepped):
                 if not _finite(look):
                     raise LangpruneError(
                         f"the loss after {look['tokens']} tokens is not finite: give a smaller --learning-rate, or --dtype "
                         "float32"
                     )
                 self._reporter.note(_said(look, steps * step_windows * seqlen))
+                log({"held_out_loss": look["held_out"]}, distillation.course.step)
             self._reporter.end()
             save()
             course = distillation.course
@@ -194,7 +204,7 @@ def _recipe(teacher: OpenedModel, pruned: OpenedModel, windows: Windows, setting
     update = before.get("params", {}).get("update", "none")
     rate = settings.rate(pruned.config.get_text_config().hidden_size)
     how = {**asdict(settings), "learning_rate": rate, "dtype": str(settings.dtype).removeprefix("torch.")}
-    shard, shares = how.pop("max_shard_bytes"), list(how.pop("shares"))
+    shard, shares, _ = how.pop("max_shard_bytes"), list(how.pop("shares")), how.pop("log_to")
     return Recipe(
         "models",
         inputs={

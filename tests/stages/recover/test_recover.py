@@ -13,49 +13,18 @@ import langprune_cli
 from langprune_cli.errors import LangpruneError
 from langprune_cli.stages.recover import distilling, memory
 from langprune_cli.stages.recover import recover as stage
-from langprune_cli.store.artifact import Artifact
+from tests.stages.recover import recovering
+from tests.stages.recover.recovering import LENGTH, looks, pruned, recovered
 from tests.support.command import did, langprune, one_sentence, tree
 from tests.support.interrupting import Interrupting
 from tests.support.pico import save_pico
 from tests.support.reporting import PRUNED
 
-LENGTH = 16
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """Return a file of windows."""
-    ids = torch.randint(3, 97, (32, LENGTH), generator=torch.Generator().manual_seed(5), dtype=torch.int32)
-    save_file({"windows": ids}, tmp_path / "windows.safetensors")
-    return tmp_path / "windows.safetensors"
-
-
-def pruned(family: str, pattern: str, data: Path, *, dtype: torch.dtype = torch.float32) -> Artifact:
-    folder = data.parent / "model"
-    save_pico(family, folder, dtype=dtype)
-    return langprune_cli.prune(
-        model=folder, data=data, pattern=pattern, method="magnitude", update="none", name="cut"
-    ).artifact
-
-
-def recovered(data: Path, **options: object) -> Artifact:
-    settings: dict[str, object] = {
-        "model": "cut",
-        "data": data,
-        "tokens": "4k",
-        "batch_tokens": 64,
-        "learning_rate": 3e-3,
-    }
-    return langprune_cli.recover(**{**settings, **options}).artifact  # type: ignore[arg-type] # of several types
+data = recovering.data  # a fixture
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
     return {name: each for path in sorted(folder.glob("*.safetensors")) for name, each in load_file(path).items()}
-
-
-def looks(model: Artifact) -> list[dict[str, float]]:
-    found: list[dict[str, float]] = json.loads(model.read(stage.RECOVERY_PART))["looks"]
-    return found
 
 
 def divergence(folder: Path, dense: Path, ids: Tensor) -> float:
