@@ -7,7 +7,7 @@ and each finished shard is whole on disk before the next begins.
 import json
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from langprune_cli.models.model_files import SINGLE
-from langprune_cli.models.tensor_entry import DTYPES, TensorEntry
+from langprune_cli.models.tensor_entry import DTYPE_NAMES, DTYPES, TensorEntry
 
 MAX_SHARD_BYTES = 2_000_000_000
 # Bytes that may wait to be written while the next tensors are made: writing takes as long as pruning by norms. A larger tensor
@@ -136,6 +136,16 @@ def write_shard(path: Path, shard: Shard, tensors: Iterable[dict[str, Tensor]]) 
             raise ValueError(f"no values were given for {min(missing)}")
         file.flush()
         os.fsync(file.fileno())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a file of these tensors, without a copy of them all in memory: one at a time is fetched from its device."""
+    entries = {
+        name: TensorEntry("", DTYPE_NAMES[each.dtype], tuple(each.shape), 0, each.nbytes)
+        for name, each in tensors.items()
+    }
+    (shard,) = plan_shards([entries])
+    write_shard(path, shard, ({name: each.detach().cpu()} for name, each in tensors.items()))
 
 
 def index_json(shards: Sequence[Shard]) -> bytes:

@@ -10,7 +10,7 @@ from langprune_cli.errors import UsageError
 from langprune_cli.requests.shared.choice import PatternOptions
 from langprune_cli.requests.shared.options import HubOptions, ModelOptions
 from langprune_cli.requests.shared.run import running
-from langprune_cli.requests.shared.values import at_least, several, token_count
+from langprune_cli.requests.shared.values import at_least, several, training_tokens
 from langprune_cli.requests.shared.vocabulary import planned_tokens, vocabulary_target
 
 if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
@@ -43,7 +43,7 @@ class PlanRequest(PatternOptions, ModelOptions, HubOptions):
         at_least("--nsamples", self.nsamples, 1)
         at_least("--seqlen", self.seqlen, 2)
         if self.recover is not None:
-            token_count("--recover", self.recover)
+            training_tokens("--recover", self.recover)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def plan(request: PlanRequest) -> PlanResult:
             asked = replace(asked, removals=(*asked.removals, leaving), chat=chosen.chat if chosen else None)
         device = run.compute.torch_device()
         if request.recover:
-            asked = replace(asked, recovery=RecoveryAsked(token_count("--recover", request.recover), device))
+            asked = replace(asked, recovery=RecoveryAsked(training_tokens("--recover", request.recover), device))
         found = find_config(run.workspace, choice, run.compute)
         for note in found.notes:
             run.reporter.note(note)

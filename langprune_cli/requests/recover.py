@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from langprune_cli import defaults
-from langprune_cli.errors import LangpruneError
+from langprune_cli.errors import LangpruneError, near_matches
 from langprune_cli.requests.shared.choice import ModelTargetOptions, PrunedModelOptions, check_rate
 from langprune_cli.requests.shared.options import DTYPES, OpeningOptions, TextOptions
 from langprune_cli.requests.shared.run import running
-from langprune_cli.requests.shared.values import at_least, one_of, one_or_none, several, token_count
+from langprune_cli.requests.shared.values import at_least, one_of, one_or_none, several, training_tokens
 
 if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
     from langprune_cli.requests.shared.results import Made
@@ -53,7 +53,7 @@ class RecoverRequest(TextOptions, OpeningOptions, ModelTargetOptions):
     @property
     def token_count(self) -> int:
         """The number of tokens."""
-        return token_count("--tokens", self.tokens)
+        return training_tokens("--tokens", self.tokens, self.batch_tokens)
 
     def check(self) -> None:
         """Raise UsageError for unknown names, and numbers out of range."""
@@ -92,8 +92,9 @@ def recovered(run: Run, request: RecoverRequest) -> Outcome:
     run.refuse_planned(named)
     artifact = model_artifact(run.workspace, named)
     if artifact is None and request.teacher is None:
+        near = "" if Path(named).exists() else f" ({near_matches(named, run.workspace.names('models'))})"
         raise LangpruneError(
-            f"{named} is no model of the workspace, so its dense model is not known: name that with --teacher"
+            f"{named} is no model of the workspace{near}, so its dense model is not known: name that with --teacher"
         )
     chain = [] if artifact is None or request.teacher else lineage(run.workspace, artifact)
     if chain:

@@ -15,7 +15,7 @@ from langprune_cli.models.block_capture import Call
 from langprune_cli.models.fast_attention import fast_attention
 from langprune_cli.models.shards import plan_shards, write_shard
 from langprune_cli.models.streamed import Block, StreamedModel
-from langprune_cli.models.tensor_entry import DTYPES, TensorEntry
+from langprune_cli.models.tensor_entry import DTYPE_NAMES, TensorEntry
 from langprune_cli.streaming.own_code import own_code
 from langprune_cli.streaming.tensor_file import TensorFile
 
@@ -26,7 +26,6 @@ Edit = Callable[[Block], None]
 # Logits are computed in pieces of about this size: with 256k tokens in the vocabulary, float32 takes 1 MB per token.
 _LOGITS_BYTES = 64 << 20
 _FEW = 2  # tokens by which blocks' outputs are looked at
-_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class EnoughSeen(Exception):  # noqa: N818 - not an error: it stops a forward pass early
@@ -110,7 +109,7 @@ class HiddenStates:
     def save(self, path: Path, after: int) -> None:
         """Write the hidden states, the output of block `after`, so that an interrupted walk resumes there."""
         shapes = [(len(ids), *self.hidden[0].shape[1:]) for ids in self.ids]
-        dtype, item = _DTYPE_NAMES[self.hidden[0].dtype], self.hidden[0].itemsize
+        dtype, item = DTYPE_NAMES[self.hidden[0].dtype], self.hidden[0].itemsize
         entries = {
             f"{number:05d}": TensorEntry("", dtype, shape, 0, item * math.prod(shape))
             for number, shape in enumerate(shapes)

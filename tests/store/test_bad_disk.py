@@ -17,6 +17,7 @@ from langprune_cli.stages.calibrate import calibrate
 from langprune_cli.stages.export import export
 from langprune_cli.stages.mask import mask, score
 from langprune_cli.stages.prune import making
+from langprune_cli.stages.recover import distilling
 from langprune_cli.store.files import write_bytes
 from langprune_cli.store.temporary import TEMPORARY
 from tests.support.command import DRAW, langprune, one_sentence, snapshot, tree
@@ -28,6 +29,23 @@ COMMANDS = {
     "apply": ["apply", "--name", "x"],
     "prune": ["prune", "--lang", "uk", "--data", "TEXT/uk.jsonl", *DRAW, "--method", "sparsegpt", "--name", "x"],
     "export": ["export", "--out", "mine"],
+    "recover": [
+        "recover",
+        "--lang",
+        "uk",
+        "--data",
+        "TEXT/uk.jsonl",
+        "--tokens",
+        "2k",
+        "--batch-tokens",
+        "64",
+        "--seqlen",
+        "16",
+        "--train",
+        "norms",
+        "--name",
+        "x",
+    ],
 }
 
 
@@ -61,7 +79,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("room", [0, 1, 3])
-@pytest.mark.parametrize("command", ["calibrate", "score", "mask", "apply", "prune"])
+@pytest.mark.parametrize("command", ["calibrate", "score", "mask", "apply", "prune", "recover"])
 def test_a_disk_that_fills_up(
     made: Path, disk: Path, monkeypatch: pytest.MonkeyPatch, pico_text: Path, command: str, room: int
 ) -> None:
@@ -79,7 +97,20 @@ def test_a_disk_that_fills_up(
     assert langprune(*words, "-w", disk / "ws").code == 0
 
 
-@pytest.mark.parametrize("command", ["calibrate", "score", "mask", "apply", "prune"])
+def test_a_disk_that_fills_up_while_the_state_of_training_is_saved(
+    made: Path, disk: Path, monkeypatch: pytest.MonkeyPatch, pico_text: Path
+) -> None:
+    monkeypatch.setattr(model_writing, "need_space", lambda *_: None)
+    monkeypatch.setattr(distilling, "SAVE_AFTER_SECONDS", 0.0)
+    shutil.copytree(made, disk / "ws")
+    words = [*words_of("recover", pico_text), "--train", "all", "-w", disk / "ws"]
+    (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - 50_000))
+    before = tree(disk)
+    one_sentence(langprune(*words), 1, "resume.*: the disk is full: free some space")
+    assert tree(disk) == before
+
+
+@pytest.mark.parametrize("command", ["calibrate", "score", "mask", "apply", "prune", "recover"])
 def test_a_read_only_disk(made: Path, disk: Path, pico_text: Path, command: str) -> None:
     shutil.copytree(made, disk / "ws")
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)

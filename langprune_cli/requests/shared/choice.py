@@ -17,7 +17,7 @@ from langprune_cli.requests.shared.values import (
     one_or_none,
     several,
     size_in_bytes,
-    token_count,
+    training_tokens,
 )
 from langprune_cli.store.target import Target
 
@@ -142,10 +142,10 @@ class PrunedModelOptions(TuneOptions, ModelTargetOptions):
         return self.tune or self.recover is not None
 
     def check(self) -> None:
-        """Raise UsageError for what is no number of tokens."""
+        """Raise UsageError for what is no number of tokens, or too small a one."""
         super().check()
         if self.recover is not None:
-            token_count("--recover", self.recover)
+            training_tokens("--recover", self.recover)
 
 
 def check_damping(damping: float | None) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from langprune_cli import defaults
 from langprune_cli.errors import UsageError, near_matches
 
 DEFAULT_WORKSPACE = Path("langprune-workspace")
@@ -55,6 +56,14 @@ def token_count(option: str, text: str) -> int:
     count = int(float(found[1]) * _UNITS[found[2].lower()]) if found else 0
     if count < 1:
         raise UsageError(f"{option} {text!r} is no number of tokens: write it as 300k or 2M")
+    return count
+
+
+def training_tokens(option: str, text: str, step: int = defaults.STEP_TOKENS) -> int:
+    """Read a number of tokens to train on; raises UsageError for fewer than a step of the optimizer has as well."""
+    count = token_count(option, text)
+    if count < step:
+        raise UsageError(f"{option} {text} is less than one step of {step} tokens: raise it")
     return count
 
 

@@ -71,9 +71,9 @@ class ModelWriter:
             return self.shards
         return [shard for shard in self.shards if not self.writer.has(shard.file)]
 
-    def need_space(self) -> None:
-        """Raise LangpruneError if the disk has no room for the remaining shards."""
-        need_space(self.writer.folder, sum(shard.size for shard in self.todo()) + _SPARE_BYTES)
+    def need_space(self, beside: int = 0) -> None:
+        """Raise LangpruneError if the disk has no room for the remaining shards, and for `beside` bytes of other files."""
+        need_space(self.writer.folder, sum(shard.size for shard in self.todo()) + beside + _SPARE_BYTES)
 
     def write(
         self, new_weights: NewWeights, done: Callable[[int], None], outside: Mapping[str, Tensor] | None = None

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from langprune_cli.models.shards import write_tensors
 from langprune_cli.stages.recover.divergence import distillation_loss
 from langprune_cli.stages.recover.looks import Look
 from langprune_cli.stages.recover.student import Student
@@ -189,7 +189,7 @@ class Distillation:
         found["losses"] = torch.tensor(course.losses, dtype=torch.float64)
         found["place"] = torch.tensor([course.step, course.best])
         with new_file(path) as temporary:
-            save_file({name: each.cpu().contiguous().clone() for name, each in found.items()}, temporary)
+            write_tensors(temporary, found)
 
     def restore(self, path: Path) -> bool:
         """Go on from what `save` wrote; return False for no file, or one of no use."""

@@ -92,11 +92,16 @@ def what_fits(
 ) -> Train:
     """Return the first of `asked` that the device has memory for.
 
-    Raises LangpruneError with what each would take if it has none.
+    Raises LangpruneError with what each would take if it has none, and if none would train anything.
     """
     free = free_bytes(student.device)
     ours = Sizes.of(student.model, student.checkpoint.float_dtype(), untied=student.untied)
     theirs = Sizes.of(teacher.model, teacher.dtype, untied=teacher.untied)
+    if not any(trained_numbers(ours, each) for each in asked):
+        what = {"lora": "linears in its blocks", "norms": "norms and no biases"}.get(asked[0], "weights")
+        raise LangpruneError(
+            f"--train {asked[0]} has nothing to train, as the model has no {what}: choose another --train"
+        )
     need = {each: recovery_bytes(ours, theirs, each, seqlen=seqlen, dtype=dtype) for each in TRAINS}
     for each in asked:
         if free is None or need[each] <= free:

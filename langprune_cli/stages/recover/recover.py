@@ -18,14 +18,14 @@ from langprune_cli.stages.recover.distilling import Distillation, Lessons, Sched
 from langprune_cli.stages.recover.looks import RECOVERY_PART, Look
 from langprune_cli.stages.recover.memory import micro_windows
 from langprune_cli.stages.recover.student import Student
-from langprune_cli.stages.recover.teacher import shared_tokens
+from langprune_cli.stages.recover.teacher import check_tokens, shared_tokens
 from langprune_cli.stages.recover.tracking import LogTo, Tracked, tracking
 from langprune_cli.stages.recover.tuning import record_of
 from langprune_cli.stages.solving.updating import UpdatedLinear
 from langprune_cli.stages.statistics.parts import text_about, text_identity
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
-from langprune_cli.store.files import readable_json
+from langprune_cli.store.files import disk_errors, readable_json
 from langprune_cli.store.target import TARGET, Target
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedModel
@@ -70,22 +70,19 @@ def recover(
     Both models are in memory as a whole. Zeros of the blocks' linears stay, and what is not trained keeps its bits. The step
     with the least loss on held-out windows is kept, with weights rounded to the checkpoint's dtype; if none is better than
     before, all weights stay as they were.
-    Raises LangpruneError for a teacher of another family or with other tokens, fewer than 2 windows, fewer tokens than a step
-    has, and losses that are not finite.
+    Raises LangpruneError for a teacher of another family, with other tokens or the same weights, text without windows to hold
+    out, and losses that are not finite.
     """
     for model in (pruned, teacher):
         check_target(workspace, model, to)
         model.check_windows(windows)
-    if windows.count < 2:
+    if not _held_out_of(windows).any():
         raise LangpruneError(
-            f"{windows.spec.source} gave {windows.count} window, and recovery needs one to train on and one to hold out: give "
-            "more text, or a smaller --seqlen"
-        )
-    if settings.tokens < settings.batch_tokens:
-        raise LangpruneError(
-            f"--tokens {settings.tokens} is less than one step of --batch-tokens {settings.batch_tokens}: raise --tokens"
+            f"{windows.spec.source} gave {windows.count} window{'s' * (windows.count > 1)}, and recovery needs one to train on "
+            "and one to hold out of the same text: give more text, or a smaller --seqlen"
         )
     rows = shared_tokens(pruned, teacher)
+    check_tokens(windows, rows, pruned, teacher)
     recipe = _recipe(teacher, pruned, windows, settings)
 
     def make(writer: ArtifactWriter) -> Artifact:
@@ -97,6 +94,11 @@ def recover(
 def held_out_places(count: int) -> Tensor:  # bool [n]
     """Return which of the windows of a text to hold out: never more than half, so that some are left to train on."""
     return held_out(count, _HELD_OUT, min(_MOST_HELD_OUT, count // 2))
+
+
+def _held_out_of(windows: Windows) -> Tensor:  # bool [n]
+    """Return which windows to hold out, of each text its share."""
+    return torch.cat([held_out_places(part.count) for part in windows.parts or (windows,)])
 
 
 class Recovery:
@@ -132,8 +134,7 @@ class Recovery:
 
     def _trained(self) -> dict[str, Tensor]:
         """Return the tensors of the best step, none if it is no better than before."""
-        settings, parts = self._settings, self._windows.parts or (self._windows,)
-        held = torch.cat([held_out_places(part.count) for part in parts])
+        settings, held = self._settings, _held_out_of(self._windows)
         seqlen = self._windows.seqlen
         steps, step_windows = steps_of(settings.tokens, settings.batch_tokens, seqlen)
         with ExitStack() as loaded:
@@ -141,6 +142,7 @@ class Recovery:
             parameters = loaded.enter_context(self._pruned.whole())
             student = Student(self._pruned, parameters, settings.train, settings.seed)
             loaded.callback(student.release)
+            self._target.need_space(2 * student.state_bytes)  # a new state is written beside the last
             lessons = Lessons(self._windows.ids[~held], self._windows.ids[held], self._taught, self._rows)
             rate = settings.rate(self._pruned.config.get_text_config().hidden_size)
             schedule = Schedule(steps, step_windows, micro_windows(seqlen), rate, settings.seed)
@@ -165,6 +167,7 @@ class Recovery:
 
             for look in distillation.run(save, lambda tokens: self._reporter.tick(0, tokens), stepped):
                 if not _finite(look):
+                    self._forget()
                     raise LangpruneError(
                         f"the loss after {look['tokens']} tokens is not finite: give a smaller --learning-rate, or --dtype "
                         "float32"
@@ -186,6 +189,13 @@ class Recovery:
         with torch.no_grad():
             logits: Tensor = self._teacher.model(input_ids=ids if rows is None else rows[ids], use_cache=False).logits
         return logits
+
+    def _forget(self) -> None:
+        """Remove what the next run would go on from, as it would end the same way; run_stage then removes the folder."""
+        with disk_errors(self._writer.folder):
+            for path in (self._writer.scratch, self._writer.folder / RECOVERY_PART):
+                path.unlink(missing_ok=True)
+        self._writer.manifest.parts.pop(RECOVERY_PART, None)
 
     def _autocast(self) -> AbstractContextManager[object]:
         dtype = self._settings.dtype

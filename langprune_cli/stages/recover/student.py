@@ -71,6 +71,13 @@ class Student:
                 found |= dict.fromkeys(self._same_as(name), new)
         return found
 
+    @property
+    def state_bytes(self) -> int:
+        """Return the bytes of what training goes on from: what is trained, its two averages, and the best tensors so far."""
+        entries = self.model.checkpoint.entries
+        kept = sum(entries[name].size * len(self._same_as(name)) for name in self._low_rank or self.trained)
+        return 3 * sum(parameter.nbytes for parameter in self.trained.values()) + kept
+
     def _same_as(self, name: str) -> list[str]:
         """Return the checkpoint tensors that hold a parameter: several if it is tied and stored more than once."""
         parameter = self._parameters[name]
