@@ -31,6 +31,8 @@ class RecoverRequest(TextOptions, OpeningOptions, ModelTargetOptions):
     train: "all" weights, "lora" (matrices of low rank, merged under the mask), or "norms" (norms and biases); by default the
         first that fits into memory
     batch_tokens, learning_rate: tokens per step of the optimizer, and its rate; by default as suits the model's width
+    online: keep the dense model in memory beside the pruned one; by default its 64 most likely tokens of every position are put
+        on disk once, and read from there
     seqlen, seed: tokens per window, and the random seed of their order
     dtype: of the products, by default "bfloat16" for models in 16 bits where the device has units for it
     device, cache_dir, trust_remote_code: how to open the models
@@ -45,6 +47,7 @@ class RecoverRequest(TextOptions, OpeningOptions, ModelTargetOptions):
     train: str | None = None
     batch_tokens: int = defaults.STEP_TOKENS
     learning_rate: float | None = None
+    online: bool = False
     seqlen: int = defaults.TRAINING_SEQLEN
     seed: int = 0
     dtype: str = "auto"
@@ -120,7 +123,7 @@ def recovered(run: Run, request: RecoverRequest) -> Outcome:
     settings = RecoverSettings(
         request.token_count, train, request.batch_tokens, request.learning_rate,
         request.seed, dtype, request.max_shard_bytes, tuple(shares),
-        LogTo(tracker, run.workspace.root / "runs") if tracker else None,
+        LogTo(tracker, run.workspace.root / "runs") if tracker else None, request.online,
     )  # fmt: skip
     return recover(run.workspace, dense, pruned, windows, settings, run.reporter, to=request.target)
 

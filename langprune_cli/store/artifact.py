@@ -38,7 +38,9 @@ WEIGHTS = "weights_sha256"  # in `about`: of all bytes of the weights that were 
 PROVENANCE = "langprune.json"  # the record of an exported model, in place of a manifest
 SCRATCH = "resume.safetensors"  # hidden states, kept until the run is complete
 _RECORD = "langprune"  # metadata key of a safetensors part's record
-MADE_BY = {"stats": "calibrate", "scores": "score", "masks": "mask", "models": "apply", "evals": "eval"}
+MADE_BY = {
+    "stats": "calibrate", "scores": "score", "masks": "mask", "models": "apply", "logits": "recover", "evals": "eval",
+}  # fmt: skip
 KINDS = tuple(MADE_BY)  # in the order of the stages that make them
 
 

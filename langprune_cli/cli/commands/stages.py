@@ -259,6 +259,14 @@ def recover(
             help="The highest rate; by default as suits --train and the model's width.", rich_help_panel=_TRAINING
         ),
     ] = None,
+    online: Annotated[
+        bool,
+        typer.Option(
+            "--online",
+            help="Keep the dense model in memory beside the pruned one, instead of its most likely tokens on disk.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = False,
     dtype: Annotated[
         str,
         typer.Option(
@@ -293,7 +301,7 @@ def recover(
 
     request = RecoverRequest(
         model=model, teacher=teacher, lang=lang or (), corpus=corpus, data=data or (), tokens=tokens, seqlen=seqlen, seed=seed,
-        train=train, batch_tokens=batch_tokens, learning_rate=learning_rate, dtype=dtype, log_to=log_to, out=out,
+        train=train, batch_tokens=batch_tokens, learning_rate=learning_rate, online=online, dtype=dtype, log_to=log_to, out=out,
         max_shard_size=max_shard_size, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code, name=name,
         force=force, dry_run=dry_run, workspace=workspace, reporter=console(workspace, dry_run=dry_run),
     )  # fmt: skip

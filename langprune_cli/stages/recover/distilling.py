@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from langprune_cli.models.shards import write_tensors
-from langprune_cli.stages.recover.divergence import distillation_loss
 from langprune_cli.stages.recover.looks import Look
 from langprune_cli.stages.recover.student import Student
+from langprune_cli.stages.recover.teacher import Teacher
 from langprune_cli.store.files import new_file
 from langprune_cli.streaming.resuming import SAVE_AFTER_SECONDS
 
@@ -42,12 +42,12 @@ class Course:
 
 @dataclass(frozen=True)
 class Lessons:
-    """The windows, and the dense model's logits for them."""
+    """The windows, which of them are for what, and who teaches."""
 
-    train: Tensor  # [n, t]
-    held_out: Tensor  # [m, t]
-    teacher: Callable[[Tensor], Tensor]  # [b, t] -> [b, t, w]
-    rows: Tensor | None  # see `distillation_loss`
+    ids: Tensor  # [n, t]
+    train: Tensor  # int64 [a], places of windows
+    held_out: Tensor  # int64 [b]
+    teacher: Teacher
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Distillation:
         return len(self.course.looks) - 1 - self.course.best >= _PATIENCE
 
     def _take_step(self, rate: float, tick: Callable[[int], None]) -> None:
-        course, schedule, seqlen = self.course, self._schedule, self._lessons.train.shape[1]
+        course, schedule, seqlen = self.course, self._schedule, self._lessons.ids.shape[1]
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         windows = self._windows(course.step)
@@ -132,7 +132,7 @@ class Distillation:
             loss = self._loss(part)
             torch.autograd.backward(loss / (len(windows) * seqlen))
             total += loss.detach().double().cpu()
-            tick(part.numel())
+            tick(len(part) * seqlen)
         torch.nn.utils.clip_grad_norm_(self._trained, _MOST_GRADIENT)
         self._optimizer.step()
         self._optimizer.zero_grad()
@@ -140,7 +140,7 @@ class Distillation:
         course.step += 1
 
     def _windows(self, step: int) -> Tensor:
-        """Return the windows of a step [b, t]: all in random order, then again in another."""
+        """Return the places of a step's windows [b]: all in random order, then again in another."""
         train, each = self._lessons.train, self._schedule.step_windows
         return torch.stack([train[self._place(place)] for place in range(step * each, (step + 1) * each)])
 
@@ -151,12 +151,12 @@ class Distillation:
             self._order = turn, torch.randperm(len(self._lessons.train), generator=generator)
         return self._order[1][within]
 
-    def _loss(self, ids: Tensor) -> Tensor:
-        ids = ids.long().to(self._trained[0].device)
+    def _loss(self, places: Tensor) -> Tensor:
+        ids = self._lessons.ids[places].long().to(self._trained[0].device)
         with self._autocast():
-            target = self._lessons.teacher(ids)
+            divergence = self._lessons.teacher(places, ids)
             logits = self._student.logits(ids)
-        return distillation_loss(logits, target, self._lessons.rows)
+        return divergence(logits)
 
     def _look(self) -> Look:
         """Measure the loss on held-out windows with the weights as they would be stored, and keep the best."""
@@ -165,8 +165,9 @@ class Distillation:
         with torch.no_grad(), self._student.as_stored(tensors):
             total = math.fsum(float(self._loss(part)) for part in torch.split(held, self._schedule.micro_windows))
         loss = sum(course.losses) / len(course.losses) if course.losses else None
-        tokens = course.step * self._schedule.step_windows * held.shape[1]
-        look: Look = {"tokens": tokens, "loss": loss, "held_out": total / held.numel()}
+        seqlen = self._lessons.ids.shape[1]
+        tokens = course.step * self._schedule.step_windows * seqlen
+        look: Look = {"tokens": tokens, "loss": loss, "held_out": total / (len(held) * seqlen)}
         course.looks.append(look)
         course.losses = []
         if look["held_out"] < course.looks[course.best]["held_out"]:

@@ -21,6 +21,59 @@ def distillation_loss(
     return loss
 
 
+def truncated_loss(
+    logits: Tensor,  # [.., v]
+    tokens: Tensor,  # int64 [.., k], the teacher's most likely ones
+    log_probs: Tensor,  # float32 [.., k + 1], of these, and of all other tokens together; normalised here
+    lost: Tensor | None = None,  # int64 [l], tokens that the teacher does not have
+) -> Tensor:
+    """Return the divergence in nats, summed over positions, with all but the teacher's most likely tokens taken as one.
+
+    That is at most the divergence over all tokens, since merging outcomes loses information. What the model gives to tokens
+    that are `lost` counts as lost, as in `distillation_loss`.
+    """
+    loss: Tensor = _Truncated.apply(logits, tokens, log_probs, lost)  # type: ignore[no-untyped-call] # torch's own
+    return loss
+
+
+class _Truncated(torch.autograd.Function):
+    """Computes that loss and its gradient q (1 - r / (1 - sum of q over the top)), for the top q - p, in pieces.
+
+    q are the model's probabilities, p the teacher's, and r what p leaves to the other tokens.
+    """
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, tokens: Tensor, log_probs: Tensor, lost: Tensor | None) -> Tensor:  # type: ignore[no-untyped-def] # noqa: ANN001
+        own, chosen = logits.flatten(0, -2), tokens.flatten(0, -2)
+        given = log_probs.flatten(0, -2).float().log_softmax(-1).clamp_(min=_LEAST)
+        gradient = torch.empty_like(own) if logits.requires_grad else None
+        total = torch.zeros((), dtype=torch.float64, device=own.device)
+        for start in range(0, len(own), step := max(1, PIECE_BYTES // (4 * own.shape[1]))):
+            piece = slice(start, start + step)
+            top, target = chosen[piece], given[piece]
+            here = own[piece].float().log_softmax(-1).clamp_(min=_LEAST)
+            of_top = here.gather(-1, top)
+            likely = here.exp_().scatter_(-1, top, 0.0)
+            of_lost = None if lost is None else likely[:, lost]
+            rest = likely.sum(-1, keepdim=True) - (0.0 if of_lost is None else of_lost.sum(-1, keepdim=True))
+            rest = rest.clamp_(min=torch.finfo(torch.float32).tiny)
+            total += (target.exp() * (target - torch.cat([of_top, rest.log()], dim=-1))).sum(dtype=torch.float64)
+            if gradient is not None:
+                likely *= 1 - target[:, -1:].exp() / rest
+                if of_lost is not None and lost is not None:
+                    likely[:, lost] = of_lost
+                likely.scatter_(-1, top, of_top.exp() - target[:, :-1].exp())
+                gradient[piece] = likely.to(gradient.dtype)
+        if gradient is not None:
+            ctx.save_for_backward(gradient.view_as(logits))
+        return total.float()
+
+    @staticmethod
+    def backward(ctx, scale: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[no-untyped-def] # noqa: ANN001
+        (gradient,) = ctx.saved_tensors
+        return gradient * scale.to(gradient.dtype), None, None, None
+
+
 class _Divergence(torch.autograd.Function):
     """Computes the loss and its gradient in one pass over pieces, so that no float32 copy of all logits is made."""
 

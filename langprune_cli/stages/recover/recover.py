@@ -13,18 +13,19 @@ from langprune_cli.records import CheckedRecord
 from langprune_cli.stages.apply.apply import check_target
 from langprune_cli.stages.apply.model_writing import ModelWriter
 from langprune_cli.stages.recover.block_tuning import held_out
+from langprune_cli.stages.recover.cached_logits import CachedTeacher, TeacherLogits
 from langprune_cli.stages.recover.checking import as_updated, check_trained
 from langprune_cli.stages.recover.distilling import Distillation, Lessons, Schedule, steps_of
 from langprune_cli.stages.recover.looks import RECOVERY_PART, Look
 from langprune_cli.stages.recover.memory import micro_windows
 from langprune_cli.stages.recover.student import Student
-from langprune_cli.stages.recover.teacher import check_tokens, shared_tokens
+from langprune_cli.stages.recover.teacher import OnlineTeacher, Teacher, check_tokens, shared_tokens
 from langprune_cli.stages.recover.tracking import LogTo, Tracked, tracking
 from langprune_cli.stages.recover.tuning import record_of
 from langprune_cli.stages.solving.updating import UpdatedLinear
 from langprune_cli.stages.statistics.parts import text_about, text_identity
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
-from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
+from langprune_cli.store.building import Destination, Outcome, Reporter, made_before, run_stage
 from langprune_cli.store.files import disk_errors, readable_json
 from langprune_cli.store.target import TARGET, Target
 from langprune_cli.store.workspace import Workspace
@@ -49,6 +50,7 @@ class RecoverSettings:
     max_shard_bytes: int = MAX_SHARD_BYTES
     shares: tuple[int, ...] = ()  # of each text, for the record: what they gave are the windows
     log_to: LogTo | None = None  # is not on record, since nothing depends on it
+    online: bool = False  # the teacher is in memory beside the student, instead of its most likely tokens on disk
 
     def rate(self, hidden_size: int) -> float:
         """Return the given learning rate, else one that is inverse to the width (arXiv 2203.03466, table 3)."""
@@ -67,9 +69,9 @@ def recover(
 ) -> Outcome:
     """Write the pruned model with weights trained to give the teacher's next-token distribution on `windows`.
 
-    Both models are in memory as a whole. Zeros of the blocks' linears stay, and what is not trained keeps its bits. The step
-    with the least loss on held-out windows is kept, with weights rounded to the checkpoint's dtype; if none is better than
-    before, all weights stay as they were.
+    The pruned model is in memory as a whole, and with `online` the teacher too. Zeros of the blocks' linears stay, and what is
+    not trained keeps its bits. The step with the least loss on held-out windows is kept, with weights rounded to the checkpoint's
+    dtype; if none is better than before, all weights stay as they were.
     Raises LangpruneError for a teacher of another family, with other tokens or the same weights, text without windows to hold
     out, and losses that are not finite.
     """
@@ -83,12 +85,17 @@ def recover(
         )
     rows = shared_tokens(pruned, teacher)
     check_tokens(windows, rows, pruned, teacher)
-    recipe = _recipe(teacher, pruned, windows, settings)
+    taught = TeacherLogits(teacher, windows, rows)
+    recipe = _recipe(taught, pruned, settings)
 
     def make(writer: ArtifactWriter) -> Artifact:
-        return Recovery(writer, teacher, pruned, windows, settings, rows, reporter).run()
+        logits = None if settings.online else taught.made(workspace, reporter).artifact
+        return Recovery(writer, taught, logits, pruned, settings, reporter).run()
 
-    return run_stage(recipe, Destination.of(workspace, f"{pruned.label}-recovered", to), make)
+    where = Destination.of(workspace, f"{pruned.label}-recovered", to)
+    if workspace.planned is not None and not settings.online and made_before(recipe, where) is None:
+        taught.made(workspace, reporter)
+    return run_stage(recipe, where, make)
 
 
 def held_out_places(count: int) -> Tensor:  # bool [n]
@@ -107,17 +114,16 @@ class Recovery:
     def __init__(
         self,
         writer: ArtifactWriter,
-        teacher: OpenedModel,
+        taught: TeacherLogits,
+        logits: Artifact | None,  # on disk; None: computed
         pruned: OpenedModel,
-        windows: Windows,
         settings: RecoverSettings,
-        rows: Tensor | None,
         reporter: Reporter,
     ) -> None:
         self._writer = writer
-        self._teacher, self._pruned = teacher.streamed, pruned.streamed
-        self._windows, self._settings, self._reporter = windows, settings, reporter
-        self._rows = None if rows is None else rows.to(self._pruned.device)
+        self._taught, self._logits = taught, logits
+        self._teacher, self._pruned = taught.dense.streamed, pruned.streamed
+        self._windows, self._settings, self._reporter = taught.windows, settings, reporter
         self._target = ModelWriter(writer, pruned, settings.max_shard_bytes)
         self._target.need_space()
 
@@ -138,12 +144,12 @@ class Recovery:
         seqlen = self._windows.seqlen
         steps, step_windows = steps_of(settings.tokens, settings.batch_tokens, seqlen)
         with ExitStack() as loaded:
-            loaded.enter_context(self._teacher.whole())
+            teacher = self._opened_teacher(loaded)
             parameters = loaded.enter_context(self._pruned.whole())
             student = Student(self._pruned, parameters, settings.train, settings.seed)
             loaded.callback(student.release)
             self._target.need_space(2 * student.state_bytes)  # a new state is written beside the last
-            lessons = Lessons(self._windows.ids[~held], self._windows.ids[held], self._taught, self._rows)
+            lessons = Lessons(self._windows.ids, (~held).nonzero().flatten(), held.nonzero().flatten(), teacher)
             rate = settings.rate(self._pruned.config.get_text_config().hidden_size)
             schedule = Schedule(steps, step_windows, micro_windows(seqlen), rate, settings.seed)
             distillation = Distillation(student, lessons, schedule, self._autocast)
@@ -183,12 +189,12 @@ class Recovery:
         self._reporter.note(f"{came}, after {course.looks[course.best]['tokens']:,} tokens{same}.")
         return course.kept
 
-    def _taught(self, ids: Tensor) -> Tensor:
-        """Return the teacher's logits [b, t, w] for windows of the student's tokens."""
-        rows = self._rows
-        with torch.no_grad():
-            logits: Tensor = self._teacher.model(input_ids=ids if rows is None else rows[ids], use_cache=False).logits
-        return logits
+    def _opened_teacher(self, loaded: ExitStack) -> Teacher:
+        if self._logits is not None:
+            return CachedTeacher(self._logits, self._taught)
+        loaded.enter_context(self._teacher.whole())
+        rows = self._taught.rows
+        return OnlineTeacher(self._teacher.model, None if rows is None else rows.to(self._teacher.device))
 
     def _forget(self) -> None:
         """Remove what the next run would go on from, as it would end the same way; run_stage then removes the folder."""
@@ -207,14 +213,16 @@ class Recovery:
         return check_trained(self._writer.folder, self._target.places, self._pruned, self._teacher, kept, known)
 
 
-def _recipe(teacher: OpenedModel, pruned: OpenedModel, windows: Windows, settings: RecoverSettings) -> Recipe:
+def _recipe(taught: TeacherLogits, pruned: OpenedModel, settings: RecoverSettings) -> Recipe:
     """Return the recipe of a recovered model: the pruned one's, with the recovery added."""
+    teacher, windows = taught.dense, taught.windows
     before = record_of(pruned.location.folder)
     inputs, about = before.get("inputs", {}), before.get("about", {})
     update = before.get("params", {}).get("update", "none")
     rate = settings.rate(pruned.config.get_text_config().hidden_size)
     how = {**asdict(settings), "learning_rate": rate, "dtype": str(settings.dtype).removeprefix("torch.")}
     shard, shares, _ = how.pop("max_shard_bytes"), list(how.pop("shares")), how.pop("log_to")
+    online = how.pop("online")
     return Recipe(
         "models",
         inputs={
@@ -223,6 +231,7 @@ def _recipe(teacher: OpenedModel, pruned: OpenedModel, windows: Windows, setting
             "pruned": pruned.digest,
             "mask": inputs.get("mask", ""),
             "text": text_identity(windows),
+            **({} if online else {"logits": taught.identity.key}),
         },
         params={**how, "max_shard_bytes": shard, "update": "recover" if update == "none" else f"{update}, recover"},
         about={

@@ -1,11 +1,36 @@
-"""The dense model as a teacher: whether it fits, and which of its tokens are the pruned model's."""
+"""The dense model as a teacher: whether it fits, which of its tokens are the pruned model's, and what it teaches."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from langprune_cli.errors import LangpruneError
+from langprune_cli.models.protocols import CausalModel
+from langprune_cli.stages.recover.divergence import distillation_loss
 from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.types import Windows
+
+Divergence = Callable[
+    [Tensor], Tensor
+]  # of a student's logits [b, t, v] from a teacher's, in nats, summed over positions
+# Returns it for windows of the student's tokens: their places in the text int64 [b], and their ids int64 [b, t].
+Teacher = Callable[[Tensor, Tensor], Divergence]
+
+
+class OnlineTeacher:
+    """The dense model itself, in memory beside the student."""
+
+    def __init__(self, model: CausalModel, rows: Tensor | None) -> None:
+        """Teach with a loaded model. rows: see `distillation_loss`, on the model's device."""
+        self._model, self._rows = model, rows
+
+    def __call__(self, places: Tensor, ids: Tensor) -> Divergence:  # noqa: ARG002 - it computes what the place has
+        """Compute the model's logits; the divergence from them is over the whole vocabulary."""
+        rows = self._rows
+        with torch.no_grad():
+            logits: Tensor = self._model(input_ids=ids if rows is None else rows[ids], use_cache=False).logits
+        return lambda student: distillation_loss(student, logits, rows)
 
 
 def shared_tokens(student: OpenedModel, teacher: OpenedModel) -> Tensor | None:  # int64 [v]

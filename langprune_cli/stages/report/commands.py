@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from langprune_cli.defaults import HUB_WINDOWS, TRAINING_SEQLEN
-from langprune_cli.records import MaskRecord, ModelRecord, Params, RecoveredRecord, TextRecord
+from langprune_cli.records import MaskRecord, ModelRecord, Params, RecoveredRecord, TextRecord, texts_of
 from langprune_cli.stages.evaluate.earlier import read_result
 from langprune_cli.stages.evaluate.rows import Row
 from langprune_cli.stages.export.public import public_name
@@ -165,7 +165,7 @@ class Commands:
         params, about = model.manifest.params, model.manifest.about
         mask, read = self._mask_of(model), self._read_for(model)
         if "recovered" in about:
-            return [self._recovered(params, about["recovered"], about["model"])]
+            return [self._recovered(model, about["recovered"])]
         if "reapplied" in about:
             named = mask.name if mask else f"{HIDDEN}/keep_masks.safetensors"
             words = words_of("models", params, without=("--update", "--damping"))
@@ -186,16 +186,17 @@ class Commands:
         own = words_of("models", settings, without=untrained, of_mask=of_mask)
         return [["apply", "--mask", named, *option("--stats", *self._named([used])), *tune, *own]]
 
-    def _recovered(self, params: Params, recovered: RecoveredRecord, base: ModelRecord) -> Words:
-        """Return the command that trained a pruned model. base: the model that it was pruned from."""
+    def _recovered(self, model: Artifact, recovered: RecoveredRecord) -> Words:
+        """Return the command that trained a pruned model."""
         text, teacher = recovered["text"], recovered["teacher"]["name"]
-        texts: list[TextRecord] = text.get("texts") or [text]
-        shares = recovered.get("shares") or [0] * len(texts)
-        tags: list[TextRecord] = [{**each, "windows": share} for each, share in zip(texts, shares, strict=True)]
+        shares = recovered.get("shares") or [0] * len(texts_of(text))
+        tags: list[TextRecord] = [{**each, "windows": n} for each, n in zip(texts_of(text), shares, strict=True)]
         words = self._of_model(recovered["model"]) + self._text(tags, windows="shares" in recovered)
-        words += option("--teacher", None if teacher == base["name"] else teacher)
+        words += option("--teacher", None if teacher == model.manifest.about["model"]["name"] else teacher)
         words += option("--seqlen", None if text["seqlen"] == TRAINING_SEQLEN else text["seqlen"])
-        return ["recover", *words, *words_of("models", params, without=("--update", "--damping", "--epochs"))]
+        words += [] if "logits" in model.manifest.inputs else ["--online"]
+        how = words_of("models", model.manifest.params, without=("--update", "--damping", "--epochs"))
+        return ["recover", *words, *how]
 
     def _before_tuning(self, model: Artifact) -> Artifact | None:
         """Return the model before tuning, None if it is missing or the model was not tuned."""

@@ -1,0 +1,187 @@
+"""The dense model's next-token distributions on disk: the most likely tokens of each position, and the rest.
+
+The streamed model makes them once, with one block in memory; any number of recoveries read them, and then need no dense model.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from langprune_cli.stages.recover.divergence import truncated_loss
+from langprune_cli.stages.recover.teacher import Divergence
+from langprune_cli.stages.statistics.parts import WINDOWS_PART, text_about, text_identity
+from langprune_cli.store.artifact import WEIGHTS, Artifact, ArtifactWriter, Recipe
+from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
+from langprune_cli.store.files import need_space
+from langprune_cli.store.workspace import Workspace
+from langprune_cli.streaming.opened import OpenedModel
+from langprune_cli.streaming.resuming import SavedStates
+from langprune_cli.streaming.walk import walk
+from langprune_cli.types import Windows
+
+TOP = 64  # tokens of each position
+_PART_BYTES = 32 << 20
+_LEAST = torch.finfo(torch.float16).min
+
+
+@dataclass(frozen=True)
+class TeacherLogits:
+    """The next-token distributions of one dense model on one text."""
+
+    dense: OpenedModel
+    windows: Windows  # in the student's tokens
+    rows: Tensor | None = None  # int64 [v], the dense model's number of each token, -1 for none; None: the same tokens
+
+    @property
+    def vocabulary(self) -> int:
+        """Return how many tokens the student has."""
+        return len(self.rows) if self.rows is not None else int(self.dense.config.get_text_config().vocab_size)
+
+    @property
+    def top(self) -> int:
+        """Return how many tokens of each position are kept: the student and the dense model have them all."""
+        shared = self.vocabulary if self.rows is None else int((self.rows >= 0).sum())
+        return min(TOP, shared)
+
+    @property
+    def identity(self) -> Recipe:
+        """Return what makes the artifact's key."""
+        shared = {} if self.rows is None else {"tokens": hashlib.sha256(self.rows.numpy().tobytes()).hexdigest()}
+        dtype = str(self.dense.streamed.dtype).removeprefix("torch.")
+        return Recipe(
+            "logits",
+            inputs={"model": self.dense.digest, "text": text_identity(self.windows), **shared},
+            params={"top": self.top, "dtype": dtype},
+        )
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return the same with what the manifest tells people; every byte of the weights is hashed."""
+        dense, windows = self.dense, self.windows
+        return replace(
+            self.identity,
+            about={
+                "model": dense.about,
+                WEIGHTS: dense.streamed.checkpoint.weights_sha256,
+                "text": text_about(windows),
+                "blocks": len(dense.streamed.blocks),
+            },
+            environment=dense.environment(),
+        )
+
+    def size(self) -> int:
+        """Return the bytes of all distributions."""
+        return self.windows.ids.numel() * self._token_bytes
+
+    @property
+    def _token_bytes(self) -> int:
+        return self.top * self._token_dtype.itemsize + (self.top + 1) * torch.float16.itemsize
+
+    @property
+    def _token_dtype(self) -> torch.dtype:
+        return torch.uint16 if self.vocabulary <= 1 << 16 else torch.int32
+
+    def made(self, workspace: Workspace, reporter: Reporter) -> Outcome:
+        """Return the artifact, found or made."""
+        name = f"{self.dense.label.replace('/', '-')}-{self.windows.spec.name}"
+
+        def make(writer: ArtifactWriter) -> Artifact:
+            need_space(writer.folder, self.size())
+            writer.write_tensors(WINDOWS_PART, {"windows": self.windows.ids})
+            self._write(writer, reporter)
+            return writer.finish()
+
+        return run_stage(self.recipe, Destination(workspace, name), make, self.size)
+
+    def _write(self, writer: ArtifactWriter, reporter: Reporter) -> None:
+        streamed, ids = self.dense.streamed, self.windows.ids
+        bounds = part_bounds(len(ids), ids.shape[1] * self._token_bytes)
+        windows = self.windows if self.rows is None else replace(self.windows, ids=self.rows[ids.long()].to(ids.dtype))
+        saved = SavedStates(writer, self.dense, windows)
+        states, first = saved.start(len(streamed.blocks))
+        reporter.begin(
+            f"logits of {self.dense.label}", len(streamed.blocks), ids.numel() * (len(streamed.blocks) - first)
+        )
+        for block in walk(states, first=first, tick=reporter.tick):
+            saved.keep(states, block.index)
+        reporter.end()
+        for start, found in zip(bounds[:-1], self._parts(states.logits(), bounds), strict=True):
+            if not writer.has(part_name(start)):
+                tokens, values = (torch.stack(each) for each in zip(*found, strict=True))
+                writer.write_tensors(part_name(start), {"tokens": tokens, "log_probs": values})
+
+    def _parts(
+        self, pieces: Iterator[tuple[int, int, Tensor]], bounds: list[int]
+    ) -> Iterator[list[tuple[Tensor, Tensor]]]:
+        """Yield the windows of each part, as (tokens [t, k], log-probabilities [t, k + 1])."""
+        seqlen = self.windows.seqlen
+        waiting: list[tuple[Tensor, Tensor]] = []  # of a micro-batch: [b, p, ..]
+        done: list[tuple[Tensor, Tensor]] = []
+        sizes = [stop - start for start, stop in pairwise(bounds)]
+        for _, start, logits in pieces:
+            waiting.append(self._most_likely(logits))
+            if start + logits.shape[1] < seqlen:
+                continue
+            tokens, values = (torch.cat(each, dim=1) for each in zip(*waiting, strict=True))
+            waiting = []
+            done += zip(tokens, values, strict=True)
+            while sizes and len(done) >= sizes[0]:
+                size = sizes.pop(0)
+                yield done[:size]
+                done = done[size:]
+
+    def _most_likely(self, logits: Tensor) -> tuple[Tensor, Tensor]:  # [b, p, w] -> [b, p, k], [b, p, k + 1]
+        """Return the student's most likely tokens, and the log-probabilities of these and of all others together."""
+        shared = None if self.rows is None else (self.rows >= 0).nonzero().flatten()
+        wide = logits.float()
+        if shared is not None and self.rows is not None:
+            wide = wide[..., self.rows[shared].to(wide.device)]
+        wide = wide.log_softmax(-1)
+        values, tokens = wide.topk(self.top, dim=-1)
+        rest = wide.scatter(-1, tokens, -torch.inf).logsumexp(-1, keepdim=True)
+        if shared is not None:
+            tokens = shared.to(tokens.device)[tokens]
+        stored = torch.cat([values, rest], dim=-1).clamp(min=_LEAST).half()
+        return tokens.to(self._token_dtype).cpu(), stored.cpu()
+
+
+def part_bounds(windows: int, window_bytes: int) -> list[int]:
+    """Return the first window of each part, and the number of all."""
+    each = max(1, _PART_BYTES // window_bytes)
+    return [*range(0, windows, each), windows]
+
+
+def part_name(first: int) -> str:
+    """Return the name of the part that begins with window `first`."""
+    return f"logits-{first:06d}.safetensors"
+
+
+class CachedTeacher:
+    """Reads the dense model's distributions of some windows from an artifact."""
+
+    def __init__(self, made: Artifact, about: TeacherLogits) -> None:
+        """Open the artifact; raises LangpruneError for a part that is missing or damaged."""
+        self._bounds = part_bounds(about.windows.count, about.windows.seqlen * about._token_bytes)  # noqa: SLF001 - as written
+        self._files = []
+        for start in self._bounds[:-1]:
+            made.read(part_name(start))  # checks its hash
+            self._files.append(safe_open(made.folder / part_name(start), "pt"))
+        rows = about.rows
+        self._lost = None if rows is None or bool((rows >= 0).all()) else (rows < 0).nonzero().flatten()
+
+    def __call__(self, places: Tensor, ids: Tensor) -> Divergence:
+        """Read the distributions; the divergence from them takes all but the most likely tokens as one."""
+        found = [self._window(int(place)) for place in places]
+        tokens, values = (torch.stack(each).to(ids.device) for each in zip(*found, strict=True))
+        return lambda student: truncated_loss(student, tokens.long(), values.float(), self._lost)
+
+    def _window(self, place: int) -> tuple[Tensor, Tensor]:
+        part = next(number for number, stop in enumerate(self._bounds[1:]) if place < stop)
+        at = place - self._bounds[part]
+        tokens, values = (self._files[part].get_slice(name)[at] for name in ("tokens", "log_probs"))  # type: ignore[no-untyped-call] # safetensors' own
+        return tokens, values
