@@ -1,6 +1,6 @@
 """Types of the records in manifests: inputs, params and about. docs/format.md specifies each field.
 
-One type serves all five kinds of artifacts, so no field is required; older versions wrote fewer.
+One type serves all six kinds of artifacts, so no field is required; older versions wrote fewer.
 """
 
 from typing import Literal, NotRequired, TypedDict

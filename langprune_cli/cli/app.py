@@ -17,9 +17,9 @@ from langprune_cli.cli.commands import (
     plan,  # fmt: skip
     prune,  # fmt: skip
     recipe,  # fmt: skip
+    recover,  # fmt: skip
     report,  # fmt: skip
     stages,  # fmt: skip
-    verify,  # fmt: skip
 )
 from langprune_cli.cli.display.log import logged
 from langprune_cli.errors import error_document, printable
@@ -54,7 +54,7 @@ app.command(rich_help_panel=STAGES)(stages.calibrate)
 app.command(rich_help_panel=STAGES)(stages.score)
 app.command(rich_help_panel=STAGES)(stages.mask)
 app.command(rich_help_panel=STAGES)(stages.apply)
-app.command(rich_help_panel=STAGES)(stages.recover)
+app.command(rich_help_panel=STAGES)(recover.recover)
 app.command("eval", rich_help_panel=STAGES)(evaluate.evaluate)
 app.command(rich_help_panel=STAGES)(export.export)
 app.command(rich_help_panel=STAGES)(prune.prune)
@@ -66,7 +66,7 @@ app.command(rich_help_panel=ARTIFACTS)(report.report)
 app.command(rich_help_panel=ARTIFACTS)(recipe.recipe)
 app.command("ls", rich_help_panel=ARTIFACTS)(artifacts.list_artifacts)
 app.command(rich_help_panel=ARTIFACTS)(artifacts.show)
-app.command(rich_help_panel=ARTIFACTS)(verify.verify)
+app.command(rich_help_panel=ARTIFACTS)(artifacts.verify)
 app.command("rm", rich_help_panel=ARTIFACTS)(artifacts.remove)
 
 

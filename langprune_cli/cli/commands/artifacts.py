@@ -1,4 +1,4 @@
-"""The commands about artifacts: ls, show, rm."""
+"""The commands about artifacts: ls, show, verify, rm."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,6 +14,7 @@ from langprune_cli.cli.display.tables import print_table
 from langprune_cli.cli.options import shared as opt
 from langprune_cli.cli.options.completion import names_of
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
+from langprune_cli.store import verifying
 from langprune_cli.store.artifact import KINDS, Artifact
 from langprune_cli.store.index import Listed
 from langprune_cli.store.manifest import read_manifest
@@ -21,15 +22,20 @@ from langprune_cli.store.workspace import Workspace
 
 NAME = typer.Argument(
     help="Name, or kind/name if several kinds have it.",
-    autocompletion=names_of("stats", "scores", "masks", "models", "evals", with_kind=True),
+    autocompletion=names_of(*KINDS, with_kind=True),
     show_default=False,
+)
+
+
+_CHECKED = typer.Argument(
+    help="Name, kind/name, or a folder with an artifact or an exported model.", show_default=False
 )
 
 
 def list_artifacts(
     *,
     kind: Annotated[
-        str | None, typer.Argument(help="stats, scores, masks, models or evals.", show_default=False)
+        str | None, typer.Argument(help="stats, scores, masks, models, logits or evals.", show_default=False)
     ] = None,
     sort: Annotated[
         str | None,
@@ -165,3 +171,46 @@ def remove(
     if json:
         removed = [{"kind": kind, "name": short, "path": str(opened.folder(kind, short))} for kind, short in found]
         print_json({"schema": 1, "removed": removed})
+
+
+def verify(
+    names: Annotated[list[str] | None, _CHECKED] = None,
+    *,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Check all artifacts of the workspace.", rich_help_panel="Input")
+    ] = False,
+    workspace: opt.Workspace = opt.DEFAULT_WORKSPACE,
+    json: opt.Json = False,
+) -> None:
+    """Check that artifacts are unchanged, every file by its size and sha256; exit code 1 if one has changed.
+
+    [bold]langprune verify --all[/bold]
+    """
+    if bool(names) == everything:
+        raise UsageError("verify needs the names of artifacts: give some, or --all")
+    opened = Workspace(workspace.expanduser())
+    found = verifying.places(opened) if everything else {}
+    for name in names or []:
+        found |= verifying.places_called(opened, name)
+    checked = [verifying.verify(label, folder) for label, folder in found.items()]
+    damages = [damage for each in checked for damage in each.damages]
+    if json:
+        rows = [
+            {"label": each.label, "path": str(each.folder), "complete": each.complete, "files": each.files,
+             "bytes": each.size, "damaged": [{"path": str(one.path), "says": one.says} for one in each.damages]}
+            for each in checked
+        ]  # fmt: skip
+        print_json({"schema": 1, "whole": not damages, "artifacts": rows})
+    else:
+        lines = [[each.label, str(each.files), f"{each.size / 1e6:,.2f} MB", _state(each)] for each in checked]
+        print_table(["artifact", "files", "size", "state"], lines)
+        for damage in damages:
+            print_line(damage.says)
+    if damages:
+        raise typer.Exit(1)
+
+
+def _state(each: verifying.Verified) -> str:
+    if each.damages:
+        return f"damaged: {len(each.damages)} of its files"
+    return "whole" if each.complete else "whole so far, not complete"

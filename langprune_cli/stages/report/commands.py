@@ -194,9 +194,8 @@ class Commands:
         words = self._of_model(recovered["model"]) + self._text(tags, windows="shares" in recovered)
         words += option("--teacher", None if teacher == model.manifest.about["model"]["name"] else teacher)
         words += option("--seqlen", None if text["seqlen"] == TRAINING_SEQLEN else text["seqlen"])
-        words += [] if "logits" in model.manifest.inputs else ["--online"]
         how = words_of("models", model.manifest.params, without=("--update", "--damping", "--epochs"))
-        return ["recover", *words, *how]
+        return ["recover", *words, *([] if "logits" in model.manifest.inputs else ["--online"]), *how]
 
     def _before_tuning(self, model: Artifact) -> Artifact | None:
         """Return the model before tuning, None if it is missing or the model was not tuned."""

@@ -70,7 +70,7 @@ def interrupt(data: Path, log_to: str, monkeypatch: pytest.MonkeyPatch) -> None:
                 monkeypatch.setattr(distilling, "SAVE_AFTER_SECONDS", 1e9)
 
     with pytest.raises(KeyboardInterrupt):
-        recovered(data, name="told", log_to=log_to, reporter=Twelfth(20))
+        recovered(data, name="told", log_to=log_to, online=True, reporter=Twelfth(20))
 
 
 def check_values(model: Artifact, logged: list[dict[str, Any]]) -> None:
@@ -115,7 +115,7 @@ def test_a_run_that_goes_on_has_the_same_log(
     (tmp_path / "library").mkdir()
     install(name, tmp_path / "library", monkeypatch)
     interrupt(data, name, monkeypatch)
-    model = recovered(data, name="told", log_to=name)
+    model = recovered(data, name="told", log_to=name, online=True)
     first, second = calls("init")
     assert (first.pop("resume"), second.pop("resume")) == (fresh, "allow")
     assert first == second
@@ -181,9 +181,9 @@ def _is_installed() -> bool:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of its own
 def test_tensorboard_shows_an_interrupted_run_whole(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pruned("llama", "2:4", data)
-    alone = recovered(data, name="alone")
+    alone = recovered(data, name="alone", online=True)
     interrupt(data, "tensorboard", monkeypatch)
-    model = recovered(data, name="told", log_to="tensorboard")
+    model = recovered(data, name="told", log_to="tensorboard", online=True)
     assert tree(model.folder) == tree(alone.folder)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: PLC0415
 
