@@ -80,7 +80,7 @@ def recovered(run: Run, request: RecoverRequest) -> Outcome:
     """Train the model of a request; raises OnlyPlannedError for one that an earlier step of a dry run would make."""
     from langprune_cli.models.skeleton import stated_dtype  # noqa: PLC0415
     from langprune_cli.stages.export.lineage import check_own_base, lineage  # noqa: PLC0415
-    from langprune_cli.stages.recover.memory import what_fits  # noqa: PLC0415
+    from langprune_cli.stages.recover.memory import STATES_BYTES, what_fits  # noqa: PLC0415
     from langprune_cli.stages.recover.recover import RecoverSettings, recover  # noqa: PLC0415
     from langprune_cli.stages.recover.text import training_text  # noqa: PLC0415
     from langprune_cli.stages.recover.tracking import LogTo, check_tracker  # noqa: PLC0415
@@ -108,7 +108,8 @@ def recovered(run: Run, request: RecoverRequest) -> Outcome:
     pruned = run.in_dtype("float32").open(ModelChoice(named))
     stored = stated_dtype(pruned.config) or pruned.streamed.checkpoint.float_dtype()
     dtype = run.in_dtype(request.dtype).compute.torch_dtype() or fast_dtype(stored, pruned.streamed.device)
-    dense = run.in_dtype("float32" if str(dtype) == "torch.float32" else "auto").open(teacher)
+    in_full = "float32" if str(dtype) == "torch.float32" else "auto"
+    dense = run.in_dtype(in_full, max_memory=STATES_BYTES).open(teacher)
     if chain:
         check_same_model(chain[-1], dense)
     windows = training_text(
@@ -116,8 +117,9 @@ def recovered(run: Run, request: RecoverRequest) -> Outcome:
     )
     asked = one_or_none("--train", request.train, defaults.TRAINS)
     train = what_fits(
-        pruned.streamed, dense.streamed, [asked] if asked else defaults.TRAINS, seqlen=windows.seqlen, dtype=dtype
-    )
+        pruned.streamed, dense.streamed, [asked] if asked else defaults.TRAINS, seqlen=windows.seqlen, dtype=dtype,
+        text=None if request.online else windows.ids.numel(),
+    )  # fmt: skip
     if asked is None and train != defaults.TRAINS[0]:
         run.reporter.note(f"Memory is short: training {train} alone (--train).")
     settings = RecoverSettings(

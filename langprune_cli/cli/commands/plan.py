@@ -155,6 +155,7 @@ def print_recovery(recovery: "RecoveryPlan", rate: float) -> None:
     ]  # fmt: skip
     print_table(["--train", "trained", "memory on a CPU", "on a GPU", "TFLOP", "at least"], rows)
     dtype = str(recovery.dtype).removeprefix("torch.")
+    print_line(f"The dense model's logits take {_gigabytes(recovery.logits_bytes)} of disk.")
     print_line(f"The time is at the {rate / 1e12:,.3g} TFLOP/s of a large product in {dtype} on this {device}.")
     if recovery.free_bytes is not None:
         chosen = f"recover trains {recovery.chosen}" if recovery.chosen else "too little for any of them"

@@ -10,6 +10,7 @@ from langprune_cli.models.skeleton import context_of
 from langprune_cli.stages.evaluate.loaded import free_bytes
 from langprune_cli.stages.plan.cost import PassFlops, pass_flops
 from langprune_cli.stages.plan.memory import PROCESS_BYTES
+from langprune_cli.stages.recover.cached_logits import TOP, token_bytes
 from langprune_cli.stages.recover.distilling import look_every, steps_of
 from langprune_cli.stages.recover.memory import Sizes, recovery_bytes, trained_numbers
 from langprune_cli.stages.recover.recover import held_out_places
@@ -45,6 +46,7 @@ class RecoveryPlan:
     dtype: torch.dtype  # of the products there
     trainings: tuple[Training, ...]
     free_bytes: int | None  # of the device; None if unknown
+    logits_bytes: int  # of the dense model's logits on disk
 
     @property
     def chosen(self) -> Train | None:
@@ -65,6 +67,7 @@ class RecoveryPlan:
             "dtype": str(self.dtype).removeprefix("torch."),
             "free_bytes": self.free_bytes,
             "chosen": self.chosen,
+            "logits_bytes": self.logits_bytes,
             "flops_per_second": flops_per_second,
             "trainings": [
                 {"train": each.train, "trained": each.trained, "peak_ram_bytes": each.cpu, "peak_device_bytes": each.device,
@@ -78,7 +81,7 @@ def plan_recovery(dense: CausalModel, smaller: CausalModel, dtype: torch.dtype, 
     """Count what recovery takes, with the defaults of `recover`, on a text as long as it trains on; dtype: of the checkpoint.
 
     A token passes the teacher and the student, and takes the gradients of what each product reads and of what is trained, which
-    are as many operations as the pass each. Held-out windows pass both models at every look.
+    are as many operations as the pass each. Held-out windows pass the student at every look: the teacher's logits are on disk.
     """
     seqlen = min(TRAINING_SEQLEN, context_of(dense.config) or TRAINING_SEQLEN)
     student, taught = pass_flops(smaller, seqlen), pass_flops(dense, seqlen)
@@ -92,16 +95,17 @@ def plan_recovery(dense: CausalModel, smaller: CausalModel, dtype: torch.dtype, 
 
     def size(train: Train, products: torch.dtype) -> int:
         teacher = Sizes.of(dense, torch.float32 if products == torch.float32 else dtype)
-        return recovery_bytes(ours, teacher, train, seqlen=seqlen, dtype=products)
+        return recovery_bytes(ours, teacher, train, seqlen=seqlen, dtype=products, text=windows * seqlen)
 
     def training(train: Train) -> Training:
-        forward = student.forward + taught.forward
-        flops = asked.tokens * (forward + _gradients(student, train)) + looked_at * forward
+        flops = asked.tokens * (student.forward + taught.forward + _gradients(student, train))
+        flops += looked_at * student.forward
         return Training(train, trained_numbers(ours, train), PROCESS_BYTES + size(train, cpu), size(train, gpu), flops)
 
     trainings = tuple(map(training, TRAINS))
     here = fast_dtype(dtype, asked.device)
-    return RecoveryPlan(asked.tokens, seqlen, asked.device, here, trainings, free_bytes(asked.device))
+    logits = windows * seqlen * token_bytes(min(TOP, ours.vocabulary), ours.vocabulary)
+    return RecoveryPlan(asked.tokens, seqlen, asked.device, here, trainings, free_bytes(asked.device), logits)
 
 
 def _gradients(student: PassFlops, train: Train) -> float:

@@ -4,14 +4,17 @@ The streamed model makes them once, with one block in memory; any number of reco
 """
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from langprune_cli.errors import LangpruneError
 from langprune_cli.stages.recover.divergence import truncated_loss
 from langprune_cli.stages.recover.teacher import Divergence
 from langprune_cli.stages.statistics.parts import WINDOWS_PART, text_about, text_identity
@@ -26,6 +29,7 @@ from langprune_cli.types import Windows
 
 TOP = 64  # tokens of each position
 _PART_BYTES = 32 << 20
+_TENSORS = ("tokens", "log_probs")
 _LEAST = torch.finfo(torch.float16).min
 
 
@@ -76,31 +80,33 @@ class TeacherLogits:
 
     def size(self) -> int:
         """Return the bytes of all distributions."""
-        return self.windows.ids.numel() * self._token_bytes
+        return self.windows.ids.numel() * token_bytes(self.top, self.vocabulary)
 
     @property
-    def _token_bytes(self) -> int:
-        return self.top * self._token_dtype.itemsize + (self.top + 1) * torch.float16.itemsize
+    def bounds(self) -> list[int]:
+        """Return the first window of each part, and the number of all."""
+        each = max(1, _PART_BYTES // (self.windows.seqlen * token_bytes(self.top, self.vocabulary)))
+        return [*range(0, self.windows.count, each), self.windows.count]
 
-    @property
-    def _token_dtype(self) -> torch.dtype:
-        return torch.uint16 if self.vocabulary <= 1 << 16 else torch.int32
+    def made(self, workspace: Workspace, reporter: Reporter, *, force: bool = False) -> Outcome:
+        """Return the artifact, found or made; with `force` it is made again.
 
-    def made(self, workspace: Workspace, reporter: Reporter) -> Outcome:
-        """Return the artifact, found or made."""
+        Raises LangpruneError if a distribution is not finite.
+        """
         name = f"{self.dense.label.replace('/', '-')}-{self.windows.spec.name}"
 
         def make(writer: ArtifactWriter) -> Artifact:
             need_space(writer.folder, self.size())
-            writer.write_tensors(WINDOWS_PART, {"windows": self.windows.ids})
-            self._write(writer, reporter)
+            if not writer.has(WINDOWS_PART):
+                writer.write_tensors(WINDOWS_PART, {"windows": self.windows.ids})
+            if not all(writer.has(part_name(start)) for start in self.bounds[:-1]):
+                self._write(writer, reporter)
             return writer.finish()
 
-        return run_stage(self.recipe, Destination(workspace, name), make, self.size)
+        return run_stage(self.recipe, Destination(workspace, name, force=force), make, self.size)
 
     def _write(self, writer: ArtifactWriter, reporter: Reporter) -> None:
-        streamed, ids = self.dense.streamed, self.windows.ids
-        bounds = part_bounds(len(ids), ids.shape[1] * self._token_bytes)
+        streamed, ids, bounds = self.dense.streamed, self.windows.ids, self.bounds
         windows = self.windows if self.rows is None else replace(self.windows, ids=self.rows[ids.long()].to(ids.dtype))
         saved = SavedStates(writer, self.dense, windows)
         states, first = saved.start(len(streamed.blocks))
@@ -143,17 +149,24 @@ class TeacherLogits:
             wide = wide[..., self.rows[shared].to(wide.device)]
         wide = wide.log_softmax(-1)
         values, tokens = wide.topk(self.top, dim=-1)
+        if values.isnan().any():
+            raise LangpruneError(
+                f"the logits of {self.dense.label} are not finite: compute in another dtype, such as --dtype float32"
+            )
         rest = wide.scatter(-1, tokens, -torch.inf).logsumexp(-1, keepdim=True)
         if shared is not None:
             tokens = shared.to(tokens.device)[tokens]
         stored = torch.cat([values, rest], dim=-1).clamp(min=_LEAST).half()
-        return tokens.to(self._token_dtype).cpu(), stored.cpu()
+        return tokens.to(_token_dtype(self.vocabulary)).cpu(), stored.cpu()
 
 
-def part_bounds(windows: int, window_bytes: int) -> list[int]:
-    """Return the first window of each part, and the number of all."""
-    each = max(1, _PART_BYTES // window_bytes)
-    return [*range(0, windows, each), windows]
+def token_bytes(top: int, vocabulary: int) -> int:
+    """Return the bytes of the distribution at one position: numbers of tokens, their log-probabilities, and the rest's."""
+    return top * _token_dtype(vocabulary).itemsize + (top + 1) * torch.float16.itemsize
+
+
+def _token_dtype(vocabulary: int) -> torch.dtype:
+    return torch.uint16 if vocabulary <= 1 << 16 else torch.int32
 
 
 def part_name(first: int) -> str:
@@ -162,15 +175,14 @@ def part_name(first: int) -> str:
 
 
 class CachedTeacher:
-    """Reads the dense model's distributions of some windows from an artifact."""
+    """Reads the dense model's distributions of some windows from an artifact, those of a micro-batch at a time."""
 
     def __init__(self, made: Artifact, about: TeacherLogits) -> None:
-        """Open the artifact; raises LangpruneError for a part that is missing or damaged."""
-        self._bounds = part_bounds(about.windows.count, about.windows.seqlen * about._token_bytes)  # noqa: SLF001 - as written
-        self._files = []
-        for start in self._bounds[:-1]:
-            made.read(part_name(start))  # checks its hash
-            self._files.append(safe_open(made.folder / part_name(start), "pt"))
+        """Check the artifact; raises LangpruneError for a part that is missing, damaged, or not what belongs there."""
+        self._made, self._vocabulary, self._bounds = made, about.vocabulary, about.bounds
+        for start, stop in pairwise(self._bounds):
+            made.read(part_name(start))  # compares its hash
+            self._check_shapes(part_name(start), (stop - start, about.windows.seqlen, about.top))
         rows = about.rows
         self._lost = None if rows is None or bool((rows >= 0).all()) else (rows < 0).nonzero().flatten()
 
@@ -178,10 +190,34 @@ class CachedTeacher:
         """Read the distributions; the divergence from them takes all but the most likely tokens as one."""
         found = [self._window(int(place)) for place in places]
         tokens, values = (torch.stack(each).to(ids.device) for each in zip(*found, strict=True))
-        return lambda student: truncated_loss(student, tokens.long(), values.float(), self._lost)
+        lost = None if self._lost is None else self._lost.to(ids.device)
+        return lambda student: truncated_loss(student, tokens, values, lost)
 
     def _window(self, place: int) -> tuple[Tensor, Tensor]:
-        part = next(number for number, stop in enumerate(self._bounds[1:]) if place < stop)
+        """Return (tokens int64 [t, k], log-probabilities float32 [t, k + 1]) of one window; no more of the file is read."""
+        part = bisect_right(self._bounds, place) - 1
         at = place - self._bounds[part]
-        tokens, values = (self._files[part].get_slice(name)[at] for name in ("tokens", "log_probs"))  # type: ignore[no-untyped-call] # safetensors' own
-        return tokens, values
+        name = part_name(self._bounds[part])
+        with safe_open(
+            self._made.folder / name, "pt"
+        ) as file:  # an open file's pages would count as the process's memory
+            tokens, values = (file.get_slice(each)[at] for each in _TENSORS)
+        tokens = tokens.long()
+        if int(tokens.max()) >= self._vocabulary:
+            raise self._forged(name)
+        return tokens, values.float()
+
+    def _check_shapes(self, name: str, shape: tuple[int, int, int]) -> None:
+        """Raise LangpruneError for a part with other tensors than `_most_likely` makes: right hashes may still be forged."""
+        expected = [(_token_dtype(self._vocabulary), shape), (torch.float16, (*shape[:2], shape[2] + 1))]
+        with suppress(SafetensorError, OSError), safe_open(self._made.folder / name, "pt") as file:
+            slices = [file.get_slice(each) for each in _TENSORS if each in file.keys()]  # noqa: SIM118 - no mapping
+            found = [(each[:1].dtype, tuple(each.get_shape())) for each in slices]
+            if found == expected:
+                return
+        raise self._forged(name)
+
+    def _forged(self, name: str) -> LangpruneError:
+        return LangpruneError(
+            f"{self._made.folder / name} does not hold what belongs there: run langprune recover again with --force"
+        )

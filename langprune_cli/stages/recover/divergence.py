@@ -37,9 +37,11 @@ def truncated_loss(
 
 
 class _Truncated(torch.autograd.Function):
-    """Computes that loss and its gradient q (1 - r / (1 - sum of q over the top)), for the top q - p, in pieces.
+    """Computes that loss and its gradient in pieces.
 
-    q are the model's probabilities, p the teacher's, and r what p leaves to the other tokens.
+    q are the model's probabilities, p the teacher's, and r is what p leaves to the other tokens: the gradient of the most likely
+    is q - p, that of another token q (1 - r / sum of q over the others). All of it is taken relative to the largest logit of the
+    others, so that none of it vanishes where a model is almost sure.
     """
 
     @staticmethod
@@ -51,19 +53,26 @@ class _Truncated(torch.autograd.Function):
         for start in range(0, len(own), step := max(1, PIECE_BYTES // (4 * own.shape[1]))):
             piece = slice(start, start + step)
             top, target = chosen[piece], given[piece]
-            here = own[piece].float().log_softmax(-1).clamp_(min=_LEAST)
+            here = own[piece].to(torch.float32, copy=True)
             of_top = here.gather(-1, top)
-            likely = here.exp_().scatter_(-1, top, 0.0)
-            of_lost = None if lost is None else likely[:, lost]
-            rest = likely.sum(-1, keepdim=True) - (0.0 if of_lost is None else of_lost.sum(-1, keepdim=True))
-            rest = rest.clamp_(min=torch.finfo(torch.float32).tiny)
-            total += (target.exp() * (target - torch.cat([of_top, rest.log()], dim=-1))).sum(dtype=torch.float64)
+            here.scatter_(-1, top, -torch.inf)
+            of_lost = here[:, :0] if lost is None else here[:, lost]
+            if lost is not None:
+                here[:, lost] = -torch.inf
+            most = here.amax(-1, keepdim=True).clamp_(min=_LEAST)  # -inf where there are no others
+            sums = here.sub_(most).exp_().sum(-1, keepdim=True)
+            rest = most + sums.log()
+            whole = torch.cat([of_top, rest, of_lost], dim=-1).logsumexp(-1, keepdim=True)
+            reached = (torch.cat([of_top, rest], dim=-1) - whole).clamp_(min=_LEAST)
+            likely = target.exp()
+            total += (likely * (target - reached)).sum(dtype=torch.float64)
             if gradient is not None:
-                likely *= 1 - target[:, -1:].exp() / rest
-                if of_lost is not None and lost is not None:
-                    likely[:, lost] = of_lost
-                likely.scatter_(-1, top, of_top.exp() - target[:, :-1].exp())
-                gradient[piece] = likely.to(gradient.dtype)
+                # Of the others, if there are any, the largest has made a 1 of the sum.
+                slope = here.mul_((most - whole).exp() - likely[:, -1:] / sums.clamp_(min=1.0))
+                if lost is not None:
+                    slope[:, lost] = (of_lost - whole).exp()
+                slope.scatter_(-1, top, (of_top - whole).exp() - likely[:, :-1])
+                gradient[piece] = slope.to(gradient.dtype)
         if gradient is not None:
             ctx.save_for_backward(gradient.view_as(logits))
         return total.float()

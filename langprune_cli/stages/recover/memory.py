@@ -24,6 +24,7 @@ _FLOATS = (
     16  # tensors as wide as the hidden states that a block keeps for its gradient, in float32; measured, as is the next
 )
 _PRODUCTS = 2  # times the inputs and outputs of a block's linears
+STATES_BYTES = 1 << 30  # of hidden states while the teacher's logits are made; more go to a file
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,12 @@ def recovery_bytes(
     *,
     seqlen: int,
     dtype: torch.dtype,  # of the products
+    text: int | None,  # tokens, for which a teacher with one block in memory puts logits on disk first; None: --online
 ) -> int:
-    """Return about how many bytes both models, the optimizer's state, activations and logits take at once."""
+    """Return about how many bytes both models, the optimizer's state, activations and logits take at once.
+
+    A teacher whose logits are on disk is not there while the student is trained.
+    """
     tokens = micro_windows(seqlen) * seqlen
     trained = trained_numbers(student, train)
     merged = sum(rows * columns for rows, columns in student.linears) if train == "lora" else 0
@@ -82,13 +87,29 @@ def recovery_bytes(
     state += 2 * student.itemsize * (merged or trained)  # the best so far, and the next
     passing = _MASTER * _FLOATS * student.hidden * student.blocks
     passing += _PRODUCTS * dtype.itemsize * sum(map(sum, student.linears))
-    logits = _LOGITS * dtype.itemsize * tokens * (student.vocabulary + teacher.vocabulary)
-    logits += _PIECES * min(PIECE_BYTES, 4 * tokens * student.vocabulary)
-    return state + teacher.itemsize * teacher.weights + tokens * passing + logits
+    pieces = _PIECES * min(PIECE_BYTES, 4 * tokens * student.vocabulary)
+    training = state + tokens * passing + pieces + _LOGITS * dtype.itemsize * tokens * student.vocabulary
+    if text is None:
+        return training + teacher.itemsize * teacher.weights + _LOGITS * dtype.itemsize * tokens * teacher.vocabulary
+    return max(training, _streaming_bytes(teacher, text))
+
+
+def _streaming_bytes(teacher: Sizes, text: int) -> int:
+    """Return about how many bytes it takes to compute the teacher's logits with one block in memory."""
+    blocks = sum(rows * columns for rows, columns in teacher.linears)
+    held = teacher.weights - blocks + blocks // max(1, teacher.blocks)
+    states = min(STATES_BYTES, text * teacher.hidden * teacher.itemsize)
+    return teacher.itemsize * held + states + _PIECES * min(PIECE_BYTES, 4 * text * teacher.vocabulary)
 
 
 def what_fits(
-    student: StreamedModel, teacher: StreamedModel, asked: Sequence[Train], *, seqlen: int, dtype: torch.dtype
+    student: StreamedModel,
+    teacher: StreamedModel,
+    asked: Sequence[Train],
+    *,
+    seqlen: int,
+    dtype: torch.dtype,
+    text: int | None,  # see `recovery_bytes`
 ) -> Train:
     """Return the first of `asked` that the device has memory for.
 
@@ -102,7 +123,7 @@ def what_fits(
         raise LangpruneError(
             f"--train {asked[0]} has nothing to train, as the model has no {what}: choose another --train"
         )
-    need = {each: recovery_bytes(ours, theirs, each, seqlen=seqlen, dtype=dtype) for each in TRAINS}
+    need = {each: recovery_bytes(ours, theirs, each, seqlen=seqlen, dtype=dtype, text=text) for each in TRAINS}
     for each in asked:
         if free is None or need[each] <= free:
             return each

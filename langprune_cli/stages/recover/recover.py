@@ -89,12 +89,12 @@ def recover(
     recipe = _recipe(taught, pruned, settings)
 
     def make(writer: ArtifactWriter) -> Artifact:
-        logits = None if settings.online else taught.made(workspace, reporter).artifact
+        logits = None if settings.online else taught.made(workspace, reporter, force=to.force).artifact
         return Recovery(writer, taught, logits, pruned, settings, reporter).run()
 
     where = Destination.of(workspace, f"{pruned.label}-recovered", to)
     if workspace.planned is not None and not settings.online and made_before(recipe, where) is None:
-        taught.made(workspace, reporter)
+        taught.made(workspace, reporter, force=to.force)
     return run_stage(recipe, where, make)
 
 

@@ -29,10 +29,11 @@ def test_operations_are_those_counted_by_hand(tmp_path: Path) -> None:
     linears, attention, head = one_pass(36)
     forward = linears + attention + head + sum(one_pass(48))
     held_out = 17 * 64 * 64  # 64 windows of 64 tokens, looked at before training and sixteen times of 64 steps
-    norms = 131072 * (forward + linears + 2 * attention + head) + held_out * forward
+    norms = 131072 * (forward + linears + 2 * attention + head) + held_out * (linears + attention + head)
     whole = norms + 131072 * (linears + head)
     found = {each["train"]: each for each in plan["trainings"]}
     assert list(found) == list(TRAINS)
+    assert plan["logits_bytes"] == 131072 * (2 * 64 + 2 * 65)
     assert {name: each["flops"] for name, each in found.items()} == {
         "all": whole, "lora": whole - 131072 * head, "norms": norms,
     }  # fmt: skip
@@ -60,7 +61,7 @@ def test_memory_is_what_the_opened_models_say(family: str, pattern: str, tmp_pat
     pruned, dense = StreamedModel(cut.artifact.folder), StreamedModel(tmp_path / "model")
     for each in plan["trainings"]:
         sizes = (Sizes.of(model.model, torch.bfloat16) for model in (pruned, dense))
-        whole = recovery_bytes(*sizes, each["train"], seqlen=64, dtype=torch.bfloat16)
+        whole = recovery_bytes(*sizes, each["train"], seqlen=64, dtype=torch.bfloat16, text=2_000_000 // 64 * 64)
         assert each["peak_device_bytes"] == whole
 
 
@@ -68,14 +69,15 @@ def test_it_says_what_would_be_trained_here(tmp_path: Path, monkeypatch: pytest.
     save_pico("llama", tmp_path / "model", hidden_size=64)
     free = {"bytes": 10**9}
     monkeypatch.setattr(recovery, "free_bytes", lambda _device: free["bytes"])
-    asked = ["plan", "-m", tmp_path / "model", "-p", "2:4", "--recover", "300k"]
+    asked = ["plan", "-m", tmp_path / "model", "-p", "2:4", "--recover", "4k"]
     plan = did(*asked, "--json").json["recovery"]
     assert (plan["chosen"], plan["free_bytes"]) == ("all", 10**9)
     sizes = {each["train"]: each["peak_ram_bytes"] - recovery.PROCESS_BYTES for each in plan["trainings"]}
     assert sizes["norms"] < sizes["lora"] < sizes["all"]
     lines = did(*asked).out.splitlines()
-    at = lines.index("To recover on 300,000 tokens, in windows of 64:")
+    at = lines.index("To recover on 4,000 tokens, in windows of 64:")
     assert [line.split()[0] for line in lines[at + 1 : at + 5]] == ["--train", *TRAINS]
+    assert f"The dense model's logits take {62 * 64 * (2 * 64 + 2 * 65) / 1e6:,.2f} MB of disk." in lines
     assert lines[-1].endswith("are free on this cpu: recover trains all.")
     free["bytes"] = sizes["lora"]
     assert did(*asked, "--json").json["recovery"]["chosen"] == "lora"
