@@ -48,6 +48,8 @@ ENDS = SIGNALS | {POWER: -signal.SIGKILL}
 UK = ["--lang", "uk", "--data", "TEXT/uk.jsonl"]
 _PRUNE = ["prune", *UK, *DRAW, "--max-shard-size", "70KB", "--name", "new"]
 _ROUND = ["--round-to", "8"]
+_RECOVER = ["recover", "--model", "uk-wanda-0.5", *UK, "--tokens", "1k", "--batch-tokens", "64", "--seqlen", "16",
+            "--learning-rate", "3e-3", "--max-shard-size", "90KB", "--name", "new"]  # fmt: skip
 # In each, TEXT is a folder of texts and HERE one that holds the workspace and whatever else the command writes.
 COMMANDS: dict[str, list[str]] = {
     "calibrate": ["calibrate", *UK, *DRAW, "--seed", "3", "--collect", "hessian", "--name", "new"],
@@ -67,10 +69,13 @@ COMMANDS: dict[str, list[str]] = {
     "prune blocks": [*_PRUNE, "--pattern", "blocks:0.34"],
     "prune vocab": [*_PRUNE, "--pattern", "vocab", "--coverage", "0.98", "--pattern", "2:4", *_ROUND],
     "prune --tune": [*_PRUNE, "--pattern", "2:4", "--method", "wanda", "--tune", "--epochs", "2"],
+    "recover": _RECOVER,
+    "recover --online": [*_RECOVER, "--online"],
 }
 _TWO = ", two processes"
 COMMANDS |= {f"{name}{_TWO}": COMMANDS[name] for name in ("calibrate", "prune weights", "prune channels")}
-_KEEPS_STATES = ("calibrate", "prune")  # commands with hidden states to go on from, where one process has them all
+# Commands with hidden states, or a state of training, to go on from, where one process has them all.
+_KEEPS_STATES = ("calibrate", "prune", "recover")
 
 
 @dataclass
@@ -85,10 +90,9 @@ class Tally:
     def lines(self) -> list[str]:
         """Return the rows of a table: a command, kills by each signal, all."""
         rows = [f"| command | {' | '.join(ENDS)} | kills |", "|---|---|---|---|---|---|"]
-        for command in (*COMMANDS, "all"):
-            counts = [
-                sum(self.kills[f"{each} {name}"] for each in COMMANDS if command in {each, "all"}) for name in ENDS
-            ]
+        killed = [command for command in COMMANDS if any(self.kills[f"{command} {name}"] for name in ENDS)]
+        for command in (*killed, "all"):
+            counts = [sum(self.kills[f"{each} {name}"] for each in killed if command in {each, "all"}) for name in ENDS]
             rows.append(f"| {command} | {' | '.join(map(str, counts))} | {sum(counts)} |")
         return rows
 
@@ -271,13 +275,14 @@ def _make_base(folder: Path) -> None:
     did("eval", "--lang", "en", "--data", folder / "text/en.jsonl", "--seqlen", SEQLEN, "--max-windows", "3", *where)
 
 
-def run_kills(folder: Path, kills: int, seed: int) -> Tally:
-    """Kill commands, one after the other, until there were so many kills in all."""
+def run_kills(folder: Path, kills: int, seed: int, only: str = "") -> Tally:
+    """Kill commands, one after the other, until there were so many kills in all. only: of the commands, how some begin."""
+    commands = [command for command in COMMANDS if command.startswith(only)]
     tally, draw, begun = Tally(), random.Random(seed), time.monotonic()
     with Harness(folder) as harness:
         order: list[str] = []
         while (left := kills - tally.kills.total()) > 0:
-            order = order or draw.sample(list(COMMANDS), len(COMMANDS))
+            order = order or draw.sample(commands, len(commands))
             harness.case(order.pop(), draw, tally, min(left, draw.choice([1, 1, 2, 3])))
     tally.seconds = time.monotonic() - begun
     return tally
@@ -288,9 +293,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="kill only commands that begin with this, such as recover")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        tally = run_kills(Path(folder), options.kills, options.seed)
+        tally = run_kills(Path(folder), options.kills, options.seed, options.only)
     total = f"{tally.kills.total()} kills of {tally.cases} runs in {tally.seconds:.0f} s, seed {options.seed}: "
     sys.stdout.write("\n".join([*tally.lines(), "", f"{total}{len(tally.failures)} failures", *tally.failures, ""]))
     return 1 if tally.failures else 0

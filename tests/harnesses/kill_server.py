@@ -47,7 +47,7 @@ def serve() -> None:
     from langprune_cli.stages.evaluate import evaluate  # noqa: F401, PLC0415
     from langprune_cli.stages.mask import mask, score, whole  # noqa: F401, PLC0415
     from langprune_cli.stages.plan import plan  # noqa: F401, PLC0415
-    from langprune_cli.stages.recover import tuning_run  # noqa: F401, PLC0415
+    from langprune_cli.stages.recover import recover, tuning_run  # noqa: F401, PLC0415
 
     for line in sys.stdin:
         run = json.loads(line)
@@ -78,6 +78,7 @@ def _places(processes: int) -> list[dict[str, str]]:
 def _child(run: dict[str, Any], rank: int, place: dict[str, str], count: Path) -> int:
     """Run one command, or one of several processes of it, killed or counted, and return its exit code."""
     from langprune_cli.__main__ import main  # noqa: PLC0415 - imported before the fork
+    from langprune_cli.stages.recover import distilling  # noqa: PLC0415
     from langprune_cli.streaming import resuming  # noqa: PLC0415
 
     os.environ.update(place)
@@ -86,7 +87,7 @@ def _child(run: dict[str, Any], rank: int, place: dict[str, str], count: Path) -
     os.dup2(os.open(run["stderr"][rank], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if run["states"]:
-        resuming.SAVE_AFTER_SECONDS = 0.0
+        resuming.SAVE_AFTER_SECONDS = distilling.SAVE_AFTER_SECONDS = 0.0
     kill = Kill(**run["kill"]) if run["kill"] else None
     kill = kill if kill and kill.rank == rank else None
     disk = Disk(Path(run["here"])) if kill and kill.signal == POWER else None

@@ -54,6 +54,11 @@ def _described(artifact: Artifact) -> str:
         else:
             what = f"{checked['sparsity']:.2%} zeros"
         return f"{base} with mask {about['mask']['name']}{_trained(artifact)}, {what}, checked"
+    if manifest.kind == "logits":
+        text = inputs["text"]
+        return (
+            f"{params['top']} tokens of each position, {text['windows']} windows of {text['seqlen']}, {params['dtype']}"
+        )
     cells, tasks = inputs["cells"], len(inputs.get("tasks", {}).get("names", []))
     rows = with_bits(f"{len(cells)} rows", cells[0].get("bits") if cells else None)
     return ", ".join([rows] * (bool(cells) or not tasks) + [f"{tasks} tasks"] * (tasks > 0))

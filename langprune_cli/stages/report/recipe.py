@@ -19,8 +19,13 @@ _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufef
 def recipe_of(artifact: Artifact, sources: Sequence[Artifact], shown: Callable[[str], str] = str) -> str:
     """Return the recipe of an artifact. sources: the artifact and all its sources, each after its own sources.
 
-    shown: writes the path of a file or model. Raises LangpruneError for a model that single stages cannot make.
+    shown: writes the path of a file or model. Raises LangpruneError for a model that single stages cannot make,
+    and for logits.
     """
+    if artifact.manifest.kind == "logits":
+        raise LangpruneError(
+            f"logits/{artifact.name} are made by recover on its way: ask for the recipe of a model that read them"
+        )
     made = Commands(sources, shown)
     stages = []
     for each in sources:

@@ -256,6 +256,18 @@ def test_a_forged_part_is_one_sentence(tensors: dict[str, Tensor], data: Path) -
     one_sentence(langprune(*asked), 1, "does not hold what belongs there: run langprune recover again with --force")
 
 
+def test_they_are_listed_shown_checked_and_have_no_recipe(data: Path) -> None:
+    pruned("llama", "2:4", data)
+    recovered(data)
+    (made,) = logits_of()
+    what = "64 tokens of each position, 32 windows of 16, float32"
+    (row,) = did("ls", "logits", "--json").json["artifacts"]
+    assert (row["kind"], row["what"], row["model"], row["bytes"]) == ("logits", what, "model", made.size())
+    assert what in did("show", made.name).out
+    did("verify", f"logits/{made.name}")
+    one_sentence(langprune("recipe", f"logits/{made.name}"), 1, "are made by recover on its way: ask for the recipe of")
+
+
 def test_a_dry_run_says_what_would_be_made(data: Path) -> None:
     pruned("llama", "2:4", data)
     asked = ["recover", "-m", "cut", "--data", data, "--tokens", "4k", "--batch-tokens", "64", "--dry-run", "--json"]
