@@ -100,6 +100,8 @@ class Inputs(TypedDict, total=False):
     mask: str
     pruned: str
     teacher: str
+    logits: str
+    tokens: str
     cells: list[CellRecord]
     tasks: TasksRecord
 
@@ -126,6 +128,7 @@ class Params(TypedDict, total=False):
     propagation: str
     pruned_with: "Params"
     dtype: str
+    top: int
     experts: str
     max_tokens: int
     vocab_size: int

@@ -1,5 +1,6 @@
 """Commands that are killed at any point and run again end byte-identical to ones that were not interrupted."""
 
+import errno
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from langprune_cli.store.temporary import TEMPORARY
-from tests.support.command import DRAW, Done, did, tree
+from tests.support.command import DRAW, Done, did, langprune, tree
 from tests.support.paths import REPOSITORY
 
 # Runs in one process that imports everything once and then forks a child for each run. In a child, the n-th call of one
@@ -259,6 +260,29 @@ def test_a_lost_part_is_made_again_byte_identical(
     assert did(*words).json["cached"] is False
     assert tree(tmp_path / "ws") == tree(whole[command])
     assert did(*words).json["cached"] is True
+
+
+@pytest.mark.parametrize("at", range(2, 9))
+def test_results_that_are_lost_and_a_run_that_fails_while_it_makes_them_again(
+    whole: dict[str, Path], tmp_path: Path, pico_text: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """The results of the shards that were written again are not taken for those of all shards."""
+    shutil.copytree(whole["apply"], tmp_path / "ws")
+    (tmp_path / "ws/models/new/pruning.json").unlink()
+    words = [*words_of("apply", pico_text), "-w", tmp_path / "ws"]
+    real, calls = os.replace, []
+
+    def failing(*args: Any, **kwargs: Any) -> None:
+        calls.append(1)
+        if len(calls) >= at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", failing)
+        assert langprune(*words).code == 1
+    did(*words)
+    assert tree(tmp_path / "ws") == tree(whole["apply"])
 
 
 def test_ctrl_c_ends_with_130_and_can_be_resumed(

@@ -35,8 +35,8 @@ def _described(artifact: Artifact) -> str:
     about, params, inputs = manifest.about, manifest.params, manifest.inputs
     if not manifest.complete:
         return "not complete: run its command again"
-    if manifest.kind == "stats":
-        return _describe_stats(manifest)
+    if manifest.kind in {"stats", "logits"}:
+        return _describe_stats(manifest) if manifest.kind == "stats" else _describe_logits(manifest)
     if manifest.kind == "scores":
         return f"{params['method']} from {about['stats'] or 'weights alone'}"
     if manifest.kind == "masks":
@@ -54,11 +54,6 @@ def _described(artifact: Artifact) -> str:
         else:
             what = f"{checked['sparsity']:.2%} zeros"
         return f"{base} with mask {about['mask']['name']}{_trained(artifact)}, {what}, checked"
-    if manifest.kind == "logits":
-        text = inputs["text"]
-        return (
-            f"{params['top']} tokens of each position, {text['windows']} windows of {text['seqlen']}, {params['dtype']}"
-        )
     cells, tasks = inputs["cells"], len(inputs.get("tasks", {}).get("names", []))
     rows = with_bits(f"{len(cells)} rows", cells[0].get("bits") if cells else None)
     return ", ".join([rows] * (bool(cells) or not tasks) + [f"{tasks} tasks"] * (tasks > 0))
@@ -117,6 +112,11 @@ def _describe_stats(manifest: Manifest) -> str:
         shares = zip(about["stats"] or (), params["weights"], strict=True)
         how += f" ({', '.join(f'{share:g} {name}' for name, share in shares)} per {params['per']})"
     return f"{text['windows']} windows of {text['seqlen']} tokens, {how}, {params['dtype']}"
+
+
+def _describe_logits(manifest: Manifest) -> str:
+    params, text = manifest.params, manifest.inputs["text"]
+    return f"{params['top']} tokens of each position, {text['windows']} windows of {text['seqlen']}, {params['dtype']}"
 
 
 def print_outcomes(outcomes: Sequence[Outcome]) -> None:

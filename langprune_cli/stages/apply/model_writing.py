@@ -67,9 +67,8 @@ class ModelWriter:
 
     def todo(self) -> list[Shard]:
         """Return the shards that are not on disk yet, or all if their linears' results are not on record."""
-        if not self.writer.has(PRUNING_PART):
-            return self.shards
-        return [shard for shard in self.shards if not self.writer.has(shard.file)]
+        known = self.writer.has(PRUNING_PART)
+        return [shard for shard in self.shards if not (known and self.writer.has(shard.file))]
 
     def need_space(self, beside: int = 0) -> None:
         """Raise LangpruneError if the disk has no room for the remaining shards, and for `beside` bytes of other files."""
@@ -83,12 +82,15 @@ class ModelWriter:
         Calls new_weights for the blocks of those shards, in order, and `done` after each. outside: new tensors outside of the
         blocks, by name.
         """
+        # Results go on record once there are some for every shard on disk: a run that is interrupted before writes all again.
+        lost = {shard.file for shard in self.todo() if self.writer.has(shard.file)}
+        results = self._recorded()
         for shard in self.todo():
-            pruned: list[dict[str, object]] = []
             with self.writer.part(shard.file) as temporary:
-                tensors = self._tensors(shard, new_weights, pruned, done, outside or {})
-                write_shard(temporary, shard, tensors)
-                self.writer.write(PRUNING_PART, readable_json({"linears": self._recorded() + pruned}))
+                write_shard(temporary, shard, self._tensors(shard, new_weights, results, done, outside or {}))
+                lost.discard(shard.file)
+                if not lost:
+                    self.writer.write(PRUNING_PART, readable_json({"linears": self._in_order(results)}))
         for path in sorted(self.model.location.folder.iterdir()):
             wanted = SMALL_FILES.fullmatch(path.name) or (self.model.compute.trust_remote_code and path.suffix == ".py")
             if wanted and path.name not in {INDEX, PRUNING_PART} and not self.writer.has(path.name):
@@ -119,6 +121,12 @@ class ModelWriter:
         whole = {name for shard in self.shards if self.writer.has(shard.file) for name in shard.entries}
         written = {name: each for group in self._groups for name, each in self._names(group).items()}
         return [asdict(each) for each in known if written.get(each.linear) in whole]
+
+    def _in_order(self, results: list[dict[str, object]]) -> list[dict[str, object]]:
+        """Return results of linears in the order of the blocks, whatever the order in which their shards were written."""
+        groups = (self.model.streamed.linears(group) for group in self._groups if group >= 0)
+        place = {linear.name: (number, at) for number, each in enumerate(groups) for at, linear in enumerate(each)}
+        return sorted(results, key=lambda each: place[str(each["linear"])])
 
     def _names(self, group: int) -> dict[str, str]:
         """Return dense name -> written name of a block's tensors, or with -1 of those outside of all blocks."""
