@@ -100,8 +100,6 @@ class Inputs(TypedDict, total=False):
     mask: str
     pruned: str
     teacher: str
-    logits: str
-    tokens: str
     cells: list[CellRecord]
     tasks: TasksRecord
 
