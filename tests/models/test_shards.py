@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from langprune_cli.models.checkpoint import Checkpoint
-from langprune_cli.models.shards import index_json, plan_shards, write_shard
+from langprune_cli.models.shards import index_json, plan_shards, write_shard, write_tensors
 from langprune_cli.models.tensor_entry import DTYPES, TensorEntry
 from tests.support.pico import save_pico
 
@@ -165,3 +165,20 @@ def test_transformers_opens_what_was_written(tmp_path: Path, most: int) -> None:
     opened = AutoModelForCausalLM.from_pretrained(copy)
     for name, parameter in whole.state_dict().items():
         assert torch.equal(opened.state_dict()[name], parameter)
+
+
+def test_tensors_at_hand_are_written_as_safetensors_does(tmp_path: Path) -> None:
+    """Scalars, views that are not contiguous, tensors without values, and two names of one tensor among them."""
+    matrix = random_tensor((4, 6), torch.float32, 1)
+    tensors = {
+        "scalar": torch.tensor(3.5),
+        "place": torch.tensor([1, 2]),
+        "empty": torch.empty(0, dtype=torch.float64),
+        "turned": matrix.t(),
+        "rows": matrix[1:3],
+        "same": matrix,
+        "half": random_tensor((3,), torch.bfloat16, 2),
+    }
+    write_tensors(tmp_path / "file", tensors)
+    apart = {name: each.contiguous().clone() for name, each in tensors.items()}
+    assert (tmp_path / "file").read_bytes() == by_safetensors(apart)

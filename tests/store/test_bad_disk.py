@@ -17,7 +17,7 @@ from langprune_cli.stages.calibrate import calibrate
 from langprune_cli.stages.export import export
 from langprune_cli.stages.mask import mask, score
 from langprune_cli.stages.prune import making
-from langprune_cli.stages.recover import distilling
+from langprune_cli.stages.recover import cached_logits, distilling
 from langprune_cli.store.files import write_bytes
 from langprune_cli.store.temporary import TEMPORARY
 from tests.support.command import DRAW, langprune, one_sentence, snapshot, tree
@@ -68,10 +68,10 @@ def test_a_small_disk_is_noticed_before_it_is_full(
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a file system of 1 MB in memory, which needs root."""
+    """Mount a file system of 2 MB in memory, which needs root."""
     place = tmp_path / "disk"
     place.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    words = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
     if os.geteuid() != 0 or subprocess.run(words, capture_output=True, check=False).returncode != 0:
         pytest.skip("mounting a small disk needs root")
     yield place
@@ -84,7 +84,7 @@ def test_a_disk_that_fills_up(
     made: Path, disk: Path, monkeypatch: pytest.MonkeyPatch, pico_text: Path, command: str, room: int
 ) -> None:
     """A real full disk; only the look at its free space beforehand is left out, so that writing itself fails."""
-    for stage in (calibrate, making, mask, model_writing, score):
+    for stage in (cached_logits, calibrate, making, mask, model_writing, score):
         monkeypatch.setattr(stage, "need_space", lambda *_: None)
     shutil.copytree(made, disk / "ws")
     (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - room * 4096))
@@ -103,7 +103,7 @@ def test_a_disk_that_fills_up_while_the_state_of_training_is_saved(
     monkeypatch.setattr(model_writing, "need_space", lambda *_: None)
     monkeypatch.setattr(distilling, "SAVE_AFTER_SECONDS", 0.0)
     shutil.copytree(made, disk / "ws")
-    words = [*words_of("recover", pico_text), "--train", "all", "-w", disk / "ws"]
+    words = [*words_of("recover", pico_text), "--train", "all", "--online", "-w", disk / "ws"]
     (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - 50_000))
     before = tree(disk)
     one_sentence(langprune(*words), 1, "resume.*: the disk is full: free some space")

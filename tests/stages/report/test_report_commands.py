@@ -199,7 +199,7 @@ OTHERS = {
     "--lang", "--corpus", "--data", "--model", "--revision", "--nsamples", "--seqlen", "--seed", "--sampling", "--shard",
     "--device", "--batch-tokens", "--cache-dir", "--trust-remote-code", "--max-memory", "--name", "--force", "--dry-run",
     "--workspace", "--json", "--stats", "--scores", "--mask", "--out", "--variant", "--tune", "--recover", "--reapply",
-    "--how", "--propagation", "--teacher", "--log-to", "--help",
+    "--how", "--propagation", "--teacher", "--log-to", "--online", "--help",
 }  # fmt: skip
 
 
