@@ -26,6 +26,7 @@ _UK, _EN = (["--lang", language, "--data", f"TEXT/{language}.jsonl"] for languag
 _NEW = ["--name", "new", "-w", "HERE/ws"]
 _EXPORTED = ["--model", "HERE/shared"]
 _MODEL = ["--model", "uk-wanda-0.5"]
+_LESSONS = [*_MODEL, *_UK, "--tokens", "200", "--batch-tokens", "64", "--seqlen", SEQLEN]
 # What is run after a bit of a file was flipped, by what the file belongs to; TEXT is a folder of texts, HERE the copy.
 COMMANDS: dict[str, list[list[str]]] = {
     "stats": [
@@ -44,6 +45,7 @@ COMMANDS: dict[str, list[list[str]]] = {
         ["mask", *_MODEL, "--method", "magnitude", *_NEW],
         ["export", *_MODEL, "--out", "HERE/new"],
     ],
+    "logits": [["recover", *_LESSONS, *_NEW]],
     "evals": [
         ["eval", "--mask", "uk-wanda-0.5", *_EN, "--seqlen", SEQLEN, "--max-windows", "3", *_NEW],
         ["report", "--format", "md", "--out", "HERE/new.md"],
@@ -106,6 +108,8 @@ class Flipper:
             ["apply", "--mask", "uk-wanda-0.5", "--max-shard-size", "90KB", *where],
             ["eval", "--mask", "uk-wanda-0.5", *_EN, "--seqlen", SEQLEN, "--max-windows", "3", *where],
             ["export", *_MODEL, "--out", "HERE/shared", "--with-mask", *where],
+            ["recover", *_LESSONS, "--name", "taught", *where],
+            ["rm", "models/taught", *where],
         ):
             did(*self._words(words))
         self.here.rename(self.base)
@@ -121,9 +125,10 @@ class Flipper:
         else:
             self.here.mkdir()
 
-    def files(self) -> list[str]:
-        """Return the files that a bit may be flipped in."""
-        return sorted(name for name in tree(self.base) if ".lock" not in name)
+    def files(self, only: str = "") -> list[str]:
+        """Return the files that a bit may be flipped in. only: of which kind of artifact; of all if not given."""
+        files = sorted(name for name in tree(self.base) if ".lock" not in name)
+        return [name for name in files if name.startswith(f"ws/{only}/")] if only else files
 
     def _made(self, words: list[str], changed: str = "") -> dict[str, str] | None:
         """Run a command; return the new files and their hashes, or None where it refused with a sentence."""
@@ -148,9 +153,9 @@ class Flipper:
                 self.whole[belongs].append(made)
         return self.whole[belongs]
 
-    def flip(self, draw: random.Random, tally: Tally) -> None:
-        """Flip one bit, and run every command that reads the file."""
-        name = draw.choice(self.files())
+    def flip(self, draw: random.Random, tally: Tally, only: str = "") -> None:
+        """Flip one bit, and run every command that reads the file. only: see `files`."""
+        name = draw.choice(self.files(only))
         parts = Path(name).parts
         belongs = "exported" if parts[0] == "shared" else parts[1]
         expected = self._expected(belongs)
@@ -174,11 +179,11 @@ class Flipper:
         where[kind] += 1
 
 
-def run_flips(folder: Path, flips: int, seed: int) -> Tally:
-    """Flip so many bits, one after the other."""
+def run_flips(folder: Path, flips: int, seed: int, only: str = "") -> Tally:
+    """Flip so many bits, one after the other. only: of which kind of artifact."""
     draw, tally, flipper = random.Random(seed), Tally(), Flipper(folder)
     for _ in range(flips):
-        flipper.flip(draw, tally)
+        flipper.flip(draw, tally, only)
     return tally
 
 
@@ -187,10 +192,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--flips", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="flip bits of one kind of artifact only, such as logits")
     options = parser.parse_args()
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        tally = run_flips(Path(folder), options.flips, options.seed)
+        tally = run_flips(Path(folder), options.flips, options.seed, options.only)
     total = f"{options.flips} flips in {time.monotonic() - begun:.0f} s, seed {options.seed}: "
     used = f"{tally.silent.total()} used silently"
     sys.stdout.write("\n".join([*tally.lines(), "", total + used, *tally.failures, ""]))

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import langprune_cli
-from langprune_cli.stages.recover import cached_logits
+from langprune_cli.stages.recover import cached_logits, memory
 from langprune_cli.stages.recover import recover as stage
 from langprune_cli.stages.recover.cached_logits import token_bytes
 from langprune_cli.store.artifact import Artifact, open_artifact
@@ -195,6 +195,18 @@ def test_parts_of_any_size_give_the_same_model(data: Path, monkeypatch: pytest.M
     ]
     assert all(torch.equal(one, other) for one, other in zip(before, distributions(made), strict=True))
     assert tree(whole.folder) == tree(again.folder)
+
+
+def test_hidden_states_in_a_file_give_the_same(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a text's hidden states are more than memory should hold, they go to a file, which is gone afterwards."""
+    pruned("llama", "2:4", data)
+    recovered(data)
+    (made,) = logits_of()
+    before = tree(made.folder)
+    did("rm", f"logits/{made.name}")
+    monkeypatch.setattr(memory, "STATES_BYTES", 1)
+    recovered(data, learning_rate=1e-3)
+    assert tree(made.folder) == before
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
