@@ -17,6 +17,7 @@ from langprune_cli.store.workspace import Workspace
 _NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS}
 # A process that releases the lock deletes its file; one that had opened this file must try again, as the lock is free.
 _PATIENCE, _POLL = 0.5, 0.02  # seconds
+_UNNAMED = {"logits"}  # kinds that are made on the way to another, whose names no option chooses
 
 
 @contextmanager
@@ -31,9 +32,8 @@ def being_made(folder: Path, kind: str, workspace: Workspace) -> Iterator[bool]:
     try:
         lock = _locked(path, folder, _PATIENCE)
     except Timeout as error:
-        raise LangpruneError(
-            f"another langprune{_owner(path)} is making {what}: wait for it, or choose another {option}"
-        ) from error
+        instead = "" if kind in _UNNAMED else f", or choose another {option}"
+        raise LangpruneError(f"another langprune{_owner(path)} is making {what}: wait for it{instead}") from error
     if lock is None:
         workspace.note(f"No lock can be had beside {what}: let no other process make it at the same time.")
         yield False

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from langprune_cli.stages.recover import cached_logits, memory
 from langprune_cli.stages.recover import recover as stage
 from langprune_cli.stages.recover.cached_logits import token_bytes
 from langprune_cli.store.artifact import Artifact, open_artifact
+from langprune_cli.store.locks import being_made
 from langprune_cli.store.manifest import read_manifest
+from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming import resuming
 from langprune_cli.streaming.opened_tokenizer import read_tokenizer
 from tests.stages.recover import recovering
@@ -26,6 +29,8 @@ from tests.support.interrupting import Interrupting
 from tests.support.pico import save_pico
 
 data = recovering.data  # a fixture
+INF, NAN = math.inf, math.nan
+EQUAL = torch.full((32, 16, 65), -math.log(65)).half()  # log-probabilities
 HALF_ULP = 2**-11  # how far float16 is from a number, as a share of it
 
 
@@ -250,9 +255,20 @@ def test_a_damaged_part_is_one_sentence(data: Path) -> None:
         {"tokens": torch.zeros(32, 16, 64, dtype=torch.uint16)},
         {"tokens": torch.zeros(32, 16, 64, dtype=torch.int32), "log_probs": torch.zeros(32, 16, 65).half()},
         {"tokens": torch.zeros(31, 16, 64, dtype=torch.uint16), "log_probs": torch.zeros(31, 16, 65).half()},
-        {"tokens": torch.full((32, 16, 64), 97).to(torch.uint16), "log_probs": torch.zeros(32, 16, 65).half()},
+        {"tokens": torch.full((32, 16, 64), 97).to(torch.uint16), "log_probs": EQUAL},
+        {"tokens": torch.arange(64).repeat(32, 16, 1).to(torch.uint16), "log_probs": EQUAL.clone().fill_(NAN)},
+        {"tokens": torch.arange(64).repeat(32, 16, 1).to(torch.uint16), "log_probs": EQUAL.clone().fill_(-INF)},
+        {"tokens": torch.arange(64).repeat(32, 16, 1).to(torch.uint16), "log_probs": EQUAL + 0.02},
     ],
-    ids=["no values", "another dtype", "a window less", "tokens that there are not"],
+    ids=[
+        "no values",
+        "another dtype",
+        "a window less",
+        "tokens that there are not",
+        "NaN",
+        "no probability",
+        "too much",
+    ],
 )
 def test_a_forged_part_is_one_sentence(tensors: dict[str, Tensor], data: Path) -> None:
     pruned("llama", "2:4", data)
@@ -266,6 +282,23 @@ def test_a_forged_part_is_one_sentence(tensors: dict[str, Tensor], data: Path) -
     sign(manifest, record)
     asked = ["recover", "-m", "cut", "--data", data, "--tokens", "4k", "--batch-tokens", "64", "--name", "next"]
     one_sentence(langprune(*asked), 1, "does not hold what belongs there: run langprune recover again with --force")
+
+
+def test_two_recoveries_of_one_text_at_once(data: Path) -> None:
+    """The second is told to wait, and of no option: none chooses the place of logits."""
+    pruned("llama", "2:4", data)
+    recovered(data)
+    (made,) = logits_of()
+    did("rm", f"logits/{made.name}")
+    before = tree(Path("langprune-workspace/models"))
+    asked = ["recover", "-m", "cut", "--data", data, "--tokens", "4k", "--batch-tokens", "64", "--name", "next"]
+    with being_made(made.folder, "logits", Workspace(Path("langprune-workspace"))):
+        says = rf"another langprune \(process \d+ on .+\) is making logits/{made.name}: wait for it$"
+        one_sentence(langprune(*asked), 1, says)
+        assert tree(Path("langprune-workspace/models")) == before
+        did(*asked, "--online")
+    did(*asked[:-1], "later")
+    assert [each.key for each in logits_of()] == [made.key]
 
 
 def test_they_are_listed_shown_checked_and_have_no_recipe(data: Path) -> None:
