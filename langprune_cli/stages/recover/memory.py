@@ -20,6 +20,7 @@ _MICRO_TOKENS = 1024  # in memory at once
 _MASTER = 4  # bytes of a weight, its gradient, and each of AdamW's two averages, in float32
 _LOGITS = 2  # tensors as large as each model's logits of a micro-batch
 _PIECES = 5  # of float32 logits, in the loss
+_TRUNCATED_PIECES = 1  # the same where the teacher's likeliest tokens are on disk: that loss computes in place
 _FLOATS = (
     16  # tensors as wide as the hidden states that a block keeps for its gradient, in float32; measured, as is the next
 )
@@ -87,7 +88,7 @@ def recovery_bytes(
     state += 2 * student.itemsize * (merged or trained)  # the best so far, and the next
     passing = _MASTER * _FLOATS * student.hidden * student.blocks
     passing += _PRODUCTS * dtype.itemsize * sum(map(sum, student.linears))
-    pieces = _PIECES * min(PIECE_BYTES, 4 * tokens * student.vocabulary)
+    pieces = (_PIECES if text is None else _TRUNCATED_PIECES) * min(PIECE_BYTES, 4 * tokens * student.vocabulary)
     training = state + tokens * passing + pieces + _LOGITS * dtype.itemsize * tokens * student.vocabulary
     if text is None:
         return training + teacher.itemsize * teacher.weights + _LOGITS * dtype.itemsize * tokens * teacher.vocabulary
