@@ -78,7 +78,6 @@ def recover(request: RecoverRequest) -> Made:
 
 def recovered(run: Run, request: RecoverRequest) -> Outcome:
     """Train the model of a request; raises OnlyPlannedError for one that an earlier step of a dry run would make."""
-    from langprune_cli.models.skeleton import stated_dtype  # noqa: PLC0415
     from langprune_cli.stages.export.lineage import check_own_base, lineage  # noqa: PLC0415
     from langprune_cli.stages.recover.memory import STATES_BYTES, what_fits  # noqa: PLC0415
     from langprune_cli.stages.recover.recover import RecoverSettings, recover  # noqa: PLC0415
@@ -106,7 +105,7 @@ def recovered(run: Run, request: RecoverRequest) -> Outcome:
     tags, shares = split_budgets(several(request.lang))
     specs = run.resolve(tags, several(request.data), request.corpus, teacher, evaluation=False)
     pruned = run.in_dtype("float32").open(ModelChoice(named))
-    stored = stated_dtype(pruned.config) or pruned.streamed.checkpoint.float_dtype()
+    stored = pruned.streamed.checkpoint.float_dtype()  # the configuration now says float32, in which it was opened
     dtype = run.in_dtype(request.dtype).compute.torch_dtype() or fast_dtype(stored, pruned.streamed.device)
     in_full = "float32" if str(dtype) == "torch.float32" else "auto"
     dense = run.in_dtype(in_full, max_memory=STATES_BYTES).open(teacher)

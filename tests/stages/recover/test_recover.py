@@ -75,6 +75,14 @@ def test_zeros_stay_and_the_loss_is_what_stock_transformers_makes_of_the_files(
         assert divergence(folder, data.parent / "model", held) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_products_are_in_16_bits_where_weights_are(dtype: torch.dtype, data: Path) -> None:
+    pruned("llama", "2:4", data, dtype=dtype)
+    emulated = torch.backends.cpu.get_cpu_capability() == "AVX2"
+    expected = "float32" if dtype == torch.float32 or emulated else "bfloat16"
+    assert recovered(data, tokens="100").manifest.params["dtype"] == expected
+
+
 @pytest.mark.parametrize(("train", "kinds"), [("all", {1, 2}), ("lora", {2}), ("norms", {1})])
 def test_what_is_trained(train: str, kinds: set[int], data: Path) -> None:
     cut = pruned("llama", "2:4", data)
