@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,7 +80,7 @@ def recovered(run: Run, request: RecoverRequest) -> Outcome:
     """Train the model of a request; raises OnlyPlannedError for one that an earlier step of a dry run would make."""
     from langprune_cli.stages.export.lineage import check_own_base, lineage  # noqa: PLC0415
     from langprune_cli.stages.recover.memory import STATES_BYTES, what_fits  # noqa: PLC0415
-    from langprune_cli.stages.recover.recover import RecoverSettings, recover  # noqa: PLC0415
+    from langprune_cli.stages.recover.recover import RecoverSettings, made_or_begun, recover  # noqa: PLC0415
     from langprune_cli.stages.recover.text import training_text  # noqa: PLC0415
     from langprune_cli.stages.recover.tracking import LogTo, check_tracker  # noqa: PLC0415
     from langprune_cli.streaming.compute import fast_dtype  # noqa: PLC0415
@@ -115,17 +115,24 @@ def recovered(run: Run, request: RecoverRequest) -> Outcome:
         pruned, specs, shares, run.reporter, tokens=request.token_count, seqlen=request.seqlen, seed=request.seed
     )
     asked = one_or_none("--train", request.train, defaults.TRAINS)
-    train = what_fits(
-        pruned.streamed, dense.streamed, [asked] if asked else defaults.TRAINS, seqlen=windows.seqlen, dtype=dtype,
-        text=None if request.online else windows.ids.numel(),
-    )  # fmt: skip
-    if asked is None and train != defaults.TRAINS[0]:
-        run.reporter.note(f"Memory is short: training {train} alone (--train).")
+    trains = [asked] if asked else defaults.TRAINS
     settings = RecoverSettings(
-        request.token_count, train, request.batch_tokens, request.learning_rate,
+        request.token_count, trains[0], request.batch_tokens, request.learning_rate,
         request.seed, dtype, request.max_shard_bytes, tuple(shares),
         LogTo(tracker, run.workspace.root / "runs") if tracker else None, request.online,
     )  # fmt: skip
+    known, whole = made_or_begun(run.workspace, dense, pruned, windows, settings, trains, request.target)
+    train, checkpointing = known or trains[0], False
+    if not whole:
+        train, checkpointing = what_fits(
+            pruned.streamed, dense.streamed, [known] if known else trains, seqlen=windows.seqlen, dtype=dtype,
+            text=None if request.online else windows.ids.numel(),
+        )  # fmt: skip
+        if known is None and train != trains[0]:
+            run.reporter.note(f"Memory is short: training {train} alone (--train).")
+        if checkpointing:
+            run.reporter.note("Memory is short: activations are computed again for gradients, which takes longer.")
+    settings = replace(settings, train=train, checkpointing=checkpointing)
     return recover(run.workspace, dense, pruned, windows, settings, run.reporter, to=request.target)
 
 

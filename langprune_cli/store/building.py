@@ -2,16 +2,16 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from langprune_cli.errors import UsageError
+from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.machine.team import ALONE, Team
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe, same_bytes
 from langprune_cli.store.locks import being_made, remove_stale_lock
-from langprune_cli.store.manifest import Manifest
+from langprune_cli.store.manifest import Manifest, read_manifest
 from langprune_cli.store.planned import OnlyPlannedError, Planned
 from langprune_cli.store.silent import SilentWriter
 from langprune_cli.store.target import Target
@@ -146,6 +146,22 @@ def made_before(recipe: Recipe, to: Destination) -> Artifact | None:
         remove_stale_lock(whole.folder, recipe.kind, to.workspace)
         to.workspace.touch(whole)
     return whole
+
+
+def begun_before(recipe: Recipe, to: Destination) -> bool:
+    """Return whether the artifact of `recipe` was begun at the requested place, or lost parts since, so that it is gone on with.
+
+    Raises UsageError for a name that cannot be used.
+    """
+    to = _settled(recipe.kind, to)
+    if to.force:
+        return False
+    if _complete(recipe, to):
+        return True
+    name = to.name or to.workspace.free_name(recipe.kind, to.default_name, recipe.key)
+    with suppress(LangpruneError):
+        return read_manifest(to.out or to.workspace.folder(recipe.kind, name)).key == recipe.key
+    return False
 
 
 @dataclass(frozen=True)

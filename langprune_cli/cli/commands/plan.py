@@ -149,12 +149,15 @@ def print_recovery(recovery: "RecoveryPlan", rate: float) -> None:
     print_line("")
     print_line(f"To recover on {recovery.tokens:,} tokens, in windows of {recovery.seqlen}:")
     rows = [
-        [each.train, parameters(each.trained), _gigabytes(each.cpu), _gigabytes(each.device), f"{each.flops / 1e12:,.3g}",
-         _duration(each.flops / rate)]
+        [each.train, parameters(each.trained), _or_less(each.cpu, each.least_cpu), _or_less(each.device, each.least_device),
+         f"{each.flops / 1e12:,.3g}", _duration(each.flops / rate)]
         for each in recovery.trainings
     ]  # fmt: skip
     print_table(["--train", "trained", "memory on a CPU", "on a GPU", "TFLOP", "at least"], rows)
     dtype = str(recovery.dtype).removeprefix("torch.")
+    print_line(
+        "The smaller size is that with gradient checkpointing, used where memory is short: one pass of the model more."
+    )
     print_line(f"The dense model's logits take {_gigabytes(recovery.logits_bytes)} of disk.")
     print_line(f"The time is at the {rate / 1e12:,.3g} TFLOP/s of a large product in {dtype} on this {device}.")
     if recovery.free_bytes is not None:
@@ -166,6 +169,10 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:,.0f} s"
     return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+def _or_less(size: int, least: int) -> str:
+    return f"{_gigabytes(size)}, {_gigabytes(least)}"
 
 
 def _gigabytes(size: int) -> str:

@@ -33,7 +33,9 @@ class Training:
     trained: int  # numbers that the optimizer changes
     cpu: int  # bytes of the process at most, if it computes on a CPU
     device: int  # bytes of a GPU at most, if it computes there
-    flops: float
+    least_cpu: int  # with checkpointing of gradients, which takes a pass of the student more
+    least_device: int
+    flops: float  # without checkpointing
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ class RecoveryPlan:
         return next(fit, None)
 
     def need(self, training: Training) -> int:
-        """Return the bytes that a way takes of the device's free memory."""
-        return training.cpu - PROCESS_BYTES if self.device.type == "cpu" else training.device
+        """Return the bytes that a way takes of the device's free memory at least, with checkpointing."""
+        return training.least_cpu - PROCESS_BYTES if self.device.type == "cpu" else training.least_device
 
     def document(self, flops_per_second: float) -> dict[str, object]:
         """Return the figures for --json; flops_per_second: the rate of a large product in `dtype`."""
@@ -71,6 +73,7 @@ class RecoveryPlan:
             "flops_per_second": flops_per_second,
             "trainings": [
                 {"train": each.train, "trained": each.trained, "peak_ram_bytes": each.cpu, "peak_device_bytes": each.device,
+                 "checkpointed_ram_bytes": each.least_cpu, "checkpointed_device_bytes": each.least_device,
                  "flops": each.flops, "seconds": each.flops / flops_per_second}
                 for each in self.trainings
             ],
@@ -93,14 +96,21 @@ def plan_recovery(dense: CausalModel, smaller: CausalModel, dtype: torch.dtype, 
     gpu = torch.bfloat16 if dtype.itemsize <= 2 else torch.float32
     ours = Sizes.of(smaller, dtype)
 
-    def size(train: Train, products: torch.dtype) -> int:
+    def size(train: Train, products: torch.dtype, *, checkpointing: bool = False) -> int:
         teacher = Sizes.of(dense, torch.float32 if products == torch.float32 else dtype)
-        return recovery_bytes(ours, teacher, train, seqlen=seqlen, dtype=products, text=windows * seqlen)
+        text = windows * seqlen
+        return recovery_bytes(
+            ours, teacher, train, seqlen=seqlen, dtype=products, text=text, checkpointing=checkpointing
+        )
 
     def training(train: Train) -> Training:
         flops = asked.tokens * (student.forward + taught.forward + _gradients(student, train))
         flops += looked_at * student.forward
-        return Training(train, trained_numbers(ours, train), PROCESS_BYTES + size(train, cpu), size(train, gpu), flops)
+        least_cpu, least_gpu = (size(train, products, checkpointing=True) for products in (cpu, gpu))
+        return Training(
+            train, trained_numbers(ours, train), PROCESS_BYTES + size(train, cpu), size(train, gpu), PROCESS_BYTES + least_cpu,
+            least_gpu, flops,
+        )  # fmt: skip
 
     trainings = tuple(map(training, TRAINS))
     here = fast_dtype(dtype, asked.device)

@@ -76,6 +76,7 @@ def recovery_bytes(
     seqlen: int,
     dtype: torch.dtype,  # of the products
     text: int | None,  # tokens, for which a teacher with one block in memory puts logits on disk first; None: --online
+    checkpointing: bool = False,  # of gradients, see `checkpointed`
 ) -> int:
     """Return about how many bytes both models, the optimizer's state, activations and logits take at once.
 
@@ -88,6 +89,8 @@ def recovery_bytes(
     state += 2 * student.itemsize * (merged or trained)  # the best so far, and the next
     passing = _MASTER * _FLOATS * student.hidden * student.blocks
     passing += _PRODUCTS * dtype.itemsize * sum(map(sum, student.linears))
+    if checkpointing:  # what each block reads, and all of one block
+        passing = _MASTER * student.hidden * student.blocks + passing // max(1, student.blocks)
     pieces = (_PIECES if text is None else _TRUNCATED_PIECES) * min(PIECE_BYTES, 4 * tokens * student.vocabulary)
     training = state + tokens * passing + pieces + _LOGITS * dtype.itemsize * tokens * student.vocabulary
     if text is None:
@@ -111,8 +114,10 @@ def what_fits(
     seqlen: int,
     dtype: torch.dtype,
     text: int | None,  # see `recovery_bytes`
-) -> Train:
-    """Return the first of `asked` that the device has memory for.
+) -> tuple[Train, bool]:
+    """Return the first of `asked` that the device has memory for, and whether only with checkpointing.
+
+    Checkpointing costs a pass of the student, but training less costs quality: each way is tried with it before the next.
 
     Raises LangpruneError with what each would take if it has none, and if none would train anything.
     """
@@ -124,11 +129,17 @@ def what_fits(
         raise LangpruneError(
             f"--train {asked[0]} has nothing to train, as the model has no {what}: choose another --train"
         )
-    need = {each: recovery_bytes(ours, theirs, each, seqlen=seqlen, dtype=dtype, text=text) for each in TRAINS}
+
+    def need(train: Train, *, checkpointing: bool) -> int:
+        return recovery_bytes(
+            ours, theirs, train, seqlen=seqlen, dtype=dtype, text=text, checkpointing=checkpointing
+        )  # fmt: skip
+
     for each in asked:
-        if free is None or need[each] <= free:
-            return each
-    takes = ", ".join(f"{each} {size / 1e9:,.1f} GB" for each, size in need.items())
+        for checkpointing in (False, True):
+            if free is None or need(each, checkpointing=checkpointing) <= free:
+                return each, checkpointing
+    takes = ", ".join(f"{each} {need(each, checkpointing=True) / 1e9:,.1f} GB" for each in TRAINS)
     raise LangpruneError(
         f"{student.device.type} has {(free or 0) / 1e9:,.1f} GB free, and recovery takes about: {takes}; choose a --train that "
         "fits, or another machine"

@@ -1,7 +1,8 @@
 """`recover`: trains a pruned model end to end on text, so that it predicts what the dense model predicts."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,14 +19,14 @@ from langprune_cli.stages.recover.checking import as_updated, check_trained
 from langprune_cli.stages.recover.distilling import Distillation, Lessons, Schedule, steps_of
 from langprune_cli.stages.recover.looks import RECOVERY_PART, Look
 from langprune_cli.stages.recover.memory import micro_windows
-from langprune_cli.stages.recover.student import Student
+from langprune_cli.stages.recover.student import Student, checkpointed
 from langprune_cli.stages.recover.teacher import OnlineTeacher, Teacher, check_tokens, shared_tokens
 from langprune_cli.stages.recover.tracking import LogTo, Tracked, tracking
 from langprune_cli.stages.recover.tuning import record_of
 from langprune_cli.stages.solving.updating import UpdatedLinear
 from langprune_cli.stages.statistics.parts import text_about, text_identity
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
-from langprune_cli.store.building import Destination, Outcome, Reporter, made_before, run_stage
+from langprune_cli.store.building import Destination, Outcome, Reporter, begun_before, made_before, run_stage
 from langprune_cli.store.files import disk_errors, readable_json
 from langprune_cli.store.target import TARGET, Target
 from langprune_cli.store.workspace import Workspace
@@ -51,6 +52,7 @@ class RecoverSettings:
     shares: tuple[int, ...] = ()  # of each text, for the record: what they gave are the windows
     log_to: LogTo | None = None  # is not on record, since nothing depends on it
     online: bool = False  # the teacher is in memory beside the student, instead of its most likely tokens on disk
+    checkpointing: bool = False  # of gradients: takes less memory, more time, and changes no bits
 
     def rate(self, hidden_size: int) -> float:
         """Return the given learning rate, else one that is inverse to the width (arXiv 2203.03466, table 3)."""
@@ -92,10 +94,34 @@ def recover(
         logits = None if settings.online else taught.made(workspace, reporter, force=to.force).artifact
         return Recovery(writer, taught, logits, pruned, settings, reporter).run()
 
-    where = Destination.of(workspace, f"{pruned.label}-recovered", to)
+    where = _destination(workspace, pruned, to)
     if workspace.planned is not None and not settings.online and made_before(recipe, where) is None:
         taught.made(workspace, reporter, force=to.force)
     return run_stage(recipe, where, make)
+
+
+def made_or_begun(
+    workspace: Workspace,
+    teacher: OpenedModel,
+    pruned: OpenedModel,
+    windows: Windows,
+    settings: RecoverSettings,
+    trains: Sequence[Train],
+    to: Target,
+) -> tuple[Train | None, bool]:
+    """Return which of `trains` a model on disk was trained with, finished or else begun, and whether it is finished.
+
+    So that a command that leaves the choice to memory finds its model again when another amount is free.
+    """
+    taught, where = TeacherLogits(teacher, windows, shared_tokens(pruned, teacher)), _destination(workspace, pruned, to)
+    recipes = {train: _recipe(taught, pruned, replace(settings, train=train)) for train in trains}
+    made = next((train for train, recipe in recipes.items() if made_before(recipe, where)), None)
+    begun = (train for train, recipe in recipes.items() if begun_before(recipe, where))
+    return made or next(begun, None), made is not None
+
+
+def _destination(workspace: Workspace, pruned: OpenedModel, to: Target) -> Destination:
+    return Destination.of(workspace, f"{pruned.label}-recovered", to)
 
 
 def held_out_places(count: int) -> Tensor:  # bool [n]
@@ -148,6 +174,8 @@ class Recovery:
             parameters = loaded.enter_context(self._pruned.whole())
             student = Student(self._pruned, parameters, settings.train, settings.seed)
             loaded.callback(student.release)
+            if settings.checkpointing:
+                loaded.enter_context(checkpointed(self._pruned.blocks))
             self._target.need_space(2 * student.state_bytes)  # a new state is written beside the last
             lessons = Lessons(self._windows.ids, (~held).nonzero().flatten(), held.nonzero().flatten(), teacher)
             rate = settings.rate(self._pruned.config.get_text_config().hidden_size)
@@ -222,7 +250,7 @@ def _recipe(taught: TeacherLogits, pruned: OpenedModel, settings: RecoverSetting
     rate = settings.rate(pruned.config.get_text_config().hidden_size)
     how = {**asdict(settings), "learning_rate": rate, "dtype": str(settings.dtype).removeprefix("torch.")}
     shard, shares, _ = how.pop("max_shard_bytes"), list(how.pop("shares")), how.pop("log_to")
-    online = how.pop("online")
+    online, _ = how.pop("online"), how.pop("checkpointing")
     return Recipe(
         "models",
         inputs={

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from langprune_cli.defaults import Train
 from langprune_cli.models.streamed import StreamedModel
@@ -123,6 +124,24 @@ class Student:
         change = self.trained[f"{name}.lora_B"] @ self.trained[f"{name}.lora_A"]
         removed = self._removed.get(name)
         return change if removed is None else change.masked_fill(removed, 0.0)
+
+
+@contextmanager
+def checkpointed(blocks: Iterable[nn.Module]) -> Iterator[None]:
+    """Keep only what each block reads for its gradient meanwhile, and compute the rest of it again (arXiv 1604.06174).
+
+    Gradients keep their bits. The mechanism of transformers needs blocks in training mode, where some of them drop values.
+    """
+    changed: list[nn.Module] = []
+    try:
+        for block in blocks:
+            again = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+            block.__dict__["forward"] = again
+            changed.append(block)
+        yield
+    finally:
+        for block in changed:
+            del block.__dict__["forward"]
 
 
 def _without(gradient: Tensor, *, removed: Tensor) -> Tensor:

@@ -60,9 +60,17 @@ def test_memory_is_what_the_opened_models_say(family: str, pattern: str, tmp_pat
     )
     pruned, dense = StreamedModel(cut.artifact.folder), StreamedModel(tmp_path / "model")
     for each in plan["trainings"]:
-        sizes = (Sizes.of(model.model, torch.bfloat16) for model in (pruned, dense))
-        whole = recovery_bytes(*sizes, each["train"], seqlen=64, dtype=torch.bfloat16, text=2_000_000 // 64 * 64)
-        assert each["peak_device_bytes"] == whole
+        sizes = [Sizes.of(model.model, torch.bfloat16) for model in (pruned, dense)]
+        for name, checkpointing in (("peak_device_bytes", False), ("checkpointed_device_bytes", True)):
+            whole = recovery_bytes(
+                *sizes,
+                each["train"],
+                seqlen=64,
+                dtype=torch.bfloat16,
+                text=2_000_000 // 64 * 64,
+                checkpointing=checkpointing,
+            )
+            assert each[name] == whole
 
 
 def test_it_says_what_would_be_trained_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +80,7 @@ def test_it_says_what_would_be_trained_here(tmp_path: Path, monkeypatch: pytest.
     asked = ["plan", "-m", tmp_path / "model", "-p", "2:4", "--recover", "4k"]
     plan = did(*asked, "--json").json["recovery"]
     assert (plan["chosen"], plan["free_bytes"]) == ("all", 10**9)
-    sizes = {each["train"]: each["peak_ram_bytes"] - recovery.PROCESS_BYTES for each in plan["trainings"]}
+    sizes = {each["train"]: each["checkpointed_ram_bytes"] - recovery.PROCESS_BYTES for each in plan["trainings"]}
     assert sizes["norms"] < sizes["lora"] < sizes["all"]
     lines = did(*asked).out.splitlines()
     at = lines.index("To recover on 4,000 tokens, in windows of 64:")

@@ -239,22 +239,53 @@ def test_prune_and_apply_train_at_once(workspace: Path, pico_text: Path) -> None
 def test_what_is_trained_follows_memory(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a device with less and less memory; that little cannot be had here, so what is free is told otherwise."""
     pruned("llama", "2:4", data)
-    free = {"all": 10**9}
+    free = {"all": 1000}
     monkeypatch.setattr(memory, "free_bytes", lambda _device: free["all"])
-    assert recovered(data).manifest.params["train"] == "all"
-    sizes: dict[str, int] = {}
+    sizes: dict[tuple[str, bool], int] = {}
     whole = memory.recovery_bytes
     monkeypatch.setattr(
-        memory, "recovery_bytes", lambda *words, **more: sizes.setdefault(words[2], whole(*words, **more))
+        memory,
+        "recovery_bytes",
+        lambda *words, **more: sizes.setdefault((words[2], more["checkpointing"]), whole(*words, **more)),
     )
-    recovered(data)
-    assert sizes["norms"] < sizes["lora"]
-    assert sizes["norms"] < sizes["all"]
-    free["all"] = sizes["norms"]
-    reporter = Interrupting()
-    assert recovered(data, reporter=reporter).manifest.params["train"] == "norms"
-    assert "Memory is short: training norms alone (--train)." in reporter.notes
-    free["all"] = 1000
     says = "cpu has 0.0 GB free, and recovery takes about: all .*, lora .*, norms "
     with pytest.raises(LangpruneError, match=says):
         recovered(data)
+    assert sizes["norms", True] < sizes["all", True] < sizes["all", False]
+    free["all"] = sizes["norms", True]
+    reporter = Interrupting()
+    assert recovered(data, reporter=reporter).manifest.params["train"] == "norms"
+    assert "Memory is short: training norms alone (--train)." in reporter.notes
+    assert any("computed again for gradients" in note for note in reporter.notes)
+
+
+@pytest.mark.parametrize("train", ["all", "lora"])
+def test_checkpointing_changes_no_byte(train: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pruned("llama", "2:4", data)
+    whole = recovered(data, train=train, name="whole")
+    monkeypatch.setattr(memory, "recovery_bytes", lambda *_, **more: 0 if more["checkpointing"] else 1 << 60)
+    reporter = Interrupting()
+    again = recovered(data, train=train, name="again", reporter=reporter)
+    assert any("computed again for gradients" in note for note in reporter.notes)
+    assert not any("alone (--train)" in note for note in reporter.notes)
+    assert tree(whole.folder) == tree(again.folder)
+
+
+def test_other_memory_finds_and_resumes_the_same_model(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pruned("llama", "2:4", data)
+    monkeypatch.setattr(distilling, "SAVE_AFTER_SECONDS", 0.0)
+    needs = {"all": 1 << 60, "lora": 0, "norms": 0}
+    monkeypatch.setattr(memory, "recovery_bytes", lambda *words, **_: needs[words[2]])
+    with pytest.raises(KeyboardInterrupt):
+        recovered(data, reporter=Interrupting(8))
+    needs["all"] = 0  # it would be chosen now
+    reporter = Interrupting()
+    made = recovered(data, reporter=reporter)
+    assert made.manifest.params["train"] == "lora"
+    assert any(note.startswith("Resuming ") for note in reporter.notes)
+    needs.update(dict.fromkeys(needs, 1 << 60))  # nothing fits, nor has to
+    found = recovered(data)
+    assert (found.folder, found.manifest.key) == (made.folder, made.manifest.key)
+    needs["all"] = 0
+    assert recovered(data, train="all").manifest.params["train"] == "all"
+    assert recovered(data, force=True).manifest.params["train"] == "all"
