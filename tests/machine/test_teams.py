@@ -103,7 +103,7 @@ def test_statistics_are_those_of_one_process(family: str, processes: int, tmp_pa
 
 @pytest.mark.parametrize("words", [
     ["--method", "wanda", "--pattern", "2:4"],
-    ["--method", "sparsegpt", "--sparsity", "0.5"],
+    pytest.param(["--method", "sparsegpt", "--sparsity", "0.5"], marks=pytest.mark.slow),
     pytest.param(["--pattern", "channels:0.34", "--pattern", "kv-groups:0.5"], marks=pytest.mark.slow),
     pytest.param(
         ["--pattern", "blocks:0.34", "--pattern", "2:4", "--method", "wanda", "--tune", "--epochs", "1"],
@@ -249,6 +249,7 @@ def test_another_model_in_the_second_process_is_noticed(tmp_path: Path, windows:
     assert not (tmp_path / "w" / "stats").exists()
 
 
+@pytest.mark.slow
 def test_more_processes_than_windows(tmp_path: Path, windows: Path) -> None:
     save_pico("llama", tmp_path / "model")
     save_file({"windows": load_file(windows)["windows"][:1]}, tmp_path / "one.safetensors")
@@ -269,6 +270,7 @@ def _is_without_a_name(file: str, folder: Path) -> bool:
     return Path(file).parent == folder and file.endswith("(deleted)")
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_run_and_what_is_on_disk_is_gone_on_with(tmp_path: Path) -> None:
     save_pico("llama", tmp_path / "model", num_hidden_layers=24, hidden_size=256, intermediate_size=1024)
     torch.manual_seed(1)

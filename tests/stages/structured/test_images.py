@@ -63,8 +63,8 @@ _FAMILIES = ("llava", "gemma3", "mistral3", "qwen2_5_vl", "qwen3_vl")
 
 
 def _each(*families: str) -> list[Any]:
-    """Return families as parameters; each takes a process of stock transformers, and two of them show the mechanism."""
-    return [pytest.param(each, marks=() if each in {"llava", "gemma3"} else pytest.mark.slow) for each in families]
+    """Return families as parameters; each takes a process of stock transformers, so only the first is fast."""
+    return [pytest.param(each, marks=pytest.mark.slow if number else ()) for number, each in enumerate(families)]
 
 
 def _compared(dense: Path, pruned: Path, family: str, tmp_path: Path) -> dict[str, Any]:
