@@ -46,9 +46,8 @@ SHARES = {"wanda-0.5": 0.999, "wanda-2x4": 0.999, "sparsegpt-0.5": 0.99, "sparse
 OWN = 0.005
 OTHER = {"sparsegpt-0.5": 0.01, "sparsegpt-2x4": 0.025}
 
-# Equal masks are equal models, where nothing is updated: Wanda's are measured on the language of calibration only.
-CELLS = [(language, case, language) for language in LANGUAGES for case in SHARES]
-CELLS += [(language, case, text) for language, text in (("uk", "en"), ("en", "uk")) for case in OTHER]
+# Equal masks are equal models, where nothing is updated: Wanda's perplexities are not measured.
+CELLS = [(language, case, text) for language in LANGUAGES for text in LANGUAGES for case in OTHER]
 
 
 class Run:
