@@ -79,8 +79,10 @@ def recover(request: RecoverRequest) -> Made:
 def recovered(run: Run, request: RecoverRequest) -> Outcome:
     """Train the model of a request; raises OnlyPlannedError for one that an earlier step of a dry run would make."""
     from langprune_cli.stages.export.lineage import check_own_base, lineage  # noqa: PLC0415
+    from langprune_cli.stages.recover.cached_logits import TeacherLogits  # noqa: PLC0415
     from langprune_cli.stages.recover.memory import STATES_BYTES, what_fits  # noqa: PLC0415
     from langprune_cli.stages.recover.recover import RecoverSettings, made_or_begun, recover  # noqa: PLC0415
+    from langprune_cli.stages.recover.teacher import shared_tokens  # noqa: PLC0415
     from langprune_cli.stages.recover.text import training_text  # noqa: PLC0415
     from langprune_cli.stages.recover.tracking import LogTo, check_tracker  # noqa: PLC0415
     from langprune_cli.streaming.compute import fast_dtype  # noqa: PLC0415
@@ -121,7 +123,8 @@ def recovered(run: Run, request: RecoverRequest) -> Outcome:
         request.seed, dtype, request.max_shard_bytes, tuple(shares),
         LogTo(tracker, run.workspace.root / "runs") if tracker else None, request.online,
     )  # fmt: skip
-    known, whole = made_or_begun(run.workspace, dense, pruned, windows, settings, trains, request.target)
+    taught = TeacherLogits(dense, windows, shared_tokens(pruned, dense))
+    known, whole = made_or_begun(run.workspace, taught, pruned, settings, trains, request.target)
     train, checkpointing = known or trains[0], False
     if not whole:
         train, checkpointing = what_fits(
@@ -133,7 +136,7 @@ def recovered(run: Run, request: RecoverRequest) -> Outcome:
         if checkpointing:
             run.reporter.note("Memory is short: activations are computed again for gradients, which takes longer.")
     settings = replace(settings, train=train, checkpointing=checkpointing)
-    return recover(run.workspace, dense, pruned, windows, settings, run.reporter, to=request.target)
+    return recover(run.workspace, taught, pruned, settings, run.reporter, to=request.target)
 
 
 def recovered_after(run: Run, pruned: Artifact, text: TextOptions, options: PrunedModelOptions) -> Outcome:

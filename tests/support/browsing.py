@@ -109,6 +109,19 @@ class Page:
         path.write_bytes(base64.b64decode(found["data"]))
 
 
+def views(tab: Page, path: Path) -> Iterator[tuple[str, int]]:
+    """Open a page in both schemes, wide and narrow; check each time that it can be read, and yield scheme and width."""
+    for scheme in ("light", "dark"):
+        for width in (1200, 390):
+            tab.open(path, scheme=scheme, width=width)
+            contrasts = tab.evaluate(CONTRAST)
+            assert contrasts[0][0] >= 4.5, contrasts[:5]
+            assert tab.evaluate(OUTSIDE) == []
+            # The page itself never scrolls sideways: what is wide does so in a frame of its own.
+            assert tab.evaluate("document.documentElement.scrollWidth") <= width
+            yield scheme, width
+
+
 @contextmanager
 def browser(profile: Path) -> Iterator[Page]:
     """Start the browser with an empty profile; it ends with the context."""

@@ -77,7 +77,11 @@ class Run:
 
     def in_dtype(self, dtype: str, *, max_memory: int | None = None) -> Run:
         """Return this run with models in another dtype; max_memory: bytes of hidden states in memory, see `Compute`."""
-        return Run(self.workspace, replace(self.compute, dtype=dtype, max_memory=max_memory), self.reporter)
+        return Run(
+            self.workspace,
+            replace(self.compute, dtype=dtype, max_memory=max_memory or self.compute.max_memory),
+            self.reporter,
+        )
 
     def remember(self, choice: ModelChoice, about: dict[str, str | None]) -> None:
         """Make a model the workspace's when the run starts, unless it is one of its artifacts."""

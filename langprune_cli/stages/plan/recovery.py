@@ -1,6 +1,6 @@
 """What `recover` would take of memory and operations, for each way to train, from modules without weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -94,10 +94,10 @@ def plan_recovery(dense: CausalModel, smaller: CausalModel, dtype: torch.dtype, 
     looked_at = looks * seqlen * int(held_out_places(windows).sum())
     cpu = fast_dtype(dtype, torch.device("cpu"))
     gpu = torch.bfloat16 if dtype.itemsize <= 2 else torch.float32
-    ours = Sizes.of(smaller, dtype)
+    ours, theirs = Sizes.of(smaller, dtype), Sizes.of(dense, dtype)
 
     def size(train: Train, products: torch.dtype, *, checkpointing: bool = False) -> int:
-        teacher = Sizes.of(dense, torch.float32 if products == torch.float32 else dtype)
+        teacher = replace(theirs, itemsize=products.itemsize) if products == torch.float32 else theirs
         text = windows * seqlen
         return recovery_bytes(
             ours, teacher, train, seqlen=seqlen, dtype=products, text=text, checkpointing=checkpointing

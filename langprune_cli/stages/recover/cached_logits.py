@@ -17,8 +17,9 @@ from torch import Tensor
 from langprune_cli.errors import LangpruneError
 from langprune_cli.stages.recover.divergence import truncated_loss
 from langprune_cli.stages.recover.teacher import Divergence
-from langprune_cli.stages.statistics.parts import WINDOWS_PART, text_about, text_identity
-from langprune_cli.store.artifact import WEIGHTS, Artifact, ArtifactWriter, Recipe
+from langprune_cli.stages.statistics.parts import WINDOWS_PART, text_identity
+from langprune_cli.stages.statistics.recipe import described
+from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.files import need_space
 from langprune_cli.store.workspace import Workspace
@@ -67,17 +68,7 @@ class TeacherLogits:
     @property
     def recipe(self) -> Recipe:
         """Return the same with what the manifest tells people; every byte of the weights is hashed."""
-        dense, windows = self.dense, self.windows
-        return replace(
-            self.identity,
-            about={
-                "model": dense.about,
-                WEIGHTS: dense.streamed.checkpoint.weights_sha256,
-                "text": text_about(windows),
-                "blocks": len(dense.streamed.blocks),
-            },
-            environment=dense.environment(),
-        )
+        return described(self.identity, self.dense, self.windows)
 
     def size(self) -> int:
         """Return the bytes of all distributions."""

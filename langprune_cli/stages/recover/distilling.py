@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from langprune_cli.models.shards import write_tensors
-from langprune_cli.stages.recover.looks import Look
+from langprune_cli.stages.recover.looks import Look, kept_look
 from langprune_cli.stages.recover.student import Student
 from langprune_cli.stages.recover.teacher import Teacher
 from langprune_cli.store.files import new_file
@@ -35,9 +35,13 @@ class Course:
 
     step: int = 0
     looks: list[Look] = field(default_factory=list)
-    best: int = 0  # the look that is kept
     kept: dict[str, Tensor] = field(default_factory=dict)  # its weights; none at the first look, before training
     losses: list[float] = field(default_factory=list)  # of the steps since the last look
+
+    @property
+    def best(self) -> int:
+        """Return the number of the look that is kept."""
+        return kept_look(self.looks)
 
 
 @dataclass(frozen=True)
@@ -170,8 +174,8 @@ class Distillation:
         look: Look = {"tokens": tokens, "loss": loss, "held_out": total / (len(held) * seqlen)}
         course.looks.append(look)
         course.losses = []
-        if look["held_out"] < course.looks[course.best]["held_out"]:
-            course.best, course.kept = len(course.looks) - 1, tensors
+        if course.best == len(course.looks) - 1:
+            course.kept = tensors
         return look
 
     def save(self, path: Path) -> None:
@@ -196,7 +200,7 @@ class Distillation:
         """Go on from what `save` wrote; return False for no file, or one of no use."""
         with suppress(SafetensorError, OSError, KeyError, ValueError, RuntimeError), safe_open(path, "pt") as saved:
             names = set(saved.keys())
-            step, best = saved.get_tensor("place").tolist()
+            step, _ = saved.get_tensor("place").tolist()
             looks: list[Look] = [
                 {"tokens": int(tokens), "loss": None if math.isnan(loss) else loss, "held_out": held}
                 for tokens, loss, held in saved.get_tensor("looks").tolist()
@@ -212,6 +216,6 @@ class Distillation:
                 self._optimizer.state[parameter] = {
                     key: value if key == "step" else value.to(parameter.device) for key, value in state[name].items()
                 }
-            self.course = Course(step, looks, best, kept, saved.get_tensor("losses").tolist())
+            self.course = Course(step, looks, kept, saved.get_tensor("losses").tolist())
             return True
         return False

@@ -20,7 +20,7 @@ from langprune_cli.stages.recover.distilling import Distillation, Lessons, Sched
 from langprune_cli.stages.recover.looks import RECOVERY_PART, Look
 from langprune_cli.stages.recover.memory import micro_windows
 from langprune_cli.stages.recover.student import Student, checkpointed
-from langprune_cli.stages.recover.teacher import OnlineTeacher, Teacher, check_tokens, shared_tokens
+from langprune_cli.stages.recover.teacher import OnlineTeacher, Teacher, check_tokens
 from langprune_cli.stages.recover.tracking import LogTo, Tracked, tracking
 from langprune_cli.stages.recover.tuning import record_of
 from langprune_cli.stages.solving.updating import UpdatedLinear
@@ -61,22 +61,22 @@ class RecoverSettings:
 
 def recover(
     workspace: Workspace,
-    teacher: OpenedModel,
+    taught: TeacherLogits,  # on the windows to train on and to hold out
     pruned: OpenedModel,  # in float32
-    windows: Windows,
     settings: RecoverSettings,
     reporter: Reporter,
     *,
     to: Target = TARGET,
 ) -> Outcome:
-    """Write the pruned model with weights trained to give the teacher's next-token distribution on `windows`.
+    """Write the pruned model with weights trained to give the teacher's next-token distributions.
 
     The pruned model is in memory as a whole, and with `online` the teacher too. Zeros of the blocks' linears stay, and what is
     not trained keeps its bits. The step with the least loss on held-out windows is kept, with weights rounded to the checkpoint's
     dtype; if none is better than before, all weights stay as they were.
-    Raises LangpruneError for a teacher of another family, with other tokens or the same weights, text without windows to hold
-    out, and losses that are not finite.
+    Raises LangpruneError for text with tokens that the teacher lacks, or without windows to hold out, and for losses that are not
+    finite.
     """
+    teacher, windows = taught.dense, taught.windows
     for model in (pruned, teacher):
         check_target(workspace, model, to)
         model.check_windows(windows)
@@ -85,9 +85,7 @@ def recover(
             f"{windows.spec.source} gave {windows.count} window{'s' * (windows.count > 1)}, and recovery needs one to train on "
             "and one to hold out of the same text: give more text, or a smaller --seqlen"
         )
-    rows = shared_tokens(pruned, teacher)
-    check_tokens(windows, rows, pruned, teacher)
-    taught = TeacherLogits(teacher, windows, rows)
+    check_tokens(windows, taught.rows, pruned, teacher)
     recipe = _recipe(taught, pruned, settings)
 
     def make(writer: ArtifactWriter) -> Artifact:
@@ -102,9 +100,8 @@ def recover(
 
 def made_or_begun(
     workspace: Workspace,
-    teacher: OpenedModel,
+    taught: TeacherLogits,
     pruned: OpenedModel,
-    windows: Windows,
     settings: RecoverSettings,
     trains: Sequence[Train],
     to: Target,
@@ -113,7 +110,7 @@ def made_or_begun(
 
     So that a command that leaves the choice to memory finds its model again when another amount is free.
     """
-    taught, where = TeacherLogits(teacher, windows, shared_tokens(pruned, teacher)), _destination(workspace, pruned, to)
+    where = _destination(workspace, pruned, to)
     recipes = {train: _recipe(taught, pruned, replace(settings, train=train)) for train in trains}
     made = next((train for train, recipe in recipes.items() if made_before(recipe, where)), None)
     begun = (train for train, recipe in recipes.items() if begun_before(recipe, where))

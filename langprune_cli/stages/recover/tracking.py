@@ -47,7 +47,8 @@ class _Open(Protocol):
 def check_tracker(tracker: Tracker | None) -> None:
     """Raise LangpruneError for a tracker whose library is not installed."""
     try:
-        _ = tracker and version(tracker)
+        if tracker:
+            version(tracker)
     except PackageNotFoundError as error:
         raise LangpruneError(
             f"--log-to {tracker} needs the library {tracker}: pip install {tracker}, or leave out --log-to"

@@ -34,8 +34,13 @@ def stats_recipe(
     model: OpenedModel, windows: Windows, collect: Statistics, pruned_with: Mapping[str, object] | None = None
 ) -> Recipe:
     """Return the recipe of the same statistics with what their manifest tells people; every byte of the weights is hashed."""
+    return described(stats_identity(model, windows, collect, pruned_with), model, windows)
+
+
+def described(identity: Recipe, model: OpenedModel, windows: Windows) -> Recipe:
+    """Return a recipe with what the manifest tells people of a model that ran windows; every byte of the weights is hashed."""
     return replace(
-        stats_identity(model, windows, collect, pruned_with),
+        identity,
         about={
             "model": model.about,
             WEIGHTS: model.streamed.checkpoint.weights_sha256,

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load, save, save_file
 
 from tests.support.artifact_making import sign
-from tests.support.browsing import CHROMIUM, CONTRAST, OUTSIDE, browser
+from tests.support.browsing import CHROMIUM, browser, views
 from tests.support.command import did
 from tests.support.pico import save_pico
 from tests.support.reporting import NAMESPACES, page, table
@@ -130,9 +130,4 @@ def test_statistics_of_earlier_versions_have_no_map(mixture: Path) -> None:
 def test_a_browser_shows_them_in_light_and_dark(mixture: Path, tmp_path: Path) -> None:
     page(mixture)
     with browser(tmp_path / "profile") as tab:
-        for scheme in ("light", "dark"):
-            for width in (1200, 390):
-                tab.open(Path("report.html"), scheme=scheme, width=width)
-                assert tab.evaluate(CONTRAST)[0][0] >= 4.5
-                assert tab.evaluate(OUTSIDE) == []
-                assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert len(list(views(tab, Path("report.html")))) == 4
