@@ -5,6 +5,9 @@ from typing import Literal
 NSAMPLES = 128  # windows of calibration text
 Train = Literal["all", "lora", "norms"]  # what `recover` trains
 TRAINS: tuple[Train, ...] = ("all", "lora", "norms")
+# On whose outputs `prune` calibrates each block, and whether its linears make up for what pruning has changed before it.
+Propagation = Literal["pruned", "corrected", "dense"]
+PROPAGATIONS: tuple[Propagation, ...] = ("pruned", "corrected", "dense")
 Tracker = Literal["trackio", "wandb", "tensorboard"]  # where `recover` logs its course, each named as its library
 TRACKERS: tuple[Tracker, ...] = ("trackio", "wandb", "tensorboard")
 SAMPLINGS = ("document", "concat")

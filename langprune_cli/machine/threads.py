@@ -12,6 +12,7 @@ Found = TypeVar("Found")
 
 # Weights in a slice: one megabyte in float32, so that it and its results stay in a core's second-level cache.
 _SLICE = 1 << 18
+_LEAST = 1 << 14
 
 
 @contextmanager
@@ -41,9 +42,10 @@ def over_rows(
     rows, columns = shape
     if device.type != "cpu":
         return [work(slice(0, rows))]
-    step = max(1, _SLICE // max(1, columns))
-    slices = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
     threads = torch.get_num_threads()
+    least = -(-_LEAST // max(1, columns))  # rows that are worth a thread of their own
+    step = max(1, min(_SLICE // max(1, columns), max(least, -(-rows // threads))))
+    slices = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
     if threads > 1 and len(slices) > 1:
         return list(_pool(threads).map(work, slices))
     with one_thread():

@@ -17,4 +17,14 @@ def solve(site: Site, pattern: Pattern) -> Solution:
 
 
 # The first step compares Wanda's scores: weights times the norms of their inputs.
-METHOD = Method("admm", "hessian", "layer", "exact", "https://arxiv.org/abs/2401.02938", score, solve, update="pcg")
+METHOD = Method(
+    "admm",
+    "hessian",
+    "layer",
+    "exact",
+    "https://arxiv.org/abs/2401.02938",
+    score,
+    solve,
+    update="pcg",
+    propagation="corrected",
+)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 import langprune_cli.methods as package
+from langprune_cli.defaults import Propagation
 from langprune_cli.numerics.patterns import Group, Pattern, Ties
 from langprune_cli.numerics.site import Needs, Site, Solution
 from langprune_cli.registry import record, records
@@ -24,6 +25,7 @@ class Method:
     solve: Callable[[Site, Pattern], Solution] | None = None
     by_rows: bool = False  # whether a row's scores depend on that row and the statistics alone
     update: str = "none"  # the update that belongs to the method; for a joint method it gives the same weights
+    propagation: Propagation = "pruned"  # of `prune`, unless one is asked for
 
     def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
         """Pickle by name."""

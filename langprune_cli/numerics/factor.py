@@ -36,6 +36,17 @@ class Factor:
     damping: float  # the damping used: more than requested if the factorisation failed with that
     added: Tensor  # float32 [i], what that put onto the diagonal, and what stands there for a dead column
 
+    def solve(
+        self,
+        y: Tensor,  # float32 [o, i]
+    ) -> Tensor:  # float32 [o, i]
+        """Return Y (H + damping)^-1."""
+        right = torch.linalg.solve_triangular(self.lower, y, upper=False, left=False, unitriangular=True)
+        found: Tensor = torch.linalg.solve_triangular(
+            self.lower.t(), right / self.pivots, upper=True, left=False, unitriangular=True
+        )
+        return found
+
 
 def dead_columns(
     hessian: Tensor,  # [i, i]

@@ -27,6 +27,16 @@ def add_gram(
             hessian[rows, start:].addmm_(wide[:, rows].t(), wide[:, start:])
 
 
+def add_cross(
+    cross: Tensor,  # float32 [o, i]
+    y: Tensor,  # float32 [t, o]
+    x: Tensor,  # [t, i], any float dtype
+) -> None:
+    """Add yᵀx to `cross`, in place; where `x` is in low precision, so that products of it are, `y` is rounded to it too."""
+    with whole_inputs(x.device), low_precision_inputs(x.dtype, x.device):
+        cross.addmm_(y.t(), x.float())
+
+
 def pack_upper(
     hessian: Tensor,  # [i, i]
 ) -> Tensor:  # [i (i + 1) / 2]

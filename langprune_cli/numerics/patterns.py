@@ -156,6 +156,34 @@ def keep_gradually(
     return _drop_lowest(flat, prune_count(leaving, share)).view_as(score)
 
 
+def threshold_of(
+    score: Tensor,  # float32 [o, i], of all rows or a sample of them
+    pattern: Pattern,
+    share: float,  # 0..1 of what the pattern removes
+) -> Tensor:  # [1, 1]
+    """Return the highest score that goes where only the lowest share of what the pattern prunes does; below all for none.
+
+    Above it `keep_above` keeps what `keep_gradually` does, but for ties.
+    """
+    going = score.reshape(1, -1)
+    if pattern.keep_of:
+        going = score[~keep_mask(score, pattern)].reshape(1, -1)
+        count = prune_count(going.shape[1], share)
+    else:
+        count = prune_count(going.shape[1], pattern.sparsity * share)
+    return _kth_lowest(going, count) if count else score.new_full((1, 1), -1.0)
+
+
+def keep_above(
+    score: Tensor,  # float32 [o, i], not negative
+    pattern: Pattern,
+    least: Tensor,  # [o, 1], or one for all rows
+) -> Tensor:  # bool [o, i]
+    """Mark the scores above `least`, and those that N:M keeps."""
+    above = score > least
+    return above | keep_mask(score, pattern) if pattern.keep_of else above
+
+
 def follows(
     weight: Tensor,  # [o, i]
     pattern: Pattern,

@@ -3,7 +3,7 @@
 from langprune_cli import defaults
 from langprune_cli.recipes.commands import COMMANDS, Command, Key, explained
 from langprune_cli.recipes.reading import NO_DEFAULTS
-from langprune_cli.requests import calibrate, combine, compare, export, prune, report
+from langprune_cli.requests import calibrate, combine, compare, export, report
 from langprune_cli.requests.shared import choice, names, options
 
 Schema = dict[str, object]
@@ -22,7 +22,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "update": tuple(names.UPDATES),
     "refine": tuple(names.REFINEMENTS),
     "allocation": tuple(names.ALLOCATIONS),
-    "propagation": prune.PROPAGATIONS,
+    "propagation": defaults.PROPAGATIONS,
     "per": combine.PER,
     "combine.kind": combine.COMBINED,
     "compare.kind": compare.COMPARED,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from langprune_cli.defaults import PROPAGATIONS
 from langprune_cli.errors import UsageError
 from langprune_cli.requests.calibrate import WITHOUT_EFFECT
 from langprune_cli.requests.recover import recovered_after
@@ -18,7 +19,7 @@ from langprune_cli.requests.shared.run import running
 from langprune_cli.requests.shared.steps import BlockStep, Given, WholeStep
 from langprune_cli.requests.shared.structured import part_options
 from langprune_cli.requests.shared.tuning import Tuning, tuned
-from langprune_cli.requests.shared.values import at_least, one_of, several
+from langprune_cli.requests.shared.values import at_least, one_or_none, several
 from langprune_cli.requests.shared.weights import method_of, settings_of, solving_of
 
 if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
@@ -28,8 +29,6 @@ if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refus
     from langprune_cli.store.building import Outcome
     from langprune_cli.streaming.opened import OpenedModel
     from langprune_cli.types import TextSpec
-
-PROPAGATIONS = ("pruned", "dense")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +49,8 @@ class PruneRequest(TextOptions, ModelOptions, WindowOptions, ChoiceOptions, Gath
     damping, min_expert_tokens: settings of the solvers
     tune, epochs, learning_rate: train the kept weights afterwards, for this many epochs
     recover: then train the model end to end on this many tokens of the text, such as "2M", as `recover` does
-    propagation: calibrate each block on the outputs of the "pruned" or the "dense" blocks before it
+    propagation: calibrate each block on the outputs of the "pruned" or the "dense" blocks before it, or "corrected": of the
+        pruned ones, and make up for what they have lost; by default the method's own
     dtype, device, batch_tokens, max_memory, all_experts: how text runs through the model
     cache_dir, trust_remote_code: how to open models of the hub
     out, max_shard_size: a folder to write to outside of the workspace, and its largest file of weights
@@ -60,14 +60,14 @@ class PruneRequest(TextOptions, ModelOptions, WindowOptions, ChoiceOptions, Gath
 
     max_tokens: int | None = None
     update: str | None = None
-    propagation: str = "pruned"
+    propagation: str | None = None
 
     def check(self) -> None:
         """Raise UsageError for unknown names and values out of range."""
         super().check()
         check_name("--update", self.update, UPDATES)
         at_least("--max-tokens", self.max_tokens, 1)
-        one_of("--propagation", self.propagation, PROPAGATIONS)
+        one_or_none("--propagation", self.propagation, PROPAGATIONS)
 
 
 @dataclass(frozen=True, repr=False)
@@ -149,9 +149,9 @@ class Chain:
             nsamples=request.nsamples, seqlen=request.seqlen, seed=request.seed, sampling=request.sampling
         )
         solving = solving_of(request.damping, request.min_expert_tokens)
-        dense = request.propagation == "dense"
+        how = one_or_none("--propagation", request.propagation, PROPAGATIONS)
         return Given(
-            self.run, specs, calibration, request.max_tokens, solving, dense, request.max_shard_bytes, request.text_only
+            self.run, specs, calibration, request.max_tokens, solving, how, request.max_shard_bytes, request.text_only
         )
 
     def _trained(self, given: Given) -> list[Outcome]:

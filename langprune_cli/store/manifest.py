@@ -46,6 +46,11 @@ class Manifest:
         return keys if isinstance(keys, list) else []
 
     @property
+    def of_pruned_blocks(self) -> bool:
+        """Return whether they are statistics that `prune` collected behind blocks that it had pruned."""
+        return self.params.get("propagation", "dense") != "dense"
+
+    @property
     def text(self) -> TextRecord:
         """Return what is known of the text behind it; {} if it has none."""
         return self.about.get("text") or {}

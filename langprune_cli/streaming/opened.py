@@ -95,19 +95,19 @@ class OpenedModel:
                 "give shorter ones"
             )
 
-    def hidden_states(self, ids: Tensor, folder: Path, *, fast: bool = False) -> HiddenStates:
+    def hidden_states(self, ids: Tensor, folder: Path, *, fast: bool = False, ways: int = 1) -> HiddenStates:
         """Return the embedded windows `ids` [n, t], in a file of `folder` if they exceed --max-memory.
 
-        fast: see `HiddenStates`. Raises LangpruneError if the folder has no room for them.
+        fast: see `HiddenStates`. ways: see `spill`. Raises LangpruneError if the folder has no room for them.
         """
-        return HiddenStates(self.streamed, ids, self.compute.batch_tokens, self.spill(ids, folder), fast=fast)
+        return HiddenStates(self.streamed, ids, self.compute.batch_tokens, self.spill(ids, folder, ways), fast=fast)
 
-    def spill(self, ids: Tensor, folder: Path) -> Path | None:
+    def spill(self, ids: Tensor, folder: Path, ways: int = 1) -> Path | None:
         """Return `folder` if the hidden states of `ids` [n, t] need a file, None if memory holds them.
 
-        Raises LangpruneError if the folder has no room for them.
+        ways: how many such hidden states there are. Raises LangpruneError if the folder has no room for them.
         """
-        size = ids.numel() * self.streamed.config.get_text_config().hidden_size * self.streamed.dtype.itemsize
+        size = ways * ids.numel() * self.streamed.config.get_text_config().hidden_size * self.streamed.dtype.itemsize
         if self.compute.max_memory is None or size <= self.compute.max_memory:
             return None
         need_space(folder, size)

@@ -1,8 +1,11 @@
 """Streams a model's blocks over windows of text, with one block and the hidden states in memory."""
 
 import math
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from copy import copy
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -71,14 +74,29 @@ class HiddenStates:
                 return earlier
         return calls
 
-    def forward(self, block: Block, *, keep: bool = True, tick: Tick | None = None) -> None:
+    def twin(self, spill: Path | None = None) -> "HiddenStates":
+        """Return the same hidden states, to go another way; the calls of the blocks are in memory once. spill: see `__init__`."""
+        other = copy(self)
+        other.hidden = TensorFile(spill) if spill else []
+        for number in range(len(self.ids)):
+            other.hidden.append(self.hidden[number])
+        return other
+
+    def forward(
+        self, block: Block, *, keep: bool = True, tick: Tick | None = None, beside: "Beside | None" = None
+    ) -> None:
         """Run every micro-batch through a loaded block; with `keep` the outputs become the hidden states.
 
-        Without `keep`, EnoughSeen may stop a forward pass early.
+        Without `keep`, EnoughSeen may stop a forward pass early. beside: other hidden states, of which each micro-batch passes
+        the block before that of these.
         """
         with torch.no_grad(), self._own_code(), fast_attention(block.module) if self._fast else nullcontext():
             for number in range(len(self.ids)):
-                hidden, call = self.hidden[number], self._calls[number][block.index]
+                call = self._calls[number][block.index]
+                if beside:
+                    with beside.watch():
+                        beside.states.hidden[number] = call(block.module, beside.states.hidden[number])
+                hidden = self.hidden[number]
                 if keep:
                     self.hidden[number] = call(block.module, hidden)
                 else:
@@ -106,30 +124,60 @@ class HiddenStates:
                         made = self.model.capture.head(part, hidden[:, start : start + piece])
                     yield number, start, made
 
-    def save(self, path: Path, after: int) -> None:
-        """Write the hidden states, the output of block `after`, so that an interrupted walk resumes there."""
-        shapes = [(len(ids), *self.hidden[0].shape[1:]) for ids in self.ids]
-        dtype, item = DTYPE_NAMES[self.hidden[0].dtype], self.hidden[0].itemsize
-        entries = {
-            f"{number:05d}": TensorEntry("", dtype, shape, 0, item * math.prod(shape))
+    def entries(self, before: str = "") -> dict[str, TensorEntry]:
+        """Return the entries of a file with the hidden states, by `before` and the number of the micro-batch."""
+        first = self.hidden[0]
+        shapes = [(len(ids), *first.shape[1:]) for ids in self.ids]
+        return {
+            f"{before}{number:05d}": TensorEntry(
+                "", DTYPE_NAMES[first.dtype], shape, 0, first.itemsize * math.prod(shape)
+            )
             for number, shape in enumerate(shapes)
         }
-        (shard,) = plan_shards([entries | {"after": TensorEntry("", "I64", (), 0, 8)}])
-        numbered = ({f"{number:05d}": self.hidden[number].cpu()} for number in range(len(self.ids)))
-        write_shard(path, shard, chain(numbered, [{"after": torch.tensor(after)}]))
 
-    def restore(self, path: Path) -> int:
-        """Read saved hidden states, whatever their micro-batches; return the block whose output they are."""
-        with safe_open(path, "pt") as saved:
-            after = int(saved.get_tensor("after"))
-            parts = (saved.get_tensor(name) for name in sorted(saved.keys()) if name != "after")
-            waiting = next(parts)
-            for number, ids in enumerate(self.ids):
-                while len(waiting) < len(ids):
-                    waiting = torch.cat([waiting, next(parts)])
-                self.hidden[number] = waiting[: len(ids)].to(self.model.device)
-                waiting = waiting[len(ids) :]
-        return after
+    def take(self, parts: Iterator[Tensor]) -> None:
+        """Replace the hidden states by saved ones, in order, whatever their micro-batches; raises StopIteration for too few."""
+        waiting = next(parts)
+        for number, ids in enumerate(self.ids):
+            while len(waiting) < len(ids):
+                waiting = torch.cat([waiting, next(parts)])
+            self.hidden[number] = waiting[: len(ids)].to(self.model.device)
+            waiting = waiting[len(ids) :]
+
+
+def save_states(path: Path, states: Sequence[HiddenStates], after: int) -> None:
+    """Write hidden states, the outputs of block `after`, so that an interrupted walk resumes there."""
+    entries = {name: entry for before, each in _named(states) for name, entry in each.entries(before).items()}
+    (shard,) = plan_shards([entries | {"after": TensorEntry("", "I64", (), 0, 8)}])
+    parts = (
+        {f"{before}{number:05d}": each.hidden[number].cpu()}
+        for before, each in _named(states)
+        for number in range(len(each.ids))
+    )
+    write_shard(path, shard, chain(parts, [{"after": torch.tensor(after)}]))
+
+
+def restore_states(path: Path, states: Sequence[HiddenStates]) -> int:
+    """Read saved hidden states; return the block whose output they are."""
+    with safe_open(path, "pt") as saved:
+        after = int(saved.get_tensor("after"))
+        for before, each in _named(states):
+            mine = (name for name in sorted(saved.keys()) if re.fullmatch(rf"{before}\d+", name))
+            each.take(saved.get_tensor(name) for name in mine)
+    return after
+
+
+def _named(states: Sequence[HiddenStates]) -> Iterator[tuple[str, HiddenStates]]:
+    """Yield what the names of each hidden states' tensors begin with: nothing for the first."""
+    yield from ((f"{number}-" if number else "", each) for number, each in enumerate(states))
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The dense model's hidden states, a `twin`, which pass each block before it is edited."""
+
+    states: HiddenStates
+    watch: Callable[[], AbstractContextManager[object]]  # entered for each of their micro-batches
 
 
 def tick_of_all(team: Team, tick: Tick) -> Tick:
@@ -145,12 +193,13 @@ def walk(
     edit: Edit | None = None,
     tick: Tick | None = None,
     last_output: bool = True,
+    beside: Beside | None = None,
 ) -> Iterator[Block]:
     """Stream the blocks from `first` on; yield each while it is loaded and the hidden states are its output.
 
     last_output: whether to compute the last block's output; skip it when no logits are needed.
     observe: returns a context that observes the unchanged block's inputs. edit: changes its weights; the next block then reads
-    the edited block's output (propagation `pruned`).
+    the edited block's output (propagation `pruned`). beside: hidden states that pass the unchanged blocks meanwhile.
     """
     model = states.model
     for index in range(first, len(model.blocks)):
@@ -160,8 +209,10 @@ def walk(
             watched = observe(block) if observe else None
             if edit is not None and watched is not None:
                 with watched:
-                    states.forward(block, keep=False, tick=tick)
+                    states.forward(block, keep=False, tick=tick, beside=beside)
                 watched = None
+            elif beside:
+                beside.states.forward(block)
             if edit is not None:
                 edit(block)
             keep = last_output or index + 1 < len(model.blocks)

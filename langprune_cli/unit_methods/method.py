@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 import langprune_cli.unit_methods as package
+from langprune_cli.defaults import Propagation
 from langprune_cli.numerics.site import Needs
 from langprune_cli.numerics.units import UnitSite, highest
 from langprune_cli.registry import record, records
@@ -20,6 +21,7 @@ class UnitMethod:
     paper: str
     choose: Callable[[UnitSite, int], Tensor]  # (site, number of units to keep) -> keep, bool [units]
     update: str  # the method's own update
+    propagation: Propagation = "pruned"  # of `prune`, unless one is asked for
 
     def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
         """Pickle by name."""

@@ -1,6 +1,6 @@
 """What each method, refinement, update and allocation loses: perplexity on held-out text, and seconds, side by side.
 
-Prunes one model with `langprune prune` (propagation pruned, default dtype) for every text, pattern and recipe, and
+Prunes one model with `langprune prune` (the method's own propagation, default dtype) for every text, pattern and recipe, and
 evaluates it on held-out windows of all the languages. Writes a section of docs/quality.md and docs/quality.json; a figure
 is nats lost per token, log(ppl / dense ppl), since ratios of these say how much of the damage one recipe avoids.
 
@@ -40,6 +40,8 @@ WEIGHTS: dict[str, tuple[str, ...]] = {
     "sparsegpt": ("--method", "sparsegpt"),
     "sparsegpt, update pcg": ("--method", "sparsegpt", "--update", "pcg"),
     "sparsegpt, sparseswaps, update pcg": ("--method", "sparsegpt", "--refine", "sparseswaps", "--update", "pcg"),
+    "admm, propagation pruned": ("--propagation", "pruned"),
+    "sparsegpt, propagation corrected": ("--method", "sparsegpt", "--propagation", "corrected"),
     "admm (the default)": (),
     "admm, owl": ("--allocation", "owl"),
     "admm, alpha": ("--allocation", "alpha"),

@@ -22,7 +22,7 @@ from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming import walk as walk_module
 from langprune_cli.streaming.compute import Compute
 from langprune_cli.streaming.opened import OpenedModel
-from langprune_cli.streaming.walk import HiddenStates, walk
+from langprune_cli.streaming.walk import HiddenStates, restore_states, save_states, walk
 from langprune_cli.types import TextSpec
 from tests.reference.forward import input_sums, perplexity
 from tests.reference.sites import SITES
@@ -259,10 +259,10 @@ def test_a_walk_goes_on_from_saved_hidden_states(windows: int, tmp_path: Path) -
     states = HiddenStates(model, ids, 2 * ids.shape[1])
     for block in walk(states):
         if block.index == 1:
-            states.save(tmp_path / "resume.safetensors", block.index)
+            save_states(tmp_path / "resume.safetensors", [states], block.index)
     expected = logits_of(states)
     again = HiddenStates(model, ids, windows * ids.shape[1])
-    assert again.restore(tmp_path / "resume.safetensors") == 1
+    assert restore_states(tmp_path / "resume.safetensors", [again]) == 1
     assert [block.index for block in walk(again, first=2)] == [2]
     if windows == 2:
         assert torch.equal(logits_of(again), expected)

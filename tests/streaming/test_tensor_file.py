@@ -8,7 +8,7 @@ import torch
 from langprune_cli.errors import LangpruneError
 from langprune_cli.models.streamed import StreamedModel
 from langprune_cli.streaming.tensor_file import TensorFile
-from langprune_cli.streaming.walk import HiddenStates, walk
+from langprune_cli.streaming.walk import HiddenStates, restore_states, save_states, walk
 from tests.support.command import DRAW, did, langprune, one_sentence, tree
 from tests.support.pico import save_pico
 
@@ -48,13 +48,14 @@ def test_states_are_saved_and_restored_across_sizes_of_batches(saved: int, resum
     states = HiddenStates(model, ids, saved, tmp_path)
     for block in walk(states):
         if block.index == 1:
-            states.save(tmp_path / "states", 1)
+            save_states(tmp_path / "states", [states, states.twin()], 1)
             before = torch.cat([states.hidden[number] for number in range(len(states.ids))])
     for spill in (None, tmp_path):
         others = HiddenStates(model, ids, resumed, spill)
-        assert others.restore(tmp_path / "states") == 1
-        after = torch.cat([others.hidden[number] for number in range(len(others.ids))])
-        assert torch.equal(after, before)
+        both = [others, others.twin(spill)]
+        assert restore_states(tmp_path / "states", both) == 1
+        for each in both:
+            assert torch.equal(torch.cat([each.hidden[number] for number in range(len(each.ids))]), before)
 
 
 @pytest.mark.parametrize("words", [

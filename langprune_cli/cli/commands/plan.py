@@ -131,8 +131,9 @@ def print_costs(plan: "Plan", rate: float, device: str) -> None:
             f"{print_size(costs.model_bytes)}. The tokenizer counts tokens; no text runs through the model."
         )
         return
+    statistics = print_size(costs.hessian_bytes + costs.drift_bytes)
     print_line(
-        f"Artifacts: statistics {print_size(costs.hessian_bytes)} (only column norms {print_size(costs.norms_bytes)}), "
+        f"Artifacts: statistics {statistics} (only column norms {print_size(costs.norms_bytes)}), "
         f"mask {print_size(costs.mask_bytes)}, model {print_size(costs.model_bytes)}."
     )
     parts = [("forward", costs.forward_flops), ("Hessians", costs.hessian_flops), ("solving", costs.solving_flops)]

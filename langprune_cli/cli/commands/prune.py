@@ -45,12 +45,13 @@ def prune(
     learning_rate: choice.LearningRate = None,
     recover: choice.Recover = None,
     propagation: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="pruned: calibrate each block on the outputs of the pruned blocks before it; dense: of the dense blocks.",
+            help="pruned: calibrate each block on the outputs of the pruned blocks before it; corrected: and make up for what "
+            "they have lost; dense: of the dense blocks. Default: the method's own.",
             rich_help_panel=choice.CHOICE,
         ),
-    ] = "pruned",
+    ] = None,
     dtype: opt.Dtype = "auto",
     device: opt.Device = "auto",
     batch_tokens: opt.BatchTokens = defaults.BATCH_TOKENS,

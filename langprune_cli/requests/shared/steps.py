@@ -13,6 +13,7 @@ from langprune_cli.structured_patterns.pattern import Counted, Judged, get_patte
 if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refused before that
     from collections.abc import Callable
 
+    from langprune_cli.defaults import Propagation
     from langprune_cli.requests.shared.run import Run
     from langprune_cli.requests.shared.structured import PartOptions
     from langprune_cli.stages.calibrate.calibrate import CalibrationSettings
@@ -37,7 +38,7 @@ class Given:
     calibration: CalibrationSettings
     max_tokens: int | None  # the most tokens to count
     solving: Solving
-    dense: bool  # whether blocks are calibrated on the outputs of dense blocks
+    propagation: Propagation | None  # None: the method's own
     max_shard_bytes: int
     text_only: bool  # whether of a model that reads images the text tower is written alone
 
@@ -129,11 +130,13 @@ class BlockStep:
         from langprune_cli.stages.prune.making import PruneSettings  # noqa: PLC0415
         from langprune_cli.stages.prune.prune import prune  # noqa: PLC0415
         from langprune_cli.stages.solving.choosing import WeightChooser  # noqa: PLC0415
+        from langprune_cli.updates.update import get_update  # noqa: PLC0415
 
         run, chooser = given.run, self.chooser(model)
         update = self.update or chooser.method.update
         if isinstance(chooser, WeightChooser) and update == "none":
             note_cost(run, chooser.method.name, chooser.settings)
         settings = ApplySettings(update, given.solving, given.max_shard_bytes, given.text_only)
-        how = PruneSettings(chooser, settings, given.calibration, "dense" if given.dense else "pruned")
+        own = chooser.method.propagation if get_update(update).needs == "hessian" else "pruned"
+        how = PruneSettings(chooser, settings, given.calibration, given.propagation or own)
         return prune(run.workspace, model, given.specs[0], how, run.reporter, to=to)

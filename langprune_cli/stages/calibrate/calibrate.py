@@ -204,7 +204,7 @@ def _collect(
     if done == blocks:
         return team.first(lambda: finish_stats(writer, model, reporter))
     saved = SavedStates(writer, model, windows)
-    states, first = saved.start(done)
+    (states,), first = saved.start(done)
     if done:
         reporter.note(f"Resuming {writer.folder.name}: {done} of {blocks} blocks are on disk.")
     collector, routing = StatsCollector(hessian=hessian, team=team), RoutingCollector(team)
@@ -224,7 +224,7 @@ def _collect(
             tensors, sites = collector.tensors(block)
             tensors |= routing_tensors(routing.of(block.index))
             writer.write_tensors(block_part(block.index), tensors, {"sites": sites}, single=ROUTING)
-        saved.keep(states, block.index)
+        saved.keep([states], block.index)
     reporter.end()
     return team.first(lambda: finish_stats(writer, model, reporter))
 

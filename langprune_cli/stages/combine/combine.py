@@ -114,7 +114,7 @@ def _need_same_model(parents: Sequence[Artifact], field: Literal["model", "token
 def _joined_windows(parents: Sequence[Artifact]) -> Tensor:  # int32 [n, t]
     """Return the windows of all parents; raises LangpruneError if their statistics do not add up."""
     for parent in parents:
-        if parent.manifest.params["propagation"] != "dense":
+        if parent.manifest.of_pruned_blocks:
             raise LangpruneError(
                 f"stats {parent.name} come from a model pruned block by block, and add up with no others: run "
                 f"langprune calibrate --data {parent.folder / WINDOWS_PART}"

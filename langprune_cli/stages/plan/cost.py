@@ -14,7 +14,7 @@ from langprune_cli.models.families import experts_in
 from langprune_cli.models.protocols import CausalModel, Configuration
 from langprune_cli.models.skeleton import find_blocks
 from langprune_cli.solvers import admm, conjugate_gradient
-from langprune_cli.stages.plan.memory import sites_of
+from langprune_cli.stages.plan.memory import drift_bytes, sites_of
 
 _ENTRY_BYTES = 130  # per tensor in a file's header: its name, about sixty characters, and its place
 # Rows and columns of the products that measure a machine's rate: smaller ones do not keep a GPU busy.
@@ -29,9 +29,10 @@ class Costs:
     windows_bytes: int
     norms_bytes: int
     hessian_bytes: int  # with the norms
+    drift_bytes: int  # beside them, with propagation `corrected`
     mask_bytes: int
     model_bytes: int
-    forward_flops: float  # two passes: one observed, one through the pruned block
+    forward_flops: float  # an observed pass, one through the pruned block, with `corrected` also one of the dense model
     hessian_flops: float
     solving_flops: float
 
@@ -45,8 +46,10 @@ class Costs:
         return {**vars(self), "flops": self.flops}
 
 
-def costs(dense: CausalModel, smaller: CausalModel, windows: int, seqlen: int) -> Costs:
+def costs(dense: CausalModel, smaller: CausalModel, windows: int, seqlen: int, *, corrected: bool = False) -> Costs:
     """Count the cost of pruning `dense` to `smaller`, both without weights, on this many windows.
+
+    corrected: with the propagation of that name, the default for single weights.
 
     Sites are those of `sites_of`. In a window of t tokens of width h, each token costs 2 r i operations in a linear of r rows
     and i inputs, 2 t h in attention, and i (i + 1) for half of x xᵀ. Factoring a site costs i^3, and each step of ADMM and of
@@ -55,9 +58,10 @@ def costs(dense: CausalModel, smaller: CausalModel, windows: int, seqlen: int) -
     tokens = windows * seqlen
     routed = _share_of_an_expert(dense.config.get_text_config())
     per_token = pass_flops(dense, seqlen)
-    norms = hessians = masks = 0
+    norms = hessians = drifts = masks = 0
     products = solving = 0.0
     for block in find_blocks(dense)[1]:
+        drifts += drift_bytes(dense, block) if corrected else 0
         for rows, inputs, share in _sites(block, routed):
             norms += 16 * inputs + 8 + 3 * _ENTRY_BYTES
             hessians += 2 * inputs * (inputs + 1) + _ENTRY_BYTES
@@ -65,7 +69,10 @@ def costs(dense: CausalModel, smaller: CausalModel, windows: int, seqlen: int) -
             products += share * tokens * inputs * (inputs + 1)
             solving += inputs**3 + 2 * (admm.STEPS + conjugate_gradient.STEPS) * rows * inputs**2
     forward = tokens * (per_token.linears + per_token.attention)
-    return Costs(4 * tokens, norms, norms + hessians, masks, _bytes(smaller), 2 * forward, products, solving)
+    passes = 3 if corrected else 2
+    return Costs(
+        4 * tokens, norms, norms + hessians, drifts, masks, _bytes(smaller), passes * forward, products, solving
+    )
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,7 @@ def token_costs(smaller: nn.Module, rows: int, stay: int) -> Costs:
     No text runs through the model: the tokenizer counts.
     """
     counts = 8 * rows + _ENTRY_BYTES
-    return Costs(0, counts, counts, 8 * stay + _ENTRY_BYTES, _bytes(smaller), 0.0, 0.0, 0.0)
+    return Costs(0, counts, counts, 0, 8 * stay + _ENTRY_BYTES, _bytes(smaller), 0.0, 0.0, 0.0)
 
 
 def _bytes(model: nn.Module) -> int:

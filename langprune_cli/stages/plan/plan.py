@@ -168,8 +168,10 @@ def _planned(
     recovery = plan_recovery(model, smaller, dtype, asked.recovery) if asked.recovery else None
     context = context_of(config)
     length = window_length(seqlen, context, location.label)
-    taken = costs(model, smaller, windows, length) if windows else token_costs(smaller, sketch.rows, sketch.tokens_left)
-    memory = peaks(model, windows, length, blocks_leave=sketch.stay < sketch.layers)
+    corrected = asked.pattern is not None  # as the default method for single weights is
+    rows = sketch.rows, sketch.tokens_left
+    taken = costs(model, smaller, windows, length, corrected=corrected) if windows else token_costs(smaller, *rows)
+    memory = peaks(model, windows, length, blocks_leave=sketch.stay < sketch.layers, corrected=corrected)
     return Plan(
         location.id, _count(model), _count(smaller), zeros, dtype, memory, windows,
         length, tuple(found), (4 * length * sketch.rows, 4 * length * sketch.tokens_left), taken,

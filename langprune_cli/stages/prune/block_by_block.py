@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from langprune_cli.machine.memory import give_back_freed
@@ -14,6 +14,7 @@ from langprune_cli.stages.solving.site_solving import SolvedSite, Solver
 from langprune_cli.stages.solving.unit_choosing import AnyChooser
 from langprune_cli.stages.solving.updating import UpdatedLinear, updated_block
 from langprune_cli.stages.statistics.collecting import BlockStats, StatsCollector
+from langprune_cli.stages.statistics.drift import DriftCollector
 from langprune_cli.stages.statistics.parts import WINDOWS_PART, block_part
 from langprune_cli.stages.statistics.sites import block_stats
 from langprune_cli.stages.structured.keep_masks import BlockMasks, MaskReader
@@ -21,7 +22,7 @@ from langprune_cli.store.artifact import Artifact, ArtifactWriter
 from langprune_cli.store.building import Reporter
 from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.streaming.resuming import SavedStates
-from langprune_cli.streaming.walk import tick_of_all, walk
+from langprune_cli.streaming.walk import Beside, tick_of_all, walk
 from langprune_cli.types import Windows
 from langprune_cli.updates.update import Update
 
@@ -114,21 +115,26 @@ class BlockByBlock:
 
 @dataclass(kw_only=True)
 class Propagated(BlockByBlock):
-    """A run that calibrates each block on the outputs of the pruned blocks before it (propagation `pruned`).
+    """A run that calibrates each block on the outputs of the pruned blocks before it (propagation `pruned` and `corrected`).
 
-    It does not calibrate blocks with statistics and masks on disk again, since these determine their new weights.
+    With `corrected` the dense model's hidden states go through each block too, and linears that write to the residual stream
+    make up for what it has lost so far. The run does not calibrate blocks with statistics and masks on disk again, since these
+    determine their new weights.
     """
 
     windows: Windows
     stats: ArtifactWriter
     hessian: bool  # whether Hessians are collected
+    corrected: bool = False
 
     def run(self) -> None:
         """Write the windows, then prune all blocks."""
         if not self.stats.has(WINDOWS_PART):
             self.stats.write_tensors(WINDOWS_PART, {"windows": self.windows.ids})
-        self._saved = SavedStates(self.stats, self.model, self.windows)
-        self._collector = StatsCollector(hessian=self.hessian, team=self.model.compute.team)
+        team = self.model.compute.team
+        self._saved = SavedStates(self.stats, self.model, self.windows, ways=2 if self.corrected else 1)
+        self._collector = StatsCollector(hessian=self.hessian, team=team)
+        self._drift = DriftCollector(team)
         super().run()
 
     def _has(self, index: int) -> bool:
@@ -142,15 +148,35 @@ class Propagated(BlockByBlock):
         if self._done == blocks:
             return
         states, first = self._saved.start(self._done)
+        beside = Beside(states[1], self._dense) if self.corrected else None
         self.reporter.begin(self._what, blocks, self.windows.ids.numel() * (2 * blocks - self._done - first - 1))
         tick = tick_of_all(self.model.compute.team, self.reporter.tick)
-        steps = walk(states, first=first, observe=self._observe, edit=self._edit, tick=tick, last_output=False)
-        for block in steps:
+        for block in walk(
+            states[0],
+            first=first,
+            observe=self._observe,
+            edit=self._edit,
+            tick=tick,
+            last_output=False,
+            beside=beside,
+        ):
             self._saved.keep(states, block.index)
             yield block.index, self._updated
 
     def _observe(self, block: Block) -> AbstractContextManager[object] | None:
-        return self._collector.watch(block, inputs_only=True) if block.index >= self._done else None
+        if block.index < self._done:
+            return None
+        stack = ExitStack()
+        if self.corrected:  # its hooks run first: those of the other may end a forward pass
+            stack.enter_context(self._drift.watch(block))
+        stack.enter_context(self._collector.watch(block, inputs_only=True))
+        return stack
+
+    @contextmanager
+    def _dense(self) -> Iterator[None]:
+        """Keep a micro-batch of the dense model out of the statistics."""
+        with self._drift.dense(), self._collector.paused():
+            yield
 
     def _edit(self, block: Block) -> None:
         team = self.model.compute.team
@@ -159,6 +185,8 @@ class Propagated(BlockByBlock):
             block.take(team.broadcast_tensors({name: each.tensor for name, each in self._updated.items()}))
         else:
             tensors, sites = self._collector.tensors(block)
+            if self.corrected:
+                tensors |= self._drift.tensors(block)
             with ThreadPoolExecutor(
                 1, "statistics"
             ) as writer:  # takes a tenth of the time of solving, mostly for the disk

@@ -1,11 +1,12 @@
-"""One run of `prune`: makes the mask and the model together, with propagation `pruned` also the statistics."""
+"""One run of `prune`: makes the mask and the model together, unless propagation is `dense` also the statistics."""
 
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
+from langprune_cli.defaults import Propagation
 from langprune_cli.machine.team import Team
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.numerics.site import Needs, Statistics, most_needed
@@ -49,7 +50,7 @@ class PruneSettings:
     chooser: AnyChooser
     apply: ApplySettings
     calibration: CalibrationSettings
-    propagation: Literal["pruned", "dense"] = "pruned"
+    propagation: Propagation = "pruned"
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Making:
-    """Makes a mask and a model together, with propagation `pruned` also the statistics."""
+    """Makes a mask and a model together, unless propagation is `dense` also the statistics."""
 
     run_: Run
     masks: Recipe
@@ -165,7 +166,7 @@ class Making:
         known = {"stats": stats, "text": self.text if stats else None, "dense_tail_columns": tails}
         of = MaskOf(mask, self.masks.key, self.masks.params, {**self.masks.about, **known})
         recipe = model_recipe(run.model, of, run.update, run.settings.apply, self.model_stats)
-        # With propagation `pruned` the mask depends on the update too, so its name contains the update.
+        # Unless propagation is `dense` the mask depends on the update too, so its name contains the update.
         own = run.update.name if self.gathered else run.chooser.method.update
         default = model_name(mask, own, run.update, text_only=run.settings.apply.text_only)
         return recipe, Destination.of(run.workspace, default, self.asked)
@@ -207,6 +208,7 @@ class Making:
                 windows=run.windows,
                 stats=writers["stats"],
                 hessian=hessian,
+                corrected=run.settings.propagation == "corrected",
             )
         else:
             walk = BlockByBlock(**common, statistics=stats)

@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 
+from langprune_cli.errors import UsageError
 from langprune_cli.numerics.site import most_needed
 from langprune_cli.stages.apply.apply import (
     check_target,
@@ -33,13 +34,19 @@ def prune(
     """Calibrate, choose, update and write: make the same stats, mask and model artifacts as the stages.
 
     Propagation `pruned` calibrates each block on the outputs of the pruned blocks before it, as published Wanda and SparseGPT
-    do. Propagation `dense` gives the same bytes as the separate stages. Resumes an interrupted run.
-    Raises as the stages do.
+    do. Propagation `corrected` does too, and what the residual stream has lost by then becomes part of what the linears that
+    write to it aim at. Propagation `dense` gives the same bytes as the separate stages. Resumes an interrupted run.
+    Raises as the stages do, and UsageError for `corrected` without a method that reads statistics and an update by Hessians.
     """
     begun = time.monotonic()
     model.compute.team.first(lambda: check_target(workspace, model, to))
     chooser, update = settings.chooser, get_update(settings.apply.update)
     chosen_allocation(chooser)
+    if settings.propagation == "corrected" and (chooser.needs == "nothing" or update.needs != "hessian"):
+        raise UsageError(
+            f"--propagation corrected goes with an update by Hessians, such as pcg, and a method that reads statistics; not with "
+            f"--method {chooser.method.name} --update {update.name}: leave it out"
+        )
     (windows,) = draw(model, [spec], settings.calibration, reporter)
     run = Run(workspace, model, windows, settings, chooser, update, reporter)
     dense = settings.propagation == "dense" or most_needed(chooser.needs, update.needs) == "nothing"
@@ -70,10 +77,10 @@ def _dense(run: Run, to: Target) -> PruneOutcome:
 
 def _pruned(run: Run, to: Target) -> PruneOutcome:
     """Make statistics, masks and model in one walk through the blocks; each process runs its share of the windows."""
-    spread_by = run.calibrate(chosen_allocation(run.chooser).needs)
+    spread_by, propagation = run.calibrate(chosen_allocation(run.chooser).needs), run.settings.propagation
     allocation_key = spread_by.artifact.key if spread_by else None
     pruned_with = _pruned_with(run, allocation_key)
-    stats = run.team.first(lambda: stats_recipe(run.model, run.windows, run.collect, pruned_with))
+    stats = run.team.first(lambda: stats_recipe(run.model, run.windows, run.collect, propagation, pruned_with))
     update = [] if run.update.name in {"none", run.chooser.method.update} else [run.update.name]
     scored = run.chooser.needs != "nothing"
     text = text_record(stats.inputs, stats.about)

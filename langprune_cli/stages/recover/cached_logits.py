@@ -101,12 +101,12 @@ class TeacherLogits:
         streamed, ids, bounds = self.dense.streamed, self.windows.ids, self.bounds
         windows = self.windows if self.rows is None else replace(self.windows, ids=self.rows[ids.long()].to(ids.dtype))
         saved = SavedStates(writer, self.dense, windows)
-        states, first = saved.start(len(streamed.blocks))
+        (states,), first = saved.start(len(streamed.blocks))
         reporter.begin(
             f"logits of {self.dense.label}", len(streamed.blocks), ids.numel() * (len(streamed.blocks) - first)
         )
         for block in walk(states, first=first, tick=reporter.tick):
-            saved.keep(states, block.index)
+            saved.keep([states], block.index)
         reporter.end()
         for start, found in zip(bounds[:-1], self._parts(states.logits(), bounds), strict=True):
             if not writer.has(part_name(start)):

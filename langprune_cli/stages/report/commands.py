@@ -55,7 +55,7 @@ class Commands:
         self._shown = shown
         self._names = {each.key: each.name for each in sources}
         self._models = [each for each in sources if each.manifest.kind == "models"]
-        self._propagated = {each.key: each for each in sources if each.manifest.params.get("propagation") == "pruned"}
+        self._propagated = {each.key: each for each in sources if each.manifest.of_pruned_blocks}
         self._together = self._made_together()
         self._names |= self._together
 

@@ -11,6 +11,7 @@ from langprune_cli.stages.apply.apply import own_update
 from langprune_cli.stages.recover.block_tuning import TuneSettings
 from langprune_cli.structured_patterns.pattern import patterns_of
 from langprune_cli.tokens.choice import ROUND_TO
+from langprune_cli.unit_methods.method import unit_methods
 
 Words = list[str]
 
@@ -19,7 +20,7 @@ Words = list[str]
 OPTIONS: dict[str, dict[str, str | None]] = {
     "stats": {
         "collect": "--collect", "dtype": "--dtype", "experts": "--all-experts", "max_tokens": "--max-tokens",
-        "weights": "--weights", "per": "--per", "propagation": None, "pruned_with": None, "vocab_size": None,
+        "weights": "--weights", "per": "--per", "propagation": "--propagation", "pruned_with": None, "vocab_size": None,
     },
     "scores": {"method": "--method"},
     "masks": {
@@ -70,6 +71,15 @@ def _collect(name: str, params: Params) -> Words:
 
 def _switch(name: str, _params: Params) -> Words:
     return [name]
+
+
+def _propagation(name: str, params: Params) -> Words:
+    """Return how `prune` collected statistics, if that is not the method's own way; statistics of `calibrate` have none."""
+    if "pruned_with" not in params:
+        return []
+    method = params["pruned_with"]["method"]
+    known = methods().get(method) or unit_methods().get(method)
+    return [] if known and known.propagation == params["propagation"] else [name, params["propagation"]]
 
 
 def _weights(name: str, params: Params) -> Words:
@@ -144,6 +154,7 @@ _SPECIAL: dict[tuple[str, str], Callable[[str, Params], Words]] = {
     ("stats", "collect"): _collect,
     ("stats", "experts"): _switch,
     ("stats", "weights"): _weights,
+    ("stats", "propagation"): _propagation,
     ("masks", "method"): _method,
     ("masks", "pattern"): _pattern,
     ("masks", "sparsity"): _sparsity,

@@ -94,11 +94,11 @@ def sources_behind(
 def _pruned_with(artifact: Artifact, workspace: Workspace) -> Iterator[Artifact]:
     """Yield the mask and the model made from statistics of pruned blocks, and the model made from such a mask."""
     manifest, key = artifact.manifest, artifact.key
-    if manifest.params.get("propagation") == "pruned":
+    if manifest.of_pruned_blocks:
         for kind in ("masks", "models"):
             yield from list(workspace.having(kind, lambda outline: outline.inputs.get("stats") == key))[:1]
     gathered = workspace.by_key("stats", manifest.stats) if manifest.kind == "masks" and manifest.stats else None
-    if gathered and gathered.manifest.params.get("propagation") == "pruned":
+    if gathered and gathered.manifest.of_pruned_blocks:
         yield from list(workspace.having("models", lambda outline: outline.inputs.get("mask") == key))[:1]
 
 

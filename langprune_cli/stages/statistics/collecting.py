@@ -58,6 +58,7 @@ class StatsCollector:
         # reused
         self._calls = 0  # of linears, in the current forward pass
         self._calls_in_all: int | None = None  # in a complete forward pass
+        self._paused = False
 
     @contextmanager
     def watch(self, block: Block, *, inputs_only: bool = False) -> Iterator[None]:
@@ -80,14 +81,26 @@ class StatsCollector:
             for handle in handles:
                 handle.remove()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out what passes the block inside this context."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
     def _new_forward(self, _module: nn.Module, _args: object) -> None:
         self._seen, self._calls = [], 0
 
     def _count(self, _module: nn.Module, _args: object, _output: object) -> None:
-        self._calls_in_all = self._calls
+        if not self._paused:
+            self._calls_in_all = self._calls
 
     def _hook(self, linear: Linear) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def see(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            if self._paused:
+                return
             x = args[0]
             sums = next((sums for tensor, sums in self._seen if tensor is x), None)
             if sums is None:
@@ -173,22 +186,27 @@ class BlockStats:
         )
 
 
-def read_block_stats(stats: Artifact, part: str, widths: Mapping[str, int] = MappingProxyType({})) -> BlockStats:
+def read_block_stats(
+    stats: Artifact, part: str, shapes: Mapping[str, tuple[int, int]] = MappingProxyType({})
+) -> BlockStats:
     """Return the statistics of one block from an artifact.
 
-    widths: columns of the model's linears, if known; the sites must have the same widths.
+    shapes: [o, i] of the model's linears, if known; the statistics must have the same widths.
     Raises LangpruneError as `Artifact.read` and `fitting` do.
     """
     tensors, record = stats.tensors_and_record(part)
     for site, linears in record.get("sites", {}).items():
         squares = tensors.get(f"{site}/sum_sq")
         own = squares.numel() if squares is not None else 0
-        for i in dict.fromkeys(widths.get(linear, own) for linear in linears):
+        for i in dict.fromkeys(shapes[linear][1] if linear in shapes else own for linear in linears):
             fitting(stats, part, tensors, f"{site}/sum_sq", torch.float64, (i,))
             fitting(stats, part, tensors, f"{site}/sum_x", torch.float64, (i,))
             fitting(stats, part, tensors, f"{site}/tokens", torch.int64, ())
             if has_hessians(stats):
                 fitting(stats, part, tensors, f"{site}/hessian", torch.float32, (i * (i + 1) // 2,))
+    for linear, shape in shapes.items():
+        if (drift := f"{linear}/drift") in tensors:
+            fitting(stats, part, tensors, drift, torch.float32, (2, *shape))
     return BlockStats(tensors, record.get("sites", {}), stats.manifest.inputs["text"]["windows"])
 
 

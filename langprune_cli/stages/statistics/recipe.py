@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from langprune_cli.defaults import Propagation
 from langprune_cli.numerics.site import Statistics
 from langprune_cli.stages.statistics.parts import text_about, text_identity
 from langprune_cli.store.artifact import WEIGHTS, Recipe
@@ -11,7 +12,11 @@ from langprune_cli.types import Windows
 
 
 def stats_identity(
-    model: OpenedModel, windows: Windows, collect: Statistics, pruned_with: Mapping[str, object] | None = None
+    model: OpenedModel,
+    windows: Windows,
+    collect: Statistics,
+    propagation: Propagation = "dense",
+    pruned_with: Mapping[str, object] | None = None,
 ) -> Recipe:
     """Return what makes the key of statistics of these windows: of the dense model, or of one that is pruned block by block.
 
@@ -22,7 +27,7 @@ def stats_identity(
         inputs={"model": model.digest, "text": text_identity(windows)},
         params={
             "collect": ["norms"] if collect == "norms" else ["norms", collect],
-            "propagation": "pruned" if pruned_with else "dense",
+            "propagation": propagation,
             "dtype": str(model.streamed.dtype).removeprefix("torch."),
             **({"pruned_with": pruned_with} if pruned_with else {}),
             **({"experts": "all"} if model.compute.all_experts else {}),
@@ -31,10 +36,14 @@ def stats_identity(
 
 
 def stats_recipe(
-    model: OpenedModel, windows: Windows, collect: Statistics, pruned_with: Mapping[str, object] | None = None
+    model: OpenedModel,
+    windows: Windows,
+    collect: Statistics,
+    propagation: Propagation = "dense",
+    pruned_with: Mapping[str, object] | None = None,
 ) -> Recipe:
     """Return the recipe of the same statistics with what their manifest tells people; every byte of the weights is hashed."""
-    return described(stats_identity(model, windows, collect, pruned_with), model, windows)
+    return described(stats_identity(model, windows, collect, propagation, pruned_with), model, windows)
 
 
 def described(identity: Recipe, model: OpenedModel, windows: Windows) -> Recipe:

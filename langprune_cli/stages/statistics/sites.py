@@ -15,6 +15,7 @@ from langprune_cli.machine.memory import LARGEST_KEPT, give_back_freed
 from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.site import Needs, Site
 from langprune_cli.records import TextRecord
+from langprune_cli.solvers.correction import correction
 from langprune_cli.stages.statistics.collecting import BlockStats, has_hessians, need_norms, read_block_stats
 from langprune_cli.stages.statistics.parts import WINDOWS_PART, block_part
 from langprune_cli.store.artifact import Artifact
@@ -133,14 +134,14 @@ def _weight(model: OpenedModel, linear: Linear) -> Tensor:
 
 
 def block_stats(stats: Artifact | None, model: OpenedModel, index: int) -> BlockStats | None:
-    """Return the statistics of block `index`, if any, with checked widths.
+    """Return the statistics of block `index`, if any, with checked shapes.
 
     Raises LangpruneError as `read_block_stats` does.
     """
     if stats is None:
         return None
-    widths = {linear.name: model.streamed.shape(linear)[1] for linear in model.streamed.linears(index)}
-    return read_block_stats(stats, block_part(index), widths)
+    shapes = {linear.name: model.streamed.shape(linear) for linear in model.streamed.linears(index)}
+    return read_block_stats(stats, block_part(index), shapes)
 
 
 def block_sites(
@@ -187,7 +188,17 @@ def _site(
     for linear, part in zip(linears, torch.split(stacked, list(rows)), strict=True):
         part.copy_(_weight(model, linear))
     found = stats.of(name).to(device) if stats else None
-    return BlockSite(name, linears, Site(stacked, rows, found, solving.damping))
+    site = Site(stacked, rows, found, solving.damping)
+    if stats:
+        _correct(site, linears, stats)
+    return BlockSite(name, linears, site)
+
+
+def _correct(site: Site, linears: tuple[Linear, ...], stats: BlockStats) -> None:
+    """Change the weights of linears with a drift to what solvers aim at: outputs that also make up for the drift."""
+    for linear, weight in zip(linears, site.split(site.weight), strict=True):
+        if (drift := stats.tensors.get(f"{linear.name}/drift")) is not None:
+            weight.add_(correction(site.factor, drift.to(weight.device)))
 
 
 def known_sites(stats: BlockStats, linears: Sequence[Linear], min_expert_tokens: int) -> dict[str, list[str]]:

@@ -29,11 +29,10 @@ def test_disk_is_what_is_written(family: str, settings: dict[str, int], tmp_path
     save_file({"windows": torch.randint(3, 97, (16, 32), dtype=torch.int32)}, tmp_path / "windows.safetensors")
     words = ["-m", tmp_path / "model", "-w", tmp_path / "w", "--json"]
     plan = did("plan", *words[:2], "-p", "2:4", "--nsamples", 16, "--seqlen", 32, "--json").json["costs"]
-    made = did(
-        "prune", *words, "--data", tmp_path / "windows.safetensors", "--method", "sparsegpt", "--pattern", "2:4"
-    ).json
+    made = did("prune", *words, "--data", tmp_path / "windows.safetensors", "--pattern", "2:4").json
     folders = {each["kind"]: Path(each["path"]) for each in made["artifacts"]}
-    assert parts(folders["stats"]) == pytest.approx(plan["hessian_bytes"], rel=0.01)
+    drifts = 0 if family == "gemma2" else plan["drift_bytes"]  # a norm stands between its linears and the stream
+    assert parts(folders["stats"]) == pytest.approx(plan["hessian_bytes"] + drifts, rel=0.01)
     assert parts(folders["masks"]) == pytest.approx(plan["mask_bytes"], rel=0.05)  # headers, in so small a mask
     assert (folders["models"] / "model.safetensors").stat().st_size == pytest.approx(plan["model_bytes"], rel=0.01)
     windows = folders["stats"] / "windows.safetensors"
@@ -46,7 +45,7 @@ def test_operations_are_those_counted_by_hand(tmp_path: Path) -> None:
     tokens, hidden, ffn, blocks = 40, 32, 48, 3
     linears = (32 + 16 + 16) * hidden + hidden * 32 + 2 * ffn * hidden + hidden * ffn
     attention = 2 * tokens * 10 * hidden
-    assert plan["costs"]["forward_flops"] == 2 * blocks * (2 * tokens * linears + attention)
+    assert plan["costs"]["forward_flops"] == 3 * blocks * (2 * tokens * linears + attention)
     products = 3 * hidden * (hidden + 1) + ffn * (ffn + 1)
     assert plan["costs"]["hessian_flops"] == blocks * tokens * products
     sites = [(64, hidden), (32, hidden), (96, hidden), (32, ffn)]

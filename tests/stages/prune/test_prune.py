@@ -143,7 +143,8 @@ def test_each_block_sees_what_the_pruned_ones_before_it_put_out(family: str, tmp
     """With an update too: the written blocks, in a whole model whose later blocks are dense, give the very statistics."""
     whole = save_pico(family, tmp_path / "model")
     prefix = SITES[family][0]
-    found = artifacts(did("prune", "-m", tmp_path / "model", *on(windows), "--json").json)
+    words = ["--propagation", "pruned", "--json"]
+    found = artifacts(did("prune", "-m", tmp_path / "model", *on(windows), *words).json)
     dense = open_artifact(Path(did("calibrate", *on(windows), "--collect", "hessian", "--json").json["path"]), "stats")
     written = AutoModelForCausalLM.from_pretrained(found["models"].folder)
     sum_sq, before = sums_in(found["stats"], "sum_sq"), sums_in(dense, "sum_sq")

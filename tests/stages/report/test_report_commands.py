@@ -86,7 +86,8 @@ MADE = [
     "apply --mask small",
     "apply --reapply --model updated --mask of-layer --name again",
     f"prune {UK} {DRAWN} --pattern 2:4 --name at-once",
-    f"prune {UK} {DRAWN} --method wanda --update pcg --damping 0.02 --sparsity 0.4",
+    f"prune {UK} {DRAWN} --method wanda --update pcg --damping 0.02 --sparsity 0.4 --propagation corrected",
+    f"prune {UK} {DRAWN} --sparsity 0.3 --propagation pruned",
     f"prune {UK} {DRAWN} --method magnitude --update pcg --max-shard-size 20KB",
     f"prune {UK} {DRAWN} --method wanda --refine dsnot --allocation owl --exclude o_proj --seed 2",
     f"prune {MIXED} --propagation dense --method sparsegpt",
@@ -189,7 +190,7 @@ def _found(word: str, places: dict[str, Path]) -> str:
 
 
 COMMANDS = {
-    "stats": ("calibrate", "combine"),
+    "stats": ("calibrate", "combine", "prune"),
     "scores": ("score",),
     "masks": ("mask", "prune"),
     "models": ("apply", "recover"),
@@ -199,7 +200,7 @@ OTHERS = {
     "--lang", "--corpus", "--data", "--model", "--revision", "--nsamples", "--seqlen", "--seed", "--sampling", "--shard",
     "--device", "--batch-tokens", "--cache-dir", "--trust-remote-code", "--max-memory", "--name", "--force", "--dry-run",
     "--workspace", "--json", "--stats", "--scores", "--mask", "--out", "--variant", "--tune", "--recover", "--reapply",
-    "--how", "--propagation", "--teacher", "--log-to", "--online", "--help",
+    "--how", "--teacher", "--log-to", "--online", "--help",
 }  # fmt: skip
 
 
