@@ -25,9 +25,7 @@ class DriftCollector:
         """Collect nothing yet. team: processes that each observe their own windows."""
         self._team = team
         self._stream: Stream | None = None  # of the block; None until its first dense micro-batch has passed
-        self._terms: dict[
-            nn.Module, float
-        ] = {}  # the modules that write to it with their factors, in the order of calls
+        self._terms: dict[nn.Module, float] = {}  # modules that write to it with their factors, in the order of calls
         self._drift: dict[nn.Module, Tensor] = {}  # float32 [2, o, i], of those that are linears outside of experts
         self._in_dense = False
         self._windows = 0  # of the pruned model that have passed the block, or are about to
@@ -74,9 +72,9 @@ class DriftCollector:
         self._hidden, self._outputs = args[0], {}
         self._windows += 0 if self._in_dense else len(args[0])
 
-    def _keep(self, module: nn.Module, _args: object, output: Output) -> None:
-        first = output[0] if isinstance(output, tuple) else output
-        if self._stream is None or module in self._terms:
+    def _keep(self, module: nn.Module, _args: object, output: object) -> None:
+        first = output[0] if isinstance(output, tuple) and output else output
+        if isinstance(first, Tensor) and (self._stream is None or module in self._terms):
             self._outputs[module] = first
 
     def _finder(self, block: Block) -> Callable[[nn.Module, object, Output], None]:
