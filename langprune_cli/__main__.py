@@ -11,7 +11,8 @@ from langprune_cli.machine.memory import keep_few_products, keep_freed
 
 JSON = "--json"
 DEBUG = "--debug"  # accepted anywhere on the line, so that users can append it to a failed command
-SHARED = {"calibrate", "prune", "run"}  # commands whose windows several processes share, and recipes of them
+# Commands whose windows several processes share (`apply --recover` does), and recipes of them.
+SHARED = {"calibrate", "prune", "apply", "recover", "run"}
 NOTHING_TO_SHARE = {"--dry-run", "--help", "-h"}
 
 
@@ -56,6 +57,9 @@ def _as_one_of_several(words: list[str], *, debug: bool) -> int:
         if command and NOTHING_TO_SHARE.isdisjoint(words):
             print(f"{command} does not share work between processes: the first one runs it alone.", file=sys.stderr)  # noqa: T201 - as above
         return run(words)
+    # What gloo has to say of a process that is gone, langprune says; and DistributedDataParallel warns that it looks for unused
+    # parameters where there are none.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     team = Team.join()
     try:
         with ExitStack() as quiet:

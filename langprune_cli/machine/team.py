@@ -81,7 +81,11 @@ class Team:
         """
         if len(ids) < self.size:
             raise LangpruneError(f"{len(ids)} windows cannot be shared by {self.size} processes: start fewer of them")
-        return ids[self._rank :: self.size] if self.size > 1 else ids
+        return self.part(ids)
+
+    def part(self, items: "Tensor") -> "Tensor":  # [n, ..] -> [n / size, ..]
+        """Return every size-th of `items`, beginning with this process's number: perhaps none."""
+        return items[self._rank :: self.size] if self.size > 1 else items
 
     def first(self, call: Callable[[], T]) -> T:
         """Run `call` in the first process only and broadcast its result.
@@ -160,6 +164,21 @@ class Team:
         self.all_gather(None)
 
     @contextmanager
+    def collectives(self) -> Iterator[None]:
+        """Turn torch's error for a lost process into PeerLostError where torch calls collectives itself, as in a backward pass.
+
+        Other errors may happen there too, and torch has no type of its own for those of gloo: their message names it.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            import torch.distributed as dist  # noqa: PLC0415 - see above
+
+            if self.size == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+                raise
+            raise _lost(error) from error
+
+    @contextmanager
     def last_word(self, error: BaseException) -> Iterator[bool]:
         """Yield whether this process reports the error that ended the run; the others wait for its report.
 
@@ -194,7 +213,11 @@ def _peers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise PeerLostError(
-            f"another process of this run ended ({first_line(error, 150)}): start the same command again, it goes on "
-            "where it stopped"
-        ) from error
+        raise _lost(error) from error
+
+
+def _lost(error: RuntimeError) -> PeerLostError:
+    return PeerLostError(
+        f"another process of this run ended ({first_line(error, 150)}): start the same command again, it goes on "
+        "where it stopped"
+    )

@@ -11,7 +11,7 @@ from langprune_cli.errors import LangpruneError
 from langprune_cli.machine.team import ALONE, Team
 from langprune_cli.recipes.reading import STARTING, Stage, StageList, read
 from langprune_cli.recipes.references import check, made_before
-from langprune_cli.requests.shared.options import DryRunOptions, GatheringOptions, Request
+from langprune_cli.requests.shared.options import DryRunOptions, Request, SharingOptions
 from langprune_cli.requests.shared.results import Made
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def running(
 
 def _result(stage: Stage, request: Request, team: Team) -> object:
     """Run a stage: over all processes where it shares work, else in the first one alone."""
-    if isinstance(request, GatheringOptions):
+    if isinstance(request, SharingOptions):
         return stage.command.run(replace(request, team=team))
     found: list[object] = []
     team.first(lambda: found.append(stage.command.run(request)))

@@ -11,7 +11,7 @@ from langprune_cli.requests.recover import recovered_after
 from langprune_cli.requests.shared.choice import PrunedModelOptions, check_damping
 from langprune_cli.requests.shared.inputs import own_stats, stats_for
 from langprune_cli.requests.shared.names import UPDATES, check_name
-from langprune_cli.requests.shared.options import ModelOptions, OpeningOptions, TextOptions
+from langprune_cli.requests.shared.options import ModelOptions, OpeningOptions, SharingOptions, TextOptions
 from langprune_cli.requests.shared.run import running
 from langprune_cli.requests.shared.tuning import Tuning, text_of, tuned
 from langprune_cli.requests.shared.values import MASK_FILES
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refus
 
 
 @dataclass(frozen=True, kw_only=True)
-class ApplyRequest(ModelOptions, PrunedModelOptions, OpeningOptions):
+class ApplyRequest(ModelOptions, PrunedModelOptions, OpeningOptions, SharingOptions):
     """Update the kept weights, and write the pruned model as a folder that transformers opens.
 
     mask: the mask to apply, by default the newest; with `reapply` also an exported file
@@ -76,10 +76,18 @@ class ApplyRequest(ModelOptions, PrunedModelOptions, OpeningOptions):
 def apply(request: ApplyRequest) -> Made:
     """Make one model; with `tune` the untuned and the tuned one."""
     with running(request) as run:
-        return run.made(lambda: [_set_again(run, request)] if request.reapply else _applied(run, request))
+        return run.made(lambda: _made(run, request))
 
 
-def _set_again(run: Run, request: ApplyRequest) -> Outcome:
+def _made(run: Run, request: ApplyRequest) -> list[Outcome]:
+    """Return the models, the last first; several processes share the windows of --recover alone."""
+    models, text = run.team.first(lambda: _set_again(run, request) if request.reapply else _applied(run, request))
+    if text is None:
+        return models
+    return [recovered_after(run, models[0].artifact, text, request), *models]
+
+
+def _set_again(run: Run, request: ApplyRequest) -> tuple[list[Outcome], None]:
     from langprune_cli.stages.apply import reapply as stage  # noqa: PLC0415
 
     if request.of_file:
@@ -87,12 +95,14 @@ def _set_again(run: Run, request: ApplyRequest) -> Outcome:
     else:
         saved = stage.mask_of_artifact(run.pick("masks", _name(request), "mask", "mask"))
     opened, to = run.open(run.choose(request.model, request.revision)), request.target
-    return stage.reapply(
+    made = stage.reapply(
         run.workspace, opened, saved, run.reporter, max_shard_bytes=request.max_shard_bytes, to=to,
     )  # fmt: skip
+    return [made], None
 
 
-def _applied(run: Run, request: ApplyRequest) -> list[Outcome]:
+def _applied(run: Run, request: ApplyRequest) -> tuple[list[Outcome], TextOptions | None]:
+    """Return the pruned model, tuned if that is requested, and the text to train it on if it is to be recovered."""
     from langprune_cli.stages.apply.apply import ApplySettings, apply, own_update  # noqa: PLC0415
     from langprune_cli.stages.calibrate.calibrate import CalibrationSettings  # noqa: PLC0415
     from langprune_cli.stages.structured.block_cut import blocks_that_stayed  # noqa: PLC0415
@@ -127,16 +137,13 @@ def _applied(run: Run, request: ApplyRequest) -> list[Outcome]:
         stats=made_from, to=first,
     )  # fmt: skip
     if spec is None:
-        return [made]
+        return [made], None
     models = [made]
     if request.tune:
         how = Tuning(opened, spec, CalibrationSettings(), blocks_that_stayed(mask))
         most, then = request.max_shard_bytes, to.between if request.recover else to
         models = [tuned(run, how, made.artifact, request, max_shard_bytes=most, to=then), *models]
-    if request.recover:
-        text = TextOptions(lang=spec.language or (), data=spec.source)
-        models = [recovered_after(run, models[0].artifact, text, request), *models]
-    return models
+    return models, TextOptions(lang=spec.language or (), data=spec.source) if request.recover else None
 
 
 def _name(request: ApplyRequest) -> str | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from langprune_cli import defaults
 from langprune_cli.errors import LangpruneError, near_matches
 from langprune_cli.requests.shared.choice import ModelTargetOptions, PrunedModelOptions, check_rate
-from langprune_cli.requests.shared.options import DTYPES, OpeningOptions, TextOptions
+from langprune_cli.requests.shared.options import DTYPES, OpeningOptions, SharingOptions, TextOptions
 from langprune_cli.requests.shared.run import running
 from langprune_cli.requests.shared.values import at_least, one_of, one_or_none, several, training_tokens
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and wrong requests are refus
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecoverRequest(TextOptions, OpeningOptions, ModelTargetOptions):
+class RecoverRequest(TextOptions, OpeningOptions, ModelTargetOptions, SharingOptions):
     """Train a pruned model end to end to predict what the dense model predicts; its zeros stay zero.
 
     lang, data, corpus: the text to train on, as for `calibrate`; several languages get equal shares, "uk:3" and "en:1" others
@@ -78,7 +78,6 @@ def recover(request: RecoverRequest) -> Made:
 
 def recovered(run: Run, request: RecoverRequest) -> Outcome:
     """Train the model of a request; raises OnlyPlannedError for one that an earlier step of a dry run would make."""
-    from langprune_cli.stages.export.lineage import check_own_base, lineage  # noqa: PLC0415
     from langprune_cli.stages.recover.cached_logits import TeacherLogits  # noqa: PLC0415
     from langprune_cli.stages.recover.memory import STATES_BYTES, what_fits  # noqa: PLC0415
     from langprune_cli.stages.recover.recover import RecoverSettings, made_or_begun, recover  # noqa: PLC0415
@@ -86,12 +85,60 @@ def recovered(run: Run, request: RecoverRequest) -> Outcome:
     from langprune_cli.stages.recover.text import training_text  # noqa: PLC0415
     from langprune_cli.stages.recover.tracking import LogTo, check_tracker  # noqa: PLC0415
     from langprune_cli.streaming.compute import fast_dtype  # noqa: PLC0415
-    from langprune_cli.streaming.model_choice import ModelChoice, model_artifact  # noqa: PLC0415
+    from langprune_cli.streaming.model_choice import ModelChoice  # noqa: PLC0415
     from langprune_cli.streaming.opened import check_same_model  # noqa: PLC0415
     from langprune_cli.text.budgets import split_budgets  # noqa: PLC0415
 
-    tracker = one_or_none("--log-to", request.log_to, defaults.TRACKERS)
+    tracker, team = one_or_none("--log-to", request.log_to, defaults.TRACKERS), run.team
     check_tracker(tracker)
+    named, chain = team.first(lambda: _lineage(run, request))
+    teacher = ModelChoice(str(request.teacher)) if request.teacher else run.choose(None, None, chain[-1])
+    tags, shares = split_budgets(several(request.lang))
+    specs = team.first(lambda: run.resolve(tags, several(request.data), request.corpus, teacher, evaluation=False))
+    pruned = run.in_dtype("float32").open(ModelChoice(named))
+    stored = pruned.streamed.checkpoint.float_dtype()  # the configuration now says float32, in which it was opened
+    own = run.in_dtype(request.dtype).compute.torch_dtype() or fast_dtype(stored, pruned.streamed.device)
+    dtype = team.broadcast(own)  # other machines may have other units
+    in_full = "float32" if str(dtype) == "torch.float32" else "auto"
+    dense = run.in_dtype(in_full, max_memory=STATES_BYTES).open(teacher)
+    if chain:
+        check_same_model(chain[-1], dense)
+    windows = team.first(
+        lambda: training_text(
+            pruned, specs, shares, run.reporter, tokens=request.token_count, seqlen=request.seqlen, seed=request.seed
+        )
+    )
+    asked = one_or_none("--train", request.train, defaults.TRAINS)
+    trains = [asked] if asked else defaults.TRAINS
+    settings = RecoverSettings(
+        request.token_count, trains[0], request.batch_tokens, request.learning_rate,
+        request.seed, dtype, request.max_shard_bytes, tuple(shares),
+        LogTo(tracker, run.workspace.root / "runs") if tracker else None, request.online,
+    )  # fmt: skip
+    taught = TeacherLogits(dense, windows, team.first(lambda: shared_tokens(pruned, dense)))
+    known, whole = team.first(lambda: made_or_begun(run.workspace, taught, pruned, settings, trains, request.target))
+    train, checkpointing = known or trains[0], False
+    if not whole:
+        train, checkpointing = what_fits(
+            pruned.streamed, dense.streamed, [known] if known else trains, seqlen=windows.seqlen, dtype=dtype,
+            text=None if request.online else windows.ids.numel(), team=team,
+        )  # fmt: skip
+        if known is None and train != trains[0]:
+            run.reporter.note(f"Memory is short: training {train} alone (--train).")
+        if checkpointing:
+            run.reporter.note("Memory is short: activations are computed again for gradients, which takes longer.")
+    settings = replace(settings, train=train, checkpointing=checkpointing)
+    return recover(run.workspace, taught, pruned, settings, run.reporter, to=request.target)
+
+
+def _lineage(run: Run, request: RecoverRequest) -> tuple[str, list[Artifact]]:
+    """Return the pruned model's name, and what it was made from unless a teacher is named.
+
+    Raises LangpruneError if neither says which model is the dense one.
+    """
+    from langprune_cli.stages.export.lineage import check_own_base, lineage  # noqa: PLC0415
+    from langprune_cli.streaming.model_choice import model_artifact  # noqa: PLC0415
+
     named = str(request.model) if request.model else run.pick("models", None, "model", "prune").name
     run.refuse_planned(named)
     artifact = model_artifact(run.workspace, named)
@@ -103,40 +150,7 @@ def recovered(run: Run, request: RecoverRequest) -> Outcome:
     chain = [] if artifact is None or request.teacher else lineage(run.workspace, artifact)
     if chain:
         check_own_base(run.workspace, chain)
-    teacher = ModelChoice(str(request.teacher)) if request.teacher else run.choose(None, None, chain[-1])
-    tags, shares = split_budgets(several(request.lang))
-    specs = run.resolve(tags, several(request.data), request.corpus, teacher, evaluation=False)
-    pruned = run.in_dtype("float32").open(ModelChoice(named))
-    stored = pruned.streamed.checkpoint.float_dtype()  # the configuration now says float32, in which it was opened
-    dtype = run.in_dtype(request.dtype).compute.torch_dtype() or fast_dtype(stored, pruned.streamed.device)
-    in_full = "float32" if str(dtype) == "torch.float32" else "auto"
-    dense = run.in_dtype(in_full, max_memory=STATES_BYTES).open(teacher)
-    if chain:
-        check_same_model(chain[-1], dense)
-    windows = training_text(
-        pruned, specs, shares, run.reporter, tokens=request.token_count, seqlen=request.seqlen, seed=request.seed
-    )
-    asked = one_or_none("--train", request.train, defaults.TRAINS)
-    trains = [asked] if asked else defaults.TRAINS
-    settings = RecoverSettings(
-        request.token_count, trains[0], request.batch_tokens, request.learning_rate,
-        request.seed, dtype, request.max_shard_bytes, tuple(shares),
-        LogTo(tracker, run.workspace.root / "runs") if tracker else None, request.online,
-    )  # fmt: skip
-    taught = TeacherLogits(dense, windows, shared_tokens(pruned, dense))
-    known, whole = made_or_begun(run.workspace, taught, pruned, settings, trains, request.target)
-    train, checkpointing = known or trains[0], False
-    if not whole:
-        train, checkpointing = what_fits(
-            pruned.streamed, dense.streamed, [known] if known else trains, seqlen=windows.seqlen, dtype=dtype,
-            text=None if request.online else windows.ids.numel(),
-        )  # fmt: skip
-        if known is None and train != trains[0]:
-            run.reporter.note(f"Memory is short: training {train} alone (--train).")
-        if checkpointing:
-            run.reporter.note("Memory is short: activations are computed again for gradients, which takes longer.")
-    settings = replace(settings, train=train, checkpointing=checkpointing)
-    return recover(run.workspace, taught, pruned, settings, run.reporter, to=request.target)
+    return named, chain
 
 
 def recovered_after(run: Run, pruned: Artifact, text: TextOptions, options: PrunedModelOptions) -> Outcome:
@@ -147,4 +161,4 @@ def recovered_after(run: Run, pruned: Artifact, text: TextOptions, options: Prun
         device=opening.device, cache_dir=opening.cache_dir, trust_remote_code=opening.trust_remote_code, out=options.out,
         max_shard_size=options.max_shard_size, name=options.name, force=options.force, dry_run=options.dry_run,
     )  # fmt: skip
-    return run.team.first(lambda: recovered(run, request))
+    return recovered(run, request)

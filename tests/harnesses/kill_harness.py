@@ -73,9 +73,9 @@ COMMANDS: dict[str, list[str]] = {
     "recover --online": [*_RECOVER, "--online"],
 }
 _TWO = ", two processes"
-COMMANDS |= {f"{name}{_TWO}": COMMANDS[name] for name in ("calibrate", "prune weights", "prune channels")}
-# Commands with hidden states, or a state of training, to go on from, where one process has them all.
-_KEEPS_STATES = ("calibrate", "prune", "recover")
+COMMANDS |= {f"{name}{_TWO}": COMMANDS[name] for name in ("calibrate", "prune weights", "prune channels", "recover")}
+# Commands with hidden states to go on from, where one process has them all, and with a state of training.
+_KEEPS_HIDDEN, _KEEPS_TRAINING = ("calibrate", "prune"), "recover"
 
 
 @dataclass
@@ -224,7 +224,8 @@ def is_swept(name: str) -> bool:
 
 
 def _keeps_states(command: str) -> bool:
-    return command.startswith(_KEEPS_STATES) and not command.endswith(_TWO)
+    alone = command.startswith(_KEEPS_HIDDEN) and not command.endswith(_TWO)
+    return alone or command.startswith(_KEEPS_TRAINING)
 
 
 def _ended_well(kill: Kill, codes: list[int], here: Path) -> bool:

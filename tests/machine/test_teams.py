@@ -1,13 +1,7 @@
 """Several processes share the windows of one run: the same sums to rounding, the same files, and a clean end when one dies."""
 
 import json
-import os
-import resource
 import signal
-import socket
-import subprocess
-import sys
-from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -16,55 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from langprune_cli.store.manifest import read_manifest
-from tests.support.command import did, langprune, one_sentence, tree
+from tests.support.command import alone, did, langprune, one_sentence, ran, torchrun, tree, two
 from tests.support.pico import save_pico
-
-
-def torchrun(*words: object, processes: int = 2) -> subprocess.Popen[str]:
-    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    line += ["-m", "langprune_cli", *map(str, words)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
-
-
-def ran(*words: object, processes: int = 2) -> str:
-    process = torchrun(*words, processes=processes)
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    return out
-
-
-def alone(*words: object) -> None:
-    subprocess.run([sys.executable, "-m", "langprune_cli", *map(str, words)], check=True, capture_output=True)
-
-
-def two(
-    *of_each: list[object],
-    folders: tuple[Path | None, Path | None] = (None, None),
-    largest_file: int | None = None,
-) -> list[subprocess.CompletedProcess[str]]:
-    """Run two processes with a command line each, without torchrun, which would end one for the other's exit code.
-
-    folders: to run them in. largest_file: bytes of the largest file that the second one may write.
-    """
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    env = {**os.environ, **place, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "langprune_cli", *map(str, words)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env | {"RANK": str(rank), "LOCAL_RANK": "0"},
-            cwd=folders[rank],
-        )
-        for rank, words in enumerate(of_each)
-    ]  # fmt: skip
-    if largest_file is not None:  # it has not even begun to import
-        resource.prlimit(running[1].pid, resource.RLIMIT_FSIZE, (largest_file, largest_file))
-    return [
-        subprocess.CompletedProcess(each.args, each.returncode, out, err)
-        for each in running
-        for out, err in [each.communicate(timeout=240)]
-    ]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What tests of whole commands share: the command line run in this process, and what a folder holds after it."""
+"""What tests of whole commands share: the command line run here or in processes of its own, and what a folder holds after it."""
 
 import contextlib
 import hashlib
@@ -6,6 +6,10 @@ import io
 import json
 import os
 import re
+import resource
+import socket
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,3 +75,54 @@ def tree(folder: Path) -> dict[str, str]:
 def snapshot(folder: Path) -> dict[str, tuple[str, int]]:
     """Return hash and time of change of every file below a folder."""
     return {name: (digest, (folder / name).stat().st_mtime_ns) for name, digest in tree(folder).items()}
+
+
+def torchrun(*words: object, processes: int = 2) -> subprocess.Popen[str]:
+    """Start a command in several processes that share its work."""
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    line += ["-m", "langprune_cli", *map(str, words)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+
+def ran(*words: object, processes: int = 2) -> str:
+    """Run a command that must succeed in several processes, and return what it put out."""
+    process = torchrun(*words, processes=processes)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    return out
+
+
+def alone(*words: object) -> None:
+    """Run a command that must succeed in one process of its own."""
+    subprocess.run([sys.executable, "-m", "langprune_cli", *map(str, words)], check=True, capture_output=True)
+
+
+def two(
+    *of_each: list[object],
+    folders: tuple[Path | None, Path | None] = (None, None),
+    largest_file: int | None = None,
+    program: tuple[str, str] = ("-m", "langprune_cli"),
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run two processes with a command line each, without torchrun, which would end one for the other's exit code.
+
+    folders: to run them in. largest_file: bytes of the largest file that the second one may write. program: what Python runs.
+    """
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
+        place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    env = {**os.environ, **place, "OMP_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, *program, *map(str, words)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env | {"RANK": str(rank), "LOCAL_RANK": "0"},
+            cwd=folders[rank],
+        )
+        for rank, words in enumerate(of_each)
+    ]  # fmt: skip
+    if largest_file is not None:  # it has not even begun to import
+        resource.prlimit(running[1].pid, resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    return [
+        subprocess.CompletedProcess(each.args, each.returncode, out, err)
+        for each in running
+        for out, err in [each.communicate(timeout=240)]
+    ]

@@ -15,6 +15,7 @@ _INPUT = "Input"
 
 
 def recover(
+    context: typer.Context,
     *,
     model: Annotated[
         str | None,
@@ -105,5 +106,6 @@ def recover(
         train=train, batch_tokens=batch_tokens, learning_rate=learning_rate, online=online, dtype=dtype, log_to=log_to, out=out,
         max_shard_size=max_shard_size, device=device, cache_dir=cache_dir, trust_remote_code=trust_remote_code, name=name,
         force=force, dry_run=dry_run, workspace=workspace, reporter=console(workspace, dry_run=dry_run),
+        team=context.obj,
     )  # fmt: skip
     show_made(recover(request), json=json)

@@ -157,6 +157,7 @@ def mask(
 
 
 def apply(
+    context: typer.Context,
     *,
     mask: Annotated[
         str | None,
@@ -207,6 +208,6 @@ def apply(
         learning_rate=learning_rate, recover=recover, model=model, revision=revision, out=out, max_shard_size=max_shard_size,
         text_only=text_only, device=device,
         cache_dir=cache_dir, trust_remote_code=trust_remote_code, name=name, force=force, dry_run=dry_run,
-        workspace=workspace, reporter=console(workspace, dry_run=dry_run),
+        workspace=workspace, reporter=console(workspace, dry_run=dry_run), team=context.obj,
     )  # fmt: skip
     show_made(apply(request), json=json)

@@ -112,13 +112,17 @@ class ForwardOptions(OpeningOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatheringOptions(ForwardOptions):
+class SharingOptions(Request):
+    """Who does the work."""
+
+    team: Team | None = field(default=None, repr=False, compare=False)  # processes that share it, each with its windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatheringOptions(ForwardOptions, SharingOptions):
     """How to collect statistics of a model."""
 
     all_experts: bool = False
-    team: Team | None = field(
-        default=None, repr=False, compare=False
-    )  # the processes that collect them, each from its windows
 
 
 @dataclass(frozen=True, kw_only=True)

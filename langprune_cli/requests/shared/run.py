@@ -15,6 +15,7 @@ from langprune_cli.requests.shared.options import (
     GatheringOptions,
     HubOptions,
     OpeningOptions,
+    SharingOptions,
 )
 from langprune_cli.requests.shared.results import Made
 from langprune_cli.requests.shared.values import folder, several, size_in_bytes, workspace_folder
@@ -199,7 +200,9 @@ def compute_of(request: Request, device: str = "auto") -> Compute:
         most = size_in_bytes("--max-memory", request.max_memory) if request.max_memory else None
         compute = replace(compute, dtype=request.dtype, batch_tokens=request.batch_tokens, max_memory=most)
     if isinstance(request, GatheringOptions):
-        compute = replace(compute, all_experts=request.all_experts, team=request.team or compute.team)
+        compute = replace(compute, all_experts=request.all_experts)
+    if isinstance(request, SharingOptions):
+        compute = replace(compute, team=request.team or compute.team)
     return compute
 
 

@@ -25,7 +25,7 @@ from langprune_cli.store.files import need_space
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.streaming.resuming import SavedStates
-from langprune_cli.streaming.walk import walk
+from langprune_cli.streaming.walk import tick_of_all, walk
 from langprune_cli.types import Windows
 
 TOP = 64  # tokens of each position
@@ -81,46 +81,53 @@ class TeacherLogits:
         return [*range(0, self.windows.count, each), self.windows.count]
 
     def made(self, workspace: Workspace, reporter: Reporter, *, force: bool = False) -> Outcome:
-        """Return the artifact, found or made; with `force` it is made again.
+        """Return the artifact, found or made; with `force` it is made again. Several processes share the windows.
 
         Raises LangpruneError if a distribution is not finite.
         """
         name = f"{self.dense.label.replace('/', '-')}-{self.windows.spec.name}"
+        team = self.dense.compute.team
 
         def make(writer: ArtifactWriter) -> Artifact:
-            need_space(writer.folder, self.size())
+            team.first(lambda: need_space(writer.folder, self.size()))
             if not writer.has(WINDOWS_PART):
                 writer.write_tensors(WINDOWS_PART, {"windows": self.windows.ids})
             if not all(writer.has(part_name(start)) for start in self.bounds[:-1]):
                 self._write(writer, reporter)
             return writer.finish()
 
-        return run_stage(self.recipe, Destination(workspace, name, force=force), make, self.size)
+        recipe = team.first(lambda: self.recipe)
+        return run_stage(recipe, Destination(workspace, name, force=force), make, self.size, team)
 
     def _write(self, writer: ArtifactWriter, reporter: Reporter) -> None:
-        streamed, ids, bounds = self.dense.streamed, self.windows.ids, self.bounds
+        streamed, ids, bounds, team = self.dense.streamed, self.windows.ids, self.bounds, self.dense.compute.team
         windows = self.windows if self.rows is None else replace(self.windows, ids=self.rows[ids.long()].to(ids.dtype))
         saved = SavedStates(writer, self.dense, windows)
         (states,), first = saved.start(len(streamed.blocks))
         reporter.begin(
             f"logits of {self.dense.label}", len(streamed.blocks), ids.numel() * (len(streamed.blocks) - first)
         )
-        for block in walk(states, first=first, tick=reporter.tick):
+        for block in walk(states, first=first, tick=tick_of_all(team, reporter.tick)):
             saved.keep([states], block.index)
         reporter.end()
-        for start, found in zip(bounds[:-1], self._parts(states.logits(), bounds), strict=True):
+        for (start, stop), found in zip(pairwise(bounds), self._parts(states.logits(), bounds), strict=True):
             if not writer.has(part_name(start)):
-                tokens, values = (torch.stack(each) for each in zip(*found, strict=True))
-                writer.write_tensors(part_name(start), {"tokens": tokens, "log_probs": values})
+                own = tuple(torch.stack(each) for each in zip(*found, strict=True))  # none of a process without windows
+                shares = [zip(*each, strict=True) for each in team.all_gather(own)]
+                in_order = [next(shares[place % team.size]) for place in range(start, stop)]
+                tokens, values = (torch.stack(each) for each in zip(*in_order, strict=True))
+                stored = {"tokens": tokens.to(_token_dtype(self.vocabulary)), "log_probs": values}
+                writer.write_tensors(part_name(start), stored)
 
     def _parts(
         self, pieces: Iterator[tuple[int, int, Tensor]], bounds: list[int]
     ) -> Iterator[list[tuple[Tensor, Tensor]]]:
-        """Yield the windows of each part, as (tokens [t, k], log-probabilities [t, k + 1])."""
+        """Yield this process's windows of each part, as (tokens [t, k], log-probabilities [t, k + 1])."""
         seqlen = self.windows.seqlen
         waiting: list[tuple[Tensor, Tensor]] = []  # of a micro-batch: [b, p, ..]
         done: list[tuple[Tensor, Tensor]] = []
-        sizes = [stop - start for start, stop in pairwise(bounds)]
+        places = self.dense.compute.team.part(torch.arange(self.windows.count))
+        sizes = [int(((places >= start) & (places < stop)).sum()) for start, stop in pairwise(bounds)]
         for _, start, logits in pieces:
             waiting.append(self._most_likely(logits))
             if start + logits.shape[1] < seqlen:
@@ -149,7 +156,7 @@ class TeacherLogits:
         if shared is not None:
             tokens = shared.to(tokens.device)[tokens]
         stored = torch.cat([values, rest], dim=-1).clamp(min=_LEAST).half()
-        return tokens.to(_token_dtype(self.vocabulary)).cpu(), stored.cpu()
+        return tokens.int().cpu(), stored.cpu()  # torch does not send uint16 to other processes
 
 
 def token_bytes(top: int, vocabulary: int) -> int:

@@ -7,17 +7,19 @@ kept: training on a small text goes on to get better on that text alone.
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
+from langprune_cli.machine.team import ALONE, Team
 from langprune_cli.models.shards import write_tensors
 from langprune_cli.stages.recover.looks import Look, kept_look
-from langprune_cli.stages.recover.student import Student
+from langprune_cli.stages.recover.student import Replica, Student
 from langprune_cli.stages.recover.teacher import Teacher
 from langprune_cli.store.files import new_file
 from langprune_cli.streaming.resuming import SAVE_AFTER_SECONDS
@@ -85,7 +87,11 @@ def look_every(steps: int) -> int:
 
 
 class Distillation:
-    """Trains, step by step; `course` and the optimizer's state are all that a step depends on."""
+    """Trains, step by step; `course` and the optimizer's state are all that a step depends on.
+
+    Of several processes, each computes its share of a step's windows and of the held-out ones. Gradients and losses are summed
+    over all, so that all take the same steps and keep the same look.
+    """
 
     def __init__(
         self,
@@ -93,14 +99,26 @@ class Distillation:
         lessons: Lessons,
         schedule: Schedule,
         autocast: Callable[[], AbstractContextManager[object]],
+        team: Team = ALONE,
     ) -> None:
+        """Begin at the first step; team: processes that all do this, each with its copy of the student."""
         self.course = Course()
+        self._team = team
         self._student, self._lessons, self._schedule, self._autocast = student, lessons, schedule, autocast
         self._trained = list(student.trained.values())
         self._optimizer = torch.optim.AdamW(
             self._trained, lr=schedule.rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
         )
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))  # the turn, and its order of the windows
+        self._model = self._replica()
+
+    def _replica(self) -> Replica | DistributedDataParallel:
+        """Return the student, with gradients that are averaged over all processes."""
+        own = Replica(self._student)
+        if self._team.size == 1:
+            return own
+        with self._team.collectives():  # tokens may reach some experts in one process only, or in none
+            return DistributedDataParallel(own, find_unused_parameters=True, gradient_as_bucket_view=True)
 
     def run(
         self, save: Callable[[], None], tick: Callable[[int], None], stepped: Callable[[float, float], None]
@@ -131,17 +149,33 @@ class Distillation:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         windows = self._windows(course.step)
+        share = self._team.part(windows)
+        # Gradients become the mean over processes, so each weighs their number. A process without a share computes what does not
+        # count: all have to take part.
+        mine, weight = (share, self._team.size) if len(share) else (windows[:1], 0)
+        parts = torch.split(mine, schedule.micro_windows)
         total = torch.zeros((), dtype=torch.float64)
-        for part in torch.split(windows, schedule.micro_windows):
-            loss = self._loss(part)
-            torch.autograd.backward(loss / (len(windows) * seqlen))
-            total += loss.detach().double().cpu()
-            tick(len(part) * seqlen)
+        for number, part in enumerate(parts, 1):
+            with self._collecting(last=number == len(parts)):
+                loss = self._loss(part)
+                torch.autograd.backward(loss * weight / (len(windows) * seqlen))
+            if len(share):
+                total += loss.detach().double().cpu()
+            tick(len(part) * len(windows) // len(mine) * seqlen)
+        self._team.all_reduce([total])
         torch.nn.utils.clip_grad_norm_(self._trained, _MOST_GRADIENT)
         self._optimizer.step()
         self._optimizer.zero_grad()
         course.losses.append(float(total) / (len(windows) * seqlen))
         course.step += 1
+
+    @contextmanager
+    def _collecting(self, *, last: bool) -> Iterator[None]:
+        """Collect the gradients of a micro-batch; with those of the last one, the sums go to all processes."""
+        model = self._model
+        alone = model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
+        with self._team.collectives(), alone:
+            yield
 
     def _windows(self, step: int) -> Tensor:
         """Return the places of a step's windows [b]: all in random order, then again in another."""
@@ -159,23 +193,26 @@ class Distillation:
         ids = self._lessons.ids[places].long().to(self._trained[0].device)
         with self._autocast():
             divergence = self._lessons.teacher(places, ids)
-            logits = self._student.logits(ids)
+            logits = self._model(ids)
         return divergence(logits)
 
     def _look(self) -> Look:
         """Measure the loss on held-out windows with the weights as they would be stored, and keep the best."""
         course, held = self.course, self._lessons.held_out
         tensors = self._student.rounded() if course.step else {}
+        mine = self._team.part(held)
+        parts = torch.split(mine, self._schedule.micro_windows) if len(mine) else ()
         with torch.no_grad(), self._student.as_stored(tensors):
-            total = math.fsum(float(self._loss(part)) for part in torch.split(held, self._schedule.micro_windows))
+            total = torch.tensor(math.fsum(float(self._loss(part)) for part in parts), dtype=torch.float64)
+        self._team.all_reduce([total])
         loss = sum(course.losses) / len(course.losses) if course.losses else None
         seqlen = self._lessons.ids.shape[1]
         tokens = course.step * self._schedule.step_windows * seqlen
-        look: Look = {"tokens": tokens, "loss": loss, "held_out": total / (len(held) * seqlen)}
+        look: Look = {"tokens": tokens, "loss": loss, "held_out": float(total) / (len(held) * seqlen)}
         course.looks.append(look)
         course.losses = []
         if course.best == len(course.looks) - 1:
-            course.kept = tensors
+            course.kept = tensors if self._team.leads else {}  # the first process writes them
         return look
 
     def save(self, path: Path) -> None:
@@ -205,7 +242,8 @@ class Distillation:
                 {"tokens": int(tokens), "loss": None if math.isnan(loss) else loss, "held_out": held}
                 for tokens, loss, held in saved.get_tensor("looks").tolist()
             ]
-            kept = {name[5:]: saved.get_tensor(name) for name in names if name.startswith("kept.")}
+            best = [name for name in names if name.startswith("kept.") and self._team.leads]
+            kept = {name.removeprefix("kept."): saved.get_tensor(name) for name in best}
             state = {
                 name: {key: saved.get_tensor(f"{key}.{name}") for key in ("weight", "step", "exp_avg", "exp_avg_sq")}
                 for name in self._student.trained

@@ -25,6 +25,17 @@ def kept_look(looks: Sequence[Look]) -> int:
     return min(range(len(looks)), key=lambda number: looks[number]["held_out"])
 
 
+def said(look: Look, tokens: int) -> str:
+    """Return the sentence on a look of a training on `tokens` tokens."""
+    read = "" if look["loss"] is None else f"loss {look['loss']:.4f}, "
+    return f"After {look['tokens']:,} of {tokens:,} tokens: {read}{look['held_out']:.4f} on held-out windows."
+
+
+def is_finite(look: Look) -> bool:
+    """Return whether the losses of a look are finite."""
+    return all(isfinite(each) for each in (look["held_out"], look["loss"] or 0.0))
+
+
 def read_looks(artifact: Artifact) -> list[Look]:
     """Return the looks of a recovered model, one or more; raises LangpruneError if they are missing or damaged."""
     data = artifact.read(RECOVERY_PART)

@@ -1,5 +1,6 @@
 """What recovery takes in memory, by what is trained, and what is trained if nobody says so."""
 
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ import torch
 from langprune_cli.defaults import TRAINS, Train
 from langprune_cli.errors import LangpruneError
 from langprune_cli.layouts.linears import linear_shapes
+from langprune_cli.machine.team import ALONE, Team
 from langprune_cli.models.composites import text_paths
 from langprune_cli.models.protocols import CausalModel
 from langprune_cli.models.skeleton import find_blocks
@@ -114,14 +116,15 @@ def what_fits(
     seqlen: int,
     dtype: torch.dtype,
     text: int | None,  # see `recovery_bytes`
+    team: Team = ALONE,
 ) -> tuple[Train, bool]:
-    """Return the first of `asked` that the device has memory for, and whether only with checkpointing.
+    """Return the first of `asked` that the device has memory for, and whether only with checkpointing; the same in all processes.
 
     Checkpointing costs a pass of the student, but training less costs quality: each way is tried with it before the next.
 
     Raises LangpruneError with what each would take if it has none, and if none would train anything.
     """
-    free = free_bytes(student.device)
+    free = _free_bytes(student.device, team)
     ours = Sizes.of(student.model, student.checkpoint.float_dtype(), untied=student.untied)
     theirs = Sizes.of(teacher.model, teacher.dtype, untied=teacher.untied)
     if not any(trained_numbers(ours, each) for each in asked):
@@ -131,9 +134,10 @@ def what_fits(
         )
 
     def need(train: Train, *, checkpointing: bool) -> int:
-        return recovery_bytes(
+        alone = recovery_bytes(
             ours, theirs, train, seqlen=seqlen, dtype=dtype, text=text, checkpointing=checkpointing
         )  # fmt: skip
+        return alone + (_MASTER * trained_numbers(ours, train) if team.size > 1 else 0)  # where gradients are summed
 
     for each in asked:
         for checkpointing in (False, True):
@@ -144,3 +148,11 @@ def what_fits(
         f"{student.device.type} has {(free or 0) / 1e9:,.1f} GB free, and recovery takes about: {takes}; choose a --train that "
         "fits, or another machine"
     )
+
+
+def _free_bytes(device: torch.device, team: Team) -> int | None:
+    """Return the memory that each process has, None if unknown; processes with the same device have equal shares of it."""
+    found = team.all_gather(((platform.node(), str(device)), free_bytes(device)))
+    places = [place for place, _ in found]
+    known = [free // places.count(place) for place, free in found if free is not None]
+    return min(known) if len(known) == len(found) else None

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from langprune_cli.stages.recover.block_tuning import held_out
 from langprune_cli.stages.recover.cached_logits import CachedTeacher, TeacherLogits
 from langprune_cli.stages.recover.checking import as_updated, check_trained
 from langprune_cli.stages.recover.distilling import Distillation, Lessons, Schedule, steps_of
-from langprune_cli.stages.recover.looks import RECOVERY_PART, Look
+from langprune_cli.stages.recover.looks import RECOVERY_PART, Look, is_finite, said
 from langprune_cli.stages.recover.memory import micro_windows
 from langprune_cli.stages.recover.student import Student, checkpointed
 from langprune_cli.stages.recover.teacher import OnlineTeacher, Teacher, check_tokens
@@ -72,7 +73,7 @@ def recover(
 
     The pruned model is in memory as a whole, and with `online` the teacher too. Zeros of the blocks' linears stay, and what is
     not trained keeps its bits. The step with the least loss on held-out windows is kept, with weights rounded to the checkpoint's
-    dtype; if none is better than before, all weights stay as they were.
+    dtype; if none is better than before, all weights stay as they were. Several processes share the windows; the first writes.
     Raises LangpruneError for text with tokens that the teacher lacks, or without windows to hold out, and for losses that are not
     finite.
     """
@@ -86,7 +87,8 @@ def recover(
             "and one to hold out of the same text: give more text, or a smaller --seqlen"
         )
     check_tokens(windows, taught.rows, pruned, teacher)
-    recipe = _recipe(taught, pruned, settings)
+    team = pruned.compute.team
+    recipe = team.first(lambda: _recipe(taught, pruned, settings))
 
     def make(writer: ArtifactWriter) -> Artifact:
         logits = None if settings.online else taught.made(workspace, reporter, force=to.force).artifact
@@ -95,7 +97,7 @@ def recover(
     where = _destination(workspace, pruned, to)
     if workspace.planned is not None and not settings.online and made_before(recipe, where) is None:
         taught.made(workspace, reporter, force=to.force)
-    return run_stage(recipe, where, make)
+    return run_stage(recipe, where, make, team=team)
 
 
 def made_or_begun(
@@ -145,15 +147,17 @@ class Recovery:
     ) -> None:
         self._writer = writer
         self._taught, self._logits = taught, logits
-        self._teacher, self._pruned = taught.dense.streamed, pruned.streamed
+        self._teacher, self._pruned, self._team = taught.dense.streamed, pruned.streamed, pruned.compute.team
         self._windows, self._settings, self._reporter = taught.windows, settings, reporter
         self._target = ModelWriter(writer, pruned, settings.max_shard_bytes)
-        self._target.need_space()
+        self._team.first(self._target.need_space)
 
     def run(self) -> Artifact:
         """Train, write what came of it, and read it back."""
         kept = self._trained()
+        return self._team.first(lambda: self._written(kept))
 
+    def _written(self, kept: dict[str, Tensor]) -> Artifact:
         def of_block(index: int) -> dict[str, UpdatedLinear]:
             return as_updated(index, {name: kept[name] for name in self._pruned.tensor_names(index) if name in kept})
 
@@ -166,6 +170,11 @@ class Recovery:
         settings, held = self._settings, _held_out_of(self._windows)
         seqlen = self._windows.seqlen
         steps, step_windows = steps_of(settings.tokens, settings.batch_tokens, seqlen)
+        if self._team.size > step_windows:
+            self._reporter.note(
+                f"A step has {step_windows} window{'s' * (step_windows > 1)}, so that {self._team.size - step_windows} of "
+                f"{self._team.size} processes have no work: a larger --batch-tokens gives it to them, and other steps."
+            )
         with ExitStack() as loaded:
             teacher = self._opened_teacher(loaded)
             parameters = loaded.enter_context(self._pruned.whole())
@@ -173,23 +182,23 @@ class Recovery:
             loaded.callback(student.release)
             if settings.checkpointing:
                 loaded.enter_context(checkpointed(self._pruned.blocks))
-            self._target.need_space(2 * student.state_bytes)  # a new state is written beside the last
+            state = student.state_bytes
+            self._team.first(lambda: self._target.need_space(2 * state))  # a new one is written beside the last
             lessons = Lessons(self._windows.ids, (~held).nonzero().flatten(), held.nonzero().flatten(), teacher)
             rate = settings.rate(self._pruned.config.get_text_config().hidden_size)
             schedule = Schedule(steps, step_windows, micro_windows(seqlen), rate, settings.seed)
-            distillation = Distillation(student, lessons, schedule, self._autocast)
-            scratch = self._writer.scratch
-            if scratch.exists() and distillation.restore(scratch):
-                done = distillation.course.step
-                self._reporter.note(f"Resuming {self._writer.folder.name}: {done} of {steps} steps are done.")
+            distillation = Distillation(student, lessons, schedule, self._autocast, self._team)
+            self._resume(distillation, steps)
             manifest = self._writer.manifest
             training = Tracked(self._writer.folder.name, manifest.key, manifest.params, distillation.course.step)
-            log = loaded.enter_context(tracking(settings.log_to, training, self._reporter))
+            log_to = settings.log_to if self._team.leads else None
+            log = loaded.enter_context(tracking(log_to, training, self._reporter))
             left = (steps - distillation.course.step) * step_windows * seqlen
             self._reporter.begin(f"recover {self._writer.folder.name}", 0, left)
 
             def save() -> None:
-                distillation.save(scratch)
+                if self._team.leads:
+                    distillation.save(self._writer.scratch)
                 self._writer.write(RECOVERY_PART, readable_json({"looks": distillation.course.looks}))
 
             def stepped(loss: float, rate: float) -> None:
@@ -197,13 +206,8 @@ class Recovery:
                 log({"loss": loss, "learning_rate": rate, "tokens": step * step_windows * seqlen}, step)
 
             for look in distillation.run(save, lambda tokens: self._reporter.tick(0, tokens), stepped):
-                if not _finite(look):
-                    self._forget()
-                    raise LangpruneError(
-                        f"the loss after {look['tokens']} tokens is not finite: give a smaller --learning-rate, or --dtype "
-                        "float32"
-                    )
-                self._reporter.note(_said(look, steps * step_windows * seqlen))
+                self._team.first(partial(self._need_finite, look))
+                self._reporter.note(said(look, steps * step_windows * seqlen))
                 log({"held_out_loss": look["held_out"]}, distillation.course.step)
             self._reporter.end()
             save()
@@ -220,6 +224,24 @@ class Recovery:
         loaded.enter_context(self._teacher.whole())
         rows = self._taught.rows
         return OnlineTeacher(self._teacher.model, None if rows is None else rows.to(self._teacher.device))
+
+    def _resume(self, distillation: Distillation, steps: int) -> None:
+        """Go on from the saved state, if there is one; raises LangpruneError if not all processes see the same."""
+        scratch = self._writer.scratch
+        if scratch.exists() and distillation.restore(scratch):
+            done = distillation.course.step
+            self._reporter.note(f"Resuming {self._writer.folder.name}: {done} of {steps} steps are done.")
+        if len(set(self._team.all_gather(distillation.course.step))) > 1:
+            raise LangpruneError(
+                f"{scratch} is not the same for all processes: give them a workspace on a disk that all of them see"
+            )
+
+    def _need_finite(self, look: Look) -> None:
+        if not is_finite(look):
+            self._forget()
+            raise LangpruneError(
+                f"the loss after {look['tokens']} tokens is not finite: give a smaller --learning-rate, or --dtype float32"
+            )
 
     def _forget(self) -> None:
         """Remove what the next run would go on from, as it would end the same way; run_stage then removes the folder."""
@@ -271,12 +293,3 @@ def _recipe(taught: TeacherLogits, pruned: OpenedModel, settings: RecoverSetting
         },
         environment=pruned.environment(),
     )  # fmt: skip
-
-
-def _said(look: Look, tokens: int) -> str:
-    read = "" if look["loss"] is None else f"loss {look['loss']:.4f}, "
-    return f"After {look['tokens']:,} of {tokens:,} tokens: {read}{look['held_out']:.4f} on held-out windows."
-
-
-def _finite(look: Look) -> bool:
-    return all(abs(each) < float("inf") for each in (look["held_out"], look["loss"] or 0.0))

@@ -126,6 +126,20 @@ class Student:
         return change if removed is None else change.masked_fill(removed, 0.0)
 
 
+class Replica(nn.Module):
+    """A student as DistributedDataParallel takes it: a module whose parameters are what is trained, and nothing else."""
+
+    def __init__(self, student: Student) -> None:
+        """Share the student's parameters."""
+        super().__init__()
+        self._logits = student.logits
+        self.trained = nn.ParameterList(student.trained.values())
+
+    def forward(self, ids: Tensor) -> Tensor:  # [b, t] -> [b, t, v]
+        """Return the student's logits."""
+        return self._logits(ids)
+
+
 @contextmanager
 def checkpointed(blocks: Iterable[nn.Module]) -> Iterator[None]:
     """Keep only what each block reads for its gradient meanwhile, and compute the rest of it again (arXiv 1604.06174).

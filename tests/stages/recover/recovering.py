@@ -23,9 +23,11 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "windows.safetensors"
 
 
-def pruned(family: str, pattern: str, data: Path, *, dtype: torch.dtype = torch.float32) -> Artifact:
+def pruned(
+    family: str, pattern: str, data: Path, *, dtype: torch.dtype = torch.float32, **settings: object
+) -> Artifact:
     folder = data.parent / "model"
-    save_pico(family, folder, dtype=dtype)
+    save_pico(family, folder, dtype=dtype, **settings)
     return langprune_cli.prune(
         model=folder, data=data, pattern=pattern, method="magnitude", update="none", name="cut"
     ).artifact
