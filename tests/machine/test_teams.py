@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from langprune_cli.machine.team import PeerLostError, Team
 from langprune_cli.store.manifest import read_manifest
 from tests.support.command import alone, did, langprune, one_sentence, ran, torchrun, tree, two
 from tests.support.pico import save_pico
@@ -149,13 +150,21 @@ stages:
   - calibrate: {{data: {windows}, name: sums}}
   - mask: {{sparsity: 0.5}}
   - apply
+  - recover: {{data: {windows}, tokens: "336", batch-tokens: 48, learning-rate: 0.001}}
   - prune: {{data: {windows}, pattern: "channels:0.25", name: narrow}}
   - export: {{model: narrow, out: {recipe.with_suffix(".out")}}}
 """,
             encoding="utf-8",
         )
     document = json.loads(ran("run", recipes[0], "--json"))  # one document, of the first process
-    assert [each["command"] for each in document["stages"]] == ["calibrate", "mask", "apply", "prune", "export"]
+    assert [each["command"] for each in document["stages"]] == [
+        "calibrate",
+        "mask",
+        "apply",
+        "recover",
+        "prune",
+        "export",
+    ]
     alone("run", recipes[1])
     shared, one = (tree(recipe.with_suffix("")) for recipe in recipes)
     assert shared.keys() == one.keys()
@@ -207,6 +216,14 @@ def test_more_processes_than_windows(tmp_path: Path, windows: Path) -> None:
     assert process.returncode != 0
     assert err.count("error: 1 windows cannot be shared by 2 processes: start fewer of them") == 1
     assert not (tmp_path / "w" / "stats").exists() or not list((tmp_path / "w" / "stats").iterdir())
+
+
+def test_only_an_error_of_gloo_says_that_another_process_is_gone() -> None:
+    team = Team(0, 2)
+    with pytest.raises(PeerLostError, match="another process of this run ended"), team.collectives():
+        raise RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Connection reset by peer")
+    with pytest.raises(RuntimeError, match="out of memory"), team.collectives():
+        raise RuntimeError("CUDA out of memory")
 
 
 def _opened_by(process: psutil.Process) -> list[str]:
