@@ -141,8 +141,9 @@ def section(table: Table, cells: list[dict[str, Any]]) -> str:
         sound = ratios and all(ratio > 0 for ratio in ratios)
         mean = f"{statistics.geometric_mean(ratios):.3f}" if sound else ""
         mean += f" ({len(ratios)} cells)" if mean and len(ratios) < len(columns) else ""
-        seconds = statistics.fmean(cell["seconds"] for cell in row if cell)
-        lines.append(f"| {recipe} | {' | '.join(map(_shown, row))} | {mean} | {seconds:.1f} |")
+        took = [cell["seconds"] for cell in row if cell and cell["seconds"] is not None]
+        seconds = f"{statistics.fmean(took):.1f}" if took else ""
+        lines.append(f"| {recipe} | {' | '.join(map(_shown, row))} | {mean} | {seconds} |")
     return "\n".join(lines) + "\n"
 
 
@@ -165,7 +166,8 @@ def document(cells: list[dict[str, Any]], about: str) -> str:
         "",
         "A cell has the lost nats x 1000, log(ppl / dense ppl), and in brackets the ppl; then, where it was measured, the lost",
         "nats on the other language, for which the model was not pruned. The last two columns: the geometric mean of the ratios",
-        "of lost nats to those of one recipe, and the seconds that pruning took, as a mean of the cells.",
+        "of lost nats to those of one recipe, and the seconds that pruning took, as a mean of the cells; none where other work",
+        "ran beside.",
     ]
     sections = []
     for table in TABLES.values():
@@ -186,6 +188,7 @@ def main() -> None:
     parser.add_argument("--table", choices=TABLES, action="append", help="may be given several times; all if left out")
     parser.add_argument("--recipe", action="append", help="may be given several times; all if left out")
     parser.add_argument("--patterns", help="with commas between; all if left out")
+    parser.add_argument("--busy", action="store_true", help="other work runs beside: leave the seconds out")
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "quality.json")
     chosen = parser.parse_args()
     known = json.loads(chosen.results.read_text()) if chosen.results.exists() else {"about": "", "cells": []}
@@ -210,6 +213,7 @@ def main() -> None:
             options = (*table.recipes[recipe], *table.patterns[pattern])
             cell = measure(workspace, chosen.model, chosen.text, text, options)
             cells.append({"language": text.language, "pattern": pattern, "recipe": recipe, **cell})
+            cells[-1]["seconds"] = None if chosen.busy else cell["seconds"]
             sys.stderr.write(f"{text.language} {pattern} {recipe}: ppl {cell['ppl']:.3f}, {cell['seconds']:.1f} s\n")
             chosen.results.write_text(json.dumps({"about": about, "cells": cells}, indent=1) + "\n")
     chosen.results.with_suffix(".md").write_text(document(cells, about))
