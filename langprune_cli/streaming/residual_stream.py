@@ -50,6 +50,8 @@ def find_stream(
         ):  # a linear's, for the module that ends in it
             values[module] = value
     before, after = few(hidden), few(output)
+    if not all(bool(torch.isfinite(each).all()) for each in (before, after, *values.values())):
+        return NO_STREAM  # whoever collects statistics says which values are not finite
     unit = torch.finfo(output.dtype).eps * torch.stack([before, after, *values.values()]).abs().amax(0)
     unit.clamp_(min=torch.finfo(torch.float32).tiny)
     own, others = [each for each in values if each in linears], [each for each in values if each not in linears]
