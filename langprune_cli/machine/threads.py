@@ -12,7 +12,7 @@ Found = TypeVar("Found")
 
 # Weights in a slice: one megabyte in float32, so that it and its results stay in a core's second-level cache.
 _SLICE = 1 << 18
-_LEAST = 1 << 14
+_LEAST = 1 << 14  # weights; a smaller slice is not worth a thread of its own
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def over_rows(
     if device.type != "cpu":
         return [work(slice(0, rows))]
     threads = torch.get_num_threads()
-    least = -(-_LEAST // max(1, columns))  # rows that are worth a thread of their own
+    least = -(-_LEAST // max(1, columns))
     step = max(1, min(_SLICE // max(1, columns), max(least, -(-rows // threads))))
     slices = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
     if threads > 1 and len(slices) > 1:

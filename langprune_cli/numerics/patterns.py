@@ -139,23 +139,6 @@ def choose_in_steps(
     return _drop_lowest(score.reshape(1, -1), after - before).view_as(score)
 
 
-def keep_gradually(
-    score: Tensor,  # float32 [o, i], higher = keep
-    pattern: Pattern,
-    share: float,  # 0..1 of what the pattern removes
-) -> Tensor:  # bool [o, i]
-    """Choose over a whole linear, but prune only the lowest share of the weights that the pattern would prune."""
-    flat = score.reshape(1, -1)
-    if not pattern.keep_of:
-        return _drop_lowest(flat, prune_count(flat.shape[1], pattern.sparsity * share)).view_as(score)
-    keep = keep_mask(score, pattern)
-    if share >= 1:
-        return keep
-    leaving = keep.numel() - count_true(keep)
-    flat = score.masked_fill(keep, torch.inf).reshape(1, -1)
-    return _drop_lowest(flat, prune_count(leaving, share)).view_as(score)
-
-
 def threshold_of(
     score: Tensor,  # float32 [o, i], of all rows or a sample of them
     pattern: Pattern,
@@ -163,7 +146,7 @@ def threshold_of(
 ) -> Tensor:  # [1, 1]
     """Return the highest score that goes where only the lowest share of what the pattern prunes does; below all for none.
 
-    Above it `keep_above` keeps what `keep_gradually` does, but for ties.
+    `keep_above` keeps what is above it, and with N:M what the pattern keeps of each group.
     """
     going = score.reshape(1, -1)
     if pattern.keep_of:

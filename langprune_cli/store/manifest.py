@@ -46,11 +46,6 @@ class Manifest:
         return keys if isinstance(keys, list) else []
 
     @property
-    def of_pruned_blocks(self) -> bool:
-        """Return whether they are statistics that `prune` collected behind blocks that it had pruned."""
-        return self.params.get("propagation", "dense") != "dense"
-
-    @property
     def text(self) -> TextRecord:
         """Return what is known of the text behind it; {} if it has none."""
         return self.about.get("text") or {}
@@ -70,6 +65,11 @@ class Described(Protocol):
     @property
     def params(self) -> Params:
         """Return the settings that it was made with."""
+
+
+def of_pruned_blocks(manifest: Described) -> bool:
+    """Return whether they are statistics that `prune` collected behind blocks that it had pruned."""
+    return manifest.params.get("propagation", "dense") != "dense"
 
 
 def is_artifact(folder: Path) -> bool:

@@ -45,9 +45,8 @@ def find_stream(
     values: dict[nn.Module, Tensor] = {}
     for module in sorted(alike, key=lambda each: each not in linears):
         value = few(outputs[module])
-        if not any(
-            torch.equal(value, other) for other in values.values()
-        ):  # a linear's, for the module that ends in it
+        # A module that ends in a linear puts out the same.
+        if not any(torch.equal(value, other) for other in values.values()):
             values[module] = value
     before, after = few(hidden), few(output)
     if not all(bool(torch.isfinite(each).all()) for each in (before, after, *values.values())):

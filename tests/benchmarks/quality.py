@@ -212,8 +212,8 @@ def main() -> None:
         for table, text, pattern, recipe in todo:
             options = (*table.recipes[recipe], *table.patterns[pattern])
             cell = measure(workspace, chosen.model, chosen.text, text, options)
-            cells.append({"language": text.language, "pattern": pattern, "recipe": recipe, **cell})
-            cells[-1]["seconds"] = None if chosen.busy else cell["seconds"]
+            took = None if chosen.busy else cell["seconds"]
+            cells.append({"language": text.language, "pattern": pattern, "recipe": recipe, **cell, "seconds": took})
             sys.stderr.write(f"{text.language} {pattern} {recipe}: ppl {cell['ppl']:.3f}, {cell['seconds']:.1f} s\n")
             chosen.results.write_text(json.dumps({"about": about, "cells": cells}, indent=1) + "\n")
     chosen.results.with_suffix(".md").write_text(document(cells, about))

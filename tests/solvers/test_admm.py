@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from langprune_cli.methods.method import get_method
-from langprune_cli.numerics.patterns import Pattern, follows, keep_gradually, keep_mask, prune_count
+from langprune_cli.numerics.patterns import Pattern, follows, keep_above, keep_mask, prune_count, threshold_of
 from langprune_cli.updates.update import get_update
 from tests.support.hessians import correlated, loss, site_of
 
@@ -89,10 +89,8 @@ def test_dead_columns_leave_first() -> None:
 @given(st.floats(0, 1), st.sampled_from(PATTERNS))
 def test_a_share_of_a_pattern_removes_that_share_of_what_it_removes(share: float, pattern: Pattern) -> None:
     score = torch.rand(11, 30, generator=torch.Generator().manual_seed(0))
-    keep = keep_gradually(score, pattern, share)
-    whole = keep_gradually(score, pattern, 1.0)
+    keep, whole = (keep_above(score, pattern, threshold_of(score, pattern, each)) for each in (share, 1.0))
     assert bool((keep | ~whole).all())  # what stays at last has stayed all along
     leaving = whole.numel() - int(whole.sum())
     assert abs(keep.numel() - int(keep.sum()) - share * leaving) <= 1
-    if pattern.m:
-        assert torch.equal(whole, keep_mask(score, pattern))
+    assert torch.equal(whole, keep_mask(score, pattern, group="layer"))

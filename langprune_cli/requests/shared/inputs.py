@@ -23,9 +23,10 @@ def stats_for(run: Run, needs: Needs, what: str, named: str | None) -> Artifact 
         return run.workspace.find("stats", named)
 
     from langprune_cli.stages.statistics.collecting import has_hessians, of_norms  # noqa: PLC0415
+    from langprune_cli.store.manifest import of_pruned_blocks  # noqa: PLC0415
 
     def will_do(manifest: Described) -> bool:
-        dense = of_norms(manifest) and manifest.params["propagation"] == "dense"
+        dense = of_norms(manifest) and not of_pruned_blocks(manifest)
         return dense and (needs != "hessian" or "hessian" in manifest.params["collect"])
 
     newest = run.workspace.newest("stats", where=will_do) or run.workspace.newest("stats", where=of_norms)

@@ -31,7 +31,7 @@ from langprune_cli.stages.statistics.sites import text_record
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
 from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
 from langprune_cli.store.files import need_space
-from langprune_cli.store.manifest import Manifest
+from langprune_cli.store.manifest import Manifest, of_pruned_blocks
 from langprune_cli.store.target import TARGET, Target
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.text.windows import fingerprint
@@ -114,7 +114,7 @@ def _need_same_model(parents: Sequence[Artifact], field: Literal["model", "token
 def _joined_windows(parents: Sequence[Artifact]) -> Tensor:  # int32 [n, t]
     """Return the windows of all parents; raises LangpruneError if their statistics do not add up."""
     for parent in parents:
-        if parent.manifest.of_pruned_blocks:
+        if of_pruned_blocks(parent.manifest):
             raise LangpruneError(
                 f"stats {parent.name} come from a model pruned block by block, and add up with no others: run "
                 f"langprune calibrate --data {parent.folder / WINDOWS_PART}"

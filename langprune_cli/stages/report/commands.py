@@ -13,6 +13,7 @@ from langprune_cli.stages.evaluate.rows import Row
 from langprune_cli.stages.export.public import public_name
 from langprune_cli.stages.report.options import Words, option, words_of
 from langprune_cli.store.artifact import Artifact
+from langprune_cli.store.manifest import of_pruned_blocks
 from langprune_cli.streaming.model_choice import DEMO
 from langprune_cli.templates.markup import clean
 from langprune_cli.text.hub import HUB_PREFIX
@@ -55,7 +56,7 @@ class Commands:
         self._shown = shown
         self._names = {each.key: each.name for each in sources}
         self._models = [each for each in sources if each.manifest.kind == "models"]
-        self._propagated = {each.key: each for each in sources if each.manifest.of_pruned_blocks}
+        self._propagated = {each.key: each for each in sources if of_pruned_blocks(each.manifest)}
         self._together = self._made_together()
         self._names |= self._together
 
@@ -139,11 +140,8 @@ class Commands:
         inputs, params, about = mask.manifest.inputs, mask.manifest.params, mask.manifest.about
         if "masks" in inputs:
             ranked = "ranked_by" in params and params["pattern"] == "unstructured"
-            how = [
-                "--how",
-                params["method"].partition(" of ")[0],
-                *option("--sparsity", params["sparsity"] if ranked else None),
-            ]
+            how = ["--how", params["method"].partition(" of ")[0]]
+            how += option("--sparsity", params["sparsity"] if ranked else None)
             return [["combine", "masks", *self._named(inputs["masks"]), *how]]
         model = self._of_model(about["model"])
         if (

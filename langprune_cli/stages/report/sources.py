@@ -9,7 +9,7 @@ from langprune_cli.models.checkpoint import Checkpoint
 from langprune_cli.records import ModelRecord, RecoveredRecord, TextRecord, TunedRecord
 from langprune_cli.store.artifact import WEIGHTS, Artifact, open_artifact
 from langprune_cli.store.building import Reporter
-from langprune_cli.store.manifest import Manifest
+from langprune_cli.store.manifest import Manifest, of_pruned_blocks
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.model_choice import model_artifact
 
@@ -94,11 +94,11 @@ def sources_behind(
 def _pruned_with(artifact: Artifact, workspace: Workspace) -> Iterator[Artifact]:
     """Yield the mask and the model made from statistics of pruned blocks, and the model made from such a mask."""
     manifest, key = artifact.manifest, artifact.key
-    if manifest.of_pruned_blocks:
+    if of_pruned_blocks(manifest):
         for kind in ("masks", "models"):
             yield from list(workspace.having(kind, lambda outline: outline.inputs.get("stats") == key))[:1]
     gathered = workspace.by_key("stats", manifest.stats) if manifest.kind == "masks" and manifest.stats else None
-    if gathered and gathered.manifest.of_pruned_blocks:
+    if gathered and of_pruned_blocks(gathered.manifest):
         yield from list(workspace.having("models", lambda outline: outline.inputs.get("mask") == key))[:1]
 
 

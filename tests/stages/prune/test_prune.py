@@ -188,7 +188,9 @@ def test_propagation_dense_is_the_chained_stages(case: str, tmp_path: Path, pico
 REMADE: dict[str, list[str]] = {
     "wanda": ["--method", "wanda"],
     "wanda with pcg": ["--method", "wanda", "--update", "pcg", "--pattern", "4:8"],
+    "wanda with pcg, corrected": ["--method", "wanda", "--update", "pcg", "--propagation", "corrected"],
     "sparsegpt": ["--method", "sparsegpt", "--damping", "0.05", "--sparsity", "0.3"],
+    "sparsegpt, corrected": ["--method", "sparsegpt", "--propagation", "corrected"],
     "sparsegpt with tails": ["--method", "sparsegpt", "--pattern", "3:5", "--exclude", r"layers\.1\.|k_proj"],
     "admm": [],
     "admm with none": ["--update", "none", "--pattern", "2:4"],
@@ -209,7 +211,12 @@ def test_mask_and_apply_make_the_same_of_its_statistics(
     shutil.copytree(made / "stats", other / "stats")
     options = {"--method": "admm"} | dict(zip(REMADE[case][::2], REMADE[case][1::2], strict=True))
     update = [word for option in ("--update", "--damping") if option in options for word in (option, options[option])]
-    choice = [word for option, value in options.items() if option != "--update" for word in (option, value)]
+    choice = [
+        word
+        for option, value in options.items()
+        if option not in {"--update", "--propagation"}
+        for word in (option, value)
+    ]
     did("mask", "-w", other, "-m", tmp_path / "model", "--stats", name, *choice, "--name", name)
     did("apply", "-w", other, *update, "--name", name)
     for kind in ("masks", "models"):
