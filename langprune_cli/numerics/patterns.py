@@ -114,7 +114,7 @@ def keep_mask(
     if count == 0:
         return torch.ones_like(score, dtype=torch.bool)
     if ties == "together" and group == "layer" and count < flat.shape[1]:
-        keep = flat > _kth_lowest(flat, count + 1)
+        keep = flat > kth_lowest(flat, count + 1)
         removed = keep.numel() - count_true(keep)
         if removed - count <= _MOST_TIES * keep.numel():
             return keep.view_as(score)
@@ -137,34 +137,6 @@ def choose_in_steps(
         return _n_best(score, n) if width == m else torch.ones_like(score, dtype=torch.bool)
     before, after = (prune_count(rows * columns, pattern.sparsity) for columns in (first, first + width))
     return _drop_lowest(score.reshape(1, -1), after - before).view_as(score)
-
-
-def threshold_of(
-    score: Tensor,  # float32 [o, i], of all rows or a sample of them
-    pattern: Pattern,
-    share: float,  # 0..1 of what the pattern removes
-) -> Tensor:  # [1, 1]
-    """Return the highest score that goes where only the lowest share of what the pattern prunes does; below all for none.
-
-    `keep_above` keeps what is above it, and with N:M what the pattern keeps of each group.
-    """
-    going = score.reshape(1, -1)
-    if pattern.keep_of:
-        going = score[~keep_mask(score, pattern)].reshape(1, -1)
-        count = prune_count(going.shape[1], share)
-    else:
-        count = prune_count(going.shape[1], pattern.sparsity * share)
-    return _kth_lowest(going, count) if count else score.new_full((1, 1), -1.0)
-
-
-def keep_above(
-    score: Tensor,  # float32 [o, i], not negative
-    pattern: Pattern,
-    least: Tensor,  # [o, 1], or one for all rows
-) -> Tensor:  # bool [o, i]
-    """Mark the scores above `least`, and those that N:M keeps."""
-    above = score > least
-    return above | keep_mask(score, pattern) if pattern.keep_of else above
 
 
 def follows(
@@ -223,7 +195,7 @@ def _drop_lowest(
     """Mark all but the `count` lowest of each row; of ties the earlier column is pruned first."""
     if count == 0:
         return torch.ones_like(score, dtype=torch.bool)
-    threshold = _kth_lowest(score, count)
+    threshold = kth_lowest(score, count)
     keep = score > threshold
     # Each row has at least `count` at or below its threshold: if the total is no more, no row has ties.
     if count_true(keep) < keep.numel() - count * len(keep):
@@ -244,13 +216,13 @@ def _drop_lowest_of_rows(
     each, more = divmod(count, score.shape[0])
     keep = _drop_lowest(score, each)
     if more:
-        following = _kth_lowest(score, each + 1)
+        following = kth_lowest(score, each + 1)
         chosen = ~_drop_lowest(following.reshape(1, -1), more).view(-1)
         keep[chosen] = _drop_lowest(score[chosen], each + 1)
     return keep
 
 
-def _kth_lowest(
+def kth_lowest(
     score: Tensor,  # [g, k]
     count: int,
 ) -> Tensor:  # [g, 1]

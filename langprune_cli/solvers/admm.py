@@ -8,9 +8,9 @@ from torch import Tensor
 from langprune_cli.machine.precision import whole_inputs
 from langprune_cli.machine.threads import over_rows
 from langprune_cli.numerics.factor import mean_diagonal
-from langprune_cli.numerics.patterns import Pattern, keep_above, keep_mask, threshold_of
+from langprune_cli.numerics.patterns import Pattern, keep_mask
 from langprune_cli.numerics.site import Site
-from langprune_cli.numerics.values import kept
+from langprune_cli.solvers.thresholds import Thresholds
 
 STEPS = 30  # 60 lose 4% fewer nats, in twice the time (docs/decisions-appendix.md)
 _RAMP = 25  # steps over which the sparsity rises to the requested one
@@ -32,37 +32,37 @@ def admm_mask(site: Site, pattern: Pattern) -> Tensor:  # bool [r, i]
     sample of rows; with it rows are independent, and slices of them stay in a core's cache.
     """
     mean_diagonal(site.hessian)  # raises for a Hessian that cannot be used
+    thresholds = Thresholds(pattern, site.weight.shape[1], site.weight.device)
+    order = thresholds.order
     scale = site.hessian.diagonal().sqrt()
     divisor = torch.where(scale > 0, scale, 1.0)
-    hessian = site.hessian / divisor[:, None] / divisor
+    hessian = (site.hessian / divisor[:, None] / divisor)[order][:, order]
     hessian.diagonal().add_(_DAMPING + _RHO)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian)).mul_(_RHO)
-    w0 = site.weight * scale  # weights of dead columns become 0 and are pruned first
+    w0 = (site.weight * scale)[:, order]  # weights of dead columns become 0 and are pruned first
     v = w0.clone()
     with whole_inputs(v.device):
         for step in range(1, STEPS + 1):
             share = 1 - max(0.0, 1 - step / _RAMP) ** 3
-            thresholds = [_threshold(part, pattern, share) for part in site.split(v)]
-            least = torch.cat([each.expand(rows, 1) for each, rows in zip(thresholds, site.rows, strict=True)])
-            over_rows(partial(_step, w0, v, inverse, pattern, least), v.shape, v.device)
+            found = [thresholds.of(_sample(part), share).expand(len(part), 1) for part in site.split(v)]
+            over_rows(partial(_step, w0, v, inverse, thresholds, torch.cat(found)), v.shape, v.device)
+    v = v[:, order.argsort()]
     return torch.cat([keep_mask(part.abs(), pattern, group="layer") for part in site.split(v)])
 
 
-def _threshold(v: Tensor, pattern: Pattern, share: float) -> Tensor:  # [1, 1]
-    return threshold_of(v[:: _SAMPLED if len(v) > _FEW else 1].abs(), pattern, share)
+def _sample(v: Tensor) -> Tensor:
+    return v[:: _SAMPLED if len(v) > _FEW else 1].abs()
 
 
 def _step(
     dense: Tensor,  # [o, i], scaled
     v: Tensor,  # [o, i], changed in place
     inverse: Tensor,  # [i, i], rho (H + rho I)^-1
-    pattern: Pattern,
+    thresholds: Thresholds,
     least: Tensor,  # [o, 1]
     rows: slice,
 ) -> None:
-    """Take a step of some rows: keep what the pattern keeps of each row and what is above `least`."""
-    here = v[rows]
-    z = kept(here, keep_above(here.abs(), pattern, least[rows]))
-    rest = here - z
-    z.sub_(rest).sub_(dense[rows])
-    torch.addmm(rest.add_(dense[rows]), z, inverse, out=here)
+    """Take a step of some rows: from V to U + X, which with U = V - Z is V - Z + W0 - (V + W0 - 2 Z) times the inverse."""
+    z = thresholds.kept(v[rows], least[rows])
+    both = v[rows] + dense[rows]
+    torch.addmm(both - z, both.sub_(z, alpha=2), inverse, alpha=-1, out=v[rows])

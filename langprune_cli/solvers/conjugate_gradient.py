@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from langprune_cli.machine.precision import whole_inputs
+from langprune_cli.machine.threads import over_rows
 from langprune_cli.numerics.site import Site
-from langprune_cli.solvers.sweep import sweep
+from langprune_cli.numerics.values import kept
 
 STEPS = 20  # each lowers the error; after about 20, perplexity no longer improves
 
@@ -16,13 +17,20 @@ def least_squares(
 ) -> Tensor:  # float32 [r, i]
     """Return values of the kept weights that nearly minimise the damped reconstruction error.
 
-    It starts from SparseGPT's sweep with that mask, which conjugate gradient can only improve.
+    It starts from the dense values: SparseGPT's sweep with that mask is a start that saves fewer than five steps, and a chain of
+    operations as long as a row. Rows are independent, and slices of them stay in a core's cache for all steps.
     """
     hessian = site.hessian.clone()
     hessian.diagonal().add_(site.factor.added).clamp_(min=torch.finfo(hessian.dtype).tiny)
-    start = sweep(site.weight, site.factor, keep).weight
+    found = torch.empty_like(site.weight)
+
+    def solve(rows: slice) -> None:
+        target, support = site.weight[rows], keep[rows]
+        found[rows] = conjugate_gradient(kept(target, support), target, hessian, support, STEPS)
+
     with whole_inputs(hessian.device):
-        return conjugate_gradient(start, site.weight, hessian, keep, STEPS)
+        over_rows(solve, found.shape, hessian.device)
+    return found
 
 
 def conjugate_gradient(

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from langprune_cli.methods.method import get_method
-from langprune_cli.numerics.patterns import Pattern, follows, keep_above, keep_mask, prune_count, threshold_of
+from langprune_cli.numerics.patterns import Pattern, follows, keep_mask, prune_count
+from langprune_cli.solvers.thresholds import Thresholds
 from langprune_cli.updates.update import get_update
 from tests.support.hessians import correlated, loss, site_of
 
@@ -86,11 +87,24 @@ def test_dead_columns_leave_first() -> None:
     assert bool(torch.isfinite(weight).all())
 
 
-@given(st.floats(0, 1), st.sampled_from(PATTERNS))
-def test_a_share_of_a_pattern_removes_that_share_of_what_it_removes(share: float, pattern: Pattern) -> None:
-    score = torch.rand(11, 30, generator=torch.Generator().manual_seed(0))
-    keep, whole = (keep_above(score, pattern, threshold_of(score, pattern, each)) for each in (share, 1.0))
+@given(st.floats(0, 1), st.sampled_from(PATTERNS), st.integers(1, 40))
+def test_a_share_of_a_pattern_removes_that_share_of_what_it_removes(share: float, pattern: Pattern, width: int) -> None:
+    values = torch.rand(11, width, generator=torch.Generator().manual_seed(0)) - 0.5
+    thresholds = Thresholds(pattern, width, values.device)
+    here, back = values[:, thresholds.order], thresholds.order.argsort()
+    least = (thresholds.of(here.abs(), each).expand(11, 1) for each in (share, 1.0))
+    found, last = (thresholds.kept(here, each)[:, back] for each in least)
+    keep, whole = found != 0, last != 0
+    assert torch.equal(found[keep], values[keep])
     assert bool((keep | ~whole).all())  # what stays at last has stayed all along
     leaving = whole.numel() - int(whole.sum())
     assert abs(keep.numel() - int(keep.sum()) - share * leaving) <= 1
-    assert torch.equal(whole, keep_mask(score, pattern, group="layer"))
+    assert torch.equal(whole, keep_mask(values.abs(), pattern, group="layer"))
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_of_equal_values_none_stays_for_another_to_go(pattern: Pattern) -> None:
+    values = torch.ones(3, 14)
+    thresholds = Thresholds(pattern, 14, values.device)
+    found = thresholds.kept(values, thresholds.of(values, 1.0).expand(3, 1))
+    assert not found[:, : 14 - pattern.tail(14)].any()

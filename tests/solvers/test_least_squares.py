@@ -1,4 +1,4 @@
-"""Conjugate gradient on a fixed support: against float64 least squares, never worse than the sweep it starts from."""
+"""Conjugate gradient on a fixed support: against float64 least squares, and never worse than the sweep of SparseGPT."""
 
 import pytest
 import torch

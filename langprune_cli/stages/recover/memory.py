@@ -23,10 +23,9 @@ _MASTER = 4  # bytes of a weight, its gradient, and each of AdamW's two averages
 _LOGITS = 2  # tensors as large as each model's logits of a micro-batch
 _PIECES = 5  # of float32 logits, in the loss
 _TRUNCATED_PIECES = 1  # the same where the teacher's likeliest tokens are on disk: that loss computes in place
-_FLOATS = (
-    16  # tensors as wide as the hidden states that a block keeps for its gradient, in float32; measured, as is the next
-)
-_PRODUCTS = 2  # times the inputs and outputs of a block's linears
+# Of norms and the residual stream a block keeps so many tensors as wide as the hidden states for its gradient, in float32;
+# measured. Where linears compute in float32 too, they share some of these, and what several of them read is kept once.
+_FLOATS, _FLOATS_SHARED = 5.0, 2.5
 STATES_BYTES = 1 << 30  # of hidden states while the teacher's logits are made; more go to a file
 
 
@@ -88,9 +87,15 @@ def recovery_bytes(
     trained = trained_numbers(student, train)
     merged = sum(rows * columns for rows, columns in student.linears) if train == "lora" else 0
     state = _MASTER * (student.weights + 3 * trained + merged)
-    state += 2 * student.itemsize * (merged or trained)  # the best so far, and the next
-    passing = _MASTER * _FLOATS * student.hidden * student.blocks
-    passing += _PRODUCTS * dtype.itemsize * sum(map(sum, student.linears))
+    state += student.itemsize * (merged or trained)  # the best so far
+    passing, floats = dtype.itemsize * sum(map(sum, student.linears)), _FLOATS_SHARED
+    if dtype.itemsize < _MASTER:
+        blocks = sum(rows * columns for rows, columns in student.linears)
+        state += dtype.itemsize * (
+            blocks + student.vocabulary * student.hidden
+        )  # of all weights in products, until the backward pass
+        floats = _FLOATS
+    passing += round(_MASTER * floats * student.hidden) * student.blocks
     if checkpointing:  # what each block reads, and all of one block
         passing = _MASTER * student.hidden * student.blocks + passing // max(1, student.blocks)
     pieces = (_PIECES if text is None else _TRUNCATED_PIECES) * min(PIECE_BYTES, 4 * tokens * student.vocabulary)

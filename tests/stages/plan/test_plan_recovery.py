@@ -74,7 +74,7 @@ def test_memory_is_what_the_opened_models_say(family: str, pattern: str, tmp_pat
 
 
 def test_it_says_what_would_be_trained_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_pico("llama", tmp_path / "model", hidden_size=64)
+    save_pico("llama", tmp_path / "model", hidden_size=128)
     free = {"bytes": 10**9}
     monkeypatch.setattr(recovery, "free_bytes", lambda _device: free["bytes"])
     asked = ["plan", "-m", tmp_path / "model", "-p", "2:4", "--recover", "4k"]
