@@ -43,6 +43,9 @@ WEIGHTS: dict[str, tuple[str, ...]] = {
     "admm, propagation pruned": ("--propagation", "pruned"),
     "sparsegpt, propagation corrected": ("--method", "sparsegpt", "--propagation", "corrected"),
     "admm (the default)": (),
+    "admm, tune": ("--tune",),
+    "admm, recover 200k": ("--recover", "200k"),
+    "admm, tune, recover 200k": ("--tune", "--recover", "200k"),
     "admm, owl": ("--allocation", "owl"),
     "admm, alpha": ("--allocation", "alpha"),
     "admm, search": ("--allocation", "search"),
@@ -110,12 +113,18 @@ def run(*words: str) -> dict[str, Any]:
     return document
 
 
-def measure(workspace: str, model: str, texts: list[Text], text: Text, options: tuple[str, ...]) -> dict[str, Any]:
+def measure(
+    place: tuple[str, ...],  # options of both commands
+    model: str,
+    texts: list[Text],
+    text: Text,
+    options: tuple[str, ...],
+) -> dict[str, Any]:
     """Return one cell: ppl of the dense and of the pruned model, nats lost on every language, and the seconds of pruning."""
-    made = run("prune", "-w", workspace, "--model", model, "--data", text.calibration, *options)
+    made = run("prune", *place, "--model", model, "--data", text.calibration, *options)
     nats = {}
     for each in texts:
-        rows = run("eval", "-w", workspace, "--model", made["name"], "--data", each.held_out)["rows"]
+        rows = run("eval", *place, "--model", made["name"], "--data", each.held_out)["rows"]
         dense, pruned = rows[0]["ppl"], rows[-1]["ppl"]
         nats[each.language] = math.log(pruned / dense)
         if each is text:
@@ -188,6 +197,7 @@ def main() -> None:
     parser.add_argument("--table", choices=TABLES, action="append", help="may be given several times; all if left out")
     parser.add_argument("--recipe", action="append", help="may be given several times; all if left out")
     parser.add_argument("--patterns", help="with commas between; all if left out")
+    parser.add_argument("--dtype", default="auto", help="of the products")
     parser.add_argument("--busy", action="store_true", help="other work runs beside: leave the seconds out")
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "quality.json")
     chosen = parser.parse_args()
@@ -211,7 +221,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as workspace:
         for table, text, pattern, recipe in todo:
             options = (*table.recipes[recipe], *table.patterns[pattern])
-            cell = measure(workspace, chosen.model, chosen.text, text, options)
+            place = ("-w", workspace, "--dtype", chosen.dtype)
+            cell = measure(place, chosen.model, chosen.text, text, options)
             took = None if chosen.busy else cell["seconds"]
             cells.append({"language": text.language, "pattern": pattern, "recipe": recipe, **cell, "seconds": took})
             sys.stderr.write(f"{text.language} {pattern} {recipe}: ppl {cell['ppl']:.3f}, {cell['seconds']:.1f} s\n")
