@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -49,12 +50,18 @@ class Compute:
 
 
 def fast_dtype(own: torch.dtype, device: torch.device) -> torch.dtype:
-    """Return the dtype of products of a model in `own`: bfloat16 for 16 bits where that is not emulated, else float32."""
-    return torch.float32 if own.itemsize > 2 or lacks_bfloat16(device) else torch.bfloat16
+    """Return the dtype of products of a model in `own`: bfloat16 for 16 bits where that is not slower, else float32."""
+    return torch.float32 if own.itemsize > 2 or slow_bfloat16(device) else torch.bfloat16
 
 
-def lacks_bfloat16(device: torch.device) -> bool:
-    """Return whether a device emulates products of bfloat16 matrices, as x86 CPUs without AVX-512 do."""
+def slow_bfloat16(device: torch.device) -> bool:
+    """Return whether a device multiplies bfloat16 matrices more slowly than float32 ones.
+
+    x86 CPUs without AVX-512 emulate it. Intel's multiply at half the rate of float32 unless they have matrix units (AMX), which
+    virtual machines may hide.
+    """
     if device.type == "cuda":
         return not torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.backends.cpu.get_cpu_capability() == "AVX2"
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # from torch 2.12 on
+    plain_intel = "Intel" in known.get("cpu_name", "") and not known.get("amx_bf16")
+    return plain_intel or torch.backends.cpu.get_cpu_capability() == "AVX2"

@@ -17,7 +17,7 @@ from langprune_cli.store.artifact import Artifact
 from langprune_cli.store.building import Reporter
 from langprune_cli.store.files import need_space
 from langprune_cli.store.workspace import Workspace
-from langprune_cli.streaming.compute import Compute, lacks_bfloat16
+from langprune_cli.streaming.compute import Compute, slow_bfloat16
 from langprune_cli.streaming.model_choice import ModelChoice, located
 from langprune_cli.streaming.opened_tokenizer import read_tokenizer
 from langprune_cli.streaming.walk import HiddenStates
@@ -150,8 +150,8 @@ def open_model(workspace: Workspace, choice: ModelChoice, compute: Compute, repo
     if len(set(team.all_gather(model.digest if team.size > 1 else ""))) > 1:
         raise LangpruneError(f"{model.label} is not the same model on all machines: give them the same files")
     on_cpu = model.streamed.dtype == torch.bfloat16 and model.streamed.device.type == "cpu"
-    if compute.dtype is not None and on_cpu and lacks_bfloat16(model.streamed.device):
-        reporter.note("This CPU has no bfloat16 units: --dtype float32 is several times faster here.")
+    if compute.dtype is not None and on_cpu and slow_bfloat16(model.streamed.device):
+        reporter.note("This CPU multiplies bfloat16 slowly: --dtype float32 is faster here.")
     return model
 
 
