@@ -126,15 +126,14 @@ class Experts(nn.ModuleList):
         hidden_states: Tensor,  # [e t, h]
     ) -> Tensor:  # [e t, h]
         """Return each expert's output for its tokens, zero for the others."""
-        made = torch.zeros_like(hidden_states)
-        parts = zip(self, hidden_states.chunk(len(self)), made.chunk(len(self)), strict=True)
-        for index, (expert, x, y) in enumerate(parts):
+        made = torch.zeros_like(hidden_states).view(len(self), -1, hidden_states.shape[-1])
+        for index, (expert, x) in enumerate(zip(self, hidden_states.chunk(len(self)), strict=True)):
             tokens = x.any(-1).nonzero()[:, 0]
             if len(tokens):
-                y[tokens] = self._run(expert, x[tokens])
+                made[index, tokens] = self._run(expert, x[tokens]).to(made.dtype)
                 if self.watch:  # the router's weights are in the inputs
-                    self.watch(index, y[tokens], torch.ones_like(y[tokens, 0]))
-        return made
+                    self.watch(index, made[index, tokens], torch.ones_like(made[index, tokens, 0]))
+        return made.view_as(hidden_states)
 
     def _run(self, expert: nn.Module, x: Tensor) -> Tensor:
         read = [getattr(expert, name)(x) for name in self.first]

@@ -42,7 +42,7 @@ def gradients(model: StreamedModel, train: Train, *, again: bool, dtype: torch.d
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("train", ["all", "lora", "norms"])
-@pytest.mark.parametrize("family", ["llama", "opt", "gpt2", "gemma2", "mixtral", "qwen2_moe", "bloom"])
+@pytest.mark.parametrize("family", ["llama", "opt", "gpt2", "gemma2", "mixtral", "qwen2_moe", "llama4_text", "bloom"])
 def test_gradients_keep_their_bits_and_less_is_kept(
     family: str, train: Train, dtype: torch.dtype, tmp_path: Path
 ) -> None:
