@@ -7,7 +7,7 @@ and each finished shard is whole on disk before the next begins.
 import json
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -138,14 +138,16 @@ def write_shard(path: Path, shard: Shard, tensors: Iterable[dict[str, Tensor]]) 
         os.fsync(file.fileno())
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a file of these tensors, without a copy of them all in memory: one at a time is fetched from its device."""
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], fetch: Callable[[Tensor], Tensor] = lambda each: each.detach().cpu()
+) -> None:
+    """Write a file of these tensors, without a copy of them all in memory: one at a time is fetched to the CPU, in order."""
     entries = {
         name: TensorEntry("", DTYPE_NAMES[each.dtype], tuple(each.shape), 0, each.nbytes)
         for name, each in tensors.items()
     }
     (shard,) = plan_shards([entries])
-    write_shard(path, shard, ({name: each.detach().cpu()} for name, each in tensors.items()))
+    write_shard(path, shard, ({name: fetch(each)} for name, each in tensors.items()))
 
 
 def index_json(shards: Sequence[Shard]) -> bytes:

@@ -1,9 +1,9 @@
 """Keeps a model's weights in memory one block at a time."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -76,7 +76,6 @@ class StreamedModel:
         """Build the skeleton, by default of the model in `folder`.
 
         all_experts: every expert of a mixture sees every token (`Experts.every_token`).
-
         Raises LangpruneError as `Checkpoint` and `read_config` do, and for merged experts or shared linears.
         """
         self.folder = folder
@@ -92,9 +91,7 @@ class StreamedModel:
         self._prefix, self.blocks = find_blocks(self.model)
         self._slots: list[list[Slot]] = [[] for _ in range(len(self.blocks) + 1)]  # by block, the last is outside
         slots = list(slots_of(self.model, self.checkpoint, self._names, self.dtype))
-        self.untied = len(slots) > sum(
-            1 for _ in self.model.parameters()
-        )  # tied by the configuration, not by the values
+        self.untied = len(slots) > len(list(self.model.parameters()))  # tied by the configuration, not by the values
         for slot in slots:
             inside = slot.path.startswith(f"{self._prefix}.")
             self._slots[int(slot.path[len(self._prefix) + 1 :].split(".")[0]) if inside else -1].append(slot)
@@ -178,9 +175,8 @@ class StreamedModel:
         """Return path inside the block -> checkpoint tensor, for the buffers of block `index` that the checkpoint has."""
         before = f"{self._prefix}.{index}."
         kept = self.blocks[index].state_dict()
-        found = {
-            path: self._names.find(before + path) for path, _ in self.blocks[index].named_buffers() if path in kept
-        }
+        paths = [path for path, _ in self.blocks[index].named_buffers() if path in kept]
+        found = {path: self._names.find(before + path) for path in paths}
         return {path: name for path, name in found.items() if name}
 
     def outside_names(self) -> list[str]:
@@ -193,9 +189,8 @@ class StreamedModel:
 
         A checkpoint may store a tied parameter more than once; then each of these tensors is a key.
         """
-        return {
-            name: [owner for owner, _ in slot.owners] for slot in self._slots[-1] for name in (slot.name, *slot.copies)
-        }
+        names = ((name, slot) for slot in self._slots[-1] for name in (slot.name, *slot.copies))
+        return {name: [owner for owner, _ in slot.owners] for name, slot in names}
 
     def outside_paths(self) -> dict[str, str]:
         """Return path in the model -> checkpoint tensor, for parameters outside of the blocks that are not computed."""
@@ -252,10 +247,13 @@ class StreamedModel:
         return [name for slot in self._for_text for name in slot.names]
 
     @contextmanager
-    def whole(self) -> Iterator[dict[str, nn.Parameter]]:
-        """Load all weights that text passes; yield the parameters that are checkpoint tensors as they are, by name."""
+    def whole(self, placed: Callable[[nn.Module], None] = lambda _: None) -> Iterator[dict[str, nn.Parameter]]:
+        """Load what text passes; yield, by name, parameters that are checkpoint tensors. placed: sees blocks, then the model."""
         as_they_are = [slot for slot in self._for_text if not slot.made]
-        with self._loaded(self._for_text):
+        with ExitStack() as loaded:
+            for module, slots in (*zip(self.blocks, self._slots, strict=False), (self.model, self._around)):
+                loaded.enter_context(self._loaded(slots))
+                placed(module)
             yield {name: getattr(*slot.owners[0]) for slot in as_they_are for name in (slot.name, *slot.copies)}
 
     def check_outside(self) -> None:

@@ -79,7 +79,7 @@ def recover(request: RecoverRequest) -> Made:
 def recovered(run: Run, request: RecoverRequest) -> Outcome:
     """Train the model of a request; raises OnlyPlannedError for one that an earlier step of a dry run would make."""
     from langprune_cli.stages.recover.cached_logits import TeacherLogits  # noqa: PLC0415
-    from langprune_cli.stages.recover.memory import STATES_BYTES, what_fits  # noqa: PLC0415
+    from langprune_cli.stages.recover.memory import PLAIN, STATES_BYTES, what_fits  # noqa: PLC0415
     from langprune_cli.stages.recover.recover import RecoverSettings, made_or_begun, recover  # noqa: PLC0415
     from langprune_cli.stages.recover.teacher import shared_tokens  # noqa: PLC0415
     from langprune_cli.stages.recover.text import training_text  # noqa: PLC0415
@@ -117,17 +117,21 @@ def recovered(run: Run, request: RecoverRequest) -> Outcome:
     )  # fmt: skip
     taught = TeacherLogits(dense, windows, team.first(lambda: shared_tokens(pruned, dense)))
     known, whole = team.first(lambda: made_or_begun(run.workspace, taught, pruned, settings, trains, request.target))
-    train, checkpointing = known or trains[0], False
+    train, way = known or trains[0], PLAIN
     if not whole:
-        train, checkpointing = what_fits(
+        train, way = what_fits(
             pruned.streamed, dense.streamed, [known] if known else trains, seqlen=windows.seqlen, dtype=dtype,
             text=None if request.online else windows.ids.numel(), team=team,
         )  # fmt: skip
         if known is None and train != trains[0]:
             run.reporter.note(f"Memory is short: training {train} alone (--train).")
-        if checkpointing:
+        if way.checkpointing:
             run.reporter.note("Memory is short: activations are computed again for gradients, which takes longer.")
-    settings = replace(settings, train=train, checkpointing=checkpointing)
+        if way.processes > 1:
+            run.reporter.note(
+                f"Memory is short: each of {way.processes} processes has its share of the weights, and gathers a block at a time."
+            )
+    settings = replace(settings, train=train, way=way)
     return recover(run.workspace, taught, pruned, settings, run.reporter, to=request.target)
 
 

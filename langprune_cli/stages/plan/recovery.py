@@ -12,7 +12,7 @@ from langprune_cli.stages.plan.cost import PassFlops, pass_flops
 from langprune_cli.stages.plan.memory import PROCESS_BYTES
 from langprune_cli.stages.recover.cached_logits import TOP, token_bytes
 from langprune_cli.stages.recover.distilling import look_every, steps_of
-from langprune_cli.stages.recover.memory import Sizes, recovery_bytes, trained_numbers
+from langprune_cli.stages.recover.memory import CHECKPOINTED, PLAIN, Sizes, Way, recovery_bytes, trained_numbers
 from langprune_cli.stages.recover.recover import held_out_places
 from langprune_cli.streaming.compute import fast_dtype
 
@@ -96,17 +96,15 @@ def plan_recovery(dense: CausalModel, smaller: CausalModel, dtype: torch.dtype, 
     gpu = torch.bfloat16 if dtype.itemsize <= 2 else torch.float32
     ours, theirs = Sizes.of(smaller, dtype), Sizes.of(dense, dtype)
 
-    def size(train: Train, products: torch.dtype, *, checkpointing: bool = False) -> int:
+    def size(train: Train, products: torch.dtype, way: Way = PLAIN) -> int:
         teacher = replace(theirs, itemsize=products.itemsize) if products == torch.float32 else theirs
         text = windows * seqlen
-        return recovery_bytes(
-            ours, teacher, train, seqlen=seqlen, dtype=products, text=text, checkpointing=checkpointing
-        )
+        return recovery_bytes(ours, teacher, train, seqlen=seqlen, dtype=products, text=text, way=way)
 
     def training(train: Train) -> Training:
         flops = asked.tokens * (student.forward + taught.forward + _gradients(student, train))
         flops += looked_at * student.forward
-        least_cpu, least_gpu = (size(train, products, checkpointing=True) for products in (cpu, gpu))
+        least_cpu, least_gpu = (size(train, products, CHECKPOINTED) for products in (cpu, gpu))
         return Training(
             train, trained_numbers(ours, train), PROCESS_BYTES + size(train, cpu), size(train, gpu), PROCESS_BYTES + least_cpu,
             least_gpu, flops,

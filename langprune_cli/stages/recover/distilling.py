@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from langprune_cli.machine.sharding import gathered, is_sharded
 from langprune_cli.machine.team import ALONE, Team
 from langprune_cli.models.shards import write_tensors
 from langprune_cli.stages.recover.looks import Look, kept_look
@@ -115,7 +116,7 @@ class Distillation:
     def _replica(self) -> Replica | DistributedDataParallel:
         """Return the student, with gradients that are averaged over all processes."""
         own = Replica(self._student)
-        if self._team.size == 1:
+        if self._team.size == 1 or self._student.sharded:
             return own
         with self._team.collectives():  # tokens may reach some experts in one process only, or in none
             return DistributedDataParallel(own, find_unused_parameters=True, gradient_as_bucket_view=True)
@@ -137,7 +138,7 @@ class Distillation:
             stepped(self.course.losses[-1], rate)
             if self.course.step % every == 0 or self.course.step == self._schedule.steps:
                 yield self._look()
-            if time.monotonic() - saved > SAVE_AFTER_SECONDS:
+            if self._team.broadcast(time.monotonic() - saved > SAVE_AFTER_SECONDS):
                 save()
                 saved = time.monotonic()
 
@@ -145,25 +146,25 @@ class Distillation:
         return len(self.course.looks) - 1 - self.course.best >= _PATIENCE
 
     def _take_step(self, rate: float, tick: Callable[[int], None]) -> None:
-        course, schedule, seqlen = self.course, self._schedule, self._lessons.ids.shape[1]
+        course, seqlen = self.course, self._lessons.ids.shape[1]
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         windows = self._windows(course.step)
         share = self._team.part(windows)
-        # Gradients become the mean over processes, so each weighs their number. A process without a share computes what does not
-        # count: all have to take part.
-        mine, weight = (share, self._team.size) if len(share) else (windows[:1], 0)
-        parts = torch.split(mine, schedule.micro_windows)
+        passes = self._passes(windows)
         total = torch.zeros((), dtype=torch.float64)
-        for number, part in enumerate(parts, 1):
-            with self._collecting(last=number == len(parts)):
+        for number, (part, counts) in enumerate(passes, 1):
+            with self._collecting(last=number == len(passes)):
                 loss = self._loss(part)
+                # Gradients become the mean over processes.
+                weight = self._team.size if counts else 0
                 torch.autograd.backward(loss * weight / (len(windows) * seqlen))
-            if len(share):
+            if counts:
                 total += loss.detach().double().cpu()
-            tick(len(part) * len(windows) // len(mine) * seqlen)
+                tick(len(part) * len(windows) // len(share) * seqlen)
         self._team.all_reduce([total])
-        torch.nn.utils.clip_grad_norm_(self._trained, _MOST_GRADIENT)
+        with self._team.collectives():
+            self._student.clip(_MOST_GRADIENT, self._team)
         self._optimizer.step()
         self._optimizer.zero_grad()
         course.losses.append(float(total) / (len(windows) * seqlen))
@@ -176,6 +177,17 @@ class Distillation:
         alone = model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
         with self._team.collectives(), alone:
             yield
+
+    def _passes(self, windows: Tensor) -> list[tuple[Tensor, bool]]:
+        """Return this process's share of windows in micro-batches, and whether each counts: all processes have as many.
+
+        They gather sharded weights, and sum gradients, together: one with a smaller share computes what does not count.
+        """
+        most = self._schedule.micro_windows
+        share = self._team.part(windows)
+        passes = [(part, True) for part in torch.split(share, most)] if len(share) else []
+        needed = math.ceil(math.ceil(len(windows) / self._team.size) / most)
+        return passes + [(windows[:1], False)] * (needed - len(passes))
 
     def _windows(self, step: int) -> Tensor:
         """Return the places of a step's windows [b]: all in random order, then again in another."""
@@ -199,11 +211,11 @@ class Distillation:
     def _look(self) -> Look:
         """Measure the loss on held-out windows with the weights as they would be stored, and keep the best."""
         course, held = self.course, self._lessons.held_out
-        tensors = self._student.rounded() if course.step else {}
-        mine = self._team.part(held)
-        parts = torch.split(mine, self._schedule.micro_windows) if len(mine) else ()
-        with torch.no_grad(), self._student.as_stored(tensors):
-            total = torch.tensor(math.fsum(float(self._loss(part)) for part in parts), dtype=torch.float64)
+        with torch.no_grad(), self._team.collectives():
+            tensors = self._student.rounded() if course.step else {}
+            with self._student.as_stored(tensors):
+                losses = [(float(self._loss(part)), counts) for part, counts in self._passes(held)]
+        total = torch.tensor(math.fsum(loss for loss, counts in losses if counts), dtype=torch.float64)
         self._team.all_reduce([total])
         loss = sum(course.losses) / len(course.losses) if course.losses else None
         seqlen = self._lessons.ids.shape[1]
@@ -212,17 +224,22 @@ class Distillation:
         course.looks.append(look)
         course.losses = []
         if course.best == len(course.looks) - 1:
-            course.kept = tensors if self._team.leads else {}  # the first process writes them
+            course.kept = {}  # before the next are there
+            with self._team.collectives():
+                course.kept = self._student.whole(tensors, self._team)
         return look
 
     def save(self, path: Path) -> None:
-        """Write the course, the weights and the optimizer's state."""
-        course = self.course
+        """Write the course, the weights and the optimizer's state; all processes call it, and the first one writes.
+
+        Sharded tensors are gathered one by one, so that the file says nothing of shards.
+        """
+        course, joined = self.course, self._student.joined
         found = {f"kept.{name}": tensor for name, tensor in course.kept.items()}
         for name, parameter in self._student.trained.items():
-            found[f"weight.{name}"] = parameter.detach()
+            found[f"weight.{name}"] = joined(name, parameter.detach())
             for key, value in self._optimizer.state[parameter].items():
-                found[f"{key}.{name}"] = value
+                found[f"{key}.{name}"] = joined(name, value)
         looks = [
             [each["tokens"], math.nan if each["loss"] is None else each["loss"], each["held_out"]]
             for each in course.looks
@@ -230,8 +247,13 @@ class Distillation:
         found["looks"] = torch.tensor(looks, dtype=torch.float64)
         found["losses"] = torch.tensor(course.losses, dtype=torch.float64)
         found["place"] = torch.tensor([course.step, course.best])
-        with new_file(path) as temporary:
-            write_tensors(temporary, found)
+        with self._team.collectives():
+            if self._team.leads:
+                with new_file(path) as temporary:
+                    write_tensors(temporary, found, gathered)
+            else:
+                for each in filter(is_sharded, found.values()):
+                    gathered(each)
 
     def restore(self, path: Path) -> bool:
         """Go on from what `save` wrote; return False for no file, or one of no use."""
@@ -244,16 +266,23 @@ class Distillation:
             ]
             best = [name for name in names if name.startswith("kept.") and self._team.leads]
             kept = {name.removeprefix("kept."): saved.get_tensor(name) for name in best}
+            part, trained = self._student.part, self._student.trained
             state = {
-                name: {key: saved.get_tensor(f"{key}.{name}") for key in ("weight", "step", "exp_avg", "exp_avg_sq")}
-                for name in self._student.trained
+                name: {
+                    key: part(name, saved.get_tensor(f"{key}.{name}"))
+                    for key in ("weight", "step", "exp_avg", "exp_avg_sq")
+                    if f"{key}.{name}" in names or key == "weight"
+                }
+                for name in trained
             }
-            for name, parameter in self._student.trained.items():
+            for name, parameter in trained.items():
                 with torch.no_grad():
                     parameter.copy_(state[name].pop("weight"))
-                self._optimizer.state[parameter] = {
-                    key: value if key == "step" else value.to(parameter.device) for key, value in state[name].items()
-                }
+                if state[name]:  # else no step has reached it
+                    self._optimizer.state[parameter] = {
+                        key: value if key == "step" else value.to(parameter.device)
+                        for key, value in state[name].items()
+                    }
             self.course = Course(step, looks, kept, saved.get_tensor("losses").tolist())
             return True
         return False

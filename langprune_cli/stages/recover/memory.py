@@ -26,7 +26,19 @@ _TRUNCATED_PIECES = 1  # the same where the teacher's likeliest tokens are on di
 # Of norms and the residual stream a block keeps so many tensors as wide as the hidden states for its gradient, in float32;
 # measured. Where linears compute in float32 too, they share some of these, and what several of them read is kept once.
 _FLOATS, _FLOATS_SHARED = 5.0, 2.5
+_GATHERED = 10  # copies of a block, or of all else, where shares are gathered and gradients summed, with its neighbours; measured
 STATES_BYTES = 1 << 30  # of hidden states while the teacher's logits are made; more go to a file
+
+
+@dataclass(frozen=True)
+class Way:
+    """How recovery takes less memory, with the same results."""
+
+    checkpointing: bool = False  # of gradients, see `checkpointed`
+    processes: int = 1  # that matrices are sharded over, see `sharding`
+
+
+PLAIN, CHECKPOINTED = Way(), Way(checkpointing=True)
 
 
 @dataclass(frozen=True)
@@ -77,32 +89,50 @@ def recovery_bytes(
     seqlen: int,
     dtype: torch.dtype,  # of the products
     text: int | None,  # tokens, for which a teacher with one block in memory puts logits on disk first; None: --online
-    checkpointing: bool = False,  # of gradients, see `checkpointed`
+    way: Way = PLAIN,
 ) -> int:
-    """Return about how many bytes both models, the optimizer's state, activations and logits take at once.
+    """Return about how many bytes both models, the optimizer's state, activations and logits take at once, in each process.
 
     A teacher whose logits are on disk is not there while the student is trained.
     """
     tokens = micro_windows(seqlen) * seqlen
-    trained = trained_numbers(student, train)
-    merged = sum(rows * columns for rows, columns in student.linears) if train == "lora" else 0
-    state = _MASTER * (student.weights + 3 * trained + merged)
-    state += student.itemsize * (merged or trained)  # the best so far
+    state = _state_bytes(student, train, way)
     passing, floats = dtype.itemsize * sum(map(sum, student.linears)), _FLOATS_SHARED
     if dtype.itemsize < _MASTER:
         blocks = sum(rows * columns for rows, columns in student.linears)
-        state += dtype.itemsize * (
-            blocks + student.vocabulary * student.hidden
-        )  # of all weights in products, until the backward pass
+        copied = blocks if way.processes == 1 else blocks // max(1, student.blocks)
+        # Of weights in products: of all of them until the backward pass, of shares while they are gathered.
+        state += dtype.itemsize * (copied + student.vocabulary * student.hidden)
         floats = _FLOATS
     passing += round(_MASTER * floats * student.hidden) * student.blocks
-    if checkpointing:  # what each block reads, and all of one block
+    if way.checkpointing:  # what each block reads, and all of one block
         passing = _MASTER * student.hidden * student.blocks + passing // max(1, student.blocks)
     pieces = (_PIECES if text is None else _TRUNCATED_PIECES) * min(PIECE_BYTES, 4 * tokens * student.vocabulary)
     training = state + tokens * passing + pieces + _LOGITS * dtype.itemsize * tokens * student.vocabulary
     if text is None:
-        return training + teacher.itemsize * teacher.weights + _LOGITS * dtype.itemsize * tokens * teacher.vocabulary
+        held = teacher.itemsize * (teacher.weights // way.processes + _gathered(teacher, way))
+        return training + held + _LOGITS * dtype.itemsize * tokens * teacher.vocabulary
     return max(training, _streaming_bytes(teacher, text))
+
+
+def _state_bytes(student: Sizes, train: Train, way: Way) -> int:
+    """Return the bytes of weights, gradients, averages, and of trained weights in the checkpoint's dtype."""
+    trained = trained_numbers(student, train)
+    merged = sum(rows * columns for rows, columns in student.linears) if train == "lora" else 0
+    numbers = student.weights // way.processes + 3 * (trained // way.processes if train == "all" else trained)
+    numbers += (merged // max(1, student.blocks) if way.checkpointing else merged) + _gathered(student, way)
+    stored = merged or trained
+    best = stored + (stored // way.processes if way.processes > 1 else 0)  # all in the first process, and shares of it
+    return _MASTER * numbers + student.itemsize * best
+
+
+def _gathered(model: Sizes, way: Way) -> int:
+    """Return how many numbers of sharded matrices a process has beside its share: all but the blocks, and what sums gradients."""
+    if way.processes == 1:
+        return 0
+    blocks = sum(rows * columns for rows, columns in model.linears)
+    around = model.weights - blocks
+    return around + _GATHERED * max(around, blocks // max(1, model.blocks))
 
 
 def _streaming_bytes(teacher: Sizes, text: int) -> int:
@@ -122,11 +152,11 @@ def what_fits(
     dtype: torch.dtype,
     text: int | None,  # see `recovery_bytes`
     team: Team = ALONE,
-) -> tuple[Train, bool]:
-    """Return the first of `asked` that the device has memory for, and whether only with checkpointing; the same in all processes.
+) -> tuple[Train, Way]:
+    """Return the first of `asked` that the device has memory for, and how; the same in all processes.
 
-    Checkpointing costs a pass of the student, but training less costs quality: each way is tried with it before the next.
-
+    Checkpointing costs a pass of the student, and sharding over processes sends all weights in each pass besides, but training
+    less costs quality: each is tried with these before the next.
     Raises LangpruneError with what each would take if it has none, and if none would train anything.
     """
     free = _free_bytes(student.device, team)
@@ -138,17 +168,20 @@ def what_fits(
             f"--train {asked[0]} has nothing to train, as the model has no {what}: choose another --train"
         )
 
-    def need(train: Train, *, checkpointing: bool) -> int:
-        alone = recovery_bytes(
-            ours, theirs, train, seqlen=seqlen, dtype=dtype, text=text, checkpointing=checkpointing
-        )  # fmt: skip
-        return alone + (_MASTER * trained_numbers(ours, train) if team.size > 1 else 0)  # where gradients are summed
+    ways = [PLAIN, CHECKPOINTED]
+    if team.size > 1:
+        ways.append(Way(checkpointing=True, processes=team.size))
+
+    def need(train: Train, way: Way) -> int:
+        alone = recovery_bytes(ours, theirs, train, seqlen=seqlen, dtype=dtype, text=text, way=way)
+        summed = team.size > 1 and way.processes == 1  # gradients, in memory of their own
+        return alone + _MASTER * trained_numbers(ours, train) * summed
 
     for each in asked:
-        for checkpointing in (False, True):
-            if free is None or need(each, checkpointing=checkpointing) <= free:
-                return each, checkpointing
-    takes = ", ".join(f"{each} {need(each, checkpointing=True) / 1e9:,.1f} GB" for each in TRAINS)
+        for way in ways:
+            if free is None or need(each, way) <= free:
+                return each, way
+    takes = ", ".join(f"{each} {min(need(each, way) for way in ways) / 1e9:,.1f} GB" for each in TRAINS)
     raise LangpruneError(
         f"{student.device.type} has {(free or 0) / 1e9:,.1f} GB free, and recovery takes about: {takes}; choose a --train that "
         "fits, or another machine"

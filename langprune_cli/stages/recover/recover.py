@@ -19,8 +19,8 @@ from langprune_cli.stages.recover.cached_logits import CachedTeacher, TeacherLog
 from langprune_cli.stages.recover.checking import as_updated, check_trained
 from langprune_cli.stages.recover.distilling import Distillation, Lessons, Schedule, steps_of
 from langprune_cli.stages.recover.looks import RECOVERY_PART, Look, is_finite, said
-from langprune_cli.stages.recover.memory import micro_windows
-from langprune_cli.stages.recover.student import Student, checkpointed
+from langprune_cli.stages.recover.memory import PLAIN, Way, micro_windows
+from langprune_cli.stages.recover.student import Student, checkpointed, in_memory
 from langprune_cli.stages.recover.teacher import OnlineTeacher, Teacher, check_tokens
 from langprune_cli.stages.recover.tracking import LogTo, Tracked, tracking
 from langprune_cli.stages.recover.tuning import record_of
@@ -53,7 +53,7 @@ class RecoverSettings:
     shares: tuple[int, ...] = ()  # of each text, for the record: what they gave are the windows
     log_to: LogTo | None = None  # is not on record, since nothing depends on it
     online: bool = False  # the teacher is in memory beside the student, instead of its most likely tokens on disk
-    checkpointing: bool = False  # of gradients: takes less memory, more time, and changes no bits
+    way: Way = PLAIN  # to take less memory and more time: changes nothing but, with shares of weights, rounding
 
     def rate(self, hidden_size: int) -> float:
         """Return the given learning rate, else one that is inverse to the width (arXiv 2203.03466, table 3)."""
@@ -177,10 +177,10 @@ class Recovery:
             )
         with ExitStack() as loaded:
             teacher = self._opened_teacher(loaded)
-            parameters = loaded.enter_context(self._pruned.whole())
+            parameters = loaded.enter_context(in_memory(self._pruned, self._team, sharded=settings.way.processes > 1))
             student = Student(self._pruned, parameters, settings.train, settings.seed)
             loaded.callback(student.release)
-            if settings.checkpointing:
+            if settings.way.checkpointing:
                 loaded.enter_context(checkpointed(self._pruned.blocks))
             state = student.state_bytes
             self._team.first(lambda: self._target.need_space(2 * state))  # a new one is written beside the last
@@ -197,8 +197,7 @@ class Recovery:
             self._reporter.begin(f"recover {self._writer.folder.name}", 0, left)
 
             def save() -> None:
-                if self._team.leads:
-                    distillation.save(self._writer.scratch)
+                distillation.save(self._writer.scratch)
                 self._writer.write(RECOVERY_PART, readable_json({"looks": distillation.course.looks}))
 
             def stepped(loss: float, rate: float) -> None:
@@ -221,7 +220,7 @@ class Recovery:
     def _opened_teacher(self, loaded: ExitStack) -> Teacher:
         if self._logits is not None:
             return CachedTeacher(self._logits, self._taught)
-        loaded.enter_context(self._teacher.whole())
+        loaded.enter_context(in_memory(self._teacher, self._team, sharded=self._settings.way.processes > 1))
         rows = self._taught.rows
         return OnlineTeacher(self._teacher.model, None if rows is None else rows.to(self._teacher.device))
 
@@ -252,7 +251,10 @@ class Recovery:
 
     def _autocast(self) -> AbstractContextManager[object]:
         dtype = self._settings.dtype
-        return torch.autocast(self._pruned.device.type, dtype, enabled=dtype != torch.float32)
+        kept = (
+            self._settings.way.processes == 1
+        )  # copies of weights in `dtype`, of the whole model, until its pass ends
+        return torch.autocast(self._pruned.device.type, dtype, dtype != torch.float32, cache_enabled=kept)
 
     def _checked(self, kept: dict[str, Tensor]) -> CheckedRecord:
         """Read the written model back; raises LangpruneError for anything that is not as it should be."""
@@ -269,7 +271,7 @@ def _recipe(taught: TeacherLogits, pruned: OpenedModel, settings: RecoverSetting
     rate = settings.rate(pruned.config.get_text_config().hidden_size)
     how = {**asdict(settings), "learning_rate": rate, "dtype": str(settings.dtype).removeprefix("torch.")}
     shard, shares, _ = how.pop("max_shard_bytes"), list(how.pop("shares")), how.pop("log_to")
-    online, _ = how.pop("online"), how.pop("checkpointing")
+    online, _ = how.pop("online"), how.pop("way")
     return Recipe(
         "models",
         inputs={

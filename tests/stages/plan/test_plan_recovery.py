@@ -10,7 +10,7 @@ import langprune_cli
 from langprune_cli.defaults import TRAINS
 from langprune_cli.models.streamed import StreamedModel
 from langprune_cli.stages.plan import recovery
-from langprune_cli.stages.recover.memory import Sizes, recovery_bytes
+from langprune_cli.stages.recover.memory import CHECKPOINTED, PLAIN, Sizes, recovery_bytes
 from tests.support.command import did, langprune, one_sentence
 from tests.support.pico import save_pico
 
@@ -61,14 +61,14 @@ def test_memory_is_what_the_opened_models_say(family: str, pattern: str, tmp_pat
     pruned, dense = StreamedModel(cut.artifact.folder), StreamedModel(tmp_path / "model")
     for each in plan["trainings"]:
         sizes = [Sizes.of(model.model, torch.bfloat16) for model in (pruned, dense)]
-        for name, checkpointing in (("peak_device_bytes", False), ("checkpointed_device_bytes", True)):
+        for name, way in (("peak_device_bytes", PLAIN), ("checkpointed_device_bytes", CHECKPOINTED)):
             whole = recovery_bytes(
                 *sizes,
                 each["train"],
                 seqlen=64,
                 dtype=torch.bfloat16,
                 text=2_000_000 // 64 * 64,
-                checkpointing=checkpointing,
+                way=way,
             )
             assert each[name] == whole
 

@@ -5,14 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import langprune_cli
 from langprune_cli.errors import LangpruneError
+from langprune_cli.machine.team import ALONE
+from langprune_cli.models.streamed import StreamedModel
 from langprune_cli.stages.recover import distilling, memory
 from langprune_cli.stages.recover import recover as stage
+from langprune_cli.stages.recover.student import Student
 from langprune_cli.streaming.compute import slow_bfloat16
 from tests.stages.recover import recovering
 from tests.stages.recover.recovering import looks, pruned, recovered
@@ -247,7 +250,7 @@ def test_what_is_trained_follows_memory(data: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         memory,
         "recovery_bytes",
-        lambda *words, **more: sizes.setdefault((words[2], more["checkpointing"]), whole(*words, **more)),
+        lambda *words, **more: sizes.setdefault((words[2], more["way"].checkpointing), whole(*words, **more)),
     )
     says = "cpu has 0.0 GB free, and recovery takes about: all .*, lora .*, norms "
     with pytest.raises(LangpruneError, match=says):
@@ -264,7 +267,7 @@ def test_what_is_trained_follows_memory(data: Path, monkeypatch: pytest.MonkeyPa
 def test_checkpointing_changes_no_byte(train: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pruned("llama", "2:4", data)
     whole = recovered(data, train=train, name="whole")
-    monkeypatch.setattr(memory, "recovery_bytes", lambda *_, **more: 0 if more["checkpointing"] else 1 << 60)
+    monkeypatch.setattr(memory, "recovery_bytes", lambda *_, **more: 0 if more["way"].checkpointing else 1 << 60)
     reporter = Interrupting()
     again = recovered(data, train=train, name="again", reporter=reporter)
     assert any("computed again for gradients" in note for note in reporter.notes)
@@ -290,3 +293,37 @@ def test_other_memory_finds_and_resumes_the_same_model(data: Path, monkeypatch: 
     needs["all"] = 0
     assert recovered(data, train="all").manifest.params["train"] == "all"
     assert recovered(data, force=True).manifest.params["train"] == "all"
+
+
+def test_a_state_without_averages_of_a_weight_is_gone_on_with(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An expert that no step has reached has none."""
+    pruned("llama", "2:4", data)
+    monkeypatch.setattr(distilling, "SAVE_AFTER_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        recovered(data, name="begun", reporter=Interrupting(6))
+    (path,) = Path("langprune-workspace/models/begun").glob("resume*")
+    state = load_file(path)
+    name = next(key.removeprefix("exp_avg.") for key in state if key.startswith("exp_avg."))
+    save_file({key: each for key, each in state.items() if key.startswith("weight.") or not key.endswith(name)}, path)
+    reporter = Interrupting()
+    recovered(data, name="begun", reporter=reporter)
+    assert any(note.startswith("Resuming begun: ") for note in reporter.notes)
+
+
+def test_what_is_tied_and_stored_twice_is_as_before_after_a_look(tmp_path: Path) -> None:
+    save_pico("gemma2", tmp_path, dtype=torch.bfloat16)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    model = StreamedModel(tmp_path, dtype=torch.float32)
+    with model.whole() as parameters:
+        student = Student(model, parameters, "all", seed=0)
+        weight = parameters["lm_head.weight"]
+        with torch.no_grad():
+            weight += 1e-3
+        before = weight.detach().clone()
+        rounded = student.rounded()
+        with student.as_stored(rounded):
+            assert not torch.equal(weight, before)
+        assert torch.equal(weight, before)
+        assert {"model.embed_tokens.weight", "lm_head.weight"} <= student.whole(rounded, ALONE).keys()
