@@ -18,7 +18,7 @@ Ties = Literal["exact", "together"]
 # With "together", weights that equal the threshold are pruned with it. If they exceed this share of the matrix, they are not
 # ties but the shape of the data (such as all scores equal), and the exact count is used instead.
 _MOST_TIES = 0.01
-_SMALL_GROUP = 16  # up to this M, comparing all pairs is faster than selecting
+SMALL_GROUP = 16  # up to this M, comparing all pairs is faster than selecting
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _n_best(
 ) -> Tensor:  # bool [g, m]
     """Mark the n highest of each group; of ties the later column."""
     m = score.shape[1]
-    return _rank_in_group(score) >= m - n if m <= _SMALL_GROUP else _drop_lowest(score, m - n)
+    return _rank_in_group(score) >= m - n if m <= SMALL_GROUP else _drop_lowest(score, m - n)
 
 
 def _rank_in_group(

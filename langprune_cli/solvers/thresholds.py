@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from langprune_cli.numerics.patterns import Pattern, kth_lowest, prune_count
+from langprune_cli.numerics.patterns import SMALL_GROUP, Pattern, kth_lowest, prune_count
 from langprune_cli.numerics.values import kept
 
 
@@ -62,7 +62,9 @@ class Thresholds:
         return score[:, : self._whole].view(len(score), self._members, -1)
 
     def _bound(self, groups: Tensor) -> Tensor:  # [o, m, g] -> [o, g]
-        """Return the highest value of each group that goes, by as many turns of finding the lowest of what is left."""
+        """Return the highest value of each group that goes; small groups take as many turns of finding the lowest left."""
+        if self._members > SMALL_GROUP:
+            return kth_lowest(groups.mT.reshape(-1, self._members), self._removed).view(len(groups), -1)
         rest = list(groups.unbind(1))
         lowest = rest[0]
         for turn in range(self._removed):

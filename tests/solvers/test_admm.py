@@ -15,7 +15,7 @@ from langprune_cli.updates.update import get_update
 from tests.support.hessians import correlated, loss, site_of
 
 PCG = get_update("pcg").update
-PATTERNS = [Pattern(0.5), Pattern(0.7), Pattern(0.5, (2, 4)), Pattern(4 / 7, (3, 7))]
+PATTERNS = [Pattern(0.5), Pattern(0.7), Pattern(0.5, (2, 4)), Pattern(4 / 7, (3, 7)), Pattern(0.6, (8, 20))]
 
 
 def solve(name: str, *args: object) -> tuple[Tensor, Tensor]:
