@@ -34,7 +34,7 @@ class RecoverRequest(TextOptions, OpeningOptions, ModelTargetOptions, SharingOpt
     online: keep the dense model in memory beside the pruned one; by default its 64 most likely tokens of every position are put
         on disk once, and read from there
     seqlen, seed: tokens per window, and the random seed of their order
-    dtype: of the products, by default "bfloat16" for models in 16 bits where the device has units for it
+    dtype: of the products, by default "bfloat16" for models in 16 bits where the device is not slower with it
     device, cache_dir, trust_remote_code: how to open the models
     log_to: "trackio", "wandb" or "tensorboard", where installed: loss, held-out loss, rate and tokens of each step go there too
     out, max_shard_size: the folder to write to, instead of one in the workspace, and its largest file of weights

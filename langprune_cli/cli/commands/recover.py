@@ -72,8 +72,8 @@ def recover(
     dtype: Annotated[
         str,
         typer.Option(
-            help="Of the products: auto, float32, bfloat16. auto is bfloat16 for 16-bit models where the device has units for "
-            "it. Weights are float32 while they are trained.",
+            help="Of the products: auto, float32, bfloat16. auto is bfloat16 for 16-bit models where the device is not slower "
+            "with it. Weights are float32 while they are trained.",
             rich_help_panel=opt.COMPUTE,
         ),
     ] = "auto",

@@ -3,7 +3,7 @@
 A short and a long training have as many looks at held-out windows and everything else but steps, so that their difference is
 that of the steps. The dense model's predictions are made anew by each, and timed too: they are shared as well.
 
-    python -m tests.benchmarks.recover_processes [--steps 16,64] [--train all] [--rounds 1] [--folder DIR]
+    python -m tests.benchmarks.recovery.processes [--steps 16,64] [--train all] [--rounds 1] [--folder DIR]
 """
 
 import argparse

@@ -4,7 +4,7 @@ With the dense model's predictions on disk and with `--online`, one process, in 
 looks at held-out windows and everything else but steps, so that their difference is that of the steps. The products are those of
 all linears and the head: three passes of the student (outputs, gradients of inputs and of weights), and one of the dense model.
 
-    python -m tests.benchmarks.recover_speed [--steps 16,48] [--dtype bfloat16] [--threads 2] [--rounds 1] [--folder DIR]
+    python -m tests.benchmarks.recovery.speed [--steps 16,48] [--dtype bfloat16] [--threads 2] [--rounds 1] [--folder DIR]
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from tests.benchmarks.peers import Bench, langprune, processor
-from tests.benchmarks.recover_processes import SETTING, STEP_TOKENS, seconds_of
+from tests.benchmarks.recovery.processes import SETTING, STEP_TOKENS, seconds_of
 from tests.benchmarks.speed_peers.products import timed
 from tests.benchmarks.speed_peers.setting import Setting, make
 
