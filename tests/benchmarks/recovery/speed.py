@@ -77,9 +77,7 @@ def main() -> None:
                     ]
                     bench.add(f"{name}, {steps} steps", seconds_of(bench, words, 1))
         words = ["plan", "--model", str(model), "--pattern", "2:4", "--recover", str(long * STEP_TOKENS)]
-        planned = langprune(bench, out, *words, "--dtype", arguments.dtype)["recovery"]["trainings"][0][
-            "peak_ram_bytes"
-        ]
+        planned = langprune(bench, out, *words)["recovery"]["trainings"][0]["peak_ram_bytes"]
         alone = {name: products_rate(setting, getattr(torch, arguments.dtype), PASSES[name]) for name in WAYS}
     took = {name: statistics.median(each) for name, each in bench.seconds.items()}
     rates = {
