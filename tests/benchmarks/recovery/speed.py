@@ -8,6 +8,7 @@ all linears and the head: three passes of the student (outputs, gradients of inp
 """
 
 import argparse
+import json
 import statistics
 import sys
 import tempfile
@@ -76,8 +77,9 @@ def main() -> None:
                         f"r{len(options)}-{steps}",
                     ]
                     bench.add(f"{name}, {steps} steps", seconds_of(bench, words, 1))
-        words = ["plan", "--model", str(model), "--pattern", "2:4", "--recover", str(long * STEP_TOKENS)]
-        planned = langprune(bench, out, *words)["recovery"]["trainings"][0]["peak_ram_bytes"]
+        words = ["plan", "--model", str(model), "--pattern", "2:4", "--recover", str(long * STEP_TOKENS), "--json"]
+        plan = json.loads(bench.run(sys.executable, "-m", "langprune_cli", *words))
+        planned = plan["recovery"]["trainings"][0]["peak_ram_bytes"]
         alone = {name: products_rate(setting, getattr(torch, arguments.dtype), PASSES[name]) for name in WAYS}
     took = {name: statistics.median(each) for name, each in bench.seconds.items()}
     rates = {
