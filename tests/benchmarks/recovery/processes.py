@@ -11,8 +11,10 @@ import json
 import statistics
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
+from langprune_cli.stages.recover.looks import RECOVERY_PART
 from tests.benchmarks.peers import Bench, langprune, processor
 from tests.benchmarks.sizes import PINNED, TORCHRUN
 from tests.benchmarks.speed_peers.setting import Setting, make
@@ -22,14 +24,39 @@ STEP_TOKENS = 2048  # the default: four windows
 PROCESSES = {"one": 1, "two": 2}
 
 
-def seconds_of(bench: Bench, words: list[str], processes: int) -> float:
-    """Return the seconds that langprune says a recovery took, without imports."""
-    pinned = (sys.executable, "-c", PINNED, "0" if processes == 1 else "rank", "-m", "langprune_cli")
+def prepared(setting: Setting, folder: Path, *options: str) -> tuple[Bench, list[str]]:
+    """Make a pruned model; return the benchmark, and the words that train the model, but for how long and under which name."""
+    bench, out = Bench(setting, folder, Path()), folder / "workspace"
+    model, ids = make(setting, folder)
+    cut = ("--pattern", "2:4", "--method", "magnitude", "--update", "none", "--name", "cut")
+    langprune(bench, out, "prune", "--model", str(model), "--data", str(ids), *cut)
+    asked = ["recover", "--model", "cut", "--data", str(ids), "--force", "--json", "--workspace", str(out)]
+    # Small steps: else this model of random weights soon gets no better, and training ends.
+    return bench, [*asked, "--batch-tokens", str(STEP_TOKENS), "--learning-rate", "1e-5", *options]
+
+
+def train(bench: Bench, name: str, steps: int, words: list[str], processes: int = 1) -> None:
+    """Note the seconds that langprune says a recovery took, without imports; processes with one thread have a core each."""
+    core = "0" if processes == 1 else "rank"
+    pinned = (sys.executable, "-c", PINNED, core) if bench.setting.threads == 1 else (sys.executable,)
     start = (sys.executable, *TORCHRUN, f"--nproc-per-node={processes}") if processes > 1 else ()
-    (made,) = json.loads(bench.run(*start, *pinned, *words))["artifacts"]
+    asked = [*words, "--tokens", str(steps * STEP_TOKENS), "--name", f"{name.strip('-').replace(' ', '-')}-{steps}"]
+    (made,) = json.loads(bench.run(*start, *pinned, "-m", "langprune_cli", *asked))["artifacts"]
     if made["cached"]:
         raise SystemExit("langprune recover found its result already there")
-    return float(made["seconds"])
+    done = json.loads(Path(made["path"], RECOVERY_PART).read_text())["looks"][-1]["tokens"]
+    if done != steps * STEP_TOKENS:
+        raise SystemExit(f"training ended after {done} of {steps * STEP_TOKENS} tokens: give fewer --steps")
+    bench.add(f"{name}, {steps} steps", float(made["seconds"]))
+
+
+def rates_of(bench: Bench, names: Iterable[str], short: int, long: int) -> dict[str, float]:
+    """Return the tokens per second of the steps alone, from the medians."""
+    took = {name: statistics.median(each) for name, each in bench.seconds.items()}
+    return {
+        name: (long - short) * STEP_TOKENS / (took[f"{name}, {long} steps"] - took[f"{name}, {short} steps"])
+        for name in names
+    }
 
 
 def main() -> None:
@@ -43,25 +70,16 @@ def main() -> None:
     short, long = map(int, arguments.steps.split(","))
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.folder or Path(temporary)).absolute()
-        bench, out = Bench(SETTING, folder, Path()), folder / "workspace"
-        model, ids = make(SETTING, folder)
-        cut = ("--pattern", "2:4", "--method", "magnitude", "--update", "none", "--name", "cut")
-        langprune(bench, out, "prune", "--model", str(model), "--data", str(ids), *cut)
-        asked = ["recover", "--model", "cut", "--data", str(ids), "--train", arguments.train, "--force", "--json"]
-        asked += ["--batch-tokens", str(STEP_TOKENS), "--workspace", str(out)]
+        bench, words = prepared(SETTING, folder, "--train", arguments.train)
         for _ in range(arguments.rounds):
             for name, processes in PROCESSES.items():
                 for steps in (short, long):
-                    words = [*asked, "--tokens", str(steps * STEP_TOKENS), "--name", f"{name}-{steps}"]
-                    bench.add(f"{name}, {steps} steps", seconds_of(bench, words, processes))
-    took = {name: statistics.median(each) for name, each in bench.seconds.items()}
-    rates = {
-        name: (long - short) * STEP_TOKENS / (took[f"{name}, {long} steps"] - took[f"{name}, {short} steps"])
-        for name in PROCESSES
-    }
+                    train(bench, name, steps, words, processes)
+    rates = rates_of(bench, PROCESSES, short, long)
+    took = {name: statistics.median(bench.seconds[f"{name}, {long} steps"]) for name in PROCESSES}
     lines = [f"On {processor()}, one thread a process, --train {arguments.train}:", ""]
     lines += ["| processes | tokens per second | seconds of the long one, predictions included |", "|---|---|---|"]
-    lines += [f"| {name} | {rates[name]:.0f} | {took[f'{name}, {long} steps']:.1f} |" for name in PROCESSES]
+    lines += [f"| {name} | {rates[name]:.0f} | {took[name]:.1f} |" for name in PROCESSES]
     lines += ["", f"Two processes are {rates['two'] / rates['one']:.2f} times as fast."]
     sys.stdout.write("\n".join(lines) + "\n")
 

@@ -9,7 +9,6 @@ all linears and the head: three passes of the student (outputs, gradients of inp
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
 from dataclasses import replace
@@ -17,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from tests.benchmarks.peers import Bench, langprune, processor
-from tests.benchmarks.recovery.processes import SETTING, STEP_TOKENS, seconds_of
+from tests.benchmarks.peers import processor
+from tests.benchmarks.recovery.processes import SETTING, STEP_TOKENS, prepared, rates_of, train
 from tests.benchmarks.speed_peers.products import timed
-from tests.benchmarks.speed_peers.setting import Setting, make
+from tests.benchmarks.speed_peers.setting import Setting
 
 WAYS = {"predictions on disk": (), "--online": ("--online",)}
 TOKENS = 1024  # that go through a model at once
@@ -59,33 +58,25 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.folder or Path(temporary)).absolute()
-        bench, out = Bench(setting, folder, Path()), folder / "workspace"
-        model, ids = make(setting, folder)
-        cut = ("--pattern", "2:4", "--method", "magnitude", "--update", "none", "--name", "cut")
-        langprune(bench, out, "prune", "--model", str(model), "--data", str(ids), *cut)
-        asked = ["recover", "--model", "cut", "--data", str(ids), "--train", "all", "--force", "--json"]
-        asked += ["--batch-tokens", str(STEP_TOKENS), "--dtype", arguments.dtype, "--workspace", str(out)]
+        bench, words = prepared(setting, folder, "--train", "all", "--dtype", arguments.dtype)
         for _ in range(arguments.rounds):
             for name, options in WAYS.items():
                 for steps in (short, long):
-                    words = [
-                        *asked,
-                        *options,
-                        "--tokens",
-                        str(steps * STEP_TOKENS),
-                        "--name",
-                        f"r{len(options)}-{steps}",
-                    ]
-                    bench.add(f"{name}, {steps} steps", seconds_of(bench, words, 1))
-        words = ["plan", "--model", str(model), "--pattern", "2:4", "--recover", str(long * STEP_TOKENS), "--json"]
-        plan = json.loads(bench.run(sys.executable, "-m", "langprune_cli", *words))
+                    train(bench, name, steps, [*words, *options])
+        asked = [
+            "plan",
+            "--model",
+            str(folder / "model"),
+            "--pattern",
+            "2:4",
+            "--recover",
+            str(long * STEP_TOKENS),
+            "--json",
+        ]
+        plan = json.loads(bench.run(sys.executable, "-m", "langprune_cli", *asked))
         planned = plan["recovery"]["trainings"][0]["peak_ram_bytes"]
         alone = {name: products_rate(setting, getattr(torch, arguments.dtype), PASSES[name]) for name in WAYS}
-    took = {name: statistics.median(each) for name, each in bench.seconds.items()}
-    rates = {
-        name: (long - short) * STEP_TOKENS / (took[f"{name}, {long} steps"] - took[f"{name}, {short} steps"])
-        for name in WAYS
-    }
+    rates = rates_of(bench, WAYS, short, long)
     lines = [f"On {processor()}, {arguments.threads} threads, {arguments.dtype}, --train all:", ""]
     lines += ["| way | tokens per second | of the products alone | peak memory, MB |", "|---|---|---|---|"]
     lines += [
