@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 import langprune_cli.allocations as package
@@ -21,20 +23,26 @@ _WHOLE = 1e-9  # a number of weights of M this near to a whole number is that nu
 _MOST_MIXES = 1024  # partial mixes kept by `mix_of_n`; with up to two sizes of block none is dropped
 
 
+Measure = Callable[[Sequence[Site], Prune], list[float]]
+
+
 @dataclass(frozen=True)
 class Allocation:
-    """One way to spread sparsity over blocks.
+    """One way to spread sparsity over blocks, or over sites.
 
-    `measure` sees one block at a time (dense weights, statistics of the dense model) and returns its figures, if any. `spread`
-    gets every block's figures and number of prunable weights, and the total sparsity; it returns a sparsity for each block that
-    together remove this share of all weights.
+    `measure` sees one block at a time (dense weights, statistics of the dense model) and returns its figures, if any. An
+    allocation with `trials` spreads over sites instead, whose figures are the divergences from the dense model when the site is
+    pruned by `prune` at each of these sparsities. `spread` gets the figures and the number of prunable weights of all blocks or
+    sites, and the total sparsity; it returns a sparsity for each that together remove this share of all weights.
     """
 
     name: str
     needs: Needs
     paper: str
-    measure: Callable[[Sequence[Site], Prune], list[float]]
+    measure: Measure | None
     spread: Callable[[Sequence[Sequence[float]], Sequence[int], float], list[float]]
+    trials: tuple[float, ...] = ()
+    prune: Prune | None = None
 
 
 def allocations() -> dict[str, Allocation]:
@@ -99,6 +107,74 @@ def mix_of_n(
         for block, _ in by_size[size][:count]:
             removed[block] += 1
     return [m - each for each in removed]
+
+
+def cheapest(
+    curves: Sequence[NDArray[np.float64] | None],  # of each block or site, its cost at `grid`, rising; None: unknown
+    sizes: Sequence[int],
+    grid: NDArray[np.float64],  # sparsities with equal steps between
+    total: float,
+) -> list[float]:
+    """Return the sparsities within `grid` with the least sum of costs that together remove `total`; where unknown, `total`.
+
+    All begin at the lowest; then the cheapest step, by cost per removed weight, is taken until `total` is reached. The greedy
+    choice is optimal because curves are made convex first: the steps of one never get cheaper.
+    """
+    low, width = float(grid[0]), float(grid[1] - grid[0])
+    known = [
+        number for number, (curve, size) in enumerate(zip(curves, sizes, strict=True)) if curve is not None and size
+    ]
+    chosen = [low if number in known else total for number in range(len(sizes))]
+    # For equal prices the earlier step goes first, so that similar ones rise together, then the later block.
+    steps = [
+        (price / sizes[number], step, -number)
+        for number in known
+        for step, price in enumerate(convex(np.diff(curves[number])))  # type: ignore[arg-type] # known ones have curves
+    ]
+    budget = (total - low) * sum(sizes[number] for number in known)
+    for _, _, negative in sorted(steps):
+        if budget <= 0:
+            break
+        size = sizes[-negative]
+        taken = min(width, budget / size)
+        chosen[-negative] += taken
+        budget -= taken * size
+    return fit(chosen, sizes, total)  # corrects rounding
+
+
+def power_laws(
+    trials: Sequence[float],  # rising sparsities
+    costs: Sequence[float],  # at these
+    sparsities: NDArray[np.float64],  # [n]
+    least: float,  # smaller costs are rounding
+) -> NDArray[np.float64]:  # [n]
+    """Return a cost at other sparsities: power laws through the trials, which go on beyond the first and the last.
+
+    Below the first one the law has an exponent of at least 1 and goes to 0. Costs that fall with sparsity, through noise, are
+    first raised to the cost before.
+    """
+    places = np.log(trials)
+    rising = np.log(np.maximum.accumulate(np.maximum(costs, least)))
+    slopes = np.diff(rising) / np.diff(places)
+    at = np.log(np.maximum(sparsities, 1e-12))
+    inside = np.interp(at, places, rising)
+    below = rising[0] + max(1.0, slopes[0]) * (at - places[0])
+    above = rising[-1] + slopes[-1] * (at - places[-1])
+    return np.exp(np.where(at < places[0], below, np.where(at > places[-1], above, inside)))
+
+
+def convex(
+    slopes: NDArray[np.float64],  # [n], of steps of one width
+) -> list[float]:
+    """Return the slopes of the largest convex curve below: runs of falling slopes get their mean."""
+    runs: list[tuple[float, int]] = []  # (sum, how many)
+    for slope in slopes.tolist():
+        run = (slope, 1)
+        while runs and runs[-1][0] / runs[-1][1] > run[0] / run[1]:
+            before = runs.pop()
+            run = (before[0] + run[0], before[1] + run[1])
+        runs.append(run)
+    return [total / count for total, count in runs for _ in range(count)]
 
 
 def unit_range(measures: Sequence[Sequence[float]]) -> list[float]:

@@ -11,7 +11,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from langprune_cli.allocations.allocation import Allocation, Prune, fit, most_sparsity, require_finite
+from langprune_cli.allocations.allocation import (
+    Allocation,
+    Prune,
+    cheapest,
+    most_sparsity,
+    power_laws,
+    require_finite,
+)
 from langprune_cli.numerics.gram import output_energy
 from langprune_cli.numerics.site import Site
 
@@ -47,61 +54,19 @@ def measure(sites: Sequence[Site], prune: Prune) -> list[float]:
 def spread(measures: Sequence[Sequence[float]], sizes: Sequence[int], total: float) -> list[float]:
     """Return the sparsities within `_FARTHEST` of `total` with the least sum of relative errors.
 
-    All blocks begin at the lower limit; then the cheapest step, by error per removed weight, is taken until `total` is reached.
-    The greedy choice is optimal because the curves are made convex first: a block's steps never get cheaper. Raises
-    LangpruneError for errors that are not finite.
+    Raises LangpruneError for errors that are not finite.
     """
     require_finite(measures)
-    low, high = max(0.0, total - _FARTHEST), min(most_sparsity(total), total + _FARTHEST)
-    width = (high - low) / _STEPS
-    blocks = [block for block, (errors, size) in enumerate(zip(measures, sizes, strict=True)) if errors and size]
-    chosen = [low if block in blocks else total for block in range(len(sizes))]
-    # For equal prices the earlier step goes first, so that similar blocks rise together, then the later block.
-    steps = [
-        (price / sizes[block], step, -block)
-        for block in blocks
-        for step, price in enumerate(_convex(np.diff(error_curve(measures[block], np.linspace(low, high, _STEPS + 1)))))
-    ]
-    budget = (total - low) * sum(sizes[block] for block in blocks)
-    for _, _, negative in sorted(steps):
-        if budget <= 0:
-            break
-        size = sizes[-negative]
-        taken = min(width, budget / size)
-        chosen[-negative] += taken
-        budget -= taken * size
-    return fit(chosen, sizes, total)  # corrects rounding
+    grid = np.linspace(max(0.0, total - _FARTHEST), min(most_sparsity(total), total + _FARTHEST), _STEPS + 1)
+    return cheapest([error_curve(errors, grid) if errors else None for errors in measures], sizes, grid, total)
 
 
 def error_curve(
     errors: Sequence[float],  # at `_TRIALS`
     sparsities: NDArray[np.float64],  # [n]
 ) -> NDArray[np.float64]:  # [n]
-    """Return a block's relative error at other sparsities: power laws through the trials, rising to 1 at 1.
-
-    Below the first trial, the law of the first two continues to 0 at 0. Errors that fall with sparsity, through noise, are
-    first raised to the error before.
-    """
-    trials = np.log([*_TRIALS, 1.0])
-    rising = np.log(np.maximum.accumulate(np.clip([*errors, 1.0], _LEAST_ERROR, 1.0)))
-    exponent = max(1.0, (rising[1] - rising[0]) / (trials[1] - trials[0]))
-    at = np.log(np.maximum(sparsities, 1e-12))
-    below = rising[0] + exponent * (at - trials[0])
-    return np.exp(np.where(at < trials[0], below, np.interp(at, trials, rising)))
-
-
-def _convex(
-    slopes: NDArray[np.float64],  # [n], of steps of one width
-) -> list[float]:
-    """Return the slopes of the largest convex curve below: runs of falling slopes get their mean."""
-    runs: list[tuple[float, int]] = []  # (sum, how many)
-    for slope in slopes.tolist():
-        run = (slope, 1)
-        while runs and runs[-1][0] / runs[-1][1] > run[0] / run[1]:
-            before = runs.pop()
-            run = (before[0] + run[0], before[1] + run[1])
-        runs.append(run)
-    return [total / count for total, count in runs for _ in range(count)]
+    """Return a block's relative error at other sparsities: power laws through the trials, rising to 1 at 1."""
+    return power_laws([*_TRIALS, 1.0], np.clip([*errors, 1.0], _LEAST_ERROR, 1.0).tolist(), sparsities, _LEAST_ERROR)
 
 
 ALLOCATION = Allocation("search", "hessian", "https://arxiv.org/abs/2208.11580", measure, spread)

@@ -1,7 +1,7 @@
 """One input site: the linears that read the same tensor, and the statistics of that tensor."""
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -44,6 +44,7 @@ class Site:
     rows: tuple[int, ...]  # of each linear, r in all
     stats: SiteStats | None  # None for methods that look at weights alone
     damping: float = DAMPING  # share of the mean diagonal added to the Hessian's diagonal
+    _factors: list[Factor] = field(default_factory=list, repr=False, compare=False)  # one, once it is computed
 
     @property
     def norms(self) -> SiteStats:
@@ -59,18 +60,20 @@ class Site:
             raise ValueError("this method needs a Hessian")
         return self.norms.hessian
 
-    @cached_property
+    @property
     def factor(self) -> Factor:
         """Return the factor of the damped Hessian, computed once."""
-        return damped_factor(self.hessian, self.damping)
+        if not self._factors:
+            self._factors.append(damped_factor(self.hessian, self.damping))
+        return self._factors[0]
 
     @property
     def damping_used(self) -> float | None:
         """Return the damping used by the factorisation, None without one."""
-        return self.factor.damping if "factor" in vars(self) else None
+        return self._factors[0].damping if self._factors else None
 
     def part(self, rows: slice) -> "Site":
-        """Return the site with only some of its rows, such as one linear's."""
+        """Return the site with only some of its rows, such as one linear's; both have one factor."""
         weight = self.weight[rows]
         return replace(self, weight=weight, rows=(len(weight),))
 
@@ -91,3 +94,13 @@ class Solution:
     def part(self, rows: slice) -> "Solution":
         """Return some of its rows."""
         return Solution(self.keep[rows], self.weight[rows], None if self.error is None else self.error[rows])
+
+
+def joined(solutions: Sequence[Solution]) -> Solution:
+    """Return one solution with the rows of several, in order; its errors are unknown if some are."""
+    errors = [each.error for each in solutions if each.error is not None]
+    return Solution(
+        torch.cat([each.keep for each in solutions]),
+        torch.cat([each.weight for each in solutions]),
+        torch.cat(errors) if len(errors) == len(solutions) else None,
+    )

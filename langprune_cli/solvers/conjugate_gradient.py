@@ -14,6 +14,7 @@ STEPS = 20  # each lowers the error; after about 20, perplexity no longer improv
 def least_squares(
     site: Site,
     keep: Tensor,  # bool [r, i]
+    steps: int = STEPS,
 ) -> Tensor:  # float32 [r, i]
     """Return values of the kept weights that nearly minimise the damped reconstruction error.
 
@@ -26,7 +27,7 @@ def least_squares(
 
     def solve(rows: slice) -> None:
         target, support = site.weight[rows], keep[rows]
-        found[rows] = conjugate_gradient(kept(target, support), target, hessian, support, STEPS)
+        found[rows] = conjugate_gradient(kept(target, support), target, hessian, support, steps)
 
     with whole_inputs(hessian.device):
         over_rows(solve, found.shape, hessian.device)

@@ -102,13 +102,15 @@ class OpenedModel:
         """
         return HiddenStates(self.streamed, ids, self.compute.batch_tokens, self.spill(ids, folder, ways), fast=fast)
 
-    def spill(self, ids: Tensor, folder: Path, ways: int = 1) -> Path | None:
+    def spill(self, ids: Tensor, folder: Path, ways: int = 1, most: int | None = None) -> Path | None:
         """Return `folder` if the hidden states of `ids` [n, t] need a file, None if memory holds them.
 
-        ways: how many such hidden states there are. Raises LangpruneError if the folder has no room for them.
+        ways: how many such hidden states there are. most: bytes in memory where --max-memory does not say, None for any number.
+        Raises LangpruneError if the folder has no room for them.
         """
         size = ways * ids.numel() * self.streamed.config.get_text_config().hidden_size * self.streamed.dtype.itemsize
-        if self.compute.max_memory is None or size <= self.compute.max_memory:
+        most = most if self.compute.max_memory is None else self.compute.max_memory
+        if most is None or size <= most:
             return None
         need_space(folder, size)
         return folder

@@ -8,6 +8,7 @@ from copy import copy
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Self
 
 import torch
 from safetensors import safe_open
@@ -16,6 +17,7 @@ from torch import Tensor
 from langprune_cli.machine.team import Team
 from langprune_cli.models.block_capture import Call
 from langprune_cli.models.fast_attention import fast_attention
+from langprune_cli.models.protocols import Configuration
 from langprune_cli.models.shards import plan_shards, write_shard
 from langprune_cli.models.streamed import Block, StreamedModel
 from langprune_cli.models.tensor_entry import DTYPE_NAMES, TensorEntry
@@ -29,6 +31,11 @@ Edit = Callable[[Block], None]
 # Logits are computed in pieces of about this size: with 256k tokens in the vocabulary, float32 takes 1 MB per token.
 _LOGITS_BYTES = 64 << 20
 _FEW = 2  # tokens by which blocks' outputs are looked at
+
+
+def logits_piece(config: Configuration, windows: int) -> int:
+    """Return how many positions of so many windows give logits of about `_LOGITS_BYTES` in float32."""
+    return max(1, _LOGITS_BYTES // (4 * config.get_text_config().vocab_size * windows))
 
 
 class EnoughSeen(Exception):  # noqa: N818 - not an error: it stops a forward pass early
@@ -74,7 +81,7 @@ class HiddenStates:
                 return earlier
         return calls
 
-    def twin(self, spill: Path | None = None) -> "HiddenStates":
+    def twin(self, spill: Path | None = None) -> Self:
         """Return the same hidden states, to go another way; the calls of the blocks are in memory once. spill: see `__init__`."""
         other = copy(self)
         other.hidden = TensorFile(spill) if spill else []
@@ -111,11 +118,10 @@ class HiddenStates:
         The hidden states must be the last block's output. Norm and head treat each token separately, so a piece of a window
         gives the same logits as the whole.
         """
-        vocabulary = self.model.config.get_text_config().vocab_size
         with self.model.outside(), self._own_code():
             for number, ids in enumerate(self.ids):
                 hidden = self.hidden[number]
-                piece = max(1, _LOGITS_BYTES // (4 * vocabulary * hidden.shape[0]))
+                piece = logits_piece(self.model.config, len(ids))
                 for start in range(0, hidden.shape[1], piece):
                     part = ids[:, start : start + piece].to(self.model.device)
                     with (

@@ -49,6 +49,8 @@ WEIGHTS: dict[str, tuple[str, ...]] = {
     "admm, owl": ("--allocation", "owl"),
     "admm, alpha": ("--allocation", "alpha"),
     "admm, search": ("--allocation", "search"),
+    "admm, fisher": ("--allocation", "fisher"),
+    "admm, fisher, recover 200k": ("--allocation", "fisher", "--recover", "200k"),
 }
 PARTS = {
     "channels 10%": ("--pattern", "channels:0.1"),

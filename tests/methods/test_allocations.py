@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from langprune_cli.allocations import alpha, owl, search
-from langprune_cli.allocations.allocation import allocations, get_allocation, most_sparsity
+from langprune_cli.allocations.allocation import Allocation, allocations, convex, get_allocation, most_sparsity
 from langprune_cli.errors import LangpruneError
+from langprune_cli.numerics.gram import output_energy
 from langprune_cli.numerics.patterns import Pattern, keep_mask
 from langprune_cli.numerics.site import Site, SiteStats
 
@@ -40,9 +41,23 @@ def never(_: Site, sparsity: float) -> Tensor:
     raise AssertionError(f"pruned on trial at {sparsity}")
 
 
-def test_the_registry_holds_the_four_allocations() -> None:
+def figures(found: Allocation, block: Sequence[Site]) -> list[float]:
+    """Return what an allocation measures of a block; instead of divergences, output errors of its trials."""
+    if found.measure:
+        return found.measure(block, by_magnitude)
+    assert found.prune
+    return [
+        math.fsum(output_energy(found.prune(each, trial) - each.weight, each.hessian) for each in block)
+        for trial in (found.trials if block else ())
+    ]
+
+
+def test_the_registry_holds_the_allocations() -> None:
     needs = {name: found.needs for name, found in allocations().items()}
-    assert needs == {"alpha": "nothing", "owl": "norms", "search": "hessian", "uniform": "nothing"}
+    assert needs == {
+        "alpha": "nothing", "fisher": "hessian", "owl": "norms", "search": "hessian", "uniform": "nothing",
+    }  # fmt: skip
+    assert [name for name, found in allocations().items() if found.trials] == ["fisher"]
     for name, found in allocations().items():
         assert get_allocation(name) is found
         assert found.name == name
@@ -58,9 +73,9 @@ def test_every_allocation_meets_the_total(name: str, total: float) -> None:
     blocks = [[site((3 + seed, 4), seed=seed, outlier=1 + 20 * seed), site((5,), seed=seed + 9)] for seed in range(4)]
     sizes = [sum(each.weight.numel() for each in block) for block in blocks]
     before = [each.weight.clone() for block in blocks for each in block]
-    measures = [found.measure(block, by_magnitude) for block in blocks]
+    measures = [figures(found, block) for block in blocks]
     assert all(torch.equal(*pair) for pair in zip(before, (each.weight for b in blocks for each in b), strict=True))
-    assert measures == [found.measure(block, by_magnitude) for block in blocks]
+    assert measures == [figures(found, block) for block in blocks]
     sparsities = found.spread(measures, sizes, total)
     assert math.fsum(s * size for s, size in zip(sparsities, sizes, strict=True)) == pytest.approx(
         total * sum(sizes), rel=1e-14
@@ -75,15 +90,15 @@ def test_every_allocation_meets_the_total(name: str, total: float) -> None:
 @pytest.mark.parametrize("name", allocations())
 def test_blocks_with_nothing_to_prune_are_allowed(name: str) -> None:
     found = get_allocation(name)
-    assert found.measure([], never) == []
-    measures = [found.measure([site(seed=seed, outlier=30 * seed)], by_magnitude) for seed in (0, 1)]
+    assert figures(found, []) == []
+    measures = [figures(found, [site(seed=seed, outlier=30 * seed)]) for seed in (0, 1)]
     sparsities = found.spread([measures[0], [], measures[1]], [100, 0, 100], 0.5)
     assert sparsities[0] + sparsities[2] == pytest.approx(1, abs=1e-14)
     assert found.spread([[], []], [0, 0], 0.5) == [0.5, 0.5]
     assert found.spread([], [], 0.5) == []
 
 
-@pytest.mark.parametrize("name", ["owl", "alpha", "search"])
+@pytest.mark.parametrize("name", ["owl", "alpha", "search", "fisher"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_figures_that_are_not_finite_are_refused(name: str, bad: float) -> None:
     with pytest.raises(LangpruneError, match="measured of block 1 is not finite: calibrate again"):
@@ -294,5 +309,5 @@ def test_search_makes_curves_convex_before_it_is_greedy() -> None:
     # The first curve is steep first and flat then: its flat part is only to be had together with the steep one.
     concave, straight = [0.001, 0.3, 0.301, 0.302, 0.303], [0.2, 0.4, 0.6, 0.75, 0.9]
     assert search.spread([concave, straight], [100, 100], 0.5) == pytest.approx([0.7, 0.3], abs=1e-12)
-    slopes = search._convex(np.array([1.0, 3.0, 2.0, 5.0, 1.0, 6.0]))
+    slopes = convex(np.array([1.0, 3.0, 2.0, 5.0, 1.0, 6.0]))
     assert slopes == pytest.approx([1, 2.5, 2.5, 3, 3, 6])

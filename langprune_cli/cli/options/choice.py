@@ -87,7 +87,7 @@ Allocation = Annotated[
     str,
     typer.Option(
         autocompletion=completion.one_of(names.ALLOCATIONS),
-        help="How to spread sparsity over blocks: uniform, owl, alpha or search.",
+        help="How to spread sparsity: uniform; over blocks: owl, alpha or search; over linears: fisher.",
         rich_help_panel=CHOICE,
     ),
 ]

@@ -15,7 +15,7 @@ from langprune_cli.records import BaseRecord, Params
 from langprune_cli.stages.apply.cutting import cut_of
 from langprune_cli.stages.apply.model_writing import ModelWriter
 from langprune_cli.stages.apply.text_only import TextTower
-from langprune_cli.stages.solving.allocating import allocated_patterns
+from langprune_cli.stages.solving.allocating import BlockPattern, allocated_patterns
 from langprune_cli.stages.solving.updating import UpdatedLinear, updated_block
 from langprune_cli.stages.statistics.sites import SOLVING, Solving, block_stats, calibration_text, needed_stats
 from langprune_cli.stages.structured.keep_masks import MaskReader
@@ -112,12 +112,12 @@ def check_target(workspace: Workspace, model: OpenedModel, to: Target) -> None:
         raise UsageError(f"{target} is the model itself: choose another --name or --out")
 
 
-def mask_patterns(mask: Artifact, blocks: int) -> list[Pattern]:
+def mask_patterns(mask: Artifact, blocks: int) -> list[BlockPattern]:
     """Return each block's pattern of a mask."""
     params = mask.manifest.params
     if is_structured(params["pattern"]):
-        return [Pattern(params["sparsity"] or 0.0)] * blocks
-    return allocated_patterns(mask) or [parse_pattern(params["pattern"], params["sparsity"])] * blocks
+        return [BlockPattern(Pattern(params["sparsity"] or 0.0))] * blocks
+    return allocated_patterns(mask) or [BlockPattern(parse_pattern(params["pattern"], params["sparsity"]))] * blocks
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from langprune_cli.models.tensor_entry import TensorEntry, rows_of
 from langprune_cli.numerics.patterns import Pattern, follows
 from langprune_cli.numerics.values import bytes_of, count_true, same_bits
 from langprune_cli.stages.apply.text_only import TextTower
+from langprune_cli.stages.solving.allocating import BlockPattern
 from langprune_cli.stages.solving.updating import PrunedLinear, UpdatedLinear
 from langprune_cli.stages.structured.cut import Cut, sizes_of_opened
 from langprune_cli.stages.structured.keep_masks import BlocksOfMasks
@@ -106,7 +107,7 @@ class ModelWriter:
     def finish(
         self,
         masks: BlocksOfMasks,
-        patterns: Sequence[Pattern],
+        patterns: Sequence[BlockPattern],
         reporter: Reporter,
         **about: object,
     ) -> Artifact:
@@ -173,7 +174,9 @@ class ModelWriter:
         tensor = self.model.streamed.checkpoint.read_finite([name])[name] if new is None else new
         return self.cut.tensor(group, name, tensor) if self.cut else tensor
 
-    def check(self, masks: BlocksOfMasks, patterns: Sequence[Pattern], reporter: Reporter) -> dict[str, int | float]:
+    def check(
+        self, masks: BlocksOfMasks, patterns: Sequence[BlockPattern], reporter: Reporter
+    ) -> dict[str, int | float]:
         """Read the written folder back and compare it with its source; return counts.
 
         Every tensor must have the bytes that were written (resuming checks those of an interrupted run). Unpruned tensors must
@@ -197,7 +200,9 @@ class ModelWriter:
                 right = self._checksums.get(name) in {None, _checksum(found)}
                 if dense_name in kept:
                     linear, keep = kept[dense_name]
-                    zeros, follows_mask = _zeros(found.t() if linear.transposed else found, keep, patterns[group])
+                    zeros, follows_mask = _zeros(
+                        found.t() if linear.transposed else found, keep, patterns[group].of(linear)
+                    )
                     right &= follows_mask
                     counts.zeros += zeros
                     counts.pruned_weights += found.numel()

@@ -19,6 +19,7 @@ from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.records import ReturnedRecord, Saved
 from langprune_cli.stages.apply.apply import ApplySettings, MaskOf, check_target, model_recipe
 from langprune_cli.stages.apply.model_writing import ModelWriter
+from langprune_cli.stages.solving.allocating import BlockPattern
 from langprune_cli.stages.solving.updating import PrunedLinear, UpdatedLinear
 from langprune_cli.stages.structured.keep_masks import remove_pruned
 from langprune_cli.store.artifact import PROVENANCE, Artifact, ArtifactWriter
@@ -186,7 +187,7 @@ def reapply(
         target.write(masks.cleared, lambda index: reporter.tick(index, 0))
         reporter.end()
         found = {"blocks": blocks, **{each: sum(block[each] for block in blocks) for each in ("masked", "returned")}}
-        return target.finish(masks, [Pattern(0.0)] * target.blocks, reporter, reapplied=found)
+        return target.finish(masks, [BlockPattern(Pattern(0.0))] * target.blocks, reporter, reapplied=found)
 
     place = Destination.of(workspace, f"{saved.of.name}-on-{model.label}", to)
     return run_stage(recipe, place, make, model.streamed.checkpoint.size)

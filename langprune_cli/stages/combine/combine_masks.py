@@ -16,6 +16,7 @@ from langprune_cli.numerics.votes import consensus, normalised_ranks, votes
 from langprune_cli.records import Params, TextRecord, stats_key, texts_of
 from langprune_cli.stages.mask.mask import mask_summary
 from langprune_cli.stages.mask.score import block_scores
+from langprune_cli.stages.solving.allocating import BlockPattern
 from langprune_cli.stages.solving.unit_choosing import readers_of
 from langprune_cli.stages.statistics.parts import block_part
 from langprune_cli.stages.statistics.sites import block_stats
@@ -165,7 +166,7 @@ def _make(
             BlockMasks(index, choose(index, masks)).write(writer)
         reporter.tick(index, 0)
     reporter.end()
-    return writer.finish(**mask_summary(writer, shapes, [pattern] * blocks))
+    return writer.finish(**mask_summary(writer, shapes, [BlockPattern(pattern)] * blocks))
 
 
 def _check(parents: Sequence[Artifact], model: OpenedModel) -> None:

@@ -10,7 +10,7 @@ from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.numerics.packing import unpack_mask
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.numerics.values import count_true
-from langprune_cli.stages.solving.allocating import block_patterns, chosen_allocation
+from langprune_cli.stages.solving.allocating import BlockPattern, block_patterns, chosen_allocation
 from langprune_cli.stages.solving.choosing import WeightChooser
 from langprune_cli.stages.solving.unit_choosing import AnyChooser
 from langprune_cli.stages.statistics.experts import without_statistics
@@ -85,12 +85,12 @@ def mask(
                     for linear in linears:
                         name, shape = linear.name, model.streamed.shape(linear)
                         of = fitting(source.scores, block_part(index), scores, name, torch.float32, shape)
-                        found.keep[name] = chooser.of_scores(of, pattern)
+                        found.keep[name] = chooser.of_scores(of, pattern.of(linear))
                 else:
                     known = block_stats(source.stats, model, index)
                     for site in block_sites(model, linears, known, chooser.settings.solving):
                         with named(site.name):
-                            keep = chooser.choose(model, index, site, pattern)[0]
+                            keep, _ = pattern.choose(chooser, model, index, site)
                         masks = {linear.name: part for linear, part in site.split(keep)}
                         found.add(site.name, masks, site.site.damping_used)
                 found.write(writer)
@@ -166,7 +166,7 @@ def dense_tails(shapes: dict[str, tuple[int, int]], pattern: Pattern) -> dict[st
 
 
 def mask_summary(
-    writer: ArtifactWriter, shapes: dict[str, tuple[int, int]], patterns: Sequence[Pattern]
+    writer: ArtifactWriter, shapes: dict[str, tuple[int, int]], patterns: Sequence[BlockPattern]
 ) -> dict[str, object]:
     """Return the manifest's counts over all parts on disk, including those of an interrupted run."""
     artifact = Artifact(writer.folder, writer.manifest)
@@ -184,6 +184,6 @@ def mask_summary(
         "weights": weights,
         "removed": weights - kept,
         "linears": len(shapes),
-        "dense_tail_columns": dense_tails(shapes, patterns[0]),
+        "dense_tail_columns": dense_tails(shapes, patterns[0].pattern),
         **({"more_damping": more} if (more := {site: used for site, used in damping.items() if used > asked}) else {}),
     }

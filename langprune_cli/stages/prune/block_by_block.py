@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from langprune_cli.machine.memory import give_back_freed
 from langprune_cli.models.streamed import Block
-from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.stages.apply.model_writing import ModelWriter
+from langprune_cli.stages.solving.allocating import BlockPattern
 from langprune_cli.stages.solving.site_solving import SolvedSite, Solver
 from langprune_cli.stages.solving.unit_choosing import AnyChooser
 from langprune_cli.stages.solving.updating import UpdatedLinear, updated_block
@@ -37,7 +37,7 @@ class BlockByBlock:
     model: OpenedModel
     chooser: AnyChooser
     update: Update
-    patterns: Sequence[Pattern]
+    patterns: Sequence[BlockPattern]
     masks: ArtifactWriter | Artifact  # a complete artifact if only the model is missing
     target: ModelWriter
     reporter: Reporter

@@ -8,7 +8,6 @@ from typing import Any
 
 from langprune_cli.defaults import Propagation
 from langprune_cli.machine.team import Team
-from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.numerics.site import Needs, Statistics, most_needed
 from langprune_cli.records import TextRecord
 from langprune_cli.stages.apply.apply import (
@@ -28,7 +27,7 @@ from langprune_cli.stages.calibrate.calibrate import (
 )
 from langprune_cli.stages.mask.mask import dense_tails, mask_summary, prunable_shapes
 from langprune_cli.stages.prune.block_by_block import BlockByBlock, Propagated
-from langprune_cli.stages.solving.allocating import block_patterns
+from langprune_cli.stages.solving.allocating import BlockPattern, block_patterns
 from langprune_cli.stages.solving.unit_choosing import AnyChooser
 from langprune_cli.stages.statistics.experts import finish_stats, without_statistics
 from langprune_cli.stages.statistics.parts import block_part
@@ -220,7 +219,7 @@ class Making:
         writers: dict[str, ArtifactWriter],
         stats: Artifact | None,
         masks: Artifact | None,
-        patterns: list[Pattern],
+        patterns: list[BlockPattern],
         target: ModelWriter,
     ) -> dict[str, Artifact]:
         """Complete the artifacts of this run, and return them by kind."""

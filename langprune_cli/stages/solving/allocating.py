@@ -1,17 +1,26 @@
 """Chooses the pattern of every block, from an allocation and the dense model's statistics."""
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from langprune_cli.allocations.allocation import Allocation, fit, get_allocation, mix_of_n
 from langprune_cli.errors import LangpruneError, UsageError
+from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.patterns import Pattern
-from langprune_cli.numerics.site import Site
+from langprune_cli.numerics.site import Site, Solution, joined
 from langprune_cli.stages.solving.choosing import WeightChooser
+from langprune_cli.stages.solving.divergences import Measuring
 from langprune_cli.stages.solving.unit_choosing import AnyChooser
 from langprune_cli.stages.solving.updating import solution_of
-from langprune_cli.stages.statistics.sites import block_sites, block_stats, named
+from langprune_cli.stages.statistics.parts import WINDOWS_PART
+from langprune_cli.stages.statistics.sites import BlockSite, block_sites, block_stats, named
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
 from langprune_cli.store.building import Reporter
 from langprune_cli.store.files import readable_json
@@ -19,6 +28,29 @@ from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.updates.update import get_update
 
 ALLOCATION_PART = "allocation.json"
+
+
+@dataclass(frozen=True)
+class BlockPattern:
+    """A block's pattern, and those of linears that have their own."""
+
+    pattern: Pattern
+    own: Mapping[str, Pattern] = field(default_factory=dict)  # by checkpoint name
+
+    def of(self, linear: Linear) -> Pattern:
+        """Return the pattern of a linear."""
+        return self.own.get(linear.name, self.pattern)
+
+    def choose(
+        self, chooser: AnyChooser, model: OpenedModel, index: int, site: BlockSite
+    ) -> tuple[Tensor, Solution | None]:
+        """Choose as `chooser` does, each linear of the site by itself if their patterns differ."""
+        patterns = [self.of(linear) for linear in site.linears]
+        if len(set(patterns)) == 1:
+            return chooser.choose(model, index, site, patterns[0])
+        found = [chooser.choose(model, index, part, each) for part, each in zip(site.parts(), patterns, strict=True)]
+        solutions = [solution for _, solution in found if solution]
+        return torch.cat([keep for keep, _ in found]), joined(solutions) if solutions else None
 
 
 def chosen_allocation(chooser: AnyChooser) -> Allocation:
@@ -38,7 +70,7 @@ def chosen_allocation(chooser: AnyChooser) -> Allocation:
 
 def block_patterns(
     writer: ArtifactWriter, model: OpenedModel, chooser: AnyChooser, stats: Artifact | None, reporter: Reporter
-) -> list[Pattern]:
+) -> list[BlockPattern]:
     """Return each block's pattern; an allocation's result becomes a part of the mask, and is read from there when resuming.
 
     stats: of the dense model, if the allocation needs them.
@@ -48,9 +80,12 @@ def block_patterns(
     if isinstance(chooser, WeightChooser):
         _note_uncalled(model, reporter)
     if not isinstance(chooser, WeightChooser) or (allocation.name == "uniform" and not pattern.mix_of):
-        return [pattern] * blocks
+        return [BlockPattern(pattern)] * blocks
     if not writer.has(ALLOCATION_PART):
-        found = _spread(model, chooser, allocation, stats, reporter)
+        if allocation.trials:
+            found = _spread_over_linears(writer.folder, model, chooser, allocation, stats, reporter)
+        else:
+            found = _spread_over_blocks(model, chooser, allocation, stats, reporter)
         writer.write(ALLOCATION_PART, readable_json({"allocation": allocation.name, "blocks": found}))
     return _recorded(Artifact(writer.folder, writer.manifest))
 
@@ -61,28 +96,31 @@ def _note_uncalled(model: OpenedModel, reporter: Reporter) -> None:
         reporter.note(f"{len(names)} linears stay dense, such as {names[0]}: no forward pass calls them.")
 
 
-def allocated_patterns(mask: Artifact) -> list[Pattern] | None:
+def allocated_patterns(mask: Artifact) -> list[BlockPattern] | None:
     """Return each block's pattern of a mask with an allocation, None if all are the same."""
     return _recorded(mask) if ALLOCATION_PART in mask.manifest.parts else None
 
 
-def _recorded(mask: Artifact) -> list[Pattern]:
-    return [_pattern(each) for each in json.loads(mask.read(ALLOCATION_PART))["blocks"]]
+def _recorded(mask: Artifact) -> list[BlockPattern]:
+    blocks = json.loads(mask.read(ALLOCATION_PART))["blocks"]
+    return [
+        BlockPattern(_pattern(each), {name: _pattern(own) for name, own in each.get("linears", {}).items()})
+        for each in blocks
+    ]
 
 
-def _pattern(found: dict[str, float]) -> Pattern:
+def _pattern(found: Mapping[str, float]) -> Pattern:
     if "m" in found:
         n, m = int(found["n"]), int(found["m"])
         return Pattern(1 - n / m, (n, m))
     return Pattern(found["sparsity"], exact=True)
 
 
-def _spread(
+def _spread_over_blocks(
     model: OpenedModel, chooser: WeightChooser, allocation: Allocation, stats: Artifact | None, reporter: Reporter
-) -> list[dict[str, float]]:
+) -> list[dict[str, Any]]:
     """Return {"sparsity"} or {"n", "m"} for every block."""
-    settings, blocks = chooser.settings, len(model.streamed.blocks)
-    pattern = settings.pattern
+    blocks = len(model.streamed.blocks)
 
     def pruned(site: Site, sparsity: float) -> Tensor:
         keep, solution = chooser.choose_site(site, Pattern(sparsity, exact=True))
@@ -93,17 +131,83 @@ def _spread(
     reporter.begin(f"allocation {allocation.name}", blocks, 0)
     for index in range(blocks):
         linears = chooser.linears(model, index)
-        shapes = [model.streamed.shape(linear) for linear in linears]
-        sizes.append(sum(rows * (columns - pattern.tail(columns)) for rows, columns in shapes))
+        sizes.append(_size(model, chooser, linears))
         known = block_stats(stats, model, index)
-        sites = [each.site for each in block_sites(model, linears, known, settings.solving)]
+        sites = [each.site for each in block_sites(model, linears, known, chooser.settings.solving)]
         sites = [each for each in sites if each.stats or allocation.needs == "nothing"]
         with named(f"block {index}, --allocation {allocation.name}"):
-            measures.append(allocation.measure(sites, pruned))
+            measures.append(allocation.measure(sites, pruned) if allocation.measure else [])
         reporter.tick(index, 0)
     reporter.end()
+    return _shares(chooser, allocation, measures, sizes)
+
+
+def _spread_over_linears(
+    folder: Path,
+    model: OpenedModel,
+    chooser: WeightChooser,
+    allocation: Allocation,
+    stats: Artifact | None,
+    reporter: Reporter,
+) -> list[dict[str, Any]]:
+    """Return {"sparsity", "linears": {name: {"sparsity"} or {"n", "m"}}} for every block.
+
+    "nats" of a linear has what each trial cost; those of a block of which nothing was measured share a sparsity.
+    """
+    if stats is None or allocation.prune is None:
+        raise ValueError(f"allocation {allocation.name} needs statistics")
+    blocks = range(len(model.streamed.blocks))
+    reporter.begin(f"allocation {allocation.name}", len(blocks), 0)
+    measured = Measuring(
+        model,
+        partial(chooser.linears, model),
+        partial(block_stats, stats, model),
+        chooser.settings.solving,
+        allocation.prune,
+        allocation.trials,
+        reporter,
+    ).run(stats.tensors(WINDOWS_PART)["windows"], folder)
+    reporter.end()
+    parts: list[tuple[int, Sequence[str], Sequence[float]]] = []  # (block, linears, nats)
+    for index, divergences in zip(blocks, measured, strict=True):
+        parts += [(index, each.linears, each.nats) for each in divergences]
+        known = {name for each in divergences for name in each.linears}
+        rest = [linear.name for linear in chooser.linears(model, index) if linear.name not in known]
+        parts += [(index, rest, [])] if rest else []
+    by_name = {linear.name: linear for index in blocks for linear in chooser.linears(model, index)}
+    sizes = [_size(model, chooser, [by_name[name] for name in names]) for _, names, _ in parts]
+    shares = _shares(chooser, allocation, [nats for _, _, nats in parts], sizes)
+    found: list[dict[str, Any]] = []
+    for index in blocks:
+        here = [place for place, (block, _, _) in enumerate(parts) if block == index]
+        removed = sum(sizes[place] * _pattern(shares[place]).sparsity for place in here)
+        whole = sum(sizes[place] for place in here)
+        found.append(
+            {
+                "sparsity": removed / whole if whole else chooser.settings.pattern.sparsity,
+                "linears": {
+                    name: shares[place] | ({"nats": list(parts[place][2])} if parts[place][2] else {})
+                    for place in here
+                    for name in parts[place][1]
+                },
+            }
+        )
+    return found
+
+
+def _size(model: OpenedModel, chooser: WeightChooser, linears: Sequence[Linear]) -> int:
+    """Return the number of prunable weights of some linears."""
+    shapes = [model.streamed.shape(linear) for linear in linears]
+    return sum(rows * (columns - chooser.settings.pattern.tail(columns)) for rows, columns in shapes)
+
+
+def _shares(
+    chooser: WeightChooser, allocation: Allocation, measures: Sequence[Sequence[float]], sizes: Sequence[int]
+) -> list[dict[str, float]]:
+    """Return {"sparsity"} or {"n", "m"} of blocks or sites with these figures and sizes."""
+    pattern = chooser.settings.pattern
     if not any(sizes):
-        raise LangpruneError(f"--exclude {settings.exclude!r} leaves nothing to prune: give a narrower pattern")
+        raise LangpruneError(f"--exclude {chooser.settings.exclude!r} leaves nothing to prune: give a narrower pattern")
     sparsities = fit(allocation.spread(measures, sizes, pattern.sparsity), sizes, pattern.sparsity)
     if pattern.mix_of:
         return [{"n": n, "m": pattern.mix_of} for n in mix_of_n(sparsities, sizes, pattern.mix_of, pattern.sparsity)]

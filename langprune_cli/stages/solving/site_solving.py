@@ -8,7 +8,7 @@ from torch import Tensor
 
 from langprune_cli.machine.team import Team
 from langprune_cli.models.streamed import Linear
-from langprune_cli.numerics.patterns import Pattern
+from langprune_cli.stages.solving.allocating import BlockPattern
 from langprune_cli.stages.solving.unit_choosing import AnyChooser
 from langprune_cli.stages.solving.updating import UpdatedLinear, finished, solution_of
 from langprune_cli.stages.statistics.collecting import BlockStats
@@ -23,12 +23,12 @@ class Solver:
 
     chooser: AnyChooser
     update: Update
-    pattern: Pattern
+    pattern: BlockPattern
 
     def site(self, model: OpenedModel, index: int, site: BlockSite) -> "SolvedSite":
         """Choose and update the weights of one site of block `index`."""
         with named(site.name):
-            keep, solution = self.chooser.choose(model, index, site, self.pattern)
+            keep, solution = self.pattern.choose(self.chooser, model, index, site)
             damping = site.site.damping_used  # of the choice; the update's own is recorded with the weights
             if solution is None or self.update.name != self.chooser.method.update:
                 solution = solution_of(site.site, keep, self.update)

@@ -72,6 +72,13 @@ class BlockSite:
         """Yield each linear with its rows of a tensor [r, ...]."""
         yield from zip(self.linears, self.site.split(stacked), strict=True)
 
+    def parts(self) -> Iterator["BlockSite"]:
+        """Yield each linear as a site of its own."""
+        end = 0
+        for linear, rows in zip(self.linears, self.site.rows, strict=True):
+            start, end = end, end + rows
+            yield BlockSite(self.name, (linear,), self.site.part(slice(start, end)))
+
 
 def needed_stats(needs: Needs, what: str, stats: Artifact | None, model: OpenedModel) -> Artifact | None:
     """Return the statistics that `what` ("--method wanda") needs, None if it needs none.

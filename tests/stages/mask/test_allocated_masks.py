@@ -254,7 +254,7 @@ def test_an_allocation_is_not_sought_again(
         raise AssertionError("the allocation was sought again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(allocating, "_spread", refuse)
+        patch.setattr(allocating, "_spread_over_blocks", refuse)
         folder = make("mask", *words, "owl")
     after = snapshot(folder)
     assert all(after[part] == kept[part] for part in (PART, block_part(0)))

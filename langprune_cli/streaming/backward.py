@@ -1,0 +1,66 @@
+"""Sends gradients back through a model's blocks, with one block in memory: what its next-token distribution is sensitive to."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from langprune_cli.models.streamed import Block
+from langprune_cli.streaming.walk import HiddenStates, logits_piece
+
+
+class TracedStates(HiddenStates):
+    """Hidden states between two blocks, through which gradients go back."""
+
+    def sampled_gradients(self, seed: int) -> list[Tensor]:  # of each micro-batch [b, t, h]
+        """Return the gradients, by the last block's output, of the log-likelihoods of tokens that the model itself draws.
+
+        At every position one next token is drawn from the model's own distribution, and a window's log-likelihoods are summed.
+        The outer product of such gradients is, in the mean, the Fisher information: the second derivative of the divergence
+        from the distribution that the model has now (Martens, arXiv 1412.1193, section 5).
+        """
+        generator = torch.Generator().manual_seed(seed)
+        gradients = []
+        with self.model.outside(), self._own_code():
+            for ids, hidden in zip(self.ids, self.hidden, strict=True):
+                piece = logits_piece(self.model.config, len(ids))
+                parts = [
+                    self._of_head(ids[:, start : start + piece], hidden[:, start : start + piece], generator)
+                    for start in range(0, hidden.shape[1], piece)
+                ]
+                gradients.append(torch.cat(parts, dim=1))
+        return gradients
+
+    def _of_head(self, ids: Tensor, hidden: Tensor, generator: torch.Generator) -> Tensor:
+        read = hidden.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = self.model.capture.head(ids.to(self.model.device), read).float().flatten(0, 1)
+            # The inverse of the cumulative distribution, at places that do not depend on the device.
+            places = torch.rand(len(logits), 1, generator=generator, dtype=torch.float64).to(logits.device)
+            with torch.no_grad():
+                reached = logits.double().softmax(-1).cumsum(-1)
+                drawn = torch.searchsorted(reached, places * reached[:, -1:], right=True)
+            loss = nn.functional.cross_entropy(logits, drawn.flatten().clamp(max=logits.shape[1] - 1), reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, read)
+        return gradient
+
+    def back(self, block: Block, number: int, gradient: Tensor) -> Tensor:
+        """Return a micro-batch's gradient by the input of a loaded block, from that by its output, both [b, t, h].
+
+        The hidden states must be the block's input. Hooks on the outputs of modules see the gradients by these.
+        """
+        read = self.hidden[number].detach().requires_grad_()
+        with torch.enable_grad(), self._own_code():
+            output = self._calls[number][block.index](block.module, read)
+            (found,) = torch.autograd.grad(output, read, gradient)
+        return found
+
+
+def traced(states: TracedStates, spill: Path | None) -> list[TracedStates]:
+    """Walk through all blocks; return the hidden states before each, and after the last. spill: see `HiddenStates`."""
+    found = [states.twin(spill)]
+    for index in range(len(states.model.blocks)):
+        with states.model.block(index) as block:
+            states.forward(block)
+        found.append(states.twin(spill))
+    return found

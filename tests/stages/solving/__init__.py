@@ -1,0 +1,1 @@
+"""Tests of solving one block."""
