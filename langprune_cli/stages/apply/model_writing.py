@@ -105,11 +105,7 @@ class ModelWriter:
             self.writer.write(INDEX, index_json(self.shards))
 
     def finish(
-        self,
-        masks: BlocksOfMasks,
-        patterns: Sequence[BlockPattern],
-        reporter: Reporter,
-        **about: object,
+        self, masks: BlocksOfMasks, patterns: Sequence[BlockPattern], reporter: Reporter, **about: object
     ) -> Artifact:
         """Check the files on disk (see `check`), add the last facts to `about`, and mark the artifact complete."""
         return self.writer.finish(checked=self.check(masks, patterns, reporter), **about)
@@ -174,9 +170,7 @@ class ModelWriter:
         tensor = self.model.streamed.checkpoint.read_finite([name])[name] if new is None else new
         return self.cut.tensor(group, name, tensor) if self.cut else tensor
 
-    def check(
-        self, masks: BlocksOfMasks, patterns: Sequence[BlockPattern], reporter: Reporter
-    ) -> dict[str, int | float]:
+    def check(self, masks: BlocksOfMasks, patterns: Sequence[BlockPattern], reporter: Reporter) -> dict[str, float]:
         """Read the written folder back and compare it with its source; return counts.
 
         Every tensor must have the bytes that were written (resuming checks those of an interrupted run). Unpruned tensors must
@@ -200,9 +194,8 @@ class ModelWriter:
                 right = self._checksums.get(name) in {None, _checksum(found)}
                 if dense_name in kept:
                     linear, keep = kept[dense_name]
-                    zeros, follows_mask = _zeros(
-                        found.t() if linear.transposed else found, keep, patterns[group].of(linear)
-                    )
+                    weight = found.t() if linear.transposed else found
+                    zeros, follows_mask = _zeros(weight, keep, patterns[group].of(linear))
                     right &= follows_mask
                     counts.zeros += zeros
                     counts.pruned_weights += found.numel()

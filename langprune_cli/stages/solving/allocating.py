@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -28,6 +28,16 @@ from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.updates.update import get_update
 
 ALLOCATION_PART = "allocation.json"
+
+
+class Share(TypedDict, total=False):
+    """What a block or a linear loses: `sparsity`, or of N:M `n` and `m`; `linears` of a block, and `nats` of trials."""
+
+    sparsity: float
+    n: int
+    m: int
+    nats: list[float]
+    linears: dict[str, "Share"]  # by checkpoint name
 
 
 @dataclass(frozen=True)
@@ -109,16 +119,16 @@ def _recorded(mask: Artifact) -> list[BlockPattern]:
     ]
 
 
-def _pattern(found: Mapping[str, float]) -> Pattern:
+def _pattern(found: Share) -> Pattern:
     if "m" in found:
-        n, m = int(found["n"]), int(found["m"])
+        n, m = found["n"], found["m"]
         return Pattern(1 - n / m, (n, m))
     return Pattern(found["sparsity"], exact=True)
 
 
 def _spread_over_blocks(
     model: OpenedModel, chooser: WeightChooser, allocation: Allocation, stats: Artifact | None, reporter: Reporter
-) -> list[dict[str, Any]]:
+) -> list[Share]:
     """Return {"sparsity"} or {"n", "m"} for every block."""
     blocks = len(model.streamed.blocks)
 
@@ -149,7 +159,7 @@ def _spread_over_linears(
     allocation: Allocation,
     stats: Artifact | None,
     reporter: Reporter,
-) -> list[dict[str, Any]]:
+) -> list[Share]:
     """Return {"sparsity", "linears": {name: {"sparsity"} or {"n", "m"}}} for every block.
 
     "nats" of a linear has what each trial cost; those of a block of which nothing was measured share a sparsity.
@@ -177,22 +187,18 @@ def _spread_over_linears(
     by_name = {linear.name: linear for index in blocks for linear in chooser.linears(model, index)}
     sizes = [_size(model, chooser, [by_name[name] for name in names]) for _, names, _ in parts]
     shares = _shares(chooser, allocation, [nats for _, _, nats in parts], sizes)
-    found: list[dict[str, Any]] = []
+    found = list[Share]()
     for index in blocks:
         here = [place for place, (block, _, _) in enumerate(parts) if block == index]
         removed = sum(sizes[place] * _pattern(shares[place]).sparsity for place in here)
         whole = sum(sizes[place] for place in here)
-        found.append(
-            {
-                "sparsity": removed / whole if whole else chooser.settings.pattern.sparsity,
-                "linears": {
-                    name: shares[place] | ({"nats": list(parts[place][2])} if parts[place][2] else {})
-                    for place in here
-                    for name in parts[place][1]
-                },
-            }
-        )
+        own = {name: _with_nats(shares[place], parts[place][2]) for place in here for name in parts[place][1]}
+        found.append({"sparsity": removed / whole if whole else chooser.settings.pattern.sparsity, "linears": own})
     return found
+
+
+def _with_nats(share: Share, nats: Sequence[float]) -> Share:
+    return {**share, "nats": list(nats)} if nats else share
 
 
 def _size(model: OpenedModel, chooser: WeightChooser, linears: Sequence[Linear]) -> int:
@@ -203,8 +209,8 @@ def _size(model: OpenedModel, chooser: WeightChooser, linears: Sequence[Linear])
 
 def _shares(
     chooser: WeightChooser, allocation: Allocation, measures: Sequence[Sequence[float]], sizes: Sequence[int]
-) -> list[dict[str, float]]:
-    """Return {"sparsity"} or {"n", "m"} of blocks or sites with these figures and sizes."""
+) -> list[Share]:
+    """Return {"sparsity"} or {"n", "m"} of blocks or linears with these figures and sizes."""
     pattern = chooser.settings.pattern
     if not any(sizes):
         raise LangpruneError(f"--exclude {chooser.settings.exclude!r} leaves nothing to prune: give a narrower pattern")
