@@ -1,1 +1,1 @@
-"""Allocations of sparsity over blocks: one file, one record."""
+"""Allocations of sparsity over blocks or linears: one file, one record."""

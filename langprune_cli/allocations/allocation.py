@@ -28,12 +28,12 @@ Measure = Callable[[Sequence[Site], Prune], list[float]]
 
 @dataclass(frozen=True)
 class Allocation:
-    """One way to spread sparsity over blocks, or over sites.
+    """One way to spread sparsity over blocks, or over linears.
 
     `measure` sees one block at a time (dense weights, statistics of the dense model) and returns its figures, if any. An
-    allocation with `trials` spreads over sites instead, whose figures are the divergences from the dense model when the site is
-    pruned by `prune` at each of these sparsities. `spread` gets the figures and the number of prunable weights of all blocks or
-    sites, and the total sparsity; it returns a sparsity for each that together remove this share of all weights.
+    allocation with `trials` spreads over linears instead, whose figures are the divergences from the dense model when one of
+    them is pruned by `prune` at each of these sparsities. `spread` gets the figures and the number of prunable weights of all
+    blocks or linears, and the total sparsity; it returns a sparsity for each that together remove this share of all weights.
     """
 
     name: str
@@ -110,7 +110,7 @@ def mix_of_n(
 
 
 def cheapest(
-    curves: Sequence[NDArray[np.float64] | None],  # of each block or site, its cost at `grid`, rising; None: unknown
+    curves: Sequence[NDArray[np.float64] | None],  # of each block or linear, its cost at `grid`, rising; None: unknown
     sizes: Sequence[int],
     grid: NDArray[np.float64],  # sparsities with equal steps between
     total: float,

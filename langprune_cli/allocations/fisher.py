@@ -1,4 +1,4 @@
-"""Fisher: sites keep more weights where pruning moves the next-token distribution further from the dense model's."""
+"""Fisher: linears keep more weights where pruning moves the next-token distribution further from the dense model's."""
 
 from collections.abc import Sequence
 
@@ -21,16 +21,16 @@ from langprune_cli.solvers.conjugate_gradient import least_squares
 # Divergences grow like power laws of the sparsity; they are measured at these.
 _TRIALS = (0.3, 0.5, 0.7, 0.85)
 _STEPS_OF_TRIALS = 8  # of least squares
-# The largest distance of a site's sparsity from the total: sums of divergences, each to second order, hold less further away.
+# The largest distance of a linear's sparsity from the total: sums of divergences, each to second order, hold less further away.
 _FARTHEST = 0.4
-_STEPS = 160  # of that range: half a percent of a site at a time
+_STEPS = 160  # of that range: half a percent of a linear at a time
 _LEAST = 1e-9  # nats; less is rounding
 
 
 def prune(site: Site, sparsity: float) -> Tensor:  # float32 [r, i]
-    """Return the weights of a site pruned by Wanda's scores and then fitted, in a few steps: whatever the mask will be made by.
+    """Return the weights of a site pruned by Wanda's scores and then fitted in a few steps, whatever the mask will be made by.
 
-    Without the fit, sites whose outputs others can make up for would seem to be worth most.
+    Without the fit, weights that others can make up for would seem to be worth most.
     """
     pattern = Pattern(sparsity, exact=True)
     scores = site.split(score(site.weight, site))

@@ -1,4 +1,4 @@
-"""How far the next-token distribution goes from the dense model's when a site is pruned, by second derivatives."""
+"""How far the next-token distribution goes from the dense model's when a linear is pruned, by second derivatives."""
 
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
