@@ -1,7 +1,4 @@
-"""Types of the records in manifests: inputs, params and about. docs/format.md specifies each field.
-
-One type serves all six kinds of artifacts, so no field is required; older versions wrote fewer.
-"""
+"""Types of records in manifests (docs/format.md): one for all kinds, so that no field is required; older versions wrote fewer."""
 
 from typing import Literal, NotRequired, TypedDict
 
@@ -136,6 +133,7 @@ class Params(TypedDict, total=False):
     pattern: str
     kept: dict[Unit, int]
     sparsity: float | None
+    sparsities: list[float]  # of trials
     coverage: float
     round_to: int | None
     round: str

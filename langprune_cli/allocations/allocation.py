@@ -27,12 +27,20 @@ Measure = Callable[[Sequence[Site], Prune], list[float]]
 
 
 @dataclass(frozen=True)
+class Trials:
+    """How linears are pruned one at a time, to measure how far that moves the model's next-token distribution."""
+
+    sparsities: tuple[float, ...]  # rising
+    prune: Prune
+
+
+@dataclass(frozen=True)
 class Allocation:
     """One way to spread sparsity over blocks, or over linears.
 
     `measure` sees one block at a time (dense weights, statistics of the dense model) and returns its figures, if any. An
     allocation with `trials` spreads over linears instead, whose figures are the divergences from the dense model when one of
-    them is pruned by `prune` at each of these sparsities. `spread` gets the figures and the number of prunable weights of all
+    them is pruned at each of their sparsities. `spread` gets the figures and the number of prunable weights of all
     blocks or linears, and the total sparsity; it returns a sparsity for each that together remove this share of all weights.
     """
 
@@ -41,8 +49,7 @@ class Allocation:
     paper: str
     measure: Measure | None
     spread: Callable[[Sequence[Sequence[float]], Sequence[int], float], list[float]]
-    trials: tuple[float, ...] = ()
-    prune: Prune | None = None
+    trials: Trials | None = None
 
 
 def allocations() -> dict[str, Allocation]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from langprune_cli.allocations.allocation import (
     Allocation,
+    Trials,
     cheapest,
     most_sparsity,
     power_laws,
@@ -19,7 +20,7 @@ from langprune_cli.numerics.site import Site
 from langprune_cli.solvers.conjugate_gradient import least_squares
 
 # Divergences grow like power laws of the sparsity; they are measured at these.
-_TRIALS = (0.3, 0.5, 0.7, 0.85)
+_SPARSITIES = (0.3, 0.5, 0.7, 0.85)
 _STEPS_OF_TRIALS = 8  # of least squares
 # The largest distance of a linear's sparsity from the total: sums of divergences, each to second order, hold less further away.
 _FARTHEST = 0.4
@@ -47,8 +48,10 @@ def spread(measures: Sequence[Sequence[float]], sizes: Sequence[int], total: flo
     require_finite(measures)
     grid = np.linspace(max(0.0, total - _FARTHEST), min(most_sparsity(total), total + _FARTHEST), _STEPS + 1)
     return cheapest(
-        [power_laws(_TRIALS, nats, grid, _LEAST) if nats else None for nats in measures], sizes, grid, total
+        [power_laws(_SPARSITIES, nats, grid, _LEAST) if nats else None for nats in measures], sizes, grid, total
     )
 
 
-ALLOCATION = Allocation("fisher", "hessian", "https://arxiv.org/abs/1412.1193", None, spread, _TRIALS, prune)
+ALLOCATION = Allocation(
+    "fisher", "hessian", "https://arxiv.org/abs/1412.1193", None, spread, Trials(_SPARSITIES, prune)
+)

@@ -39,7 +39,8 @@ PROVENANCE = "langprune.json"  # the record of an exported model, in place of a 
 SCRATCH = "resume.safetensors"  # hidden states, kept until the run is complete
 _RECORD = "langprune"  # metadata key of a safetensors part's record
 MADE_BY = {
-    "stats": "calibrate", "scores": "score", "masks": "mask", "models": "apply", "logits": "recover", "evals": "eval",
+    "stats": "calibrate", "scores": "score", "divergences": "mask", "masks": "mask", "models": "apply", "logits": "recover",
+    "evals": "eval",
 }  # fmt: skip
 KINDS = tuple(MADE_BY)  # in the order of the stages that make them
 

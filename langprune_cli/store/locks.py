@@ -17,7 +17,7 @@ from langprune_cli.store.workspace import Workspace
 _NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS}
 # A process that releases the lock deletes its file; one that had opened this file must try again, as the lock is free.
 _PATIENCE, _POLL = 0.5, 0.02  # seconds
-_UNNAMED = {"logits"}  # kinds that are made on the way to another, whose names no option chooses
+_UNNAMED = {"logits", "divergences"}  # kinds that are made on the way to another, whose names no option chooses
 
 
 @contextmanager

@@ -26,6 +26,7 @@ _UK, _EN = (["--lang", language, "--data", f"TEXT/{language}.jsonl"] for languag
 _NEW = ["--name", "new", "-w", "HERE/ws"]
 _EXPORTED = ["--model", "HERE/shared"]
 _MODEL = ["--model", "uk-wanda-0.5"]
+_SPREAD = ["--method", "wanda", "--allocation", "fisher"]
 _LESSONS = [*_MODEL, *_UK, "--tokens", "200", "--batch-tokens", "64", "--seqlen", SEQLEN]
 # What is run after a bit of a file was flipped, by what the file belongs to; TEXT is a folder of texts, HERE the copy.
 COMMANDS: dict[str, list[list[str]]] = {
@@ -35,6 +36,7 @@ COMMANDS: dict[str, list[list[str]]] = {
         ["calibrate", "--lang", "uk", "--data", "HERE/ws/stats/uk/windows.safetensors", *_NEW],
     ],
     "scores": [["mask", "--scores", "uk-wanda", "--pattern", "4:8", *_NEW]],
+    "divergences": [["mask", "--stats", "measured", *_SPREAD, "--sparsity", "0.7", *_NEW]],
     "masks": [
         ["apply", "--mask", "uk-wanda-0.5", *_NEW],
         ["combine", "masks", "uk-wanda-0.5", "en-wanda-0.5", "--how", "and", *_NEW],
@@ -108,6 +110,9 @@ class Flipper:
             ["apply", "--mask", "uk-wanda-0.5", "--max-shard-size", "90KB", *where],
             ["eval", "--mask", "uk-wanda-0.5", *_EN, "--seqlen", SEQLEN, "--max-windows", "3", *where],
             ["export", *_MODEL, "--out", "HERE/shared", "--with-mask", *where],
+            ["calibrate", *_UK, *DRAW, "--collect", "hessian", "--name", "measured", *where],
+            ["mask", "--stats", "measured", *_SPREAD, "--name", "spread", *where],
+            ["rm", "masks/spread", *where],
             ["recover", *_LESSONS, "--name", "taught", *where],
             ["rm", "models/taught", *where],
         ):

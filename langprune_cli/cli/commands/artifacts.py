@@ -35,7 +35,8 @@ _CHECKED = typer.Argument(
 def list_artifacts(
     *,
     kind: Annotated[
-        str | None, typer.Argument(help="stats, scores, masks, models, logits or evals.", show_default=False)
+        str | None,
+        typer.Argument(help="stats, scores, divergences, masks, models, logits or evals.", show_default=False),
     ] = None,
     sort: Annotated[
         str | None,

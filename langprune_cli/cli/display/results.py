@@ -35,8 +35,9 @@ def _described(artifact: Artifact) -> str:
     about, params, inputs = manifest.about, manifest.params, manifest.inputs
     if not manifest.complete:
         return "not complete: run its command again"
-    if manifest.kind in {"stats", "logits"}:
-        return _describe_stats(manifest) if manifest.kind == "stats" else _describe_logits(manifest)
+    measured = {"stats": _describe_stats, "logits": _describe_logits, "divergences": _describe_divergences}
+    if manifest.kind in measured:
+        return measured[manifest.kind](manifest)
     if manifest.kind == "scores":
         return f"{params['method']} from {about['stats'] or 'weights alone'}"
     if manifest.kind == "masks":
@@ -117,6 +118,11 @@ def _describe_stats(manifest: Manifest) -> str:
 def _describe_logits(manifest: Manifest) -> str:
     params, text = manifest.params, manifest.inputs["text"]
     return f"{params['top']} tokens of each position, {text['windows']} windows of {text['seqlen']}, {params['dtype']}"
+
+
+def _describe_divergences(manifest: Manifest) -> str:
+    sparsities = ", ".join(f"{each:g}" for each in manifest.params["sparsities"])
+    return f"of each linear from {manifest.about['stats']}, pruned at {sparsities}"
 
 
 def print_outcomes(outcomes: Sequence[Outcome]) -> None:

@@ -10,7 +10,7 @@ from langprune_cli.errors import LangpruneError, UsageError
 from langprune_cli.numerics.packing import unpack_mask
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.numerics.values import count_true
-from langprune_cli.stages.solving.allocating import BlockPattern, block_patterns, chosen_allocation
+from langprune_cli.stages.solving.allocating import BlockPattern, block_patterns, chosen_allocation, divergences_for
 from langprune_cli.stages.solving.choosing import WeightChooser
 from langprune_cli.stages.solving.unit_choosing import AnyChooser
 from langprune_cli.stages.statistics.experts import without_statistics
@@ -18,7 +18,7 @@ from langprune_cli.stages.statistics.parts import block_part, fitting
 from langprune_cli.stages.statistics.sites import block_sites, block_stats, calibration_text, named, needed_stats
 from langprune_cli.stages.structured.keep_masks import BlockMasks
 from langprune_cli.store.artifact import Artifact, ArtifactWriter, Recipe
-from langprune_cli.store.building import Destination, Outcome, Reporter, run_stage
+from langprune_cli.store.building import Destination, Outcome, Reporter, made_before, run_stage
 from langprune_cli.store.files import need_space
 from langprune_cli.store.target import TARGET, Target
 from langprune_cli.store.workspace import Workspace
@@ -74,7 +74,7 @@ def mask(
     def make(writer: ArtifactWriter) -> Artifact:
         shapes = prunable_shapes(model, chooser)
         need_space(writer.folder, _packed_bytes(shapes))
-        patterns = block_patterns(writer, model, chooser, source.allocation_stats or source.stats, reporter)
+        patterns = block_patterns(workspace, writer, model, chooser, source.allocation_stats or source.stats, reporter)
         reporter.begin(f"mask {writer.folder.name}", len(patterns), 0)
         for index, pattern in enumerate(patterns):
             if not writer.has(block_part(index)):
@@ -100,9 +100,13 @@ def mask(
         return writer.finish(**mask_summary(writer, shapes, patterns), **few)
 
     default = f"{stats_name}-{chooser.label}" if stats_name else chooser.label
+    where = Destination.of(workspace, default, to)
+    measured = divergences_for(model, chooser, source.allocation_stats or source.stats)
+    if measured and workspace.planned is not None and made_before(recipe, where) is None:
+        measured.made(workspace, reporter)
     whole_rows = isinstance(chooser, WeightChooser)  # masks of units store one row
     size = (lambda: _packed_bytes(prunable_shapes(model, chooser))) if whole_rows else None
-    return run_stage(recipe, Destination.of(workspace, default, to), make, size)
+    return run_stage(recipe, where, make, size)
 
 
 def _packed_bytes(shapes: dict[str, tuple[int, int]]) -> int:

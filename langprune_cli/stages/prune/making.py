@@ -27,7 +27,7 @@ from langprune_cli.stages.calibrate.calibrate import (
 )
 from langprune_cli.stages.mask.mask import dense_tails, mask_summary, prunable_shapes
 from langprune_cli.stages.prune.block_by_block import BlockByBlock, Propagated
-from langprune_cli.stages.solving.allocating import BlockPattern, block_patterns
+from langprune_cli.stages.solving.allocating import BlockPattern, block_patterns, divergences_for
 from langprune_cli.stages.solving.unit_choosing import AnyChooser
 from langprune_cli.stages.statistics.experts import finish_stats, without_statistics
 from langprune_cli.stages.statistics.parts import block_part
@@ -113,7 +113,7 @@ class Making:
     def run(self, spread_by: Artifact | None) -> PruneOutcome:
         """Make the missing artifacts, and return all; spread_by: the allocation's statistics."""
         if self.run_.workspace.planned is not None:
-            return self._planned()
+            return self._planned(spread_by)
         begun, team = time.monotonic(), self.run_.team
         stats, masks, model = team.first(self._made_before)
         there = {each.manifest.kind: _there(each) for each in (stats if self.gathered else None, masks) if each}
@@ -146,13 +146,15 @@ class Making:
         masks = made_before(self.masks, self.to)
         return stats, masks, made_before(*self._model(self.to.default_name, None))
 
-    def _planned(self) -> PruneOutcome:
-        """Return the planned model and mask, without making anything."""
+    def _planned(self, spread_by: Artifact | None) -> PruneOutcome:
+        """Return the planned model and mask, and the divergences that the mask reads, without making anything."""
         stats = planned(self.gathered, self.to).artifact if self.gathered else self.known
         scored_by = stats.name if stats and self.masks.inputs["stats"] else None
         masks = planned(replace(self.masks, about={**self.masks.about, "stats": scored_by}), self.to)
         recipe, to = self._model(masks.artifact.name, stats.name if stats and (scored_by or self.model_stats) else None)
-        return PruneOutcome(planned(recipe, to), [masks])
+        known = divergences_for(self.run_.model, self.run_.chooser, spread_by)
+        measured = [known.made(self.run_.workspace, self.run_.reporter)] if known else []
+        return PruneOutcome(planned(recipe, to), [*measured, masks])
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, int]]:
@@ -187,7 +189,7 @@ class Making:
             lambda: (
                 mask_patterns(masks, target.blocks)
                 if masks
-                else block_patterns(writers["masks"], run.model, run.chooser, spread_by, run.reporter)
+                else block_patterns(run.workspace, writers["masks"], run.model, run.chooser, spread_by, run.reporter)
             )
         )
         common: dict[str, Any] = {

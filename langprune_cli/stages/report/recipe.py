@@ -20,11 +20,12 @@ def recipe_of(artifact: Artifact, sources: Sequence[Artifact], shown: Callable[[
     """Return the recipe of an artifact. sources: the artifact and all its sources, each after its own sources.
 
     shown: writes the path of a file or model. Raises LangpruneError for a model that single stages cannot make,
-    and for logits.
+    and for what is made on the way to one.
     """
-    if artifact.manifest.kind == "logits":
+    if artifact.manifest.kind in {"logits", "divergences"}:
+        by = "recover" if artifact.manifest.kind == "logits" else "mask or prune"
         raise LangpruneError(
-            f"logits/{artifact.name} are made by recover on its way: ask for the recipe of a model that read them"
+            f"{artifact.manifest.kind}/{artifact.name} are made by {by} on its way: ask for the recipe of a model that read them"
         )
     made = Commands(sources, shown)
     stages = []

@@ -3,8 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 from typing import TypedDict
 
 import torch
@@ -16,14 +14,15 @@ from langprune_cli.models.streamed import Linear
 from langprune_cli.numerics.patterns import Pattern
 from langprune_cli.numerics.site import Site, Solution, joined
 from langprune_cli.stages.solving.choosing import WeightChooser
-from langprune_cli.stages.solving.divergences import Measuring
+from langprune_cli.stages.solving.divergences import Divergence
+from langprune_cli.stages.solving.known_divergences import Divergences
 from langprune_cli.stages.solving.unit_choosing import AnyChooser
 from langprune_cli.stages.solving.updating import solution_of
-from langprune_cli.stages.statistics.parts import WINDOWS_PART
 from langprune_cli.stages.statistics.sites import BlockSite, block_sites, block_stats, named
 from langprune_cli.store.artifact import Artifact, ArtifactWriter
 from langprune_cli.store.building import Reporter
 from langprune_cli.store.files import readable_json
+from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.updates.update import get_update
 
@@ -79,7 +78,12 @@ def chosen_allocation(chooser: AnyChooser) -> Allocation:
 
 
 def block_patterns(
-    writer: ArtifactWriter, model: OpenedModel, chooser: AnyChooser, stats: Artifact | None, reporter: Reporter
+    workspace: Workspace,
+    writer: ArtifactWriter,
+    model: OpenedModel,
+    chooser: AnyChooser,
+    stats: Artifact | None,
+    reporter: Reporter,
 ) -> list[BlockPattern]:
     """Return each block's pattern; an allocation's result becomes a part of the mask, and is read from there when resuming.
 
@@ -92,12 +96,18 @@ def block_patterns(
     if not isinstance(chooser, WeightChooser) or (allocation.name == "uniform" and not pattern.mix_of):
         return [BlockPattern(pattern)] * blocks
     if not writer.has(ALLOCATION_PART):
-        if allocation.trials:
-            found = _spread_over_linears(writer.folder, model, chooser, allocation, stats, reporter)
+        if known := divergences_for(model, chooser, stats):
+            found = _spread_over_linears(model, chooser, allocation, known.read(workspace, reporter))
         else:
             found = _spread_over_blocks(model, chooser, allocation, stats, reporter)
         writer.write(ALLOCATION_PART, readable_json({"allocation": allocation.name, "blocks": found}))
     return _recorded(Artifact(writer.folder, writer.manifest))
+
+
+def divergences_for(model: OpenedModel, chooser: AnyChooser, stats: Artifact | None) -> Divergences | None:
+    """Return the divergences that the allocation reads, found or yet to be made; None if it reads none."""
+    trials = chosen_allocation(chooser).trials
+    return Divergences(model, stats, chooser.settings.solving, trials) if trials and stats else None
 
 
 def _note_uncalled(model: OpenedModel, reporter: Reporter) -> None:
@@ -153,37 +163,24 @@ def _spread_over_blocks(
 
 
 def _spread_over_linears(
-    folder: Path,
     model: OpenedModel,
     chooser: WeightChooser,
     allocation: Allocation,
-    stats: Artifact | None,
-    reporter: Reporter,
+    measured: Sequence[Sequence[Divergence]],  # by block
 ) -> list[Share]:
     """Return {"sparsity", "linears": {name: {"sparsity"} or {"n", "m"}}} for every block.
 
     "nats" of a linear has what each trial cost; those of a block of which nothing was measured share a sparsity.
     """
-    if stats is None or allocation.prune is None:
-        raise ValueError(f"allocation {allocation.name} needs statistics")
     blocks = range(len(model.streamed.blocks))
-    reporter.begin(f"allocation {allocation.name}", len(blocks), 0)
-    measured = Measuring(
-        model,
-        partial(chooser.linears, model),
-        partial(block_stats, stats, model),
-        chooser.settings.solving,
-        allocation.prune,
-        allocation.trials,
-        reporter,
-    ).run(stats.tensors(WINDOWS_PART)["windows"], folder)
-    reporter.end()
     parts: list[tuple[int, Sequence[str], Sequence[float]]] = []  # (block, linears, nats)
     for index, divergences in zip(blocks, measured, strict=True):
-        parts += [(index, each.linears, each.nats) for each in divergences]
-        known = {name for each in divergences for name in each.linears}
-        rest = [linear.name for linear in chooser.linears(model, index) if linear.name not in known]
-        parts += [(index, rest, [])] if rest else []
+        rest = {linear.name for linear in chooser.linears(model, index)}
+        for each in divergences:
+            left = [name for name in each.linears if name in rest]
+            parts += [(index, left, each.nats)] if left else []
+            rest.difference_update(left)
+        parts += [(index, sorted(rest), [])] if rest else []
     by_name = {linear.name: linear for index in blocks for linear in chooser.linears(model, index)}
     sizes = [_size(model, chooser, [by_name[name] for name in names]) for _, names, _ in parts]
     shares = _shares(chooser, allocation, [nats for _, _, nats in parts], sizes)

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
+from langprune_cli.stages.solving.divergences import Measuring
 from langprune_cli.stages.statistics.parts import block_part
 from langprune_cli.store.artifact import open_artifact
 from tests.support.command import DRAW, did, langprune, one_sentence, tree
@@ -139,6 +140,42 @@ def test_linears_that_stay_dense_count_for_nothing(make: Make) -> None:
     weights = sum(keep.size for block in blocks for keep in block.values())
     removed = sum(int((~keep).sum()) for block in blocks for keep in block.values())
     assert abs(removed - 0.6 * weights) < 12
+
+
+def test_another_sparsity_and_method_find_the_divergences(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make("mask", "-s", "0.5")
+    monkeypatch.setattr(Measuring, "run", lambda *_: pytest.fail("the divergences were measured again"))
+    others = [
+        make("mask", "-s", "0.7"),
+        make("mask", "--method", "wanda"),
+        make("mask", "--pattern", "N:8", "--exclude", "down"),
+    ]
+    nats = [
+        {name: each["nats"] for block in shares_of(folder) for name, each in block["linears"].items()}
+        for folder in (first, *others)
+    ]
+    assert nats[0] == nats[1] == nats[2]
+    assert nats[3] == {name: each for name, each in nats[0].items() if "down" not in name}
+    (found,) = (tmp_path / "workspace/divergences").iterdir()
+    assert found.name == "uk"
+
+
+@pytest.mark.parametrize("command", ["mask", "prune"])
+def test_a_dry_run_names_the_divergences(
+    command: str, make: Make, model: Path, pico_text: Path, tmp_path: Path
+) -> None:
+    make("mask", "-s", "0.5")
+    place = ["-w", tmp_path / "workspace", "--allocation", "fisher", "-s", "0.6", "--dry-run", "--json"]
+    text = (
+        ["--stats", "uk"]
+        if command == "mask"
+        else ["-m", model, "--lang", "uk", "--data", pico_text / "uk.jsonl", *DRAW]
+    )
+    planned = {each["kind"]: each["cached"] for each in did(command, *text, *place).json["artifacts"]}
+    assert planned["divergences"]
+    assert not planned["masks"]
 
 
 def test_it_needs_hessians(tmp_path: Path, model: Path, pico_text: Path) -> None:
