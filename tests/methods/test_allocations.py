@@ -45,10 +45,10 @@ def figures(found: Allocation, block: Sequence[Site]) -> list[float]:
     """Return what an allocation measures of a block; instead of divergences, output errors of its trials."""
     if found.measure:
         return found.measure(block, by_magnitude)
-    assert found.prune
+    assert found.trials
     return [
-        math.fsum(output_energy(found.prune(each, trial) - each.weight, each.hessian) for each in block)
-        for trial in (found.trials if block else ())
+        math.fsum(output_energy(found.trials.prune(each, trial) - each.weight, each.hessian) for each in block)
+        for trial in (found.trials.sparsities if block else ())
     ]
 
 
