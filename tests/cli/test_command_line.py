@@ -68,7 +68,7 @@ def test_values_of_options_are_completed(tmp_path: Path) -> None:
     assert completed("langprune mask --method w", tmp_path) == ["wanda", "wanda-variant", "wanda-sp"]
     assert completed("langprune prune --pattern v", tmp_path) == ["vocab"]
     assert completed("langprune apply --update ", tmp_path) == ["least-squares", "none", "pcg", "sparsegpt"]
-    assert completed("langprune prune --allocation ", tmp_path) == ["alpha", "owl", "search", "uniform"]
+    assert completed("langprune prune --allocation ", tmp_path) == ["alpha", "fisher", "owl", "search", "uniform"]
     assert completed("langprune mask --refine d", tmp_path) == ["dsnot"]
     assert completed("langprune calibrate --lang ukr", tmp_path) == ["ukrainian"]
     assert completed("langprune eval --lang укр", tmp_path) == ["українська"]
