@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from langprune_cli.models.streamed import Block
 from langprune_cli.streaming.walk import HiddenStates, logits_piece
@@ -13,7 +13,7 @@ class TracedStates(HiddenStates):
     """Hidden states between two blocks, through which gradients go back."""
 
     def sampled_gradients(self, seed: int) -> list[Tensor]:  # of each micro-batch [b, t, h]
-        """Return the gradients, by the last block's output, of the log-likelihoods of tokens that the model itself draws.
+        """Return the gradients, by the last block's output, of minus the log-likelihoods of tokens that the model draws.
 
         At every position one next token is drawn from the model's own distribution, and a window's log-likelihoods are summed.
         The outer product of such gradients is, in the mean, the Fisher information: the second derivative of the divergence
@@ -34,14 +34,14 @@ class TracedStates(HiddenStates):
     def _of_head(self, ids: Tensor, hidden: Tensor, generator: torch.Generator) -> Tensor:
         read = hidden.detach().requires_grad_()
         with torch.enable_grad():
-            logits = self.model.capture.head(ids.to(self.model.device), read).float().flatten(0, 1)
-            # The inverse of the cumulative distribution, at places that do not depend on the device.
-            places = torch.rand(len(logits), 1, generator=generator, dtype=torch.float64).to(logits.device)
-            with torch.no_grad():
-                reached = logits.double().softmax(-1).cumsum(-1)
-                drawn = torch.searchsorted(reached, places * reached[:, -1:], right=True)
-            loss = nn.functional.cross_entropy(logits, drawn.flatten().clamp(max=logits.shape[1] - 1), reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, read)
+            logits = self.model.capture.head(ids.to(self.model.device), read)
+        chances = logits.detach().float().softmax(-1)
+        # The inverse of the cumulative distribution, at places that do not depend on the device.
+        places = torch.rand(*chances.shape[:-1], 1, generator=generator).to(chances.device)
+        reached = chances.cumsum(-1)
+        drawn = torch.searchsorted(reached, places * reached[..., -1:], right=True).clamp_(max=chances.shape[-1] - 1)
+        by_logits = chances.scatter_add_(-1, drawn, torch.full_like(places, -1.0))  # of minus the log-likelihood
+        (gradient,) = torch.autograd.grad(logits, read, by_logits.to(logits.dtype))
         return gradient
 
     def back(self, block: Block, number: int, gradient: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ def some_ids(windows: int = WINDOWS) -> Tensor:
 
 def drawn(logits: Tensor, generator: torch.Generator) -> Tensor:
     """Draw a token at each position [t] by the inverse of the cumulative distribution."""
-    places = torch.rand(len(logits), generator=generator, dtype=torch.float64)
+    places = torch.rand(len(logits), generator=generator).double()
     reached = logits.double().softmax(-1).cumsum(-1)
     return (reached <= places[:, None]).sum(-1).clamp(max=logits.shape[1] - 1)
 
