@@ -128,15 +128,14 @@ def cheapest(
     choice is optimal because curves are made convex first: the steps of one never get cheaper.
     """
     low, width = float(grid[0]), float(grid[1] - grid[0])
-    known = [
-        number for number, (curve, size) in enumerate(zip(curves, sizes, strict=True)) if curve is not None and size
-    ]
+    measured = enumerate(zip(curves, sizes, strict=True))
+    known = {number: curve for number, (curve, size) in measured if curve is not None and size}
     chosen = [low if number in known else total for number in range(len(sizes))]
     # For equal prices the earlier step goes first, so that similar ones rise together, then the later block.
     steps = [
         (price / sizes[number], step, -number)
-        for number in known
-        for step, price in enumerate(convex(np.diff(curves[number])))  # type: ignore[arg-type] # known ones have curves
+        for number, curve in known.items()
+        for step, price in enumerate(convex(np.diff(curve)))
     ]
     budget = (total - low) * sum(sizes[number] for number in known)
     for _, _, negative in sorted(steps):
@@ -147,6 +146,11 @@ def cheapest(
         chosen[-negative] += taken
         budget -= taken * size
     return fit(chosen, sizes, total)  # corrects rounding
+
+
+def grid_around(total: float, farthest: float, steps: int) -> NDArray[np.float64]:  # [steps + 1]
+    """Return the sparsities within `farthest` of `total` that a block or linear may have, with equal steps between."""
+    return np.linspace(max(0.0, total - farthest), min(most_sparsity(total), total + farthest), steps + 1)
 
 
 def power_laws(

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,7 +9,7 @@ from langprune_cli.allocations.allocation import (
     Allocation,
     Trials,
     cheapest,
-    most_sparsity,
+    grid_around,
     power_laws,
     require_finite,
 )
@@ -46,7 +45,7 @@ def spread(measures: Sequence[Sequence[float]], sizes: Sequence[int], total: flo
     Raises LangpruneError for divergences that are not finite.
     """
     require_finite(measures)
-    grid = np.linspace(max(0.0, total - _FARTHEST), min(most_sparsity(total), total + _FARTHEST), _STEPS + 1)
+    grid = grid_around(total, _FARTHEST, _STEPS)
     return cheapest(
         [power_laws(_SPARSITIES, nats, grid, _LEAST) if nats else None for nats in measures], sizes, grid, total
     )

@@ -15,7 +15,7 @@ from langprune_cli.allocations.allocation import (
     Allocation,
     Prune,
     cheapest,
-    most_sparsity,
+    grid_around,
     power_laws,
     require_finite,
 )
@@ -57,7 +57,7 @@ def spread(measures: Sequence[Sequence[float]], sizes: Sequence[int], total: flo
     Raises LangpruneError for errors that are not finite.
     """
     require_finite(measures)
-    grid = np.linspace(max(0.0, total - _FARTHEST), min(most_sparsity(total), total + _FARTHEST), _STEPS + 1)
+    grid = grid_around(total, _FARTHEST, _STEPS)
     return cheapest([error_curve(errors, grid) if errors else None for errors in measures], sizes, grid, total)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from langprune_cli.models.streamed import Block
-from langprune_cli.streaming.walk import HiddenStates, logits_piece
+from langprune_cli.streaming.walk import HiddenStates, logits_piece, walk
 
 
 class TracedStates(HiddenStates):
@@ -59,8 +59,5 @@ class TracedStates(HiddenStates):
 def traced(states: TracedStates, spill: Path | None) -> list[TracedStates]:
     """Walk through all blocks; return the hidden states before each, and after the last. spill: see `HiddenStates`."""
     found = [states.twin(spill)]
-    for index in range(len(states.model.blocks)):
-        with states.model.block(index) as block:
-            states.forward(block)
-        found.append(states.twin(spill))
+    found += [states.twin(spill) for _ in walk(states)]
     return found

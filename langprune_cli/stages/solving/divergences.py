@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from langprune_cli.allocations.allocation import Trials
 from langprune_cli.models.streamed import Block, Linear
-from langprune_cli.numerics.site import Site
 from langprune_cli.stages.statistics.collecting import BlockStats
 from langprune_cli.stages.statistics.sites import BlockSite, Solving, block_sites, named
 from langprune_cli.store.building import Reporter
@@ -24,8 +24,6 @@ _BATCH_TOKENS = 1024  # that go back together
 _PRODUCT_BYTES = 64 << 20  # of gradients of windows by one weight
 _MOST_BYTES = 1 << 30  # of hidden states before all blocks; more are in a file
 _SEED = 0  # of the tokens that are drawn
-
-Trial = Callable[[Site, float], Tensor]  # (site, sparsity) -> its weights, float32 [r, i]
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,7 @@ class Measuring:
     linears: Callable[[int], Sequence[Linear]]  # those of a block to prune
     stats: Callable[[int], BlockStats | None]  # of the dense model, by block
     solving: Solving
-    trial: Trial
-    sparsities: Sequence[float]
+    trials: Trials
     reporter: Reporter
 
     def run(
@@ -74,7 +71,7 @@ class Measuring:
                 with named(site.name):
                     changes |= self._changes(site)
             together = _together(self.linears(index), changes)
-            products = _Products(changes, together, len(self.sparsities), model.device)
+            products = _Products(changes, together, len(self.trials.sparsities), model.device)
             before = states.pop()
             with model.block(index) as block, products.watch(block):
                 for number, part in enumerate(before.ids):
@@ -91,7 +88,7 @@ class Measuring:
     def _changes(self, site: BlockSite) -> dict[str, Tensor]:
         """Return what each sparsity changes in a site's linears, by name, float32 [s, o i]."""
         dense = site.site.weight
-        tried = [site.site.split(self.trial(site.site, sparsity) - dense) for sparsity in self.sparsities]
+        tried = [site.site.split(self.trials.prune(site.site, sparsity) - dense) for sparsity in self.trials.sparsities]
         return {
             linear.name: torch.stack([parts[place].flatten() for parts in tried])
             for place, linear in enumerate(site.linears)

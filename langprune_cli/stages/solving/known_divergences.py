@@ -47,8 +47,7 @@ class Divergences:
                 self.model.streamed.linears,
                 lambda index: block_stats(self.stats, self.model, index),
                 self.solving,
-                self.trials.prune,
-                self.trials.sparsities,
+                self.trials,
                 reporter,
             ).run(self.stats.tensors(WINDOWS_PART)["windows"], writer.folder)
             reporter.end()

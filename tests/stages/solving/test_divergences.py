@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
+from langprune_cli.allocations.allocation import Trials
 from langprune_cli.location.location import locate_model
 from langprune_cli.numerics.site import Site
 from langprune_cli.stages.solving.divergences import Divergence, Measuring
@@ -53,7 +54,7 @@ def measured(
     known = statistics(model, ids)
     chosen = partial(prunable, model, exclude=exclude)
     trial = partial(moved, size=size)
-    measuring = Measuring(model, chosen, known.__getitem__, SOLVING, trial, SPARSITIES, Silent())
+    measuring = Measuring(model, chosen, known.__getitem__, SOLVING, Trials(SPARSITIES, trial), Silent())
     return model, measuring.run(ids, folder)
 
 
