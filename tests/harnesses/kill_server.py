@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 from tests.harnesses.power_cut import Disk
@@ -108,6 +109,7 @@ class _Watch:
         self.done = 0
         self._kill = kill
         self._disk = disk
+        self._lock = RLock()  # threads write as well
         self._real = [(module, name, getattr(module, name)) for module, name in _watched()]
         for module, name, real in self._real:
             setattr(module, name, self._watched(name, real))
@@ -117,6 +119,7 @@ class _Watch:
         if self._kill and self._disk:
             for module, name, real in self._real:  # what the disk does now is nobody's operation
                 setattr(module, name, real)
+            self._lock.acquire()  # never released: a thread does nothing once the power is gone
             self._disk.cut(random.Random(self._kill.share))
             os.kill(os.getpid(), signal.SIGKILL)
         elif self._kill:
@@ -124,9 +127,11 @@ class _Watch:
 
     def _watched(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def operation(*args: Any, **kwargs: Any) -> Any:
-            self.done += 1
             kill = self._kill
-            if kill is None or self.done != kill.operation:
+            with self._lock:
+                self.done += 1
+                due = kill is not None and self.done == kill.operation
+            if kill is None or not due:
                 return self._noted(name, real, *args, **kwargs)
             if kill.when == "torn" and name == "fsync" and not self._disk:
                 with suppress(OSError):  # a folder has no bytes to lose
@@ -141,12 +146,13 @@ class _Watch:
         """Do an operation, and let the disk know of it."""
         if not self._disk:
             return real(*args, **kwargs)
-        self._disk.look()
-        found = real(*args, **kwargs)
-        if name == "fsync":
-            self._disk.synced(args[0])
-        else:
+        with self._lock:
             self._disk.look()
+            found = real(*args, **kwargs)
+            if name == "fsync":
+                self._disk.synced(args[0])
+            else:
+                self._disk.look()
         return found
 
 
