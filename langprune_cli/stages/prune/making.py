@@ -57,7 +57,7 @@ class PruneOutcome:
     """The artifacts of one pruning, as the separate stages would make them."""
 
     model: Outcome
-    parents: list[Outcome]  # statistics if needed, and the mask
+    parents: list[Outcome]  # statistics and divergences if needed, and the mask
     seconds: dict[int, float] = field(default_factory=dict)  # by block, of choosing and updating; empty if cached
 
 
@@ -119,6 +119,8 @@ class Making:
         there = {each.manifest.kind: _there(each) for each in (stats if self.gathered else None, masks) if each}
         if model:
             return PruneOutcome(_there(model), list(there.values()))
+        if masks is None and (measured := team.first(lambda: self._measured(spread_by))):
+            there["divergences"] = measured
         with ExitStack() as places, ExitStack() as writers:
 
             def hold(recipe: Recipe, to: Destination, found: Artifact | None) -> Place:
@@ -137,7 +139,9 @@ class Making:
         elapsed = time.monotonic() - begun
         outcomes = there | {kind: Outcome(artifact, False, elapsed) for kind, artifact in settled.items()}
         return PruneOutcome(
-            outcomes["models"], [outcomes[kind] for kind in ("stats", "masks") if kind in outcomes], seconds
+            outcomes["models"],
+            [outcomes[kind] for kind in ("stats", "divergences", "masks") if kind in outcomes],
+            seconds,
         )
 
     def _made_before(self) -> tuple[Artifact | None, Artifact | None, Artifact | None]:
@@ -152,9 +156,13 @@ class Making:
         scored_by = stats.name if stats and self.masks.inputs["stats"] else None
         masks = planned(replace(self.masks, about={**self.masks.about, "stats": scored_by}), self.to)
         recipe, to = self._model(masks.artifact.name, stats.name if stats and (scored_by or self.model_stats) else None)
+        measured = self._measured(spread_by)
+        return PruneOutcome(planned(recipe, to), [*([measured] if measured else []), masks])
+
+    def _measured(self, spread_by: Artifact | None) -> Outcome | None:
+        """Return the divergences that the allocation reads, found or made; None if it reads none."""
         known = divergences_for(self.run_.model, self.run_.chooser, spread_by)
-        measured = [known.made(self.run_.workspace, self.run_.reporter)] if known else []
-        return PruneOutcome(planned(recipe, to), [*measured, masks])
+        return known.made(self.run_.workspace, self.run_.reporter) if known else None
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, int]]:

@@ -95,7 +95,8 @@ def _pruned(run: Run, to: Target) -> PruneOutcome:
     model_stats = None if run.update.needs == "nothing" else stats.key
     place = Destination(run.workspace, to.name or label, force=to.force)
     making = Making(run, masks, model_stats, None, stats, text, place, to)
-    return making.run(spread_by.artifact if spread_by else None)
+    made = making.run(spread_by.artifact if spread_by else None)
+    return replace(made, parents=[*([spread_by] if spread_by else []), *made.parents])
 
 
 def _pruned_with(run: Run, allocation_key: str | None) -> dict[str, object]:

@@ -178,6 +178,17 @@ def test_a_dry_run_names_the_divergences(
     assert not planned["masks"]
 
 
+def test_prune_says_what_was_made_on_the_way(model: Path, pico_text: Path, tmp_path: Path) -> None:
+    words = ["prune", "-m", model, "--lang", "uk", "--data", pico_text / "uk.jsonl", *DRAW]
+    spread = ["-w", tmp_path / "workspace", "--allocation", "fisher", "--json"]
+    made = [did(*words, *spread, "-s", sparsity).json["artifacts"] for sparsity in ("0.5", "0.5", "0.6")]
+    kinds = [[each["kind"] for each in some] for some in made]
+    assert kinds[0] == kinds[2] == ["models", "stats", "stats", "divergences", "masks"]
+    assert not any(each["cached"] for each in made[0])
+    assert all(each["cached"] for each in made[1])
+    assert [each["cached"] for each in made[2]] == [False, True, False, True, False]
+
+
 def test_it_needs_hessians(tmp_path: Path, model: Path, pico_text: Path) -> None:
     text = ["--model", model, "--lang", "uk", "--data", pico_text / "uk.jsonl", *DRAW]
     did("calibrate", "-w", tmp_path / "workspace", *text, "--name", "norms")
