@@ -29,7 +29,7 @@ _WARM_UP = 0.05  # of the steps
 _LAST_RATE = 1 / 20  # of the learning rate, at the end of the cosine
 _MOST_GRADIENT = 1.0  # clips the norm of a step's gradient
 _LOOKS = 16  # how often held-out windows are looked at, or a little more
-_PATIENCE = 6  # looks without a better one, after which training ends
+_PATIENCE = 4  # looks in the second half without a better one, after which training ends
 
 
 @dataclass
@@ -143,7 +143,10 @@ class Distillation:
                 saved = time.monotonic()
 
     def _is_over(self) -> bool:
-        return len(self.course.looks) - 1 - self.course.best >= _PATIENCE
+        """Return whether training goes nowhere, which says little while rates are high: they first make a good model worse."""
+        looks, step_tokens = self.course.looks, self._schedule.step_windows * self._lessons.ids.shape[1]
+        late = sum(2 * look["tokens"] > self._schedule.steps * step_tokens for look in looks)
+        return min(late, len(looks) - 1 - self.course.best) >= _PATIENCE
 
     def _take_step(self, rate: float, tick: Callable[[int], None]) -> None:
         course, seqlen = self.course, self._lessons.ids.shape[1]
