@@ -30,7 +30,7 @@ class RecoverRequest(TextOptions, OpeningOptions, ModelTargetOptions, SharingOpt
     tokens: how many to train on, such as "300k" or "2M"; a shorter text is read several times
     train: "all" weights, "lora" (matrices of low rank, merged under the mask), or "norms" (norms and biases); by default the
         first that fits into memory
-    batch_tokens, learning_rate: tokens per step of the optimizer, and its rate; by default as suits the model's width
+    batch_tokens, learning_rate: tokens per step of the optimizer, and its rate; by default as suits tokens and the model's width
     online: keep the dense model in memory beside the pruned one; by default its 64 most likely tokens of every position are put
         on disk once, and read from there
     seqlen, seed: tokens per window, and the random seed of their order
@@ -45,7 +45,7 @@ class RecoverRequest(TextOptions, OpeningOptions, ModelTargetOptions, SharingOpt
     teacher: str | Path | None = None
     tokens: str = "1M"
     train: str | None = None
-    batch_tokens: int = defaults.STEP_TOKENS
+    batch_tokens: int | None = None
     learning_rate: float | None = None
     online: bool = False
     seqlen: int = defaults.TRAINING_SEQLEN
@@ -56,7 +56,7 @@ class RecoverRequest(TextOptions, OpeningOptions, ModelTargetOptions, SharingOpt
     @property
     def token_count(self) -> int:
         """The number of tokens."""
-        return training_tokens("--tokens", self.tokens, self.batch_tokens)
+        return training_tokens("--tokens", self.tokens, self.batch_tokens or defaults.LEAST_STEP_TOKENS)
 
     def check(self) -> None:
         """Raise UsageError for unknown names, and numbers out of range."""
@@ -79,6 +79,7 @@ def recover(request: RecoverRequest) -> Made:
 def recovered(run: Run, request: RecoverRequest) -> Outcome:
     """Train the model of a request; raises OnlyPlannedError for one that an earlier step of a dry run would make."""
     from langprune_cli.stages.recover.cached_logits import TeacherLogits  # noqa: PLC0415
+    from langprune_cli.stages.recover.distilling import step_tokens  # noqa: PLC0415
     from langprune_cli.stages.recover.memory import PLAIN, STATES_BYTES, what_fits  # noqa: PLC0415
     from langprune_cli.stages.recover.recover import RecoverSettings, made_or_begun, recover  # noqa: PLC0415
     from langprune_cli.stages.recover.teacher import shared_tokens  # noqa: PLC0415
@@ -111,7 +112,7 @@ def recovered(run: Run, request: RecoverRequest) -> Outcome:
     asked = one_or_none("--train", request.train, defaults.TRAINS)
     trains = [asked] if asked else defaults.TRAINS
     settings = RecoverSettings(
-        request.token_count, trains[0], request.batch_tokens, request.learning_rate,
+        request.token_count, request.batch_tokens or step_tokens(request.token_count), trains[0], request.learning_rate,
         request.seed, dtype, request.max_shard_bytes, tuple(shares),
         LogTo(tracker, run.workspace.root / "runs") if tracker else None, request.online,
     )  # fmt: skip

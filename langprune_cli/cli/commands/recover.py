@@ -53,12 +53,18 @@ def recover(
         ),
     ] = None,
     batch_tokens: Annotated[
-        int, typer.Option(min=1, help="Tokens per step of the optimizer.", rich_help_panel=_TRAINING)
-    ] = defaults.STEP_TOKENS,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Tokens per step of the optimizer; by default 512 to 2048, for 400 steps or more.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            help="The highest rate; by default as suits --train and the model's width.", rich_help_panel=_TRAINING
+            help="The highest rate; by default as suits --train, --batch-tokens and the model's width.",
+            rich_help_panel=_TRAINING,
         ),
     ] = None,
     online: Annotated[

@@ -59,7 +59,7 @@ def token_count(option: str, text: str) -> int:
     return count
 
 
-def training_tokens(option: str, text: str, step: int = defaults.STEP_TOKENS) -> int:
+def training_tokens(option: str, text: str, step: int = defaults.LEAST_STEP_TOKENS) -> int:
     """Read a number of tokens to train on; raises UsageError for fewer than a step of the optimizer has as well."""
     count = token_count(option, text)
     if count < step:

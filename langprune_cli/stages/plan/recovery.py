@@ -4,14 +4,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from langprune_cli.defaults import STEP_TOKENS, TRAINING_SEQLEN, TRAINS, Train
+from langprune_cli.defaults import TRAINING_SEQLEN, TRAINS, Train
 from langprune_cli.models.protocols import CausalModel
 from langprune_cli.models.skeleton import context_of
 from langprune_cli.stages.evaluate.loaded import free_bytes
 from langprune_cli.stages.plan.cost import PassFlops, pass_flops
 from langprune_cli.stages.plan.memory import PROCESS_BYTES
 from langprune_cli.stages.recover.cached_logits import TOP, token_bytes
-from langprune_cli.stages.recover.distilling import look_every, steps_of
+from langprune_cli.stages.recover.distilling import look_every, step_tokens, steps_of
 from langprune_cli.stages.recover.memory import CHECKPOINTED, PLAIN, Sizes, Way, recovery_bytes, trained_numbers
 from langprune_cli.stages.recover.recover import held_out_places
 from langprune_cli.streaming.compute import fast_dtype
@@ -89,7 +89,7 @@ def plan_recovery(dense: CausalModel, smaller: CausalModel, dtype: torch.dtype, 
     seqlen = min(TRAINING_SEQLEN, context_of(dense.config) or TRAINING_SEQLEN)
     student, taught = pass_flops(smaller, seqlen), pass_flops(dense, seqlen)
     windows = max(2, asked.tokens // seqlen)
-    steps, _ = steps_of(asked.tokens, STEP_TOKENS, seqlen)
+    steps, _ = steps_of(asked.tokens, step_tokens(asked.tokens), seqlen)
     looks = 1 + -(-steps // look_every(steps))
     looked_at = looks * seqlen * int(held_out_places(windows).sum())
     cpu = fast_dtype(dtype, torch.device("cpu"))

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from langprune_cli.defaults import LEAST_STEP_TOKENS, MOST_STEP_TOKENS
 from langprune_cli.machine.sharding import gathered, is_sharded
 from langprune_cli.machine.team import ALONE, Team
 from langprune_cli.models.shards import write_tensors
@@ -28,6 +29,7 @@ from langprune_cli.streaming.resuming import SAVE_AFTER_SECONDS
 _WARM_UP = 0.05  # of the steps
 _LAST_RATE = 1 / 20  # of the learning rate, at the end of the cosine
 _MOST_GRADIENT = 1.0  # clips the norm of a step's gradient
+_STEPS = 400  # at least, before steps have more tokens
 _LOOKS = 16  # how often held-out windows are looked at, or a little more
 _PATIENCE = 4  # looks in the second half without a better one, after which training ends
 
@@ -74,6 +76,12 @@ class Schedule:
             return (step + 1) / warm
         done = (step - warm) / max(1, self.steps - warm)
         return _LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * done)) / 2
+
+
+def step_tokens(tokens: int) -> int:
+    """Return the tokens of a step by default: 512, twice or four times that for 400 such steps, as few tokens teach more so."""
+    doubled = max(1, tokens // (_STEPS * LEAST_STEP_TOKENS)).bit_length() - 1
+    return min(LEAST_STEP_TOKENS << doubled, MOST_STEP_TOKENS)
 
 
 def steps_of(tokens: int, batch_tokens: int, seqlen: int) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """`recover`: trains a pruned model end to end on text, so that it predicts what the dense model predicts."""
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -35,8 +36,9 @@ from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.types import Windows
 
 _HELD_OUT, _MOST_HELD_OUT = 16, 64  # one window of so many is held out, and no more than that
-_RATES: dict[Train, float] = {"all": 2e-4, "lora": 2e-3, "norms": 2e-3}  # for a width of 576, see `rate`
-_WIDTH = 576
+# For a width of 576 and steps of 2048 tokens, see `rate`.
+_RATES: dict[Train, float] = {"all": 2e-4, "lora": 2e-3, "norms": 2e-3}
+_WIDTH, _STEP_TOKENS = 576, 2048
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,9 @@ class RecoverSettings:
     """How to train."""
 
     tokens: int
+    batch_tokens: int  # of a step of the optimizer
     train: Train = "all"
-    batch_tokens: int = 2048  # of a step of the optimizer
-    learning_rate: float | None = None  # None: by what is trained, and the model's width
+    learning_rate: float | None = None  # None: by what is trained, the model's width, and the tokens of a step
     seed: int = 0  # of the order of the windows
     dtype: torch.dtype = torch.bfloat16  # of the products
     max_shard_bytes: int = MAX_SHARD_BYTES
@@ -56,8 +58,9 @@ class RecoverSettings:
     way: Way = PLAIN  # to take less memory and more time: changes nothing but, with shares of weights, rounding
 
     def rate(self, hidden_size: int) -> float:
-        """Return the given learning rate, else one that is inverse to the width (arXiv 2203.03466, table 3)."""
-        return self.learning_rate or _RATES[self.train] * _WIDTH / hidden_size
+        """Return the given rate, else by the width's inverse (arXiv 2203.03466, table 3) and a step's root (2205.10287)."""
+        by_step = math.sqrt(self.batch_tokens / _STEP_TOKENS)
+        return self.learning_rate or _RATES[self.train] * by_step * _WIDTH / hidden_size
 
 
 def recover(

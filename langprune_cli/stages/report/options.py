@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from langprune_cli.defaults import COVERAGE, DAMPING, MAX_TOKENS, MIN_EXPERT_TOKENS, STEP_TOKENS
+from langprune_cli.defaults import COVERAGE, DAMPING, MAX_TOKENS, MIN_EXPERT_TOKENS
 from langprune_cli.methods.method import methods
 from langprune_cli.models.shards import MAX_SHARD_BYTES
 from langprune_cli.records import Params
@@ -42,7 +42,7 @@ OPTIONS: dict[str, dict[str, str | None]] = {
 _DEFAULTS = {
     "--damping": DAMPING, "--min-expert-tokens": MIN_EXPERT_TOKENS, "--coverage": COVERAGE, "--max-tokens": MAX_TOKENS,
     "--round": "down", "--epochs": TuneSettings.epochs, "--allocation": "uniform",
-    "--batch-tokens": STEP_TOKENS, "--seed": 0,
+    "--seed": 0,
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """`recover` on small random models: what it may change, what it must not, and that it ends the same every time."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from langprune_cli.machine.team import ALONE
 from langprune_cli.models.streamed import StreamedModel
 from langprune_cli.stages.recover import distilling, memory
 from langprune_cli.stages.recover import recover as stage
+from langprune_cli.stages.recover.recover import RecoverSettings
 from langprune_cli.stages.recover.student import Student
 from langprune_cli.streaming.compute import slow_bfloat16
 from tests.stages.recover import recovering
@@ -116,6 +118,18 @@ def test_smaller_models_learn_too(pattern: str, data: Path) -> None:
     assert min(look["held_out"] for look in found) < found[0]["held_out"]
     checked = model.manifest.about["checked"]
     assert checked.get("parameters_after") == cut.manifest.about["checked"].get("parameters_after")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "step"),
+    [(30_000, 512), (409_599, 512), (409_600, 1024), (819_199, 1024), (819_200, 2048), (10**8, 2048)],
+)
+def test_few_tokens_have_small_steps_and_low_rates(tokens: int, step: int) -> None:
+    assert distilling.step_tokens(tokens) == step
+    settings = RecoverSettings(tokens, step)
+    assert settings.rate(576) == pytest.approx(2e-4 * (step / 2048) ** 0.5)
+    assert settings.rate(1152) == pytest.approx(settings.rate(576) / 2)
+    assert replace(settings, train="lora").rate(576) == pytest.approx(10 * settings.rate(576))
 
 
 def test_a_rate_that_ruins_changes_nothing(data: Path) -> None:

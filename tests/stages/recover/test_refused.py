@@ -102,8 +102,8 @@ def test_fewer_tokens_than_a_step_has(workspace: Path, pico_model: Path, pico_te
     )
     before = snapshot(workspace)
     for words in (("prune", "-m", pico_model, *text), ("apply",), ("plan",)):
-        asked = langprune(*words, "-w", workspace, "--recover", "2k")
-        one_sentence(asked, 2, "--recover 2k is less than one step of 2048 tokens: raise it")
+        asked = langprune(*words, "-w", workspace, "--recover", "500")
+        one_sentence(asked, 2, "--recover 500 is less than one step of 512 tokens: raise it")
     assert snapshot(workspace) == before
 
 
