@@ -57,9 +57,9 @@ class RecoverSettings:
     online: bool = False  # the teacher is in memory beside the student, instead of its most likely tokens on disk
     way: Way = PLAIN  # to take less memory and more time: changes nothing but, with shares of weights, rounding
 
-    def rate(self, hidden_size: int) -> float:
+    def rate(self, hidden_size: int, seqlen: int) -> float:
         """Return the given rate, else by the width's inverse (arXiv 2203.03466, table 3) and a step's root (2205.10287)."""
-        by_step = math.sqrt(self.batch_tokens / _STEP_TOKENS)
+        by_step = math.sqrt(steps_of(self.tokens, self.batch_tokens, seqlen)[1] * seqlen / _STEP_TOKENS)
         return self.learning_rate or _RATES[self.train] * by_step * _WIDTH / hidden_size
 
 
@@ -188,7 +188,7 @@ class Recovery:
             state = student.state_bytes
             self._team.first(lambda: self._target.need_space(2 * state))  # a new one is written beside the last
             lessons = Lessons(self._windows.ids, (~held).nonzero().flatten(), held.nonzero().flatten(), teacher)
-            rate = settings.rate(self._pruned.config.get_text_config().hidden_size)
+            rate = settings.rate(self._pruned.config.get_text_config().hidden_size, seqlen)
             schedule = Schedule(steps, step_windows, micro_windows(seqlen), rate, settings.seed)
             distillation = Distillation(student, lessons, schedule, self._autocast, self._team)
             self._resume(distillation, steps)
@@ -271,7 +271,7 @@ def _recipe(taught: TeacherLogits, pruned: OpenedModel, settings: RecoverSetting
     before = record_of(pruned.location.folder)
     inputs, about = before.get("inputs", {}), before.get("about", {})
     update = before.get("params", {}).get("update", "none")
-    rate = settings.rate(pruned.config.get_text_config().hidden_size)
+    rate = settings.rate(pruned.config.get_text_config().hidden_size, windows.seqlen)
     how = {**asdict(settings), "learning_rate": rate, "dtype": str(settings.dtype).removeprefix("torch.")}
     shard, shares, _ = how.pop("max_shard_bytes"), list(how.pop("shares")), how.pop("log_to")
     online, _ = how.pop("online"), how.pop("way")

@@ -127,9 +127,10 @@ def test_smaller_models_learn_too(pattern: str, data: Path) -> None:
 def test_few_tokens_have_small_steps_and_low_rates(tokens: int, step: int) -> None:
     assert distilling.step_tokens(tokens) == step
     settings = RecoverSettings(tokens, step)
-    assert settings.rate(576) == pytest.approx(2e-4 * (step / 2048) ** 0.5)
-    assert settings.rate(1152) == pytest.approx(settings.rate(576) / 2)
-    assert replace(settings, train="lora").rate(576) == pytest.approx(10 * settings.rate(576))
+    assert settings.rate(576, 512) == pytest.approx(2e-4 * (step / 2048) ** 0.5)
+    assert settings.rate(1152, 512) == pytest.approx(settings.rate(576, 512) / 2)
+    assert settings.rate(576, 2048) == pytest.approx(2e-4)  # of one window
+    assert replace(settings, train="lora").rate(576, 512) == pytest.approx(10 * settings.rate(576, 512))
 
 
 def test_a_rate_that_ruins_changes_nothing(data: Path) -> None:
