@@ -156,7 +156,7 @@ class Making:
         scored_by = stats.name if stats and self.masks.inputs["stats"] else None
         masks = planned(replace(self.masks, about={**self.masks.about, "stats": scored_by}), self.to)
         recipe, to = self._model(masks.artifact.name, stats.name if stats and (scored_by or self.model_stats) else None)
-        measured = self._measured(spread_by)
+        measured = None if masks.cached else self._measured(spread_by)
         return PruneOutcome(planned(recipe, to), [*([measured] if measured else []), masks])
 
     def _measured(self, spread_by: Artifact | None) -> Outcome | None:

@@ -187,6 +187,9 @@ def test_prune_says_what_was_made_on_the_way(model: Path, pico_text: Path, tmp_p
     assert not any(each["cached"] for each in made[0])
     assert all(each["cached"] for each in made[1])
     assert [each["cached"] for each in made[2]] == [False, True, False, True, False]
+    did("rm", f"divergences/{made[2][3]['name']}", "-w", tmp_path / "workspace")
+    planned = did(*words, *spread, "-s", "0.6", "--dry-run").json["artifacts"]
+    assert all(each["cached"] for each in planned)  # the mask is there, and nobody measures for it again
 
 
 def test_it_needs_hessians(tmp_path: Path, model: Path, pico_text: Path) -> None:
