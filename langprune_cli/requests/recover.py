@@ -56,7 +56,7 @@ class RecoverRequest(TextOptions, OpeningOptions, ModelTargetOptions, SharingOpt
     @property
     def token_count(self) -> int:
         """The number of tokens."""
-        return training_tokens("--tokens", self.tokens, self.batch_tokens or defaults.LEAST_STEP_TOKENS)
+        return training_tokens("--tokens", self.tokens, self.batch_tokens)
 
     def check(self) -> None:
         """Raise UsageError for unknown names, and numbers out of range."""

@@ -130,8 +130,8 @@ class _Watch:
             kill = self._kill
             with self._lock:
                 self.done += 1
-                due = kill is not None and self.done == kill.operation
-            if kill is None or not due:
+                done = self.done
+            if kill is None or done != kill.operation:
                 return self._noted(name, real, *args, **kwargs)
             if kill.when == "torn" and name == "fsync" and not self._disk:
                 with suppress(OSError):  # a folder has no bytes to lose

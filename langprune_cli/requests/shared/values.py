@@ -59,9 +59,9 @@ def token_count(option: str, text: str) -> int:
     return count
 
 
-def training_tokens(option: str, text: str, step: int = defaults.LEAST_STEP_TOKENS) -> int:
+def training_tokens(option: str, text: str, step: int | None = None) -> int:
     """Read a number of tokens to train on; raises UsageError for fewer than a step of the optimizer has as well."""
-    count = token_count(option, text)
+    count, step = token_count(option, text), step or defaults.STEP_TOKENS[0]
     if count < step:
         raise UsageError(f"{option} {text} is less than one step of {step} tokens: raise it")
     return count

@@ -14,7 +14,7 @@ from langprune_cli.stages.prune.making import Making, PruneOutcome, PruneSetting
 from langprune_cli.stages.solving.allocating import chosen_allocation
 from langprune_cli.stages.statistics.recipe import stats_recipe
 from langprune_cli.stages.statistics.sites import calibration_text, text_record
-from langprune_cli.store.building import Destination, Reporter
+from langprune_cli.store.building import Destination, Outcome, Reporter
 from langprune_cli.store.target import TARGET, Target
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedModel
@@ -72,7 +72,7 @@ def _dense(run: Run, to: Target) -> PruneOutcome:
     place = Destination(run.workspace, to.name or label, force=to.force)
     making = Making(run, masks, model_stats, known, None, calibration_text(known), place, to)
     pruning = run.team.first(lambda: making.run(known))  # no windows to share
-    return replace(pruning, parents=[*([calibrated] if calibrated else []), *pruning.parents])
+    return _after(calibrated, pruning)
 
 
 def _pruned(run: Run, to: Target) -> PruneOutcome:
@@ -95,8 +95,12 @@ def _pruned(run: Run, to: Target) -> PruneOutcome:
     model_stats = None if run.update.needs == "nothing" else stats.key
     place = Destination(run.workspace, to.name or label, force=to.force)
     making = Making(run, masks, model_stats, None, stats, text, place, to)
-    made = making.run(spread_by.artifact if spread_by else None)
-    return replace(made, parents=[*([spread_by] if spread_by else []), *made.parents])
+    return _after(spread_by, making.run(spread_by.artifact if spread_by else None))
+
+
+def _after(calibrated: Outcome | None, made: PruneOutcome) -> PruneOutcome:
+    """Return a pruning with the dense model's statistics, if any, before what it made."""
+    return replace(made, parents=[calibrated, *made.parents]) if calibrated else made
 
 
 def _pruned_with(run: Run, allocation_key: str | None) -> dict[str, object]:

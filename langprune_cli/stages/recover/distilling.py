@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from langprune_cli.defaults import LEAST_STEP_TOKENS, MOST_STEP_TOKENS
+from langprune_cli.defaults import STEP_TOKENS
 from langprune_cli.machine.sharding import gathered, is_sharded
 from langprune_cli.machine.team import ALONE, Team
 from langprune_cli.models.shards import write_tensors
@@ -29,7 +29,7 @@ from langprune_cli.streaming.resuming import SAVE_AFTER_SECONDS
 _WARM_UP = 0.05  # of the steps
 _LAST_RATE = 1 / 20  # of the learning rate, at the end of the cosine
 _MOST_GRADIENT = 1.0  # clips the norm of a step's gradient
-_STEPS = 400  # at least, before steps have more tokens
+_STEPS = 400  # at least, of more than the fewest tokens
 _LOOKS = 16  # how often held-out windows are looked at, or a little more
 _PATIENCE = 4  # looks in the second half without a better one, after which training ends
 
@@ -79,9 +79,8 @@ class Schedule:
 
 
 def step_tokens(tokens: int) -> int:
-    """Return the tokens of a step by default: 512, twice or four times that for 400 such steps, as few tokens teach more so."""
-    doubled = max(1, tokens // (_STEPS * LEAST_STEP_TOKENS)).bit_length() - 1
-    return min(LEAST_STEP_TOKENS << doubled, MOST_STEP_TOKENS)
+    """Return the tokens of a step by default: the most of which there are 400 steps, as few tokens teach more in small ones."""
+    return next((each for each in reversed(STEP_TOKENS) if tokens >= _STEPS * each), STEP_TOKENS[0])
 
 
 def steps_of(tokens: int, batch_tokens: int, seqlen: int) -> tuple[int, int]:
@@ -152,9 +151,13 @@ class Distillation:
 
     def _is_over(self) -> bool:
         """Return whether training goes nowhere, which says little while rates are high: they first make a good model worse."""
-        looks, step_tokens = self.course.looks, self._schedule.step_windows * self._lessons.ids.shape[1]
-        late = sum(2 * look["tokens"] > self._schedule.steps * step_tokens for look in looks)
+        looks, half = self.course.looks, self._tokens(self._schedule.steps) / 2
+        late = sum(look["tokens"] > half for look in looks)
         return min(late, len(looks) - 1 - self.course.best) >= _PATIENCE
+
+    def _tokens(self, steps: int) -> int:
+        """Return how many tokens so many steps read."""
+        return steps * self._schedule.step_windows * self._lessons.ids.shape[1]
 
     def _take_step(self, rate: float, tick: Callable[[int], None]) -> None:
         course, seqlen = self.course, self._lessons.ids.shape[1]
@@ -229,9 +232,8 @@ class Distillation:
         total = torch.tensor(math.fsum(loss for loss, counts in losses if counts), dtype=torch.float64)
         self._team.all_reduce([total])
         loss = sum(course.losses) / len(course.losses) if course.losses else None
-        seqlen = self._lessons.ids.shape[1]
-        tokens = course.step * self._schedule.step_windows * seqlen
-        look: Look = {"tokens": tokens, "loss": loss, "held_out": float(total) / (len(held) * seqlen)}
+        mean = float(total) / (len(held) * self._lessons.ids.shape[1])
+        look: Look = {"tokens": self._tokens(course.step), "loss": loss, "held_out": mean}
         course.looks.append(look)
         course.losses = []
         if course.best == len(course.looks) - 1:
