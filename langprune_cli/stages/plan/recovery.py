@@ -11,7 +11,8 @@ from langprune_cli.stages.evaluate.loaded import free_bytes
 from langprune_cli.stages.plan.cost import PassFlops, pass_flops
 from langprune_cli.stages.plan.memory import PROCESS_BYTES
 from langprune_cli.stages.recover.cached_logits import TOP, token_bytes
-from langprune_cli.stages.recover.distilling import look_every, step_tokens, steps_of
+from langprune_cli.stages.recover.distilling import step_tokens, steps_of
+from langprune_cli.stages.recover.looks import look_every
 from langprune_cli.stages.recover.memory import CHECKPOINTED, PLAIN, Sizes, Way, recovery_bytes, trained_numbers
 from langprune_cli.stages.recover.recover import held_out_places
 from langprune_cli.streaming.compute import fast_dtype

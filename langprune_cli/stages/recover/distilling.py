@@ -20,7 +20,7 @@ from langprune_cli.defaults import STEP_TOKENS
 from langprune_cli.machine.sharding import gathered, is_sharded
 from langprune_cli.machine.team import ALONE, Team
 from langprune_cli.models.shards import write_tensors
-from langprune_cli.stages.recover.looks import Look, kept_look
+from langprune_cli.stages.recover.looks import Look, kept_look, look_every
 from langprune_cli.stages.recover.student import Replica, Student
 from langprune_cli.stages.recover.teacher import Teacher
 from langprune_cli.store.files import new_file
@@ -30,7 +30,6 @@ _WARM_UP = 0.05  # of the steps
 _LAST_RATE = 1 / 20  # of the learning rate, at the end of the cosine
 _MOST_GRADIENT = 1.0  # clips the norm of a step's gradient
 _STEPS = 400  # at least, of more than the fewest tokens
-_LOOKS = 16  # how often held-out windows are looked at, or a little more
 _PATIENCE = 4  # looks in the second half without a better one, after which training ends
 
 
@@ -87,11 +86,6 @@ def steps_of(tokens: int, batch_tokens: int, seqlen: int) -> tuple[int, int]:
     """Return the number of steps that read `tokens` tokens, and the windows of each."""
     windows = max(1, batch_tokens // seqlen)
     return max(1, tokens // (windows * seqlen)), windows
-
-
-def look_every(steps: int) -> int:
-    """Return after how many steps held-out windows are looked at; they also are before the first and after the last."""
-    return max(1, steps // _LOOKS)
 
 
 class Distillation:

@@ -10,6 +10,7 @@ from langprune_cli.store.artifact import Artifact
 from langprune_cli.tokens.json_values import Json, items, members, real, whole
 
 RECOVERY_PART = "recovery.json"
+_LOOKS = 16  # how often held-out windows are looked at, or a little more
 
 
 class Look(TypedDict):
@@ -18,6 +19,11 @@ class Look(TypedDict):
     tokens: int  # trained on so far
     loss: float | None  # nats per token on these tokens since the look before
     held_out: float  # nats per token on held-out windows
+
+
+def look_every(steps: int) -> int:
+    """Return after how many steps held-out windows are looked at; they also are before the first and after the last."""
+    return max(1, steps // _LOOKS)
 
 
 def kept_look(looks: Sequence[Look]) -> int:
