@@ -216,7 +216,7 @@ class RecoveredRecord(TypedDict, total=False):
     tokens: int
     train: str
     batch_tokens: int
-    learning_rate: float
+    learning_rate: float | None  # None: by the model's width, the tokens of a step and what was lost
     seed: int
     dtype: str
 

@@ -30,7 +30,7 @@ class RecoverRequest(TextOptions, OpeningOptions, ModelTargetOptions, SharingOpt
     tokens: how many to train on, such as "300k" or "2M"; a shorter text is read several times
     train: "all" weights, "lora" (matrices of low rank, merged under the mask), or "norms" (norms and biases); by default the
         first that fits into memory
-    batch_tokens, learning_rate: tokens per step of the optimizer, and its rate; by default as suits tokens and the model's width
+    batch_tokens, learning_rate: tokens per step of the optimizer, and its rate; by default by tokens, width and what was lost
     online: keep the dense model in memory beside the pruned one; by default its 64 most likely tokens of every position are put
         on disk once, and read from there
     seqlen, seed: tokens per window, and the random seed of their order

@@ -63,7 +63,7 @@ def recover(
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            help="The highest rate; by default as suits --train, --batch-tokens and the model's width.",
+            help="The highest rate; by default as suits --train, --batch-tokens, the model's width and what was lost.",
             rich_help_panel=_TRAINING,
         ),
     ] = None,

@@ -14,7 +14,7 @@ from langprune_cli.stages.recover.cached_logits import TOP, token_bytes
 from langprune_cli.stages.recover.distilling import step_tokens, steps_of
 from langprune_cli.stages.recover.looks import look_every
 from langprune_cli.stages.recover.memory import CHECKPOINTED, PLAIN, Sizes, Way, recovery_bytes, trained_numbers
-from langprune_cli.stages.recover.recover import held_out_places
+from langprune_cli.stages.recover.text import held_out_places
 from langprune_cli.streaming.compute import fast_dtype
 
 

@@ -65,7 +65,7 @@ class Schedule:
     steps: int
     step_windows: int
     micro_windows: int  # in memory at once
-    rate: float  # the highest
+    rate: Callable[[float], float]  # loss before training -> the highest learning rate
     seed: int  # of the order of the windows
 
     def share(self, step: int) -> float:
@@ -108,9 +108,8 @@ class Distillation:
         self._team = team
         self._student, self._lessons, self._schedule, self._autocast = student, lessons, schedule, autocast
         self._trained = list(student.trained.values())
-        self._optimizer = torch.optim.AdamW(
-            self._trained, lr=schedule.rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
-        )
+        # Each step sets its rate.
+        self._optimizer = torch.optim.AdamW(self._trained, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))  # the turn, and its order of the windows
         self._model = self._replica()
 
@@ -132,9 +131,9 @@ class Distillation:
         saved = time.monotonic()
         if not self.course.looks:
             yield self._look()
-        every = look_every(self._schedule.steps)
+        every, highest = look_every(self._schedule.steps), self._schedule.rate(self.course.looks[0]["held_out"])
         while self.course.step < self._schedule.steps and not self._is_over():
-            rate = self._schedule.rate * self._schedule.share(self.course.step)
+            rate = highest * self._schedule.share(self.course.step)
             self._take_step(rate, tick)
             stepped(self.course.losses[-1], rate)
             if self.course.step % every == 0 or self.course.step == self._schedule.steps:

@@ -15,7 +15,6 @@ from langprune_cli.models.shards import MAX_SHARD_BYTES
 from langprune_cli.records import CheckedRecord
 from langprune_cli.stages.apply.apply import check_target
 from langprune_cli.stages.apply.model_writing import ModelWriter
-from langprune_cli.stages.recover.block_tuning import held_out
 from langprune_cli.stages.recover.cached_logits import CachedTeacher, TeacherLogits
 from langprune_cli.stages.recover.checking import as_updated, check_trained
 from langprune_cli.stages.recover.distilling import Distillation, Lessons, Schedule, steps_of
@@ -23,6 +22,7 @@ from langprune_cli.stages.recover.looks import RECOVERY_PART, Look, is_finite, s
 from langprune_cli.stages.recover.memory import PLAIN, Way, micro_windows
 from langprune_cli.stages.recover.student import Student, checkpointed, in_memory
 from langprune_cli.stages.recover.teacher import OnlineTeacher, Teacher, check_tokens
+from langprune_cli.stages.recover.text import held_out_windows
 from langprune_cli.stages.recover.tracking import LogTo, Tracked, tracking
 from langprune_cli.stages.recover.tuning import record_of
 from langprune_cli.stages.solving.updating import UpdatedLinear
@@ -33,12 +33,10 @@ from langprune_cli.store.files import disk_errors, readable_json
 from langprune_cli.store.target import TARGET, Target
 from langprune_cli.store.workspace import Workspace
 from langprune_cli.streaming.opened import OpenedModel
-from langprune_cli.types import Windows
 
-_HELD_OUT, _MOST_HELD_OUT = 16, 64  # one window of so many is held out, and no more than that
-# For a width of 576 and steps of 2048 tokens, see `rate`.
+# Learning rates for a width, tokens of a step and a loss, see `rate`; measured, docs/decisions-appendix.md.
 _RATES: dict[Train, float] = {"all": 2e-4, "lora": 2e-3, "norms": 2e-3}
-_WIDTH, _STEP_TOKENS = 576, 2048
+_WIDTH, _STEP_TOKENS, _LARGE_LOSS = 576, 2048, 0.03
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class RecoverSettings:
     tokens: int
     batch_tokens: int  # of a step of the optimizer
     train: Train = "all"
-    learning_rate: float | None = None  # None: by what is trained, the model's width, and the tokens of a step
+    learning_rate: float | None = None  # None: see `rate`
     seed: int = 0  # of the order of the windows
     dtype: torch.dtype = torch.bfloat16  # of the products
     max_shard_bytes: int = MAX_SHARD_BYTES
@@ -57,10 +55,16 @@ class RecoverSettings:
     online: bool = False  # the teacher is in memory beside the student, instead of its most likely tokens on disk
     way: Way = PLAIN  # to take less memory and more time: changes nothing but, with shares of weights, rounding
 
-    def rate(self, hidden_size: int, seqlen: int) -> float:
-        """Return the given rate, else by the width's inverse (arXiv 2203.03466, table 3) and a step's root (2205.10287)."""
+    def rate(self, hidden_size: int, seqlen: int, loss: float) -> float:
+        """Return the given learning rate, else one for the model's width, the tokens of a step and what was lost.
+
+        loss: nats per token before training. The rate goes with the inverse of the width (arXiv 2203.03466, table 3) and the root
+        of a step's tokens (2205.10287). AdamW moves every weight by about the rate, in good part by chance, and that adds to the
+        loss with the square of the rate: where little was lost, it goes with the root of the loss.
+        """
         by_step = math.sqrt(steps_of(self.tokens, self.batch_tokens, seqlen)[1] * seqlen / _STEP_TOKENS)
-        return self.learning_rate or _RATES[self.train] * by_step * _WIDTH / hidden_size
+        by_loss = math.sqrt(min(1.0, max(0.0, loss) / _LARGE_LOSS))
+        return self.learning_rate or _RATES[self.train] * _WIDTH / hidden_size * by_step * by_loss
 
 
 def recover(
@@ -84,7 +88,7 @@ def recover(
     for model in (pruned, teacher):
         check_target(workspace, model, to)
         model.check_windows(windows)
-    if not _held_out_of(windows).any():
+    if not held_out_windows(windows).any():
         raise LangpruneError(
             f"{windows.spec.source} gave {windows.count} window{'s' * (windows.count > 1)}, and recovery needs one to train on "
             "and one to hold out of the same text: give more text, or a smaller --seqlen"
@@ -126,16 +130,6 @@ def _destination(workspace: Workspace, pruned: OpenedModel, to: Target) -> Desti
     return Destination.of(workspace, f"{pruned.label}-recovered", to)
 
 
-def held_out_places(count: int) -> Tensor:  # bool [n]
-    """Return which of the windows of a text to hold out: never more than half, so that some are left to train on."""
-    return held_out(count, _HELD_OUT, min(_MOST_HELD_OUT, count // 2))
-
-
-def _held_out_of(windows: Windows) -> Tensor:  # bool [n]
-    """Return which windows to hold out, of each text its share."""
-    return torch.cat([held_out_places(part.count) for part in windows.parts or (windows,)])
-
-
 class Recovery:
     """One run; goes on from the last state of training that was saved."""
 
@@ -170,7 +164,7 @@ class Recovery:
 
     def _trained(self) -> dict[str, Tensor]:
         """Return the tensors of the best step, none if it is no better than before."""
-        settings, held = self._settings, _held_out_of(self._windows)
+        settings, held = self._settings, held_out_windows(self._windows)
         seqlen = self._windows.seqlen
         steps, step_windows = steps_of(settings.tokens, settings.batch_tokens, seqlen)
         if self._team.size > step_windows:
@@ -188,7 +182,7 @@ class Recovery:
             state = student.state_bytes
             self._team.first(lambda: self._target.need_space(2 * state))  # a new one is written beside the last
             lessons = Lessons(self._windows.ids, (~held).nonzero().flatten(), held.nonzero().flatten(), teacher)
-            rate = settings.rate(self._pruned.config.get_text_config().hidden_size, seqlen)
+            rate = partial(settings.rate, self._pruned.config.get_text_config().hidden_size, seqlen)
             schedule = Schedule(steps, step_windows, micro_windows(seqlen), rate, settings.seed)
             distillation = Distillation(student, lessons, schedule, self._autocast, self._team)
             self._resume(distillation, steps)
@@ -201,7 +195,9 @@ class Recovery:
 
             def save() -> None:
                 distillation.save(self._writer.scratch)
-                self._writer.write(RECOVERY_PART, readable_json({"looks": distillation.course.looks}))
+                looks = distillation.course.looks
+                record = {"learning_rate": rate(looks[0]["held_out"]), "looks": looks}
+                self._writer.write(RECOVERY_PART, readable_json(record))
 
             def stepped(loss: float, rate: float) -> None:
                 step = distillation.course.step
@@ -271,8 +267,7 @@ def _recipe(taught: TeacherLogits, pruned: OpenedModel, settings: RecoverSetting
     before = record_of(pruned.location.folder)
     inputs, about = before.get("inputs", {}), before.get("about", {})
     update = before.get("params", {}).get("update", "none")
-    rate = settings.rate(pruned.config.get_text_config().hidden_size, windows.seqlen)
-    how = {**asdict(settings), "learning_rate": rate, "dtype": str(settings.dtype).removeprefix("torch.")}
+    how = {**asdict(settings), "dtype": str(settings.dtype).removeprefix("torch.")}
     shard, shares, _ = how.pop("max_shard_bytes"), list(how.pop("shares")), how.pop("log_to")
     online, _ = how.pop("online"), how.pop("way")
     return Recipe(

@@ -1,15 +1,21 @@
-"""The text that a model is trained on: windows of one text, or of several by shares."""
+"""The text that a model is trained on: windows of one text, or of several by shares, and those that are held out."""
 
 import math
 from collections.abc import Sequence
 from functools import partial
 
+import torch
+from torch import Tensor
+
+from langprune_cli.stages.recover.block_tuning import held_out
 from langprune_cli.store.building import Reporter
 from langprune_cli.streaming.opened import OpenedModel
 from langprune_cli.text.budgets import mixed, mixture
 from langprune_cli.text.window_cache import kept_windows
 from langprune_cli.text.windows import is_given, training_windows
 from langprune_cli.types import TextSpec, Windows
+
+_HELD_OUT, _MOST_HELD_OUT = 16, 64  # one window of so many is held out, and no more than that
 
 
 def training_text(
@@ -55,3 +61,13 @@ def _drawn(model: OpenedModel, spec: TextSpec, tokens: int, seqlen: int, seed: i
         partial(training_windows, spec, tokenizer, tokens=tokens, seqlen=seqlen, seed=seed, vocab_size=vocab_size),
         reporter,
     )  # fmt: skip
+
+
+def held_out_places(count: int) -> Tensor:  # bool [n]
+    """Return which of the windows of a text to hold out: never more than half, so that some are left to train on."""
+    return held_out(count, _HELD_OUT, min(_MOST_HELD_OUT, count // 2))
+
+
+def held_out_windows(windows: Windows) -> Tensor:  # bool [n]
+    """Return which windows to hold out, of each text its share."""
+    return torch.cat([held_out_places(part.count) for part in windows.parts or (windows,)])

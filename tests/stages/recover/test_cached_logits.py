@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 
 import langprune_cli
 from langprune_cli.stages.recover import cached_logits, memory
-from langprune_cli.stages.recover import recover as stage
 from langprune_cli.stages.recover.cached_logits import token_bytes
+from langprune_cli.stages.recover.text import held_out_places
 from langprune_cli.store.artifact import Artifact, open_artifact
 from langprune_cli.store.locks import being_made
 from langprune_cli.store.manifest import read_manifest
@@ -84,7 +84,7 @@ def test_what_a_look_finds_is_the_loss_from_them(data: Path) -> None:
     cut = pruned("llama", "2:4", data)
     found = looks(recovered(data, dtype="float32"))
     ids = load_file(data)["windows"]
-    held = ids[stage.held_out_places(len(ids))]
+    held = ids[held_out_places(len(ids))]
     theirs, own = of_transformers(data.parent / "model", held), of_transformers(cut.folder, held)
     values, tokens = theirs.topk(64, dim=-1)
     rest, ours = (each.scatter(-1, tokens, -torch.inf).logsumexp(-1, keepdim=True) for each in (theirs, own))

@@ -15,9 +15,9 @@ from langprune_cli.errors import LangpruneError
 from langprune_cli.machine.team import ALONE
 from langprune_cli.models.streamed import StreamedModel
 from langprune_cli.stages.recover import distilling, memory
-from langprune_cli.stages.recover import recover as stage
 from langprune_cli.stages.recover.recover import RecoverSettings
 from langprune_cli.stages.recover.student import Student
+from langprune_cli.stages.recover.text import held_out_places
 from langprune_cli.streaming.compute import slow_bfloat16
 from tests.stages.recover import recovering
 from tests.stages.recover.recovering import looks, pruned, recovered
@@ -76,7 +76,7 @@ def test_zeros_stay_and_the_loss_is_what_stock_transformers_makes_of_the_files(
     best = min(look["held_out"] for look in found)
     assert best < 0.9 * found[0]["held_out"]
     ids = load_file(data)["windows"]
-    held = ids[stage.held_out_places(len(ids))]
+    held = ids[held_out_places(len(ids))]
     for folder, expected in ((cut.folder, found[0]["held_out"]), (model.folder, best)):
         assert divergence(folder, data.parent / "model", held) == pytest.approx(expected, rel=1e-4)
 
@@ -127,10 +127,28 @@ def test_smaller_models_learn_too(pattern: str, data: Path) -> None:
 def test_few_tokens_have_small_steps_and_low_rates(tokens: int, step: int) -> None:
     assert distilling.step_tokens(tokens) == step
     settings = RecoverSettings(tokens, step)
-    assert settings.rate(576, 512) == pytest.approx(2e-4 * (step / 2048) ** 0.5)
-    assert settings.rate(1152, 512) == pytest.approx(settings.rate(576, 512) / 2)
-    assert settings.rate(576, 2048) == pytest.approx(2e-4)  # of one window
-    assert replace(settings, train="lora").rate(576, 512) == pytest.approx(10 * settings.rate(576, 512))
+    rate = settings.rate(576, 512, 1.0)
+    assert rate == pytest.approx(2e-4 * (step / 2048) ** 0.5)
+    assert settings.rate(1152, 512, 1.0) == pytest.approx(rate / 2)
+    assert settings.rate(576, 2048, 1.0) == pytest.approx(2e-4)  # of one window
+    assert replace(settings, train="lora").rate(576, 512, 1.0) == pytest.approx(10 * rate)
+
+
+def test_rates_are_lower_where_little_was_lost() -> None:
+    settings = RecoverSettings(100_000, 2048)
+    assert settings.rate(576, 512, 0.03) == settings.rate(576, 512, 9.0) == pytest.approx(2e-4)
+    assert settings.rate(576, 512, 0.0075) == pytest.approx(1e-4)
+    assert settings.rate(576, 512, -1e-9) == 0.0  # what rounding makes of a model that has lost nothing
+    assert replace(settings, learning_rate=0.5).rate(576, 512, 0.0075) == 0.5
+
+
+def test_the_rate_is_on_record(data: Path) -> None:
+    pruned("llama", "2:4", data)
+    model = recovered(data, learning_rate=None)
+    record = json.loads(model.read("recovery.json"))
+    rate = RecoverSettings(4000, 64).rate(32, 16, record["looks"][0]["held_out"])
+    assert record["learning_rate"] == rate > 0
+    assert model.manifest.params["learning_rate"] is None
 
 
 def test_a_rate_that_ruins_changes_nothing(data: Path) -> None:
