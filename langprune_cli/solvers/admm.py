@@ -12,7 +12,7 @@ from langprune_cli.numerics.patterns import Pattern, keep_mask
 from langprune_cli.numerics.site import Site
 from langprune_cli.solvers.thresholds import Thresholds
 
-STEPS = 20  # over-relaxed as much as 30 that are not (docs/decisions-appendix.md)
+STEPS = 20  # over-relaxed, as good as 30 that are not (docs/decisions-appendix.md)
 _RAMP = 16  # steps over which the sparsity rises to the requested one
 _RELAXATION = 1.6  # of X, by which a step goes further: 1.5 to 1.8 are usual
 _RHO = 1.0  # penalty, in units of the scaled Hessian's diagonal, which is 1

@@ -51,7 +51,15 @@ class TuneSettings:
         root of `error`.
         """
         by_width = min(_MOST_RATE, 1e-4 * 4096 / hidden_size)
-        return self.learning_rate or by_width * math.sqrt(min(1.0, error / _LARGE_ERROR))
+        return self.learning_rate or by_width * rate_share(error, _LARGE_ERROR)
+
+
+def rate_share(lost: float, large: float) -> float:
+    """Return what share of a learning rate suits a squared error, or a divergence, of `lost`: all from `large` on, else its root.
+
+    AdamW moves every weight by about the rate, in good part by chance, and that adds to them with the square of the rate.
+    """
+    return math.sqrt(min(1.0, max(0.0, lost) / large))
 
 
 @dataclass(frozen=True)

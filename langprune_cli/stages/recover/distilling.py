@@ -131,9 +131,9 @@ class Distillation:
         saved = time.monotonic()
         if not self.course.looks:
             yield self._look()
-        every, highest = look_every(self._schedule.steps), self._schedule.rate(self.course.looks[0]["held_out"])
+        every = look_every(self._schedule.steps)
         while self.course.step < self._schedule.steps and not self._is_over():
-            rate = highest * self._schedule.share(self.course.step)
+            rate = self.rate * self._schedule.share(self.course.step)
             self._take_step(rate, tick)
             stepped(self.course.losses[-1], rate)
             if self.course.step % every == 0 or self.course.step == self._schedule.steps:
@@ -141,6 +141,11 @@ class Distillation:
             if self._team.broadcast(time.monotonic() - saved > SAVE_AFTER_SECONDS):
                 save()
                 saved = time.monotonic()
+
+    @property
+    def rate(self) -> float:
+        """Return the highest learning rate, which the first look decides."""
+        return self._schedule.rate(self.course.looks[0]["held_out"])
 
     def _is_over(self) -> bool:
         """Return whether training goes nowhere, which says little while rates are high: they first make a good model worse."""

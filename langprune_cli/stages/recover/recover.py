@@ -15,6 +15,7 @@ from langprune_cli.models.shards import MAX_SHARD_BYTES
 from langprune_cli.records import CheckedRecord
 from langprune_cli.stages.apply.apply import check_target
 from langprune_cli.stages.apply.model_writing import ModelWriter
+from langprune_cli.stages.recover.block_tuning import rate_share
 from langprune_cli.stages.recover.cached_logits import CachedTeacher, TeacherLogits
 from langprune_cli.stages.recover.checking import as_updated, check_trained
 from langprune_cli.stages.recover.distilling import Distillation, Lessons, Schedule, steps_of
@@ -58,13 +59,12 @@ class RecoverSettings:
     def rate(self, hidden_size: int, seqlen: int, loss: float) -> float:
         """Return the given learning rate, else one for the model's width, the tokens of a step and what was lost.
 
-        loss: nats per token before training. The rate goes with the inverse of the width (arXiv 2203.03466, table 3) and the root
-        of a step's tokens (2205.10287). AdamW moves every weight by about the rate, in good part by chance, and that adds to the
-        loss with the square of the rate: where little was lost, it goes with the root of the loss.
+        loss: nats per token before training, see `rate_share`. The rate goes with the inverse of the width (arXiv 2203.03466,
+        table 3) and the root of a step's tokens (2205.10287).
         """
         by_step = math.sqrt(steps_of(self.tokens, self.batch_tokens, seqlen)[1] * seqlen / _STEP_TOKENS)
-        by_loss = math.sqrt(min(1.0, max(0.0, loss) / _LARGE_LOSS))
-        return self.learning_rate or _RATES[self.train] * _WIDTH / hidden_size * by_step * by_loss
+        by_width = _RATES[self.train] * _WIDTH / hidden_size
+        return self.learning_rate or by_width * by_step * rate_share(loss, _LARGE_LOSS)
 
 
 def recover(
@@ -195,8 +195,7 @@ class Recovery:
 
             def save() -> None:
                 distillation.save(self._writer.scratch)
-                looks = distillation.course.looks
-                record = {"learning_rate": rate(looks[0]["held_out"]), "looks": looks}
+                record = {"learning_rate": distillation.rate, "looks": distillation.course.looks}
                 self._writer.write(RECOVERY_PART, readable_json(record))
 
             def stepped(loss: float, rate: float) -> None:
