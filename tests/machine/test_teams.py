@@ -52,6 +52,7 @@ def test_statistics_are_those_of_one_process(family: str, processes: int, tmp_pa
 @pytest.mark.parametrize("words", [
     ["--method", "wanda", "--pattern", "2:4"],
     pytest.param(["--method", "sparsegpt", "--sparsity", "0.5"], marks=pytest.mark.slow),
+    pytest.param(["--method", "wanda", "--sparsity", "0.6", "--allocation", "fisher"], marks=pytest.mark.slow),
     pytest.param(["--pattern", "channels:0.34", "--pattern", "kv-groups:0.5"], marks=pytest.mark.slow),
     pytest.param(
         ["--pattern", "blocks:0.34", "--pattern", "2:4", "--method", "wanda", "--tune", "--epochs", "1"],
