@@ -32,6 +32,7 @@ class Trials:
 
     sparsities: tuple[float, ...]  # rising
     prune: Prune
+    steps: int = 0  # of least squares that it takes, for an estimate of its cost
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Allocation:
     measure: Measure | None
     spread: Callable[[Sequence[Sequence[float]], Sequence[int], float], list[float]]
     trials: Trials | None = None
+    prunings: int = 0  # of each site by the chosen method, in `measure`
 
 
 def allocations() -> dict[str, Allocation]:

@@ -52,5 +52,5 @@ def spread(measures: Sequence[Sequence[float]], sizes: Sequence[int], total: flo
 
 
 ALLOCATION = Allocation(
-    "fisher", "hessian", "https://arxiv.org/abs/1412.1193", None, spread, Trials(_SPARSITIES, prune)
+    "fisher", "hessian", "https://arxiv.org/abs/1412.1193", None, spread, Trials(_SPARSITIES, prune, _STEPS_OF_TRIALS)
 )

@@ -69,4 +69,4 @@ def error_curve(
     return power_laws([*_TRIALS, 1.0], np.clip([*errors, 1.0], _LEAST_ERROR, 1.0).tolist(), sparsities, _LEAST_ERROR)
 
 
-ALLOCATION = Allocation("search", "hessian", "https://arxiv.org/abs/2208.11580", measure, spread)
+ALLOCATION = Allocation("search", "hessian", "https://arxiv.org/abs/2208.11580", measure, spread, prunings=len(_TRIALS))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from langprune_cli import defaults
 from langprune_cli.errors import UsageError
 from langprune_cli.requests.shared.choice import PatternOptions
+from langprune_cli.requests.shared.names import ALLOCATIONS, check_name
 from langprune_cli.requests.shared.options import HubOptions, ModelOptions
 from langprune_cli.requests.shared.run import running
 from langprune_cli.requests.shared.values import at_least, several, training_tokens
@@ -27,11 +28,13 @@ class PlanRequest(PatternOptions, ModelOptions, HubOptions):
     sparsity: the fraction to remove, by default 0.5, or 0.1 if structured
     round_to, rounding: round kept channels to multiples of this, "down" or to the "nearest" (the option --round)
     coverage, vocab_size, keep_chat, stats: for "vocab", which tokens to keep, and the token counts
+    allocation: how sparsity of single weights is spread, for the estimate of time
     nsamples, seqlen: the windows for the estimate of memory and time
     recover: tokens to train the pruned model on, such as "2M": what each way of `recover` takes is predicted too
     cache_dir, trust_remote_code: how to open a hub model
     """
 
+    allocation: str = "uniform"
     stats: str | None = None
     nsamples: int = defaults.NSAMPLES
     seqlen: int | None = None
@@ -40,6 +43,7 @@ class PlanRequest(PatternOptions, ModelOptions, HubOptions):
     def check(self) -> None:
         """Raise UsageError for windows that cannot be drawn."""
         super().check()
+        check_name("--allocation", self.allocation, ALLOCATIONS)
         at_least("--nsamples", self.nsamples, 1)
         at_least("--seqlen", self.seqlen, 2)
         if self.recover is not None:
@@ -75,6 +79,7 @@ def plan(request: PlanRequest) -> PlanResult:
         from langprune_cli.stages.plan.cost import measured_rate  # noqa: PLC0415
         from langprune_cli.stages.plan.plan import find_config, plan, read_patterns  # noqa: PLC0415
         from langprune_cli.stages.plan.recovery import RecoveryAsked  # noqa: PLC0415
+        from langprune_cli.stages.solving.allocating import allocation_for  # noqa: PLC0415
         from langprune_cli.stages.structured.removals import Removal, Rounding  # noqa: PLC0415
         from langprune_cli.structured_patterns.vocab import PATTERN  # noqa: PLC0415
         from langprune_cli.tokens.choice import VocabularyTarget  # noqa: PLC0415
@@ -89,6 +94,13 @@ def plan(request: PlanRequest) -> PlanResult:
             tokens, chosen = planned_tokens(run, choice, target, request.stats)
             leaving = Removal(PATTERN.name, 0.0, VocabularyTarget(size=tokens))
             asked = replace(asked, removals=(*asked.removals, leaving), chat=chosen.chat if chosen else None)
+        if request.allocation != "uniform" and not asked.pattern:
+            raise UsageError(
+                f"--allocation {request.allocation} spreads single weights, and --pattern names none: leave it out, or add "
+                "--pattern unstructured"
+            )
+        if asked.pattern:
+            asked = replace(asked, allocation=allocation_for(request.allocation, asked.pattern))
         device = run.compute.torch_device()
         if request.recover:
             asked = replace(asked, recovery=RecoveryAsked(training_tokens("--recover", request.recover), device))

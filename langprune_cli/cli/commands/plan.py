@@ -38,6 +38,7 @@ def plan(
     coverage: choice.Coverage = None,
     vocab_size: choice.VocabSize = None,
     keep_chat: choice.KeepChat = None,
+    allocation: choice.Allocation = "uniform",
     stats: Annotated[
         str | None,
         typer.Option(help="Token counts for --pattern vocab; by default the newest.", rich_help_panel="Input"),
@@ -64,8 +65,8 @@ def plan(
 
     request = PlanRequest(
         model=model, revision=revision, pattern=pattern or (), sparsity=sparsity, round_to=round_to, rounding=rounding,
-        coverage=coverage, vocab_size=vocab_size, keep_chat=keep_chat, stats=stats, nsamples=nsamples, seqlen=seqlen,
-        recover=recover, cache_dir=cache_dir, trust_remote_code=trust_remote_code, workspace=workspace,
+        coverage=coverage, vocab_size=vocab_size, keep_chat=keep_chat, allocation=allocation, stats=stats, nsamples=nsamples,
+        seqlen=seqlen, recover=recover, cache_dir=cache_dir, trust_remote_code=trust_remote_code, workspace=workspace,
         reporter=console(workspace),
     )  # fmt: skip
     show(plan(request), json=json)
@@ -137,6 +138,8 @@ def print_costs(plan: "Plan", rate: float, device: str) -> None:
         f"mask {print_size(costs.mask_bytes)}, model {print_size(costs.model_bytes)}."
     )
     parts = [("forward", costs.forward_flops), ("Hessians", costs.hessian_flops), ("solving", costs.solving_flops)]
+    if costs.divergence_flops:
+        parts.insert(2, ("divergences", costs.divergence_flops))
     shares = ", ".join(f"{name} {flops / 1e12:,.3g}" for name, flops in parts)
     print_line(
         f"Operations of prune with its default method: {costs.flops / 1e12:,.3g} TFLOP ({shares}); at least "

@@ -8,6 +8,8 @@ from itertools import count
 import torch
 from torch import nn
 
+from langprune_cli.allocations.allocation import Allocation
+from langprune_cli.allocations.uniform import ALLOCATION as UNIFORM
 from langprune_cli.layouts.experts import Expert
 from langprune_cli.layouts.linears import linear_shapes
 from langprune_cli.models.families import experts_in
@@ -15,6 +17,7 @@ from langprune_cli.models.protocols import CausalModel, Configuration
 from langprune_cli.models.skeleton import find_blocks
 from langprune_cli.solvers import admm, conjugate_gradient
 from langprune_cli.stages.plan.memory import drift_bytes, sites_of
+from langprune_cli.stages.solving.divergences import pieces_of
 
 _ENTRY_BYTES = 130  # per tensor in a file's header: its name, about sixty characters, and its place
 # Rows and columns of the products that measure a machine's rate: smaller ones do not keep a GPU busy.
@@ -35,31 +38,45 @@ class Costs:
     forward_flops: float  # an observed pass, one through the pruned block, with `corrected` also one of the dense model
     hessian_flops: float
     solving_flops: float
+    divergence_flops: float  # of an allocation with trials
 
     @property
     def flops(self) -> float:
         """Return the sum of all operations."""
-        return self.forward_flops + self.hessian_flops + self.solving_flops
+        return self.forward_flops + self.hessian_flops + self.solving_flops + self.divergence_flops
 
     def document(self) -> dict[str, float]:
         """Return the figures for --json."""
         return {**vars(self), "flops": self.flops}
 
 
-def costs(dense: CausalModel, smaller: CausalModel, windows: int, seqlen: int, *, corrected: bool = False) -> Costs:
+def costs(
+    dense: CausalModel,
+    smaller: CausalModel,
+    windows: int,
+    seqlen: int,
+    *,
+    corrected: bool = False,
+    allocation: Allocation = UNIFORM,
+) -> Costs:
     """Count the cost of pruning `dense` to `smaller`, both without weights, on this many windows.
 
-    corrected: with the propagation of that name, the default for single weights.
+    corrected: with the propagation of that name, the default for single weights; allocation: of single weights.
 
     Sites are those of `sites_of`. In a window of t tokens of width h, each token costs 2 r i operations in a linear of r rows
     and i inputs, 2 t h in attention, and i (i + 1) for half of x xᵀ. Factoring a site costs i^3, and each step of ADMM and of
     the conjugate gradient after it r i^2 twice.
+
+    An allocation that needs statistics takes those of the dense model first. With trials, pieces of windows then go forward and
+    back, with a block's pass computed again for its gradients, by inputs and by weights; those of each piece are multiplied by
+    what each trial changes.
     """
     tokens = windows * seqlen
     routed = _share_of_an_expert(dense.config.get_text_config())
     per_token = pass_flops(dense, seqlen)
     norms = hessians = drifts = masks = 0
-    products = solving = 0.0
+    products = solving = divergences = 0.0
+    trials, (pieces, length) = allocation.trials, pieces_of(windows, seqlen)
     for block in find_blocks(dense)[1]:
         drifts += drift_bytes(dense, block) if corrected else 0
         for rows, inputs, share in _sites(block, routed):
@@ -68,11 +85,20 @@ def costs(dense: CausalModel, smaller: CausalModel, windows: int, seqlen: int, *
             masks += rows * -(-inputs // 8) + _ENTRY_BYTES
             products += share * tokens * inputs * (inputs + 1)
             solving += inputs**3 + 2 * (admm.STEPS + conjugate_gradient.STEPS) * rows * inputs**2
+            if trials:
+                divergences += 2 * len(trials.sparsities) * rows * inputs * (pieces + trials.steps * inputs)
     forward = tokens * (per_token.linears + per_token.attention)
     passes = 3 if corrected else 2
+    passes += allocation.needs != "nothing"
+    products *= 2 if allocation.needs == "hessian" else 1
+    solving *= 1 + allocation.prunings
+    if trials:
+        each = pass_flops(dense, length)
+        divergences += pieces * length * (4 * each.linears + 4 * each.attention + 2 * each.head)
     return Costs(
-        4 * tokens, norms, norms + hessians, drifts, masks, _bytes(smaller), passes * forward, products, solving
-    )
+        4 * tokens, norms, norms + hessians, drifts, masks, _bytes(smaller), passes * forward, products, solving,
+        divergences,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -104,7 +130,7 @@ def token_costs(smaller: nn.Module, rows: int, stay: int) -> Costs:
     No text runs through the model: the tokenizer counts.
     """
     counts = 8 * rows + _ENTRY_BYTES
-    return Costs(0, counts, counts, 0, 8 * stay + _ENTRY_BYTES, _bytes(smaller), 0.0, 0.0, 0.0)
+    return Costs(0, counts, counts, 0, 8 * stay + _ENTRY_BYTES, _bytes(smaller), 0.0, 0.0, 0.0, 0.0)
 
 
 def _bytes(model: nn.Module) -> int:

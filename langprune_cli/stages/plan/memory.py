@@ -4,12 +4,14 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from langprune_cli.allocations.allocation import Trials
 from langprune_cli.defaults import BATCH_TOKENS
 from langprune_cli.layouts.experts import Expert
 from langprune_cli.layouts.linears import linear_shapes
 from langprune_cli.models.composites import text_paths
 from langprune_cli.models.protocols import CausalModel
 from langprune_cli.models.skeleton import find_blocks
+from langprune_cli.stages.solving.divergences import MOST_BYTES, PRODUCT_BYTES, pieces_of
 
 PROCESS_BYTES = 580_000_000  # Python and torch after loading, and the matrix library's buffers
 
@@ -29,6 +31,7 @@ def peaks(
     *,
     blocks_leave: bool = False,
     corrected: bool = False,
+    trials: Trials | None = None,
 ) -> Peaks:
     """Estimate the peaks for a skeleton in the dtype of the computation.
 
@@ -47,6 +50,9 @@ def peaks(
     it D is 0. Other methods take less. The page cache is not counted, as it gives way. When blocks
     are pruned, `check_without` holds embeddings and head in float32, so E + B is at least 4 O / c. What only images use is copied
     tensor by tensor, and does not count.
+
+    An allocation with s trials holds all that they change in a block of W weights, 4 s W, while it solves a site as above, and
+    hidden states of pieces of the windows for every block at once, unless they are more than a gigabyte and go to a file.
     """
     prefix, blocks = find_blocks(model)
     block = max(blocks, key=_bytes)
@@ -68,10 +74,17 @@ def peaks(
     solving = max((4 * (3 * i * i + 11 * r * i) for r, i in sites), default=0)
     loaded = _bytes(block)
     compared = 4 * (outside // item) if blocks_leave else 0
+    changed = 0
+    if trials:
+        pieces, length = pieces_of(windows, seqlen)
+        kept = (len(blocks) + 2) * pieces * length * model.config.get_text_config().hidden_size * item
+        weights = sum(r * i for r, i in sites)
+        changed = loaded + 4 * len(trials.sparsities) * weights + solving + PRODUCT_BYTES
+        changed += kept if kept <= MOST_BYTES else 0
     before = max(embeddings + loaded, compared), loaded + collecting + drifts
     return Peaks(
-        PROCESS_BYTES + states + max(*before, 2 * loaded + packed + solving),
-        states + max(*before, loaded + solving),
+        PROCESS_BYTES + max(states + max(*before, 2 * loaded + packed + solving), changed),
+        max(states + max(*before, loaded + solving), changed),
     )
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from langprune_cli.allocations.allocation import Allocation
+from langprune_cli.allocations.uniform import ALLOCATION as UNIFORM
 from langprune_cli.defaults import NSAMPLES
 from langprune_cli.errors import UsageError
 from langprune_cli.layouts.linears import linear_shapes
@@ -35,6 +37,7 @@ class Asked:
     rounding: Rounding = DOWN
     chat: int | None = None  # tokens kept only for chats, Markdown and code; None: unknown or not requested
     recovery: RecoveryAsked | None = None  # whether to train afterwards
+    allocation: Allocation = UNIFORM  # of the pattern
 
 
 @dataclass(frozen=True)
@@ -170,8 +173,11 @@ def _planned(
     length = window_length(seqlen, context, location.label)
     corrected = asked.pattern is not None  # as the default method for single weights is
     rows = sketch.rows, sketch.tokens_left
-    taken = costs(model, smaller, windows, length, corrected=corrected) if windows else token_costs(smaller, *rows)
-    memory = peaks(model, windows, length, blocks_leave=sketch.stay < sketch.layers, corrected=corrected)
+    taken = token_costs(smaller, *rows)
+    if windows:
+        taken = costs(model, smaller, windows, length, corrected=corrected, allocation=asked.allocation)
+    leave = sketch.stay < sketch.layers
+    memory = peaks(model, windows, length, blocks_leave=leave, corrected=corrected, trials=asked.allocation.trials)
     return Plan(
         location.id, _count(model), _count(smaller), zeros, dtype, memory, windows,
         length, tuple(found), (4 * length * sketch.rows, 4 * length * sketch.tokens_left), taken,

@@ -63,12 +63,16 @@ class BlockPattern:
 
 
 def chosen_allocation(chooser: AnyChooser) -> Allocation:
-    """Return the requested allocation.
+    """Return the allocation that is asked for; raises what `allocation_for` does."""
+    return allocation_for(chooser.settings.allocation, chooser.settings.pattern)
 
-    Raises LangpruneError for an unknown name, UsageError if it does not go with the pattern.
+
+def allocation_for(name: str, pattern: Pattern) -> Allocation:
+    """Return the allocation called `name`.
+
+    Raises LangpruneError if there is none, UsageError if it does not go with the pattern.
     """
-    pattern = chooser.settings.pattern
-    allocation = get_allocation(chooser.settings.allocation)
+    allocation = get_allocation(name)
     if pattern.keep_of and allocation.name != "uniform":
         raise UsageError(
             f"--allocation {allocation.name} does not go with --pattern {pattern}, which prunes all blocks alike: "

@@ -19,10 +19,10 @@ from langprune_cli.streaming.backward import TracedStates, traced
 from langprune_cli.streaming.opened import OpenedModel
 
 # With n windows, a divergence is known to about the root of 2 / n of it, however long they are: so they are short, and many.
-_WINDOWS, _TOKENS = 256, 128
+_PIECES, _TOKENS = 256, 128
 _BATCH_TOKENS = 1024  # that go back together
-_PRODUCT_BYTES = 64 << 20  # of gradients of windows by one weight
-_MOST_BYTES = 1 << 30  # of hidden states before all blocks; more are in a file
+PRODUCT_BYTES = 64 << 20  # of gradients of windows by one weight
+MOST_BYTES = 1 << 30  # of hidden states before all blocks; more are in a file
 _SEED = 0  # of the tokens that are drawn
 
 
@@ -59,7 +59,7 @@ class Measuring:
         """
         ids, model = _short(windows), self.model.streamed
         blocks = len(model.blocks)
-        spill = self.model.spill(ids, folder, ways=blocks + 2, most=_MOST_BYTES)
+        spill = self.model.spill(ids, folder, ways=blocks + 2, most=MOST_BYTES)
         # Which tokens of a micro-batch reach an expert is not known to its linears.
         tokens = ids.shape[1] if model.has_experts else max(ids.shape[1], _BATCH_TOKENS)
         states = traced(TracedStates(model, ids, tokens, spill), spill)
@@ -95,11 +95,17 @@ class Measuring:
         }
 
 
+def pieces_of(windows: int, seqlen: int) -> tuple[int, int]:
+    """Return how many pieces of windows divergences are measured on, and their tokens."""
+    length = min(_TOKENS, seqlen)
+    return min(_PIECES, windows * (seqlen // length)), length
+
+
 def _short(windows: Tensor) -> Tensor:  # [n, t] -> [m, u]
     """Return pieces of windows: the first of each, then the second of each, until there are enough."""
-    length = min(_TOKENS, windows.shape[1])
+    number, length = pieces_of(*windows.shape)
     pieces = windows[:, : windows.shape[1] // length * length].reshape(len(windows), -1, length)
-    return pieces.transpose(0, 1).reshape(-1, length)[:_WINDOWS]
+    return pieces.transpose(0, 1).reshape(-1, length)[:number]
 
 
 def _together(linears: Sequence[Linear], changed: Container[str]) -> list[tuple[str, ...]]:
@@ -153,7 +159,7 @@ class _Products:
     def _add(self, name: str, place: int, x: Tensor, gradient: Tensor) -> None:
         windows, change = len(self._products), self._changes[name]
         x, gradient = (each.float().reshape(windows, -1, each.shape[-1]) for each in (x, gradient))
-        step = max(1, _PRODUCT_BYTES // (4 * change.shape[1]))
+        step = max(1, PRODUCT_BYTES // (4 * change.shape[1]))
         for start in range(0, windows, step):
             part = slice(start, start + step)
             by_weight = torch.bmm(gradient[part].mT, x[part])  # [b, o, i]

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from langprune_cli.solvers import admm, conjugate_gradient
-from tests.support.command import did
+from tests.support.command import did, langprune, one_sentence
 from tests.support.pico import save_pico
 
 
@@ -52,6 +52,33 @@ def test_operations_are_those_counted_by_hand(tmp_path: Path) -> None:
     steps = admm.STEPS + conjugate_gradient.STEPS
     assert plan["costs"]["solving_flops"] == blocks * sum(i**3 + 2 * steps * r * i * i for r, i in sites)
     assert plan["seconds"] == pytest.approx(plan["costs"]["flops"] / plan["flops_per_second"])
+
+
+def test_divergences_take_the_operations_counted_by_hand_and_the_statistics_of_the_dense_model(tmp_path: Path) -> None:
+    save_pico("llama", tmp_path / "model")
+    words = ["plan", "-m", tmp_path / "model", "-p", "unstructured", "--nsamples", 4, "--seqlen", 10, "--json"]
+    plain = did(*words).json
+    found = did(*words, "--allocation", "fisher").json
+    hidden, ffn, blocks, vocabulary, pieces, tokens, sparsities, steps = 32, 48, 3, 97, 4, 40, 4, 8
+    sites = [(64, hidden), (32, hidden), (96, hidden), (32, ffn)]
+    linears = blocks * sum(2 * r * i for r, i in sites)
+    passes = tokens * (4 * linears + 4 * blocks * 2 * 10 * hidden + 2 * 2 * hidden * vocabulary)
+    trials = blocks * sum(2 * sparsities * r * i * (pieces + steps * i) for r, i in sites)
+    assert plain["costs"]["divergence_flops"] == 0
+    assert found["costs"]["divergence_flops"] == passes + trials
+    assert found["costs"]["hessian_flops"] == 2 * plain["costs"]["hessian_flops"]
+    assert found["costs"]["forward_flops"] == pytest.approx(4 / 3 * plain["costs"]["forward_flops"])
+    assert found["costs"]["flops"] == sum(found["costs"][name] for name in found["costs"] if name.endswith("_flops"))
+    search = did(*words, "--allocation", "search").json
+    assert search["costs"]["solving_flops"] == 6 * plain["costs"]["solving_flops"]
+
+
+@pytest.mark.parametrize(("pattern", "why"), [
+    ("2:4", "does not go with --pattern 2:4"), ("channels", "spreads single weights, and --pattern names none"),
+])  # fmt: skip
+def test_allocations_of_what_is_not_spread_are_refused(pattern: str, why: str, tmp_path: Path) -> None:
+    save_pico("llama", tmp_path / "model")
+    one_sentence(langprune("plan", "-m", tmp_path / "model", "-p", pattern, "--allocation", "fisher"), 2, why)
 
 
 def test_experts_see_the_tokens_that_are_routed_to_them(tmp_path: Path) -> None:
