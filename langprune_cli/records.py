@@ -278,6 +278,7 @@ class About(TypedDict, total=False):
     removed: int
     dense_tail_columns: dict[str, int]
     vocabulary: VocabularyRecord
+    hidden: dict[str, int]  # size before and after
     rounding: Params
     mask: MaskRecord
     base: BaseRecord

@@ -106,7 +106,7 @@ def _applied(run: Run, request: ApplyRequest) -> tuple[list[Outcome], TextOption
     from langprune_cli.stages.apply.apply import ApplySettings, apply, own_update  # noqa: PLC0415
     from langprune_cli.stages.calibrate.calibrate import CalibrationSettings  # noqa: PLC0415
     from langprune_cli.stages.structured.block_cut import blocks_that_stayed  # noqa: PLC0415
-    from langprune_cli.structured_patterns.pattern import patterns_of  # noqa: PLC0415
+    from langprune_cli.structured_patterns.pattern import check_tunable, patterns_of  # noqa: PLC0415
     from langprune_cli.updates.update import get_update  # noqa: PLC0415
 
     mask, stats, to = run.pick("masks", _name(request), "mask", "mask"), request.stats, request.target
@@ -116,7 +116,10 @@ def _applied(run: Run, request: ApplyRequest) -> tuple[list[Outcome], TextOption
     settings = ApplySettings(
         update, solving_of(request.damping, experts), request.max_shard_bytes, text_only=request.text_only
     )
-    aside = [each.parts for each in patterns_of(params["pattern"]) if not each.touches_blocks]
+    patterns = patterns_of(params["pattern"])
+    if request.tune:
+        check_tunable(patterns)
+    aside = [each.parts for each in patterns if not each.touches_blocks]
     if aside and (request.is_trained or request.update or request.damping is not None):
         raise UsageError(
             f"--tune, --recover, --update and --damping have no effect when {aside[0]} are pruned: leave them out"

@@ -126,11 +126,14 @@ class Chain:
         """Find texts and model; raises UsageError for unsuitable texts and options."""
         from langprune_cli.stages.apply.text_only import TextTower  # noqa: PLC0415
         from langprune_cli.stages.calibrate.calibrate import CalibrationSettings  # noqa: PLC0415
+        from langprune_cli.structured_patterns.pattern import check_tunable, get_pattern  # noqa: PLC0415
 
         request = self.request
         tokens, tokens_alone = (has(not step.touches_blocks for step in self.steps) for has in (any, all))
         if request.max_tokens is not None and not tokens:
             raise UsageError("--max-tokens goes with --pattern vocab only: leave it out")
+        if request.tune:
+            check_tunable(get_pattern(each.removal.kind) for each in self.steps if isinstance(each, WholeStep))
         choice = self.run.choose(request.model, request.revision)
         specs = self.run.texts_of(request, choice)
         _check_texts(specs, several(request.lang), tokens=tokens, tokens_alone=tokens_alone)

@@ -47,4 +47,4 @@ def methods() -> Mapping[str, DepthMethod]:
     return depth_methods()
 
 
-PATTERN = StructuredPattern("blocks", "whole blocks", 3, Judged(cut, choosing), plan, method="search", methods=methods)
+PATTERN = StructuredPattern("blocks", "whole blocks", 4, Judged(cut, choosing), plan, method="search", methods=methods)

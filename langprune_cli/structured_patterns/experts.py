@@ -47,4 +47,4 @@ def methods() -> Mapping[str, ExpertMethod]:
     return expert_methods()
 
 
-PATTERN = StructuredPattern("experts", "whole experts", 2, Judged(cut, choosing), plan, method="reap", methods=methods)
+PATTERN = StructuredPattern("experts", "whole experts", 3, Judged(cut, choosing), plan, method="reap", methods=methods)

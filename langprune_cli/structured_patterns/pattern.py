@@ -5,9 +5,9 @@ The command line reads these records, so this module and theirs import torch onl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import langprune_cli.structured_patterns as package
 from langprune_cli.errors import LangpruneError, UsageError, near_matches
@@ -18,6 +18,7 @@ from langprune_cli.stages.structured.removals import DEFAULT_SHARE, Removal
 if TYPE_CHECKING:  # see above
     from langprune_cli.depth_methods.method import DepthMethod
     from langprune_cli.expert_methods.method import ExpertMethod
+    from langprune_cli.hidden_methods.method import HiddenMethod
     from langprune_cli.models.families import Axis
     from langprune_cli.models.protocols import Configuration
     from langprune_cli.records import Params
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # see above
     from langprune_cli.tokens.choice import VocabularyChoice
     from langprune_cli.unit_methods.method import UnitMethod
 
+    AnyMethod: TypeAlias = UnitMethod | DepthMethod | ExpertMethod | HiddenMethod
     Show = Callable[[VocabularyChoice], None]
 
 
@@ -87,11 +89,12 @@ class StructuredPattern:
     leaves: Units | Judged | Counted
     plan: Callable[[Sketch, Removal, Rounding], Sketch]  # the smaller model, from a configuration alone
     method: str = ""  # the default of --method; "": no method chooses these parts
-    methods: Callable[[], Mapping[str, UnitMethod | DepthMethod | ExpertMethod]] = (
-        dict  # the values of --method, by name
-    )
+    methods: Callable[[], Mapping[str, AnyMethod]] = dict  # the values of --method, by name
     share: bool = True  # whether a share may follow the name, as in channels:0.1
     touches_blocks: bool = True  # otherwise nothing needs an update or tuning, and no window goes through the model
+    keeps_stream: bool = (
+        True  # whether hidden states stay comparable to the dense model's, as tuning by blocks needs them
+    )
     trims_tokenizer: bool = False
     unchanged: str = UNCHANGED  # the model card's sentence on the rest
     advice: Callable[[str], list[str]] = _nothing_more  # update -> further advice for a ruined model
@@ -244,10 +247,20 @@ def unit_axes(text: str, config: Configuration, kinds: Sequence[str]) -> tuple[A
     return tuple(axis for each in units for axis in each.axes(config) if axis.kind in kinds)
 
 
-def own_method(params: Params) -> UnitMethod | DepthMethod | ExpertMethod | None:
+def own_method(params: Params) -> AnyMethod | None:
     """Return the method behind a structured mask with these parameters, None if it is unknown."""
     found = [method for each in patterns_of(params["pattern"]) if (method := each.methods().get(params["method"]))]
     return found[0] if found else None
+
+
+def check_tunable(patterns: Iterable[StructuredPattern]) -> None:
+    """Raise UsageError if a pattern leaves hidden states that cannot be compared with the dense model's."""
+    for each in patterns:
+        if not each.keeps_stream:
+            raise UsageError(
+                f"--tune compares hidden states with those of the dense model, and --pattern {each.name} gives them other "
+                "coordinates: leave it out, or train end to end with --recover"
+            )
 
 
 def need_bits(what: str, mask: Artifact) -> None:

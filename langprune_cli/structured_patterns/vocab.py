@@ -46,7 +46,7 @@ def words(params: Params) -> list[str]:
 PATTERN = StructuredPattern(
     "vocab",
     "tokens",
-    4,
+    5,
     Counted(cut, choosing),
     plan,
     share=False,

@@ -5,7 +5,6 @@ it says, and nothing else. How units lie in a fused tensor cannot be seen from s
 confirms is taken. All of it is done with a small model of the same kind (`units/small.py`); the large one's shapes are compared.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,16 +12,14 @@ from functools import lru_cache, partial
 from itertools import islice, product
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from langprune_cli.errors import LangpruneError
-from langprune_cli.layouts.conversions import converts_as
 from langprune_cli.models.families import Axis, Slice
 from langprune_cli.models.protocols import Configuration
 from langprune_cli.units.changes import Count, Skeleton
 from langprune_cli.units.experts import few_experts, for_each_expert, passing_on
 from langprune_cli.units.measured import Measure
-from langprune_cli.units.small import build, few_blocks, narrow_widths
+from langprune_cli.units.small import Known, build, few_blocks, narrow_widths
 
 # Numbers that count no channels: entries of heads, ranks of factors, tokens, what state-space and attention layers have.
 _OTHERS = re.compile(
@@ -65,32 +62,16 @@ class _Pair:
 
 def found_channels(config: Configuration) -> tuple[Axis, ...]:
     """Return the axes of channels; raises LangpruneError where there are none that the measurement confirms."""
-    return _channels(_Known(config))
+    return _channels(Known(config))
 
 
 def found_groups(config: Configuration) -> tuple[Axis, ...]:
     """Return the axis of KV groups of each kind of attention; raises LangpruneError where there is none that can leave."""
-    return _groups(_Known(config))
-
-
-class _Known:
-    """A configuration that is equal to another one of the same values."""
-
-    def __init__(self, config: Configuration) -> None:
-        text = config.get_text_config()
-        alone = type(text) in AutoModelForCausalLM._model_mapping  # noqa: SLF001 - no public list
-        self.config = text if alone and converts_as(text.model_type, config.model_type) else config
-        self._key = json.dumps([type(config).__name__, config.to_dict()], sort_keys=True, default=str)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Known) and other._key == self._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
+    return _groups(Known(config))
 
 
 @lru_cache(maxsize=4)
-def _pair(known: _Known) -> _Pair:
+def _pair(known: Known) -> _Pair:
     few, experts = few_experts(few_blocks(known.config))
     small = narrow_widths(few)
     measures = (Measure.of(Skeleton(small, build(small, dtype), partial(build, dtype=dtype))) for dtype in _DTYPES)
@@ -104,7 +85,7 @@ def _pair(known: _Known) -> _Pair:
 
 
 @lru_cache(maxsize=8)
-def _channels(known: _Known) -> tuple[Axis, ...]:
+def _channels(known: Known) -> tuple[Axis, ...]:
     pair = _pair(known)
     found: dict[str, tuple[Axis, ...]] = {}
     problems: list[str] = []
@@ -251,7 +232,7 @@ def _laid(axes: Sequence[Axis], layout: dict[str, str]) -> tuple[Axis, ...]:
 
 
 @lru_cache(maxsize=8)
-def _groups(known: _Known) -> tuple[Axis, ...]:
+def _groups(known: Known) -> tuple[Axis, ...]:
     text = known.config.get_text_config()
     name, heads = text.model_type, getattr(text, "num_attention_heads", None)
     if not isinstance(heads, int):

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from langprune_cli.errors import LangpruneError
+from langprune_cli.layouts.conversions import converts_as
 from langprune_cli.models.narrowing import Narrowing, opened_as
 from langprune_cli.models.protocols import CausalModel, Configuration, block_count
 from langprune_cli.models.skeleton import build_skeleton, find_blocks, parameter_shapes
@@ -26,6 +28,22 @@ _COUNTS = re.compile(
     r"^(num|n|max|first|top)_(?!embd|inner)|heads?$|experts?|layers?|token|vocab|position|window|chunk|top_?k|period|offset|step"
     r"|interval|seq|length|groups?$|kernel|conv|expand|version|_tp$|ratio|factor|index|multiple"
 )  # fmt: skip
+
+
+class Known:
+    """A configuration that is equal to another one of the same values."""
+
+    def __init__(self, config: Configuration) -> None:
+        text = config.get_text_config()
+        alone = type(text) in AutoModelForCausalLM._model_mapping  # noqa: SLF001 - no public list
+        self.config = text if alone and converts_as(text.model_type, config.model_type) else config
+        self._key = json.dumps([type(config).__name__, config.to_dict()], sort_keys=True, default=str)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Known) and other._key == self._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
 
 
 def build(config: Configuration, dtype: torch.dtype = torch.bfloat16, *, experts_apart: bool = True) -> CausalModel:

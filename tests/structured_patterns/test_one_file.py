@@ -52,7 +52,7 @@ def methods():
     return {"spread": UnitMethod("spread", "nothing", "", choose, "none")}
 
 
-PATTERN = of_units("evenly", 5, channel_axes, method="spread", methods=methods)
+PATTERN = of_units("evenly", 6, channel_axes, method="spread", methods=methods)
 '''
 # Chosen for the whole model: the last blocks leave, whatever the text.
 TAIL = '''
@@ -97,7 +97,7 @@ def cut(model, masks):
 
 
 PATTERN = StructuredPattern(
-    "tail", "last blocks", 6, Judged(cut, choosing), plan, method="by-number", methods=lambda: {"by-number": None},
+    "tail", "last blocks", 7, Judged(cut, choosing), plan, method="by-number", methods=lambda: {"by-number": None},
     unchanged="All but the last blocks is unchanged.", advice=lambda update: ["another pattern"],
 )
 '''
@@ -131,14 +131,23 @@ def here(tmp_path: Path) -> tuple[object, ...]:
 
 def test_names_by_files_are_those_of_records() -> None:
     assert names_in(package) == sorted(structured_patterns()) == structured_names()
-    assert list(structured_patterns()) == ["channels", "kv-groups", "experts", "blocks", "vocab"]
+    assert list(structured_patterns()) == ["channels", "kv-groups", "hidden", "experts", "blocks", "vocab"]
 
 
 @pytest.mark.usefixtures("added")
 def test_patterns_of_one_file_are_read() -> None:
-    assert list(structured_patterns()) == ["channels", "kv-groups", "experts", "blocks", "vocab", "evenly", "tail"]
+    assert list(structured_patterns()) == [
+        "channels",
+        "kv-groups",
+        "hidden",
+        "experts",
+        "blocks",
+        "vocab",
+        "evenly",
+        "tail",
+    ]
     check_spelling("evenly:0.5")
-    with pytest.raises(UsageError, match="blocks, channels, evenly, experts, kv-groups, tail, vocab"):
+    with pytest.raises(UsageError, match="blocks, channels, evenly, experts, hidden, kv-groups, tail, vocab"):
         check_spelling("evnly")
     found = parse_removals(["tail:0.4", "evenly", "channels:0.2"], 0.3)
     assert [str(each) for each in found] == ["channels:0.2", "evenly:0.3", "tail:0.4"]

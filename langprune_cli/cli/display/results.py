@@ -42,6 +42,8 @@ def _described(artifact: Artifact) -> str:
         return f"{params['method']} from {about['stats'] or 'weights alone'}"
     if manifest.kind == "masks":
         removed = f"{about['removed'] / about['weights']:.2%} of {about['weights']:,} weights removed"
+        if size := about.get("hidden"):
+            removed = f"hidden size {size['before']:,} -> {size['after']:,}"
         removed += f", {params['exclude']} left out" if params["exclude"] else ""
         judged_on = about.get("judged_on", {}).get("name")
         made_from = about["stats"] or judged_on or ", ".join(about.get("masks", ())) or "weights alone"

@@ -13,7 +13,8 @@ CHOICE = "Pruning"
 Method = typer.Option(
     autocompletion=completion.one_of(names.METHODS),
     help=f"{completion.listed(names.WEIGHT_METHODS)}; for channels and KV groups {completion.listed(names.UNIT_METHODS)}; "
-    f"for experts {completion.listed(names.EXPERT_METHODS)}; for blocks {completion.listed(names.DEPTH_METHODS)}.",
+    f"for experts {completion.listed(names.EXPERT_METHODS)}; for blocks {completion.listed(names.DEPTH_METHODS)}; for the hidden "
+    f"size {completion.listed(names.HIDDEN_METHODS)}.",
     rich_help_panel=CHOICE,
 )  # each command adds its type
 Pattern = Annotated[
@@ -33,7 +34,7 @@ Sparsity = Annotated[
     typer.Option(
         "--sparsity",
         "-s",
-        help="Fraction to remove; default 0.5, or 0.1 for channels, KV groups, experts and blocks.",
+        help="Fraction to remove; default 0.5, or 0.1 for what makes the model smaller.",
         rich_help_panel=CHOICE,
     ),
 ]

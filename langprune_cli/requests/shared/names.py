@@ -3,6 +3,7 @@
 import langprune_cli.allocations
 import langprune_cli.depth_methods
 import langprune_cli.expert_methods
+import langprune_cli.hidden_methods
 import langprune_cli.methods
 import langprune_cli.refinements
 import langprune_cli.unit_methods
@@ -15,10 +16,12 @@ WEIGHT_METHODS = names_in(langprune_cli.methods)
 UNIT_METHODS = names_in(langprune_cli.unit_methods)
 DEPTH_METHODS = names_in(langprune_cli.depth_methods)
 EXPERT_METHODS = names_in(langprune_cli.expert_methods)
+HIDDEN_METHODS = names_in(langprune_cli.hidden_methods)
 SHARED = [name for name, each in structured_patterns().items() if each.share]  # patterns that take a share
 UNSHARED = [name for name, each in structured_patterns().items() if not each.share]
 _OF_PATTERNS = [each.method for each in structured_patterns().values() if each.method]
-METHODS = list(dict.fromkeys([*WEIGHT_METHODS, *UNIT_METHODS, *DEPTH_METHODS, *EXPERT_METHODS, *_OF_PATTERNS]))
+_OF_WHOLE = [*DEPTH_METHODS, *EXPERT_METHODS, *HIDDEN_METHODS]
+METHODS = list(dict.fromkeys([*WEIGHT_METHODS, *UNIT_METHODS, *_OF_WHOLE, *_OF_PATTERNS]))
 UPDATES = names_in(langprune_cli.updates)
 REFINEMENTS = names_in(langprune_cli.refinements)
 ALLOCATIONS = names_in(langprune_cli.allocations)

@@ -52,6 +52,7 @@ class ModelWriter:
         self.model = model
         self.cut = cut
         self.tower = tower
+        self._sources = cut.sources if cut else {}
         self._groups = (-1, *(cut.blocks if cut else range(self.blocks)))  # by index in the dense model
         self.shards = plan_shards([self._entries(group) for group in self._groups], max_shard_bytes)
         self._checksums: dict[str, int] = {}  # of the tensors written by this run
@@ -128,7 +129,7 @@ class ModelWriter:
     def _names(self, group: int) -> dict[str, str]:
         """Return dense name -> written name of a block's tensors, or with -1 of those outside of all blocks."""
         streamed = self.model.streamed
-        names = streamed.outside_names() if group < 0 else streamed.tensor_names(group)
+        names = [*streamed.outside_names(), *self._sources] if group < 0 else streamed.tensor_names(group)
         new = {name: self.cut.name(group, name) if self.cut else name for name in names}
         if self.tower:
             new = {name: each and self.tower.name(group, name, each) for name, each in new.items()}
@@ -136,11 +137,11 @@ class ModelWriter:
 
     def _entries(self, group: int) -> dict[str, TensorEntry]:
         """Return the tensors of a group by their written names."""
-        entries, cut = self.model.streamed.checkpoint.entries, self.cut
-        return {
-            written: cut.entry(group, name, entries[name]) if cut else entries[name]
-            for name, written in self._names(group).items()
-        }
+        found, cut = {}, self.cut
+        for name, written in self._names(group).items():
+            dense = self.model.streamed.checkpoint.entries[self._sources.get(name, name)]
+            found[written] = cut.entry(group, name, dense) if cut else dense
+        return found
 
     def _tensors(
         self,
@@ -167,7 +168,8 @@ class ModelWriter:
 
     def _left(self, group: int, name: str, new: Tensor | None = None) -> Tensor:
         """Return the written form of a tensor of the dense model, or of a new one in its place."""
-        tensor = self.model.streamed.checkpoint.read_finite([name])[name] if new is None else new
+        source = self._sources.get(name, name)
+        tensor = self.model.streamed.checkpoint.read_finite([source])[source] if new is None else new
         return self.cut.tensor(group, name, tensor) if self.cut else tensor
 
     def check(self, masks: BlocksOfMasks, patterns: Sequence[BlockPattern], reporter: Reporter) -> dict[str, float]:

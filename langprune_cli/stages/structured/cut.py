@@ -2,6 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -28,6 +29,11 @@ class Cut(ABC):
     def blocks(self) -> tuple[int, ...]:
         """Return the kept blocks, by their index in the dense model."""
         return tuple(range(len(self.model.streamed.blocks)))
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """Return the tensor of the dense model, outside of its blocks, that each further one is made of, by its name."""
+        return {}
 
     def check_dense(self) -> None:  # noqa: B027 - most cuts have nothing to measure
         """Raise LangpruneError if the smaller model would compute something else than the dense one without these parts."""

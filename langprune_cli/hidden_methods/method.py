@@ -1,0 +1,34 @@
+"""Describes methods for the hidden size, a record and a function in one file, and finds them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+import langprune_cli.hidden_methods as package
+from langprune_cli.errors import LangpruneError, near_matches
+from langprune_cli.registry import records
+
+
+@dataclass(frozen=True)
+class HiddenMethod:
+    """A method that chooses the coordinates of the residual stream that stay."""
+
+    name: str
+    paper: str
+    # (sum of t tᵀ of what norms and linears read, float64 [d, d], k) -> the new coordinates, orthonormal columns, float64 [d, k]
+    turn: Callable[[Tensor, int], Tensor]
+    update: str = "none"  # every tensor is new already
+
+
+def hidden_methods() -> dict[str, HiddenMethod]:
+    """Return all methods of this package by name: each module with a METHOD record."""
+    return records(package, HiddenMethod)
+
+
+def get_hidden_method(name: str) -> HiddenMethod:
+    """Return the method called `name`; raises LangpruneError with the nearest names if it is unknown."""
+    known = hidden_methods()
+    if name not in known:
+        raise LangpruneError(f"--pattern hidden has no method {name!r}: {near_matches(name, known)}")
+    return known[name]

@@ -1,0 +1,1 @@
+"""The hidden size: fewer coordinates for the residual stream of the whole model."""
