@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from langprune_cli.units.hidden import found_stream
 from tests.support.command import did, langprune, one_sentence
 from tests.support.pico import save_pico
 
@@ -228,6 +229,14 @@ def test_tuning_by_blocks_is_refused(words: list[str], tmp_path: Path) -> None:
         mask = next((tmp_path / "w" / "masks").iterdir()).name
         words, place = ["apply", "--mask", mask], place[:2]
     one_sentence(langprune(*words, *place, "--tune"), 2, "--tune compares hidden states")
+
+
+@pytest.mark.parametrize("family", ["gemma", "glm4", "granite", "mixtral", "olmo3", "smollm3"])
+def test_streams_of_more_families_are_found_and_measured(family: str, tmp_path: Path) -> None:
+    save_pico(family, tmp_path / "dense")
+    found = found_stream(AutoConfig.from_pretrained(tmp_path / "dense"))
+    assert {each.role for each in found.blocks.values()} == {"reads", "writes", "scales"}
+    assert bool(found.behind) == (family in {"glm4", "olmo3"})
 
 
 @pytest.mark.parametrize(("family", "share", "why"), [

@@ -228,7 +228,11 @@ WRONG: list[tuple[list[object], int, str]] = [
     (["--round-to", "128"], 2, "48 units cannot be rounded to multiples of 128"),
     (["-p", "blocks", "--round-to", "8"], 2, "--round-to 8 is for channels"),
     (["--round", "up"], 2, "--round 'up' is unknown"),
-    (["-p", "chanels"], 2, "'chanels' is unknown: give unstructured, N:M .* or blocks, channels, experts, kv-groups"),
+    (
+        ["-p", "chanels"],
+        2,
+        "'chanels' is unknown: give unstructured, N:M .* or blocks, channels, experts, hidden, kv-groups",
+    ),
     (["-p", "channels:half"], 2, "'channels:half' needs a number after the colon"),
     (["-p", "channels:"], 2, "needs a number after the colon"),
     (["-p", "channels:1.5"], 1, "1.5 is not a fraction"),
