@@ -47,7 +47,15 @@ def names_in(package: ModuleType) -> list[str]:
 
 def record(package: ModuleType, kind: type[R], option: str, name: str) -> R:
     """Return the record called `name`; raises LangpruneError with the nearest names if there is none."""
-    known = records(package, kind)
+    return _named(records(package, kind), name, f"{option} {name!r} is unknown")
+
+
+def method_of(package: ModuleType, kind: type[R], pattern: str, name: str) -> R:
+    """Return a pattern's method called `name`; raises LangpruneError with the nearest names if it has none."""
+    return _named(records(package, kind), name, f"--pattern {pattern} has no method {name!r}")
+
+
+def _named(known: dict[str, R], name: str, problem: str) -> R:
     if name not in known:
-        raise LangpruneError(f"{option} {name!r} is unknown: {near_matches(name, known)}")
+        raise LangpruneError(f"{problem}: {near_matches(name, known)}")
     return known[name]

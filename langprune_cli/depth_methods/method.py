@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 import langprune_cli.depth_methods as package
-from langprune_cli.errors import LangpruneError, near_matches
+from langprune_cli.errors import LangpruneError
 from langprune_cli.models.composites import held_blocks
 from langprune_cli.numerics.patterns import prune_count
-from langprune_cli.registry import records
+from langprune_cli.registry import method_of, records
 from langprune_cli.store.building import Reporter
 from langprune_cli.streaming.opened import OpenedModel
 
@@ -41,10 +41,7 @@ def depth_methods() -> dict[str, DepthMethod]:
 
 def get_depth_method(name: str) -> DepthMethod:
     """Return the method called `name`; raises LangpruneError with the nearest names if it is unknown."""
-    known = depth_methods()
-    if name not in known:
-        raise LangpruneError(f"--pattern blocks has no method {name!r}: {near_matches(name, known)}")
-    return known[name]
+    return method_of(package, DepthMethod, "blocks", name)
 
 
 def blocks_that_stay(total: int, sparsity: float) -> int:

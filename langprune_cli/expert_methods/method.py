@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 import langprune_cli.expert_methods as package
-from langprune_cli.errors import LangpruneError, near_matches
 from langprune_cli.numerics.routing import Routing
-from langprune_cli.registry import records
+from langprune_cli.registry import method_of, records
 
 
 @dataclass(frozen=True)
@@ -28,10 +27,7 @@ def expert_methods() -> dict[str, ExpertMethod]:
 
 def get_expert_method(name: str) -> ExpertMethod:
     """Return the method called `name`; raises LangpruneError with the nearest names if it is unknown."""
-    known = expert_methods()
-    if name not in known:
-        raise LangpruneError(f"--pattern experts has no method {name!r}: {near_matches(name, known)}")
-    return known[name]
+    return method_of(package, ExpertMethod, "experts", name)
 
 
 def chosen(

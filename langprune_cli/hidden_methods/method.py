@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 import langprune_cli.hidden_methods as package
-from langprune_cli.errors import LangpruneError, near_matches
-from langprune_cli.registry import records
+from langprune_cli.registry import method_of, records
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,4 @@ def hidden_methods() -> dict[str, HiddenMethod]:
 
 def get_hidden_method(name: str) -> HiddenMethod:
     """Return the method called `name`; raises LangpruneError with the nearest names if it is unknown."""
-    known = hidden_methods()
-    if name not in known:
-        raise LangpruneError(f"--pattern hidden has no method {name!r}: {near_matches(name, known)}")
-    return known[name]
+    return method_of(package, HiddenMethod, "hidden", name)

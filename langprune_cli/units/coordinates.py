@@ -71,13 +71,13 @@ class Stream:
     def scale(self, last: Tensor) -> Tensor:  # float64 [d]
         """Return D; last: the weight of the last norm [d].
 
-        Where the head is the embeddings, D is the root of what that norm multiplies by: then E D embeds, and E D (D x) predicts.
+        Where the head is the embeddings, and what that norm multiplies by is positive, D is the root of it: then E D embeds, and
+        E D (D x) predicts.
         """
         if not self.tied:
             return torch.ones_like(last, dtype=torch.float64)
         gain = self.gain(last)
-        size = (gain.abs() / gain.abs().mean()).clamp_min(_LEAST).sqrt()
-        return torch.where(gain < 0, -size, size)
+        return (gain / gain.mean()).clamp_min(_LEAST).sqrt()
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,7 @@ class Coordinates:
         if part.role == "scales":
             made = torch.full((self.left,), constant - self.stream.one_more, dtype=torch.float64)
         elif part.role == "embeds":
-            # One matrix cannot embed and predict where the last norm turns the sign: there it does neither.
-            made = (wide * self.scale.abs()) @ self.turn * self._root
+            made = (wide * self.scale) @ self.turn * self._root
         elif part.role == "reads":
             made = (wide * ((1.0 if gain is None else gain) / self.scale)) @ self.turn
         else:
@@ -124,7 +123,7 @@ class Coordinates:
         mean = float(((moment @ turn) * turn).sum()) / (tokens * self.left)
         whole = 1.0
         if last is not None and self.stream.tied:  # D has the rest of the norm's weights; embeddings have the root
-            whole = float(self.stream.gain(last).abs().mean()) / self._root
+            whole = float(self.stream.gain(last).mean()) / self._root
         return math.sqrt(mean) * whole
 
     @property

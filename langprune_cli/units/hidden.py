@@ -120,7 +120,7 @@ class _Finding:
             ends[-1],
             tied=self._weights[ends[0]] is self._weights[ends[-1]],
             one_more=self._one_more(norms),
-            root=self._root(),
+            root=self._root(cut),
         )
         self._measure(found)
         return found
@@ -204,9 +204,9 @@ class _Finding:
                 raise _UnknownError(f"{rest} has another part in other blocks")
         return found
 
-    def _root(self) -> bool:
+    def _root(self, cut: Mapping[str, int]) -> bool:
         """Return whether embeddings are multiplied by the root of the hidden size."""
-        smaller = filled(build(self._smaller, self._dtype), self._cut_off())
+        smaller = filled(build(self._smaller, self._dtype), self._cut_off(cut))
         factors = [self._factor(self._model, self._seen), self._factor(smaller, None)]
         ratio, root = factors[0] / factors[1], math.sqrt(self._size / self._left)
         if abs(ratio - 1) < 1e-2:
@@ -215,9 +215,8 @@ class _Finding:
             return True
         raise _UnknownError("its embeddings are multiplied by a factor that follows from it in an unknown way")
 
-    def _cut_off(self) -> dict[str, Tensor]:
+    def _cut_off(self, cut: Mapping[str, int]) -> dict[str, Tensor]:
         """Return the weights of the first entries of the stream alone."""
-        cut = self._cut()
         return {
             path: tensor.narrow(cut[path], 0, self._left).contiguous() if path in cut else tensor
             for path, tensor in self._weights.items()

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -141,7 +141,6 @@ class HiddenCut(Cut):
     coordinates: Coordinates
     constants: Mapping[str, float]  # by block and path of the norm: "3/input_layernorm"
     narrowing: Narrowing
-    _norms: dict[tuple[int, str], Tensor] = field(default_factory=dict)
 
     @property
     def sources(self) -> Mapping[str, str]:
